@@ -1,0 +1,37 @@
+# Everything runs in .venv, which is made from pyproject.toml; nothing needs installing by hand.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO ?= demo
+
+.PHONY: demo test lint format bench soak clean
+
+$(VENV)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+demo: $(VENV)/.ready  ## simulate a small cohort as DICOM, run everything, print the tables, write the report
+	$(BIN)/qmri demo --out $(DEMO)
+
+test: $(VENV)/.ready  ## all tests but soak and benchmarks
+	$(BIN)/python -m pytest -m "not soak and not bench"
+
+lint: $(VENV)/.ready  ## formatting, lint rules and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(VENV)/.ready
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.ready  ## speed and memory, as ratios within one run
+	$(BIN)/python -m pytest -m bench tests/benchmarks
+
+soak: $(VENV)/.ready  ## long fault and fuzz runs; each says how long it takes
+	$(BIN)/python -m pytest -m soak -v
+
+clean:
+	rm -rf $(VENV) $(DEMO)

@@ -1,0 +1,1 @@
+"""Orchestration: stages, Dask clusters, Prefect flows, settings, command line, reports."""

@@ -1,0 +1,1 @@
+"""The science: signal models, calibration, network, preprocessing, simulation, statistics."""

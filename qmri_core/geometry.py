@@ -1,0 +1,49 @@
+"""Voxel grids in RAS millimetres."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Affine = NDArray[np.float64]
+"""Homogeneous 4 x 4 matrix from voxel index in the order x, y, z to RAS millimetres."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grid:
+    """Shape and spacing that all sessions of a group share; each session adds its own affine.
+
+    ``shape`` is in array order (z, y, x); ``spacing`` in millimetres in the order x, y, z.
+    """
+
+    shape: tuple[int, int, int]
+    spacing: tuple[float, float, float]
+
+    def coordinates(self, axis: str) -> NDArray[np.float64]:
+        """Millimetres of the voxel centres along ``axis`` (``x``, ``y`` or ``z``), zero at the grid's centre."""
+        index = "xyz".index(axis)
+        size = self.shape[2 - index]
+        return np.asarray((np.arange(size) - (size - 1) / 2) * self.spacing[index], dtype=np.float64)
+
+    def affine(self, rotation: NDArray[np.float64], centre: NDArray[np.float64]) -> Affine:
+        """Affine that puts the grid's centre at ``centre`` (RAS mm) and its axes along the columns of ``rotation``."""
+        result = np.eye(4)
+        result[:3, :3] = rotation * np.asarray(self.spacing)
+        middle = (np.asarray(self.shape[::-1]) - 1) / 2
+        result[:3, 3] = centre - result[:3, :3] @ middle
+        return result
+
+
+def spacing_of(affine: Affine) -> NDArray[np.float64]:
+    """Voxel spacing in millimetres in the order x, y, z."""
+    return np.asarray(np.linalg.norm(affine[:3, :3], axis=0), dtype=np.float64)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Volume:
+    """A scalar image: ``array`` of shape (z, y, x) and the affine of its voxel index in the order x, y, z."""
+
+    array: NDArray[np.float32]
+    affine: Affine

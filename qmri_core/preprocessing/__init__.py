@@ -1,0 +1,1 @@
+"""Alignment, bias field, brain mask and tissue segmentation of one session."""

@@ -1,0 +1,1 @@
+"""Simulated anatomies and acquisitions with known truth."""

@@ -1,0 +1,1 @@
+"""Bytes at rest: DICOM and NIfTI readers and writers, de-identification, the cohort store."""
