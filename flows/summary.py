@@ -1,0 +1,113 @@
+"""What a run found and did, in numbers that add up."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+SESSIONS_FAILED = 3
+"""Exit status of a run that finished although sessions of its source have failed."""
+
+
+class Failure(NamedTuple):
+    """A session that failed, why, and in which stage."""
+
+    session: str
+    reason: str
+    stage: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSummary:
+    """Result of a run over sessions.
+
+    Parameters
+    ----------
+    found
+        Sessions of this source; each ended as exactly one of the next four.
+    complete, partial, skipped, failed
+        How many ended in which status, now or in an earlier run.
+    unchanged
+        How many of them were done before and not touched by this run.
+    reasons
+        How often each reason was given, over all sessions that are not complete.
+    failures
+        The failed sessions.
+    snapshot
+        Identifier of the last commit, None where nothing was written.
+
+    Raises
+    ------
+    ValueError
+        If the statuses do not add up to ``found``: a session would have been lost without a word.
+    """
+
+    found: int
+    complete: int = 0
+    partial: int = 0
+    skipped: int = 0
+    failed: int = 0
+    unchanged: int = 0
+    reasons: Mapping[str, int] = field(default_factory=dict)
+    failures: tuple[Failure, ...] = ()
+    snapshot: str | None = None
+
+    def __post_init__(self) -> None:
+        accounted = self.complete + self.partial + self.skipped + self.failed
+        if accounted != self.found:
+            raise ValueError(f"{self.found} sessions found, but {accounted} accounted for; a session was lost")
+        if len(self.failures) != self.failed:
+            raise ValueError(f"{self.failed} sessions failed, but {len(self.failures)} failures are listed")
+
+    @property
+    def exit_status(self) -> int:
+        """0, or 3 where sessions failed."""
+        return SESSIONS_FAILED if self.failed else 0
+
+    def text(self) -> str:
+        """Describe the run for people, without a path or an identity."""
+        untouched = f", {self.unchanged} of them unchanged" if self.unchanged else ""
+        lines = [
+            f"{self.found} sessions found = {self.complete} complete + {self.partial} partial + "
+            f"{self.skipped} skipped + {self.failed} failed{untouched}"
+        ]
+        lines += [
+            f"  {count:5d}  {reason}" for reason, count in sorted(self.reasons.items(), key=lambda r: (-r[1], r[0]))
+        ]
+        lines += [
+            f"  failed: {session} in {stage or 'unknown stage'}: {reason}" for session, reason, stage in self.failures
+        ]
+        lines.append(f"snapshot {self.snapshot}" if self.snapshot else "nothing was written")
+        return "\n".join(lines)
+
+
+def summarise(
+    outcomes: Iterable[tuple[str, str, str, str]], *, unchanged: int = 0, snapshot: str | None = None
+) -> RunSummary:
+    """Count ``outcomes``: tuples of session, status, reason and stage (the last two empty where there is none).
+
+    Raises
+    ------
+    ValueError
+        If a status is none of complete, partial, skipped, failed.
+    """
+    rows = sorted((session, str(status), str(reason), str(stage)) for session, status, reason, stage in outcomes)
+    counts = Counter(status for _, status, _, _ in rows)
+    unknown = set(counts) - {"complete", "partial", "skipped", "failed"}
+    if unknown:
+        raise ValueError(f"status {sorted(unknown)} is none of complete, partial, skipped, failed")
+    return RunSummary(
+        found=len(rows),
+        complete=counts["complete"],
+        partial=counts["partial"],
+        skipped=counts["skipped"],
+        failed=counts["failed"],
+        unchanged=unchanged,
+        reasons=dict(Counter(reason for _, status, reason, _ in rows if reason and status != "complete")),
+        failures=tuple(
+            Failure(session, reason, stage) for session, status, reason, stage in rows if status == "failed"
+        ),
+        snapshot=snapshot,
+    )
