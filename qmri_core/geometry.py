@@ -47,3 +47,17 @@ class Volume:
 
     array: NDArray[np.float32]
     affine: Affine
+
+
+def closest_canonical(affine: Affine) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
+    """Which voxel axis (of x, y, z) runs closest to R, A and S, and whether it runs the other way."""
+    direction = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    rest = np.abs(direction)
+    order = [0, 0, 0]
+    for _ in range(3):
+        world, voxel = np.unravel_index(np.argmax(rest), (3, 3))
+        order[world] = int(voxel)
+        rest[world, :] = -1
+        rest[:, voxel] = -1
+    flipped = [bool(direction[world, order[world]] < 0) for world in range(3)]
+    return (order[0], order[1], order[2]), (flipped[0], flipped[1], flipped[2])

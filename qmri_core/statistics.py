@@ -1,0 +1,138 @@
+"""Mergeable moments, statistics per tissue, variation between groups, agreement with truth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """Count, mean and sum of squared deviations; two of them add up to those of the union."""
+
+    count: int = 0
+    mean: float = 0.0
+    sum_squared_deviations: float = 0.0
+
+    @classmethod
+    def of(cls, values: ArrayLike) -> Moments:
+        """Moments of the finite values, accumulated in float64."""
+        array = np.asarray(values, dtype=np.float64)
+        array = array[np.isfinite(array)]
+        if array.size == 0:
+            return cls()
+        mean = float(array.mean())
+        return cls(int(array.size), mean, float(np.square(array - mean).sum()))
+
+    def __add__(self, other: Moments) -> Moments:
+        count = self.count + other.count
+        if count == 0:
+            return Moments()
+        delta = other.mean - self.mean
+        mean = self.mean + delta * other.count / count
+        between = delta**2 * self.count * other.count / count
+        return Moments(count, mean, self.sum_squared_deviations + other.sum_squared_deviations + between)
+
+    def standard_deviation(self, ddof: int = 1) -> float:
+        """Standard deviation; NaN with ``ddof`` values or fewer."""
+        if self.count <= ddof:
+            return float("nan")
+        return float(np.sqrt(self.sum_squared_deviations / (self.count - ddof)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TissueStatistics:
+    """What one map of one session says of one tissue: the number of finite voxels, and their distribution."""
+
+    n: int
+    mean: float
+    sd: float
+    median: float
+    q05: float
+    q25: float
+    q75: float
+    q95: float
+
+
+def tissue_statistics(values: NDArray[np.float32]) -> TissueStatistics:
+    """Statistics of the finite ``values`` of one tissue; ``sd`` with ddof 1, quantiles by linear interpolation."""
+    finite = values[np.isfinite(values)].astype(np.float64)
+    moments = Moments.of(finite)
+    quantiles = np.quantile(finite, QUANTILES) if finite.size else np.full(len(QUANTILES), np.nan)
+    return TissueStatistics(
+        n=moments.count,
+        mean=moments.mean if moments.count else float("nan"),
+        sd=moments.standard_deviation(),
+        median=float(quantiles[2]),
+        q05=float(quantiles[0]),
+        q25=float(quantiles[1]),
+        q75=float(quantiles[3]),
+        q95=float(quantiles[4]),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variation:
+    """Inter-group variation of one quantity: over groups, of the unweighted mean of session medians."""
+
+    n_groups: int
+    mean: float
+    sd: float
+    cov: float
+    """Coefficient of variation, sd (ddof 1) over mean; NaN with fewer than two groups."""
+
+
+def inter_group_variation(session_medians: Iterable[Sequence[float]]) -> Variation:
+    """Variation between groups; one sequence of session medians per group.
+
+    The unit of analysis is the session: each group counts once, by the unweighted mean of its session medians. NaN
+    medians (maps not computed) are left out, and so are groups that have none.
+    """
+    means = [moments.mean for moments in map(Moments.of, session_medians) if moments.count]
+    over_groups = Moments.of(means)
+    sd = over_groups.standard_deviation()
+    mean = over_groups.mean if over_groups.count else float("nan")
+    return Variation(n_groups=over_groups.count, mean=mean, sd=sd, cov=sd / mean if over_groups.count else float("nan"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agreement:
+    """Estimated against true values."""
+
+    n: int
+    bias: float
+    """Mean relative error."""
+    slope: float
+    """Least-squares slope of estimated on true: 1 for a faithful map, 0 for a constant one."""
+    r: float
+    """Pearson correlation; NaN if either side is constant."""
+    ccc: float
+    """Lin's concordance correlation coefficient (Lin 1989, Biometrics 45:255)."""
+
+
+def agreement(estimated: ArrayLike, true: ArrayLike) -> Agreement:
+    """Agreement over the pairs in which both are finite; slope, r and ccc are NaN with fewer than three pairs."""
+    y, x = np.asarray(estimated, dtype=np.float64).ravel(), np.asarray(true, dtype=np.float64).ravel()
+    if y.shape != x.shape:
+        raise ValueError(f"{y.size} estimated and {x.size} true values; they must come in pairs")
+    both = np.isfinite(x) & np.isfinite(y)
+    x, y = x[both], y[both]
+    n = int(x.size)
+    bias = float(np.mean(y / x - 1)) if n else float("nan")
+    if n < 3:
+        return Agreement(n=n, bias=bias, slope=float("nan"), r=float("nan"), ccc=float("nan"))
+    vx, vy = float(x.var()), float(y.var())
+    covariance = float(np.mean((x - x.mean()) * (y - y.mean())))
+    spread = vx + vy + float(x.mean() - y.mean()) ** 2
+    return Agreement(
+        n=n,
+        bias=bias,
+        slope=covariance / vx if vx > 0 else float("nan"),
+        r=covariance / float(np.sqrt(vx * vy)) if vx > 0 and vy > 0 else float("nan"),
+        ccc=2 * covariance / spread if spread > 0 else float("nan"),
+    )
