@@ -1,0 +1,103 @@
+"""The cohort store: what the rest of the system, and an analyst, use of it.
+
+Reading is here; the writing functions come from `storage.repository`, `storage.waves` and `storage.tables`.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import xarray as xr
+import zarr
+
+from storage.repository import Snapshot, StoreError, history, open_repository, readable_session, tag, writing
+from storage.schema import PER_SESSION
+from storage.slots import Placement, Slot, find_slots
+from storage.tables import array_of, column, groups_of, read_rows, read_table, write_table
+from storage.waves import Wave, begin_append, begin_update, commit, read_arrays, write_arrays
+
+__all__ = [
+    "Placement",
+    "Slot",
+    "Snapshot",
+    "StoreError",
+    "Wave",
+    "begin_append",
+    "begin_update",
+    "catalogue",
+    "commit",
+    "history",
+    "open_cohort",
+    "open_repository",
+    "read_arrays",
+    "read_table",
+    "sessions",
+    "slots",
+    "tag",
+    "write_arrays",
+    "write_table",
+    "writing",
+]
+
+
+def open_cohort(
+    location: str | Path, *, at: str | datetime | None = None, chunks: dict[str, Any] | None = None
+) -> xr.DataTree:
+    """Open a cohort read-only and lazily.
+
+    Parameters
+    ----------
+    location
+        Local path of the store.
+    at
+        Snapshot id, tag or time; default: the last commit.
+    chunks
+        As in `xarray.open_datatree`: ``{}`` for dask arrays with the store's own chunks; default: lazy arrays
+        without dask.
+
+    Returns
+    -------
+    xarray.DataTree
+        One node per group, ``tree["<scanner>/<protocol>"]``, and ``catalogue``. Not computed is NaN.
+
+    Raises
+    ------
+    StoreError
+        If there is no store, ``at`` names nothing in it, or a newer version wrote it.
+    """
+    session = readable_session(open_repository(location), at)
+    store: Any = session.store  # xarray's annotation leaves out Zarr stores
+    return xr.open_datatree(store, engine="zarr", consolidated=False, chunks=chunks)
+
+
+def catalogue(location: str | Path, *, at: str | datetime | None = None) -> pd.DataFrame:
+    """One row per session ever seen, with its status, reason, group, digests and versions.
+
+    Texts that are not known are empty, numbers NaN.
+    """
+    return pd.DataFrame(read_rows(_root(location, at)))
+
+
+def sessions(location: str | Path, *, at: str | datetime | None = None) -> pd.DataFrame:
+    """One row per stored session: its group, index along the session axis, and all per-session values."""
+    root = _root(location, at)
+    tables = []
+    for path in sorted(set(groups_of(root).values())):
+        names = column(array_of(root, f"{path}/session"))
+        table: dict[str, Any] = {"session": names, "group": path, "index": range(len(names))}
+        table |= {variable.name: column(array_of(root, f"{path}/{variable.name}")) for variable in PER_SESSION}
+        tables.append(pd.DataFrame(table))
+    empty = pd.DataFrame(columns=["session", "group", "index", *(variable.name for variable in PER_SESSION)])
+    return pd.concat(tables, ignore_index=True) if tables else empty
+
+
+def slots(location: str | Path, *, at: str | datetime | None = None) -> dict[str, Slot]:
+    """Where each stored session lies."""
+    return find_slots(_root(location, at))
+
+
+def _root(location: str | Path, at: str | datetime | None) -> zarr.Group:
+    return zarr.open_group(readable_session(open_repository(location), at).store, mode="r", zarr_format=3)
