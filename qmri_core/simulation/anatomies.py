@@ -1,0 +1,244 @@
+"""Maps of T1, T2 and proton density of simulated heads, from an atlas and a seed, at any resolution."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from qmri_core.geometry import Affine
+from qmri_core.simulation.atlas import ATLAS_CLASSES, Atlas
+from qmri_core.simulation.subjects import BRAIN_CLASSES, CLASSES, DEEP_GREY, Subject, draw_subject
+
+_HALF_EXTENT = (94.0, 116.0, 100.0)
+_VENTRICLE_REACH = 22.0
+_SLAB = 16
+TISSUES: Mapping[str, int] = {"CSF": 1, "GM": 2, "WM": 3}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Anatomy:
+    """A simulated head without a scanner.
+
+    Arrays have shape (z, y, x). Where there is nothing, ``pd`` is 0 and ``t1``, ``t2`` are 1 s and 0.1 s.
+
+    Parameters
+    ----------
+    t1, t2, pd
+        Seconds, seconds, relative to CSF = 1. In a mixed voxel PD is the sum, R1 and R2 are the means weighted by PD.
+    fractions
+        CSF, grey and white matter of each voxel, shape (3, z, y, x); nuclei count as grey, lesions as white matter.
+    tissue
+        0 none, 1 CSF (ventricles and sulci), 2 grey matter, 3 white matter: the largest fraction where the brain
+        fills half of the voxel.
+    labels
+        Index into `CLASSES` plus 1 of the largest fraction; 0 for air.
+    affine
+        From voxel index x, y, z to the head's own frame: RAS millimetres, origin at the centre of the brain.
+    subject
+        Who it is.
+    """
+
+    t1: NDArray[np.float32]
+    t2: NDArray[np.float32]
+    pd: NDArray[np.float32]
+    fractions: NDArray[np.float32]
+    tissue: NDArray[np.uint8]
+    labels: NDArray[np.uint8]
+    affine: Affine
+    subject: Subject
+
+
+def make_anatomy(
+    atlas: Atlas,
+    *,
+    seed: int,
+    resolution: float = 1.0,
+    axes: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]] | None = None,
+    has_lesions: bool = True,
+) -> Anatomy:
+    """Simulate the head of the subject with ``seed``.
+
+    The atlas is scaled, deformed smoothly, its ventricles and sulci widened or narrowed, its folding perturbed; R1 and
+    R2 get a smooth texture of about 3 %, PD one of 1 %. The same seed gives the same person at every resolution.
+
+    Parameters
+    ----------
+    atlas
+        Where what is. Use one of about the same spacing as the result.
+    seed
+        Non-negative.
+    resolution
+        Isotropic spacing in millimetres.
+    axes
+        Coordinates x, y, z in millimetres in the head's frame, each evenly spaced, instead of the whole head: for
+        slabs and slices.
+    has_lesions
+        False keeps white matter normal.
+    """
+    subject = draw_subject(seed, lesion_sites=atlas.lesion_sites if has_lesions else None)
+    x, y, z = axes if axes is not None else _head_axes(resolution)
+    shape = (len(z), len(y), len(x))
+    maps = {name: np.empty(shape, dtype=np.float32) for name in ("t1", "t2", "pd")}
+    fractions = np.empty((3, *shape), dtype=np.float32)
+    tissue, labels = (np.empty(shape, dtype=np.uint8) for _ in range(2))
+    for start in range(0, len(z), _SLAB):
+        part = slice(start, start + _SLAB)
+        classes = _class_fractions(atlas, subject, x, y, z[part])
+        t1, t2, pd = _mix(subject, classes, x, y, z[part])
+        maps["t1"][part], maps["t2"][part], maps["pd"][part] = t1.numpy(), t2.numpy(), pd.numpy()
+        merged = _three_tissues(classes)
+        fractions[:, part] = merged.numpy()
+        brain = merged.sum(dim=0) >= 0.5
+        tissue[part] = torch.where(brain, merged.argmax(dim=0) + 1, 0).to(torch.uint8).numpy()
+        largest, index = classes.max(dim=0)
+        labels[part] = torch.where(largest >= 1 - classes.sum(dim=0), index + 1, 0).to(torch.uint8).numpy()
+    affine = np.eye(4)
+    for k, axis in enumerate((x, y, z)):
+        affine[k, k] = axis[1] - axis[0] if len(axis) > 1 else resolution
+        affine[k, 3] = axis[0]
+    return Anatomy(**maps, fractions=fractions, tissue=tissue, labels=labels, affine=affine, subject=subject)
+
+
+def random_slab(
+    atlas: Atlas, *, seed: int, shape: tuple[int, int, int], resolution: float = 1.0, slice_spacing: float | None = None
+) -> Anatomy:
+    """Part of a random subject's head for training: ``shape`` (z, y, x) around a random point of the brain.
+
+    Axial slices ``slice_spacing`` millimetres apart (``resolution`` if not given); in plane the slab is centred within
+    10 mm. Without files once the atlas is in memory.
+    """
+    rng = np.random.default_rng([seed, 23])
+    step = resolution if slice_spacing is None else slice_spacing
+    n_z, n_y, n_x = shape
+    free = max(0.0, 130.0 - n_z * step) / 2
+    centre = (rng.uniform(-10, 10), rng.uniform(-10, 10), rng.uniform(-free, free))
+    axes = tuple(
+        (np.arange(count) - (count - 1) / 2) * spacing + middle
+        for count, spacing, middle in zip((n_x, n_y, n_z), (resolution, resolution, step), centre, strict=True)
+    )
+    return make_anatomy(atlas, seed=seed, resolution=resolution, axes=(axes[0], axes[1], axes[2]))
+
+
+def tissue_summary(anatomy: Anatomy, *, purity: float = 0.95) -> dict[str, dict[str, float]]:
+    """Median, mean and count of T1, T2 and PD per tissue, over voxels of which at least ``purity`` is that tissue.
+
+    Returns
+    -------
+    dict
+        By tissue (``CSF``, ``GM``, ``WM``): ``n``, and ``T1_median``, ``T1_mean``, ``T2_median`` and so on; NaN
+        where no voxel is pure enough.
+    """
+    result = {}
+    for name, label in TISSUES.items():
+        pure = anatomy.fractions[label - 1] >= purity
+        row = {"n": float(pure.sum())}
+        for quantity, values in (("T1", anatomy.t1), ("T2", anatomy.t2), ("PD", anatomy.pd)):
+            inside = values[pure]
+            row[f"{quantity}_median"] = float(np.median(inside)) if inside.size else float("nan")
+            row[f"{quantity}_mean"] = float(inside.mean(dtype=np.float64)) if inside.size else float("nan")
+        result[name] = row
+    return result
+
+
+def _head_axes(
+    resolution: float,
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    x, y, z = (np.arange(-count, count + 1) * resolution for count in (int(e // resolution) for e in _HALF_EXTENT))
+    return x, y, z
+
+
+def _class_fractions(
+    atlas: Atlas, subject: Subject, x: NDArray[np.float64], y: NDArray[np.float64], z: NDArray[np.float64]
+) -> torch.Tensor:
+    """Fractions of `CLASSES` on the grid, shape (class, z, y, x)."""
+    points = _template_coordinates(atlas, subject, x, y, z)
+    counts = atlas.fractions.shape[:0:-1]
+    normalised = torch.stack(
+        [
+            (points[k] - atlas.origin[k]) * (2 / (atlas.spacing * (counts[k] - 1))) - 1
+            for k in range(3)
+        ],
+        dim=-1,
+    )
+    sampled = torch.nn.functional.grid_sample(
+        atlas.fractions[None], normalised[None], mode="bilinear", padding_mode="zeros", align_corners=True
+    )[0]
+    result = torch.zeros((len(CLASSES), *sampled.shape[1:]))
+    result[[CLASSES.index(name) for name in ATLAS_CLASSES]] = sampled
+    n_brain = len(BRAIN_CLASSES)
+    brain = result[:n_brain]
+    whole = brain.sum(dim=0)
+    csf_noise, gm_noise = (torch.from_numpy(field.evaluate(x, y, z)) for field in subject.folding)
+    strength = 1.0 if atlas.sharpness > 1 else 0.3
+    weights = brain.clamp(min=0) ** atlas.sharpness
+    weights[0] *= torch.exp(strength * (csf_noise + subject.atrophy))
+    weights[1] *= torch.exp(strength * gm_noise)
+    result[:n_brain] = weights * (whole / weights.sum(dim=0).clamp(min=1e-12))
+    _add_lesions(result, subject, points)
+    return result
+
+
+def _template_coordinates(
+    atlas: Atlas, subject: Subject, x: NDArray[np.float64], y: NDArray[np.float64], z: NDArray[np.float64]
+) -> list[torch.Tensor]:
+    """Where in the atlas each grid point comes from: x, y, z in millimetres, each of shape (z, y, x)."""
+    axes = (x[None, None, :], y[None, :, None], z[:, None, None])
+    points = [
+        torch.from_numpy(
+            (axis / (scale * atlas.size) + large.evaluate(x, y, z) + small.evaluate(x, y, z)).astype(np.float32)
+        )
+        for axis, scale, (large, small) in zip(axes, subject.scale, subject.displacement, strict=True)
+    ]
+    offsets = [point - centre for point, centre in zip(points, atlas.ventricles, strict=True)]
+    squared = sum((offset**2 for offset in offsets), torch.zeros(()))
+    shrink = 1 - subject.ventricles / (1 + subject.ventricles) * torch.exp(-squared / (2 * _VENTRICLE_REACH**2))
+    return [centre + offset * shrink for offset, centre in zip(offsets, atlas.ventricles, strict=True)]
+
+
+def _add_lesions(classes: torch.Tensor, subject: Subject, points: list[torch.Tensor]) -> None:
+    """Turn white matter within the radius of each lesion into lesion, in place."""
+    if len(subject.lesions) == 0:
+        return
+    weight = torch.zeros(classes.shape[1:])
+    low, high = points[2].amin(), points[2].amax()
+    for cx, cy, cz, radius in subject.lesions.tolist():
+        if not low - radius - 3 < cz < high + radius + 3:
+            continue
+        distance = torch.sqrt((points[0] - cx) ** 2 + (points[1] - cy) ** 2 + (points[2] - cz) ** 2)
+        weight = torch.maximum(weight, torch.sigmoid((radius - distance) / 0.6))
+    wm, lesion = CLASSES.index("wm"), CLASSES.index("lesion")
+    classes[lesion] = classes[wm] * weight
+    classes[wm] *= 1 - weight
+
+
+def _mix(
+    subject: Subject, classes: torch.Tensor, x: NDArray[np.float64], y: NDArray[np.float64], z: NDArray[np.float64]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """T1, T2, PD of mixed voxels: PD adds up, rates are averaged by PD; texture in tissue, none in CSF and fluid."""
+    textures = [
+        torch.from_numpy(large.evaluate(x, y, z) + small.evaluate(x, y, z)).clamp(-0.15, 0.15)
+        for large, small in subject.texture
+    ]
+    pd, r1, r2 = (torch.zeros(classes.shape[1:]) for _ in range(3))
+    for name, fraction in zip(CLASSES, classes, strict=True):
+        values = subject.values[name]
+        has_texture = 0.0 if name in ("csf", "fluid") else 1.0
+        weight = fraction * values.pd * (1 + has_texture * (textures[2] - 0.35 * textures[0]))
+        pd += weight
+        r1 += weight / values.t1 * (1 + has_texture * textures[0])
+        r2 += weight / values.t2 * (1 + has_texture * textures[1])
+    empty = pd < 1e-3
+    t1 = torch.where(empty, 1.0, pd / r1.clamp(min=1e-9))
+    t2 = torch.where(empty, 0.1, pd / r2.clamp(min=1e-9))
+    return t1, t2, torch.where(empty, 0.0, pd)
+
+
+def _three_tissues(classes: torch.Tensor) -> torch.Tensor:
+    """CSF, grey matter with nuclei, white matter with lesions."""
+    of = CLASSES.index
+    grey = classes[of("gm")] + sum(classes[of(name)] for name in DEEP_GREY)
+    return torch.stack([classes[of("csf")], grey, classes[of("wm")] + classes[of("lesion")]])
