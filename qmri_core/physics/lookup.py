@@ -1,0 +1,233 @@
+"""Lookup of echo trains over (T1, T2, transmit scale): the phase graph at the price of a few gathers.
+
+A table is built once per train. The phase graph runs at a few hundred to a few thousand Chebyshev nodes, whose
+interpolant fills a fine table. Two smooth factors are stored: the echo per unit of Mz, after division by an
+exponential in 1/T1 and 1/T2 that takes most of its variation, and Mz at the end of the train. What varies fast with
+T1 (recovery, inversion, T2 preparation) is computed, so no null is interpolated across.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from qmri_core.physics.phase_graph import echo_train_parts
+from qmri_core.physics.steady_state import longitudinal_at_excitation
+
+T1_RANGE = (0.05, 6.0)
+"""Seconds; `Lookup` clamps T1 to this range."""
+T2_RANGE = (0.005, 3.0)
+"""Seconds; `Lookup` clamps T2 to this range."""
+SCALE_RANGE = (0.6, 1.4)
+"""Transmit scales; `Lookup` clamps to this range."""
+
+# below these the stored factors are continued as constants and the divided-out exponentials alone go on: short times
+# make the stored factors steep, and no brain tissue is there
+_T1_TABLE = (0.12, T1_RANGE[1])
+_T2_TABLE = (0.015, T2_RANGE[1])
+# coordinates 1/(t + offset): even in the rate for short times, even in its effect on the signal for long ones
+_T1_OFFSET = 0.7
+_T2_OFFSET = 0.05
+_SIZE = (48, 72, 72)
+# Chebyshev nodes over (T1, T2, transmit scale): of the logarithm where the echo is positive everywhere, else of the echo
+_NODES_LOGARITHM = (9, 11, 40)
+_NODES_PLAIN = (11, 26, 40)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Train:
+    """Settings of an echo train at steady state; hashable, so that a table is kept per train. SI units."""
+
+    repetition_time: float
+    echo_spacing: float
+    centre_index: int
+    refocusing_angles: tuple[float, ...]
+    flip_angle: float = math.pi / 2
+    inversion_time: float | None = None
+    inversion_efficiency: float = 1.0
+    t2_preparation_time: float = 0.0
+    refocusing_factor: float = 1.0
+
+    @property
+    def duration(self) -> float:
+        """Seconds from the excitation to the end of the train."""
+        return self.echo_spacing * len(self.refocusing_angles)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lookup:
+    """Table of one train: call `lookup` to make or reuse one, `evaluate` to read it.
+
+    Parameters
+    ----------
+    train
+        Settings the table was made for.
+    echo, remainder
+        Flattened tables over (T1, T2, scale) of the echo factor and of Mz at the end of the train.
+    rate_weights
+        Seconds that multiply 1/T1 and 1/T2 in the exponential that was divided out of ``echo``.
+    """
+
+    train: Train
+    echo: Tensor
+    remainder: Tensor
+    rate_weights: tuple[float, float]
+
+    def evaluate(self, pd: Tensor, t1: Tensor, t2: Tensor, *, transmit_scale: Tensor | float = 1.0) -> Tensor:
+        """Signed signal, as `qmri_core.physics.phase_graph.echo_train` of the train; NaN in gives NaN out.
+
+        Parameters
+        ----------
+        pd, t1, t2
+            Maps of one shape or broadcasting shapes; ``t1`` and ``t2`` in seconds, clamped to `T1_RANGE` and `T2_RANGE`.
+        transmit_scale
+            Actual over nominal angle, clamped to `SCALE_RANGE`.
+
+        Returns
+        -------
+        Tensor
+            Signal in the unit of ``pd``.
+        """
+        t1 = t1.clamp(*T1_RANGE)
+        t2 = t2.clamp(*T2_RANGE)
+        scale = torch.as_tensor(transmit_scale, dtype=t1.dtype, device=t1.device)
+        first, first_part = _position(1 / (t1 + _T1_OFFSET), _coordinates(_T1_TABLE, _T1_OFFSET), _SIZE[0])
+        second, second_part = _position(1 / (t2 + _T2_OFFSET), _coordinates(_T2_TABLE, _T2_OFFSET), _SIZE[1])
+        third, third_part = _position(scale, SCALE_RANGE, _SIZE[2])
+        corner = (first * _SIZE[1] + second) * _SIZE[2] + third
+        echo, remainder = (
+            _trilinear(table, corner, first_part, second_part, third_part) for table in (self.echo, self.remainder)
+        )
+        echo = echo * torch.exp(self.rate_weights[0] / t1 + self.rate_weights[1] / t2)
+        longitudinal = longitudinal_at_excitation(
+            remainder,
+            t1,
+            t2,
+            repetition_time=self.train.repetition_time,
+            train_duration=self.train.duration,
+            inversion_time=self.train.inversion_time,
+            inversion_efficiency=self.train.inversion_efficiency,
+            t2_preparation_time=self.train.t2_preparation_time,
+        )
+        return pd * longitudinal * echo
+
+
+@functools.lru_cache(maxsize=256)
+def lookup(train: Train, dtype: torch.dtype = torch.float32, device: torch.device | None = None) -> Lookup:
+    """Return the table of ``train``, made on first use and then kept."""
+    table = _build(train)
+    return Lookup(
+        train=train,
+        echo=table.echo.to(device=device, dtype=dtype),
+        remainder=table.remainder.to(device=device, dtype=dtype),
+        rate_weights=table.rate_weights,
+    )
+
+
+@functools.lru_cache(maxsize=64)
+@torch.no_grad()
+def _build(train: Train) -> Lookup:
+    """Make the table in double precision on the CPU."""
+    intervals = (_coordinates(_T1_TABLE, _T1_OFFSET), _coordinates(_T2_TABLE, _T2_OFFSET), SCALE_RANGE)
+    rough, _, _ = _at_nodes(train, intervals, (4, 10, 20))
+    positive = bool((rough > 0).all())
+    counts = _NODES_LOGARITHM if positive else _NODES_PLAIN
+    echo, remainder, rates = _at_nodes(train, intervals, counts)
+    positive = positive and bool((echo > 0).all())
+    usual = (rates[0] < 1 / 0.3) & (rates[1] < 1 / 0.03)
+    design = torch.stack([torch.ones_like(rates[0]), *rates], -1)[usual]
+    target = echo[usual].clamp(min=1e-6).log()[:, None]
+    weights = torch.linalg.lstsq(design, target).solution[1:, 0]
+    exponent = weights[0] * rates[0] + weights[1] * rates[1]
+    factor = echo.log() - exponent if positive else echo * torch.exp(-exponent)
+    values = torch.stack([factor, remainder])
+    matrices = [
+        _chebyshev_matrix(interval, count, size) for interval, count, size in zip(intervals, counts, _SIZE, strict=True)
+    ]
+    fine = torch.einsum("cijk,ai,bj,dk->cabd", values, *matrices)
+    return Lookup(
+        train=train,
+        echo=(fine[0].exp() if positive else fine[0]).flatten().contiguous(),
+        remainder=fine[1].flatten().contiguous(),
+        rate_weights=(float(weights[0]), float(weights[1])),
+    )
+
+
+def _at_nodes(
+    train: Train, intervals: tuple[tuple[float, float], ...], counts: tuple[int, int, int]
+) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+    """Echo, remainder and the rates 1/T1, 1/T2 at the Chebyshev nodes; row by row, which keeps to the cache."""
+    nodes = [_chebyshev_nodes(interval, count) for interval, count in zip(intervals, counts, strict=True)]
+    t1 = (1 / nodes[0] - _T1_OFFSET)[:, None, None].expand(counts)
+    t2 = (1 / nodes[1] - _T2_OFFSET)[None, :, None].expand(counts)
+    scale = nodes[2][None, None, :].expand(counts)
+    rows = [
+        echo_train_parts(
+            t1[row],
+            t2[row],
+            repetition_time=train.repetition_time,
+            echo_spacing=train.echo_spacing,
+            centre_index=train.centre_index,
+            refocusing_angles=train.refocusing_angles,
+            flip_angle=train.flip_angle,
+            inversion_time=train.inversion_time,
+            inversion_efficiency=train.inversion_efficiency,
+            t2_preparation_time=train.t2_preparation_time,
+            refocusing_factor=train.refocusing_factor,
+            transmit_scale=scale[row],
+        )
+        for row in range(counts[0])
+    ]
+    return torch.stack([row[0] for row in rows]), torch.stack([row[2] for row in rows]), (1 / t1, 1 / t2)
+
+
+def _coordinates(times: tuple[float, float], offset: float) -> tuple[float, float]:
+    """Interval of the coordinate ``1 / (time + offset)``, ascending."""
+    return 1 / (times[1] + offset), 1 / (times[0] + offset)
+
+
+def _chebyshev_nodes(interval: tuple[float, float], count: int) -> Tensor:
+    low, high = interval
+    angle = torch.pi * (torch.arange(count, dtype=torch.float64) + 0.5) / count
+    return (low + high) / 2 - (high - low) / 2 * torch.cos(angle)
+
+
+def _chebyshev_matrix(interval: tuple[float, float], count: int, size: int) -> Tensor:
+    """Matrix (size, count) from values at the nodes to an even grid over the interval."""
+    order = torch.arange(count, dtype=torch.float64)
+    at_nodes = torch.cos(order[None] * torch.pi * (order[:, None] + 0.5) / count)
+    weight = torch.full((count,), 2.0 / count, dtype=torch.float64)
+    weight[0] /= 2
+    grid = torch.linspace(-1, 1, size, dtype=torch.float64)
+    return torch.cos(order[None] * torch.arccos(-grid)[:, None]) @ (at_nodes * weight).T
+
+
+def _position(coordinate: Tensor, interval: tuple[float, float], size: int) -> tuple[Tensor, Tensor]:
+    """Cell index and the part of the cell passed; NaN gives cell 0 and part NaN."""
+    step = (size - 1) / (interval[1] - interval[0])
+    position = ((coordinate - interval[0]) * step).clamp(0, size - 1)
+    cell = position.detach().to(torch.int64).clamp(0, size - 2)
+    return cell, position - cell
+
+
+def _trilinear(table: Tensor, corner: Tensor, first: Tensor, second: Tensor, third: Tensor) -> Tensor:
+    """Interpolate in the cells that start at ``corner``; gathers carry no gradient, the parts do."""
+    flat = corner.reshape(-1)
+
+    def at(offset: int) -> Tensor:
+        return table[offset:].index_select(0, flat).reshape(corner.shape)
+
+    def line(offset: int) -> Tensor:
+        low = at(offset)
+        return low + third * (at(offset + 1) - low)
+
+    def plane(offset: int) -> Tensor:
+        low = line(offset)
+        return low + second * (line(offset + _SIZE[2]) - low)
+
+    low = plane(0)
+    return low + first * (plane(_SIZE[1] * _SIZE[2]) - low)
