@@ -33,7 +33,7 @@ _T2_TABLE = (0.015, T2_RANGE[1])
 _T1_OFFSET = 0.7
 _T2_OFFSET = 0.05
 _SIZE = (48, 72, 72)
-# Chebyshev nodes over (T1, T2, transmit scale): of the logarithm where the echo is positive everywhere, else of the echo
+# Chebyshev nodes over (T1, T2, scale): of the logarithm where the echo is positive everywhere, else of the echo
 _NODES_LOGARITHM = (9, 11, 40)
 _NODES_PLAIN = (11, 26, 40)
 
@@ -83,7 +83,7 @@ class Lookup:
         Parameters
         ----------
         pd, t1, t2
-            Maps of one shape or broadcasting shapes; ``t1`` and ``t2`` in seconds, clamped to `T1_RANGE` and `T2_RANGE`.
+            Maps of broadcasting shapes; ``t1`` and ``t2`` in seconds, clamped to `T1_RANGE` and `T2_RANGE`.
         transmit_scale
             Actual over nominal angle, clamped to `SCALE_RANGE`.
 
@@ -145,9 +145,7 @@ def _build(train: Train) -> Lookup:
     exponent = weights[0] * rates[0] + weights[1] * rates[1]
     factor = echo.log() - exponent if positive else echo * torch.exp(-exponent)
     values = torch.stack([factor, remainder])
-    matrices = [
-        _chebyshev_matrix(interval, count, size) for interval, count, size in zip(intervals, counts, _SIZE, strict=True)
-    ]
+    matrices = [_chebyshev_matrix(count, size) for count, size in zip(counts, _SIZE, strict=True)]
     fine = torch.einsum("cijk,ai,bj,dk->cabd", values, *matrices)
     return Lookup(
         train=train,
@@ -196,8 +194,8 @@ def _chebyshev_nodes(interval: tuple[float, float], count: int) -> Tensor:
     return (low + high) / 2 - (high - low) / 2 * torch.cos(angle)
 
 
-def _chebyshev_matrix(interval: tuple[float, float], count: int, size: int) -> Tensor:
-    """Matrix (size, count) from values at the nodes to an even grid over the interval."""
+def _chebyshev_matrix(count: int, size: int) -> Tensor:
+    """Matrix (size, count) from values at the nodes to an even grid over their interval."""
     order = torch.arange(count, dtype=torch.float64)
     at_nodes = torch.cos(order[None] * torch.pi * (order[:, None] + 0.5) / count)
     weight = torch.full((count,), 2.0 / count, dtype=torch.float64)

@@ -58,7 +58,7 @@ def echo_amplitude(
 def longitudinal_after_train(
     t1: Tensor, t2: Tensor, *, refocusing_angles: Sequence[Value], echo_spacing: Value
 ) -> tuple[Tensor, Tensor]:
-    """What a train leaves: mean Mz at its end is ``offset + gain * Mz`` with Mz right after the excitation.
+    """Return what a train leaves: mean Mz at its end is ``offset + gain * Mz`` with Mz right after the excitation.
 
     Parameters as in `echo_amplitude`; all pulses count.
 
@@ -143,7 +143,6 @@ def echo_train(
     ----------
     Hennig 1988, J Magn Reson 78:397; Weigel 2015, JMRI 41:266.
     """
-    t1, t2 = torch.broadcast_tensors(t1, t2)
     transverse, longitudinal, _ = echo_train_parts(
         t1,
         t2,
@@ -185,8 +184,8 @@ def echo_train_parts(
     """
     alpha = scaled_angle(flip_angle, transmit_scale, t1)
     scale = scaled_angle(1.0, transmit_scale, t1) * refocusing_factor
-    shape = torch.broadcast_shapes(t1.shape, t2.shape, scale.shape)
-    t1, t2 = t1.expand(shape), t2.expand(shape)
+    one = torch.ones_like(t1 * t2 * scale)
+    t1, t2 = t1 * one, t2 * one
     angles = _distinct(refocusing_angles, scale)
     amplitude = echo_amplitude(t1, t2, refocusing_angles=angles, echo_spacing=echo_spacing, centre_index=centre_index)
     offset, gain = longitudinal_after_train(t1, t2, refocusing_angles=angles, echo_spacing=echo_spacing)
@@ -218,7 +217,7 @@ def _distinct(angles: Sequence[float], scale: Tensor) -> list[Tensor]:
 
 
 def _grown(states: Tensor, size: int) -> Tensor:
-    """The first ``size`` orders, zeros added where there are fewer."""
+    """Cut or extend to ``size`` orders, zeros added where there are fewer."""
     if len(states) >= size:
         return states[:size]
     return torch.cat([states, states.new_zeros((size - len(states), *states.shape[1:]))])

@@ -132,7 +132,7 @@ def mprage(
 
     The longitudinal magnetisation passes through inversion, delay, :math:`N` readout pulses and recovery; each is an
     affine map, and the fixed point of the cycle is the steady state. Spoiling is ideal, so pulse :math:`n` sees
-    :math:`q^{n-1} M + g (1 - q^{n-1})` with :math:`q = \cos\alpha \, e^{-t_i/T_1}`, :math:`g = (1 - e^{-t_i/T_1})/(1-q)`.
+    :math:`q^{n-1} M + g (1 - q^{n-1})`, :math:`q = \cos\alpha \, e^{-t_i/T_1}`, :math:`g = (1 - e^{-t_i/T_1})/(1-q)`.
     Left out: susceptibility, and what RF spoiling leaves of the transverse magnetisation.
 
     Parameters
@@ -200,9 +200,9 @@ def pseudo_steady_state(
 ) -> Tensor:
     r"""Signed signal of a constant echo train (TSE, 2D FLAIR) in the pseudo steady state: the fast path.
 
-    .. math:: S = PD \, M_z \sin\alpha \, s^p \exp\left(-TE \left[s/T_2 + (1-s)/T_1\right]\right), \quad s = \sin(\beta/2)
+    .. math:: S = PD \, M_z \sin\alpha \, s^p \exp\left(-TE \left[s/T_2 + (1-s)/T_1\right]\right)
 
-    with :math:`p = 1/2` for a one-pulse ramp and 1 otherwise, and no longitudinal magnetisation left by the train.
+    with :math:`s = \sin(\beta/2)`, :math:`p = 1/2` for a one-pulse ramp and 1 otherwise, and no longitudinal magnetisation left by the train.
     Within about 1 % of the phase graph in brain tissue from the fourth echo on; not for the first three echoes, and
     not for variable flip trains: `qmri_core.physics.phase_graph.echo_train` holds for all of them.
 
