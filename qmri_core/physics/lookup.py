@@ -32,10 +32,11 @@ _T2_TABLE = (0.015, T2_RANGE[1])
 # coordinates 1/(t + offset): even in the rate for short times, even in its effect on the signal for long ones
 _T1_OFFSET = 0.7
 _T2_OFFSET = 0.05
-_SIZE = (48, 72, 72)
+_T2_GRID_OFFSET = 0.02
+_SIZE = (40, 128, 128)
 # Chebyshev nodes over (T1, T2, scale): of the logarithm where the echo is positive everywhere, else of the echo
-_NODES_LOGARITHM = (9, 11, 40)
-_NODES_PLAIN = (11, 26, 40)
+_NODES_LOGARITHM = (9, 12, 100)
+_NODES_PLAIN = (11, 30, 60)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +97,7 @@ class Lookup:
         t2 = t2.clamp(*T2_RANGE)
         scale = torch.as_tensor(transmit_scale, dtype=t1.dtype, device=t1.device)
         first, first_part = _position(1 / (t1 + _T1_OFFSET), _coordinates(_T1_TABLE, _T1_OFFSET), _SIZE[0])
-        second, second_part = _position(1 / (t2 + _T2_OFFSET), _coordinates(_T2_TABLE, _T2_OFFSET), _SIZE[1])
+        second, second_part = _position(1 / (t2 + _T2_GRID_OFFSET), _coordinates(_T2_TABLE, _T2_GRID_OFFSET), _SIZE[1])
         third, third_part = _position(scale, SCALE_RANGE, _SIZE[2])
         corner = (first * _SIZE[1] + second) * _SIZE[2] + third
         echo, remainder = (
@@ -145,7 +146,13 @@ def _build(train: Train) -> Lookup:
     exponent = weights[0] * rates[0] + weights[1] * rates[1]
     factor = echo.log() - exponent if positive else echo * torch.exp(-exponent)
     values = torch.stack([factor, remainder])
-    matrices = [_chebyshev_matrix(count, size) for count, size in zip(counts, _SIZE, strict=True)]
+    at_t2 = torch.linspace(*_coordinates(_T2_TABLE, _T2_GRID_OFFSET), _SIZE[1], dtype=torch.float64)
+    grids = (
+        torch.linspace(*intervals[0], _SIZE[0], dtype=torch.float64),
+        1 / (1 / at_t2 - _T2_GRID_OFFSET + _T2_OFFSET),
+        torch.linspace(*intervals[2], _SIZE[2], dtype=torch.float64),
+    )
+    matrices = [_chebyshev_matrix(*each) for each in zip(intervals, counts, grids, strict=True)]
     fine = torch.einsum("cijk,ai,bj,dk->cabd", values, *matrices)
     return Lookup(
         train=train,
@@ -194,14 +201,15 @@ def _chebyshev_nodes(interval: tuple[float, float], count: int) -> Tensor:
     return (low + high) / 2 - (high - low) / 2 * torch.cos(angle)
 
 
-def _chebyshev_matrix(count: int, size: int) -> Tensor:
-    """Matrix (size, count) from values at the nodes to an even grid over their interval."""
+def _chebyshev_matrix(interval: tuple[float, float], count: int, grid: Tensor) -> Tensor:
+    """Matrix (grid, count) from values at the nodes of the interval to the points of ``grid``."""
     order = torch.arange(count, dtype=torch.float64)
     at_nodes = torch.cos(order[None] * torch.pi * (order[:, None] + 0.5) / count)
     weight = torch.full((count,), 2.0 / count, dtype=torch.float64)
     weight[0] /= 2
-    grid = torch.linspace(-1, 1, size, dtype=torch.float64)
-    return torch.cos(order[None] * torch.arccos(-grid)[:, None]) @ (at_nodes * weight).T
+    low, high = interval
+    angle = torch.arccos(((low + high - 2 * grid) / (high - low)).clamp(-1, 1))
+    return torch.cos(order[None] * angle[:, None]) @ (at_nodes * weight).T
 
 
 def _position(coordinate: Tensor, interval: tuple[float, float], size: int) -> tuple[Tensor, Tensor]:

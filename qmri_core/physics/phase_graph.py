@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from qmri_core.physics.steady_state import Value, decay, longitudinal_at_excitation, recovered, scaled_angle
+from qmri_core.physics.steady_state import Value, decay, longitudinal_at_excitation, scaled_angle
 
 
 def echo_amplitude(
@@ -71,24 +71,23 @@ def longitudinal_after_train(
     transverse_left = decay(echo_spacing, t2)
     longitudinal_left = decay(echo_spacing, t1)
     half_left = decay(echo_spacing / 2, t1)
-    one = torch.ones_like(t1 * t2)
-    # two runs beside each other: from nothing with recovery, and from one without
-    stored = torch.stack([(1 - half_left) * one, half_left * one]).unsqueeze(0)
-    regrowth = torch.stack([(1 - longitudinal_left) * one, torch.zeros_like(one)]).unsqueeze(0)
+    # reciprocity: what reaches the end from pulse n on is what comes back when the pulses are played in reverse
+    stored = (half_left * torch.ones_like(t2)).unsqueeze(0)
     plus = torch.zeros_like(stored)
     minus = torch.zeros_like(stored)
+    offset = 1 - half_left
     for index in range(1, n_pulses + 1):
         # the even set is imaginary where the odd one is real: the same matrix with the opposite sign of the angle
-        plus, minus, stored = _refocus(plus, minus, stored, refocusing_angles[index - 1], t1, sign=-1.0)
+        plus, minus, stored = _refocus(plus, minus, stored, refocusing_angles[n_pulses - index], t1, sign=-1.0)
         if index == n_pulses:
             break
+        offset = offset + (1 - longitudinal_left) * stored[0]
         keep = min(index + 1, n_pulses - index)
         back = minus[1:2] if len(minus) > 1 else torch.zeros_like(minus[:1])
         plus = torch.cat([-back, plus])[:keep] * transverse_left
         minus = _grown(minus[1:], keep) * transverse_left
         stored = _grown(stored, keep) * longitudinal_left
-        stored = torch.cat([stored[:1] + regrowth, stored[1:]])
-    return recovered(stored[0, 0], half_left), stored[0, 1] * half_left
+    return offset + (1 - half_left) * stored[0], stored[0] * half_left
 
 
 def echo_train(

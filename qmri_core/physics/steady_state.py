@@ -202,7 +202,8 @@ def pseudo_steady_state(
 
     .. math:: S = PD \, M_z \sin\alpha \, s^p \exp\left(-TE \left[s/T_2 + (1-s)/T_1\right]\right)
 
-    with :math:`s = \sin(\beta/2)`, :math:`p = 1/2` for a one-pulse ramp and 1 otherwise, and no longitudinal magnetisation left by the train.
+    with :math:`s = \sin(\beta/2)`, :math:`p = 1/2` for a one-pulse ramp and 1 otherwise, and nothing longitudinal left
+    by the train.
     Within about 1 % of the phase graph in brain tissue from the fourth echo on; not for the first three echoes, and
     not for variable flip trains: `qmri_core.physics.phase_graph.echo_train` holds for all of them.
 
