@@ -1,0 +1,135 @@
+"""What a user states about series whose headers are silent: the ``--assume`` file, in the names and units of BIDS."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from qmri_core.acquisition import Contrast, SeriesHeader
+from storage.dicom import manufacturer_of, slug
+
+Words = str | tuple[str, ...]
+
+
+class AssumptionError(ValueError):
+    """The assume file cannot be read or says something impossible."""
+
+
+class Parameters(BaseModel):
+    """Acquisition parameters by their BIDS names: seconds, degrees, tesla."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    Manufacturer: str | None = None
+    ManufacturersModelName: str | None = None
+    MagneticFieldStrength: Annotated[float, Field(gt=0, le=15)] | None = None
+    MRAcquisitionType: Literal["2D", "3D"] | None = None
+    ScanningSequence: Words | None = None
+    SequenceVariant: Words | None = None
+    ScanOptions: Words | None = None
+    RepetitionTime: Annotated[float, Field(gt=0, le=30)] | None = None
+    EchoTime: Annotated[float, Field(gt=0, lt=1)] | None = None
+    InversionTime: Annotated[float, Field(gt=0, le=10)] | None = None
+    FlipAngle: Annotated[float, Field(gt=0, le=180)] | None = None
+    EchoTrainLength: Annotated[int, Field(gt=0)] | None = None
+
+
+class Assumption(BaseModel):
+    """One entry of the assume file: for the paths that ``match``, relative to the source, the rest is assumed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    match: Annotated[str, Field(min_length=1, repr=False)]
+    contrast: Contrast | None = None
+    parameters: Parameters = Parameters()
+
+
+def load_assumptions(path: Path) -> tuple[Assumption, ...]:
+    """Read a YAML list of ``{match, contrast, parameters}``.
+
+    Raises
+    ------
+    AssumptionError
+        Naming the entry and the field that is wrong.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise AssumptionError(f"assume file {path} cannot be read as YAML: {type(error).__name__}") from error
+    try:
+        return TypeAdapter(tuple[Assumption, ...]).validate_python(content if content is not None else ())
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = " of entry ".join(str(part) for part in reversed([*first["loc"]]) if part is not None) or "the file"
+        hint = "; times are in seconds, angles in degrees" if first["type"].startswith(("less", "greater")) else ""
+        raise AssumptionError(
+            f"assume file {path}: {where}: {first['msg']}{hint}; it must be a list of entries with match (a glob on "
+            "the path relative to the source), contrast (T1w, T2w or FLAIR) and parameters"
+        ) from None
+
+
+def matching(assumptions: Sequence[Assumption], relative: str) -> int | None:
+    """Index of the first assumption whose glob matches a path relative to the source."""
+    for index, assumption in enumerate(assumptions):
+        if fnmatch.fnmatchcase(relative, assumption.match) or PurePosixPath(relative).match(assumption.match):
+            return index
+    return None
+
+
+def header_of(values: Mapping[str, Any]) -> SeriesHeader:
+    """Header in SI units from the names and units of a BIDS sidecar; what is absent or unusable stays empty."""
+    angle = _float(values.get("FlipAngle"))
+    length = _float(values.get("EchoTrainLength"))
+    model = str(values.get("ManufacturersModelName") or "")
+    kind = str(values.get("MRAcquisitionType") or "")
+    return SeriesHeader(
+        manufacturer=manufacturer_of(str(values.get("Manufacturer") or ""), model),
+        model=slug(model),
+        magnetic_field_strength=_float(values.get("MagneticFieldStrength")),
+        mr_acquisition_type=kind if kind in {"2D", "3D"} else "",
+        scanning_sequence=_codes(values.get("ScanningSequence"), {"SE", "IR", "GR", "EP", "RM"}),
+        sequence_variant=_codes(values.get("SequenceVariant"), {"SK", "MTC", "SS", "TRSS", "SP", "MP", "OSP"}),
+        image_type=_codes(values.get("ImageType"), _IMAGE_TYPES),
+        repetition_time=_float(values.get("RepetitionTime")),
+        echo_time=_float(values.get("EchoTime")),
+        inversion_time=_float(values.get("InversionTime")),
+        flip_angle=None if angle is None else math.radians(angle),
+        echo_train_length=None if length is None else int(length),
+    )
+
+
+_IMAGE_TYPES = {
+    "ORIGINAL", "DERIVED", "PRIMARY", "SECONDARY", "M", "P", "R", "I", "MAGNITUDE", "PHASE", "REAL", "IMAGINARY",
+    "NORM", "ND", "DIS2D", "DIS3D", "MPR", "MIP", "UNI", "MOSAIC", "DIFFUSION", "ADC", "FA", "TRACEW", "LOCALIZER",
+}  # fmt: skip
+
+
+def fill(header: SeriesHeader, parameters: Parameters) -> SeriesHeader:
+    """Fill what the header lacks from the parameters, marked as assumed; a header's own value stays."""
+    stated = header_of(parameters.model_dump())
+    changes = {}
+    for item in fields(SeriesHeader):
+        value = getattr(stated, item.name)
+        if item.name != "assumed" and getattr(header, item.name) in (None, "", ()) and value not in (None, "", ()):
+            changes[item.name] = value
+    return replace(header, **changes, assumed=header.assumed | frozenset(changes)) if changes else header
+
+
+def _float(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if math.isfinite(value) and value > 0 else None
+
+
+def _codes(value: object, known: set[str]) -> tuple[str, ...]:
+    words = value.replace("\\", "_").split("_") if isinstance(value, str) else value
+    if not isinstance(words, list | tuple):
+        return ()
+    return tuple(dict.fromkeys(word for word in (str(item).strip().upper() for item in words) if word in known))

@@ -1,0 +1,159 @@
+"""Pixels of a DICOM series: decoded, rescaled to comparable values, put together as one volume."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import warnings
+from pathlib import Path
+
+import highdicom
+import numpy as np
+import pydicom
+from highdicom.spatial import get_volume_positions
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.pixels.utils import pixel_array
+
+from qmri_core.geometry import Volume
+from storage.dicom import _PHILIPS_5, BROKEN, _item, _number, _private_item, _private_number, _vector
+from storage.series import ReadError, Series
+
+_PHILIPS_SCALE = "Philips MR Imaging DD 001"
+_AFFINE_TOLERANCE = 0.01  # mm at the far corner, between the headers read by discovery and by the library
+
+
+def read_dicom(series: Series) -> Volume:
+    """Decode a series whose slices discovery has put in order.
+
+    Values are those of the modality transform; for Philips, divided further by slope and private scale slope, so that
+    series of one session are comparable: (stored * RS + RI) / (RS * SS).
+
+    Raises
+    ------
+    ReadError
+        Naming the instance whose pixels are missing, damaged or of another size.
+    """
+    files: dict[int, Dataset] = {}
+    columns, rows, n_slices = series.shape
+    array = np.empty((n_slices, rows, columns), dtype=np.float32)
+    positions: list[tuple[float, ...]] = []
+    orientation: tuple[float, ...] = ()
+    pixel_spacing: tuple[float, ...] = ()
+    for z, (file, frame) in enumerate(series.frames):
+        if file not in files:
+            files = {file: _open(series, file)}  # one file at a time is enough: slices of a file are neighbours
+        dataset = files[file]
+        instance = int(_number(dataset, "InstanceNumber") or 0)
+        array[z] = _pixels(series, dataset, frame, instance, (rows, columns))
+        position, orientation_here, spacing_here = _plane(dataset, frame)
+        if position is None or orientation_here is None or spacing_here is None:
+            raise ReadError(_text(series, instance, "lost its position between discovery and reading"))
+        positions.append(position)
+        if z == 0:
+            orientation, pixel_spacing = orientation_here, spacing_here
+    affine = _affine(series, array, positions, orientation, pixel_spacing)
+    return Volume(array=array, affine=affine)
+
+
+def _open(series: Series, file: int) -> Dataset:
+    try:
+        data = Path(series.paths[file]).read_bytes()
+        if data[:2] == b"\x1f\x8b":
+            data = gzip.decompress(data)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return pydicom.dcmread(io.BytesIO(data), force=True)
+    except BROKEN as error:
+        raise ReadError(
+            f"session {series.session}, series {series.number}: file {file + 1} of {len(series.paths)} cannot be read "
+            f"({type(error).__name__}); copy it again from its origin"
+        ) from None
+
+
+def _pixels(series: Series, dataset: Dataset, frame: int, instance: int, shape: tuple[int, int]) -> NDArray[np.float32]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            single = int(_number(dataset, "NumberOfFrames") or 1) == 1
+            stored = pixel_array(dataset) if single else pixel_array(dataset, index=frame)
+    except (*BROKEN, MemoryError, RuntimeError) as error:
+        raise ReadError(_text(series, instance, f"cannot be decoded ({type(error).__name__})")) from None
+    stored = stored.reshape(stored.shape[-2:]) if stored.ndim == 3 and stored.shape[0] == 1 else stored
+    if stored.shape != shape:
+        raise ReadError(_text(series, instance, f"has {stored.shape} pixels, not {shape}"))
+    philips = series.header.manufacturer == "Philips"
+    slope, intercept, scale = _rescale(dataset, frame, philips=philips)
+    if philips and scale and slope:
+        return np.asarray((stored * slope + intercept) / (slope * scale), dtype=np.float32)
+    return np.asarray(stored * slope + intercept, dtype=np.float32)
+
+
+def _groups(dataset: Dataset, frame: int) -> tuple[Dataset, Dataset]:
+    shared = _item(dataset, "SharedFunctionalGroupsSequence") or Dataset()
+    per_frame = dataset.get("PerFrameFunctionalGroupsSequence")
+    return shared, per_frame[frame] if per_frame else Dataset()
+
+
+def _rescale(dataset: Dataset, frame: int, *, philips: bool) -> tuple[float, float, float | None]:
+    """Slope, intercept and, where a Philips file has it, scale slope of one frame."""
+    shared, own = _groups(dataset, frame)
+    source = _item(own, "PixelValueTransformationSequence") or _item(shared, "PixelValueTransformationSequence")
+    source = source or dataset
+    slope, intercept = _number(source, "RescaleSlope"), _number(source, "RescaleIntercept")
+    if slope is None and philips:  # some exports keep only the real-world mapping, with the same numbers
+        mapping = _item(own, "RealWorldValueMappingSequence") or _item(dataset, "RealWorldValueMappingSequence")
+        if mapping is not None:
+            slope, intercept = _number(mapping, "RealWorldValueSlope"), _number(mapping, "RealWorldValueIntercept")
+    scale = _private_number(dataset, 0x2005, _PHILIPS_SCALE, 0x0E)
+    nested = _private_item(own, 0x2005, _PHILIPS_5, 0x0F)
+    if nested is not None:
+        scale = _private_number(nested, 0x2005, _PHILIPS_SCALE, 0x0E) or scale
+    return (1.0 if slope is None else slope), (intercept or 0.0), scale
+
+
+def _plane(
+    dataset: Dataset, frame: int
+) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None, tuple[float, ...] | None]:
+    shared, own = _groups(dataset, frame)
+
+    def find(sequence: str, keyword: str, size: int) -> tuple[float, ...] | None:
+        return _vector(_item(own, sequence) or _item(shared, sequence) or dataset, keyword, size)
+
+    return (
+        find("PlanePositionSequence", "ImagePositionPatient", 3),
+        find("PlaneOrientationSequence", "ImageOrientationPatient", 6),
+        find("PixelMeasuresSequence", "PixelSpacing", 2),
+    )
+
+
+def _affine(
+    series: Series,
+    array: NDArray[np.float32],
+    positions: list[tuple[float, ...]],
+    orientation: tuple[float, ...],
+    pixel_spacing: tuple[float, ...],
+) -> NDArray[np.float64]:
+    """RAS affine from highdicom's volume; it must agree with the one that discovery derived."""
+    spacing, order = get_volume_positions(positions, orientation, rtol=0.05, perpendicular_tol=2e-3)
+    if spacing is None or order is None:
+        raise ReadError(_text(series, 0, "and its neighbours make no evenly spaced volume"))
+    volume = highdicom.Volume.from_attributes(
+        array=array,
+        image_position=positions[0],
+        image_orientation=orientation,
+        pixel_spacing=pixel_spacing,
+        spacing_between_slices=series.spacing[2],
+        coordinate_system="PATIENT",
+    )
+    lps = volume.affine  # of the index order slice, row, column
+    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps[:, [2, 1, 0, 3]]
+    expected = np.asarray(series.affine)
+    corner = np.asarray([*(np.asarray(series.shape) - 1), 1.0])
+    if np.abs((affine - expected) @ corner).max() > max(_AFFINE_TOLERANCE, 5e-3 * series.spacing[2] * series.shape[2]):
+        raise ReadError(_text(series, 0, "lies elsewhere than discovery found; the files changed meanwhile"))
+    return expected
+
+
+def _text(series: Series, instance: int, what: str) -> str:
+    return f"session {series.session}, series {series.number}, instance {instance} {what}; export the series again"

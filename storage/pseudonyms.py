@@ -1,0 +1,100 @@
+"""Keyed pseudonyms: stable over runs and stores, and meaningless without the key."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import os
+import secrets
+import tempfile
+from pathlib import Path
+from typing import Literal
+
+Kind = Literal["session", "person", "device", "software"]
+
+_FORM: dict[str, tuple[str, int]] = {
+    "session": ("ses-", 12),
+    "person": ("sub-", 12),
+    "device": ("", 6),
+    "software": ("", 6),
+}
+_KEY_BYTES = 32
+
+
+class KeyFileError(ValueError):
+    """The key file cannot be created, or does not hold a key."""
+
+
+def key_path() -> Path:
+    """Path of the key file: ``QMRI_KEY_FILE``, else ``qmri/key`` in the user's configuration folder."""
+    stated = os.environ.get("QMRI_KEY_FILE")
+    if stated:
+        return Path(stated).expanduser()
+    folder = os.environ.get("XDG_CONFIG_HOME")
+    return (Path(folder) if folder else Path.home() / ".config") / "qmri" / "key"
+
+
+def load_key(path: Path | None = None) -> bytes:
+    """Read the key, creating it once if it does not exist.
+
+    The file appears whole or not at all, readable by its owner only; of several processes that create it at the same
+    moment one wins and all read the same key.
+
+    Raises
+    ------
+    KeyFileError
+        If the file cannot be created, or does not hold 64 hexadecimal digits.
+    """
+    path = path or key_path()
+    try:
+        if not path.exists():
+            _create(path)
+        text = path.read_text(encoding="ascii").strip()
+        key = bytes.fromhex(text)
+    except OSError as error:
+        raise KeyFileError(
+            f"key file {path} cannot be read or created ({error.strerror}); set QMRI_KEY_FILE to a file in a folder "
+            "that this user can write"
+        ) from error
+    except ValueError as error:
+        raise KeyFileError(_damaged(path)) from error
+    if len(key) != _KEY_BYTES:
+        raise KeyFileError(_damaged(path))
+    return key
+
+
+def _damaged(path: Path) -> str:
+    return (
+        f"key file {path} does not hold {2 * _KEY_BYTES} hexadecimal digits; restore it from a backup (another key "
+        "gives every session another pseudonym), or set QMRI_KEY_FILE to the right file"
+    )
+
+
+def _create(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".key-")  # mkstemp makes it owner-only
+    try:
+        with os.fdopen(handle, "w", encoding="ascii") as file:
+            file.write(secrets.token_bytes(_KEY_BYTES).hex() + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(FileExistsError):  # another process was faster: its key counts
+            os.link(name, path)
+    finally:
+        Path(name).unlink()
+
+
+def pseudonym(key: bytes, kind: Kind, *identifiers: str) -> str:
+    """Pseudonym of the thing that ``identifiers`` name.
+
+    HMAC-SHA-256 over the kind and the length-prefixed identifiers, so that neither another kind nor another way to
+    split the same text gives the same value. Sessions get ``ses-`` and 12 hexadecimal digits, persons ``sub-`` and 12,
+    devices and software versions 6.
+    """
+    prefix, digits = _FORM[kind]
+    message = bytearray(kind.encode())
+    for text in identifiers:
+        data = text.encode("utf-8", "surrogateescape")
+        message += len(data).to_bytes(8, "big") + data
+    return prefix + hmac.new(key, bytes(message), hashlib.sha256).hexdigest()[:digits]
