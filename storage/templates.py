@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 
 import nibabel as nib
@@ -31,15 +31,17 @@ def tissue_templates() -> dict[str, Volume]:
     FileNotFoundError
         If this release of nilearn ships other templates.
     """
-    folder = resources.files("nilearn.datasets") / "data"
+    # importing nilearn costs seconds, and only its files are wanted
+    package = find_spec("nilearn")
+    folders = [Path(place) / "datasets" / "data" for place in (package.submodule_search_locations or ())] if package else []
     result = {}
     for name, file_name in _TEMPLATES.items():
-        with resources.as_file(folder / file_name) as path:
-            if not path.is_file():
-                raise FileNotFoundError(
-                    f"template {file_name} is not in the installed nilearn; install a release of nilearn 0.14"
-                )
-            volume = _read(path)
+        path = next((folder / file_name for folder in folders if (folder / file_name).is_file()), None)
+        if path is None:
+            raise FileNotFoundError(
+                f"template {file_name} is not in the installed nilearn; install a release of nilearn 0.14"
+            )
+        volume = _read(path)
         result[name] = Volume(array=volume.array / np.float32(255.0), affine=volume.affine)
     return result
 

@@ -84,7 +84,7 @@ def draw_subject(seed: int, *, lesion_sites: NDArray[np.float32] | None = None) 
     """
     rng = np.random.default_rng([seed, 11])
     values = _draw_values(rng)
-    size = 0.93 * (1 + 0.035 * _clipped(rng))
+    size = 1 + 0.035 * _clipped(rng)
     scale = tuple(float(size * (1 + 0.02 * _clipped(rng))) for _ in range(3))
     displacement = tuple(
         (random_field(rng, spacing=55.0, sd=2.5), random_field(rng, spacing=25.0, sd=1.2)) for _ in range(3)

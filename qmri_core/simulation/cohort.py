@@ -1,0 +1,153 @@
+"""Who is scanned when on which scanner: the plan of a simulated cohort, from one seed. Identities are invented."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+
+from qmri_core.simulation.protocols import SimulatedProtocol, protocol_table
+
+_SURNAMES = (
+    "Abendroth", "Baerwald", "Castellan", "Dombrowka", "Eschenbach", "Fairweather", "Grünspan", "Halvorsen",
+    "Ibáñez", "Jankauskas", "Kowalczyk", "Lindqvist", "Moreau", "Nakagawa", "O'Sullivan", "Petrakis",
+    "Quintero", "Rasmussen", "Szymański", "Thorvaldsen", "Underhill", "Vandermeer", "Weissenborn", "Yıldırım",
+)  # fmt: skip
+_FEMALE = ("Adelheid", "Beatriz", "Chiara", "Dorothea", "Eulalia", "Friederike", "Ginevra", "Hedwig", "Ilse", "Joana")
+_MALE = ("Anselm", "Bartosz", "Cornelius", "Domenico", "Edvard", "Ferdinand", "Gregor", "Horatio", "Ignacio", "Jasper")
+_FIRST_DAY = datetime.date(2018, 1, 8)
+
+
+class Design(StrEnum):
+    """How subjects are spread over groups."""
+
+    COHORT = "cohort"
+    """Different subjects in every group."""
+    TRAVELLING_HEADS = "travelling-heads"
+    """The same subjects in every group."""
+    RETEST = "retest"
+    """Every subject twice in one group."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Person:
+    """An invented patient, as the tags of a hospital's files name one."""
+
+    number: int
+    family_name: str
+    given_name: str
+    patient_id: str
+    birth_date: datetime.date
+    sex: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionPlan:
+    """One visit. Everything of the session follows from this value alone.
+
+    ``seed`` is the cohort's; ``index`` the session's place in it; ``person.number`` the subject; ``visit`` counts the
+    person's visits from 0; ``group`` names scanner and protocol; ``serial_number`` is the device's.
+    """
+
+    seed: int
+    index: int
+    person: Person
+    visit: int
+    group: str
+    protocol: SimulatedProtocol
+    serial_number: str
+    study_instance_uid: str
+    date: datetime.date
+    time: datetime.time
+
+    @property
+    def age(self) -> int:
+        """Whole years on the day of the visit."""
+        birthday = (self.person.birth_date.month, self.person.birth_date.day)
+        return self.date.year - self.person.birth_date.year - ((self.date.month, self.date.day) < birthday)
+
+    @property
+    def subject_seed(self) -> int:
+        """Seed of the person's anatomy."""
+        return int.from_bytes(_digest(self.seed, "subject", self.person.number)[:6], "big")
+
+    def generator(self, *purpose: int) -> np.random.Generator:
+        """Random numbers of this session for one purpose, independent of all other sessions and purposes."""
+        return np.random.default_rng([self.seed, 41, self.index, *purpose])
+
+    def uid(self, *parts: str | int) -> str:
+        """Unique identifier of something in this session (DICOM PS3.5 B.2), the same on every run."""
+        return uid(self.seed, self.index, *parts)
+
+
+def uid(*parts: str | int) -> str:
+    """DICOM identifier derived from ``parts``."""
+    return f"2.25.{int.from_bytes(_digest(*parts)[:16], 'big')}"
+
+
+def plan_cohort(*, sessions: int, groups: int, seed: int, design: str | Design = Design.COHORT) -> tuple[SessionPlan, ...]:
+    """Plan ``sessions`` visits in all over ``groups`` groups.
+
+    Groups take the protocols of the table in order; two protocols of one model are two groups of one scanner, and
+    after the last protocol the table begins again on further devices.
+
+    Raises
+    ------
+    ValueError
+        If a count is not positive, there are fewer sessions than groups, or the design is not known.
+    """
+    try:
+        kind = Design(design)
+    except ValueError:
+        raise ValueError(f"design {design!r} is none of {', '.join(Design)}") from None
+    if sessions < 1 or groups < 1 or seed < 0:
+        raise ValueError(f"sessions {sessions} and groups {groups} must be at least 1, seed {seed} at least 0")
+    if sessions < groups * (2 if kind is Design.RETEST else 1):
+        raise ValueError(f"{sessions} sessions do not fill {groups} groups of the design {kind}; simulate more sessions")
+    return tuple(_plan(index, groups, seed, kind) for index in range(sessions))
+
+
+def _plan(index: int, groups: int, seed: int, design: Design) -> SessionPlan:
+    if design is Design.COHORT:
+        number, group, visit = index, index % groups, 0
+    elif design is Design.TRAVELLING_HEADS:
+        number, group, visit = index // groups, index % groups, index % groups
+    else:
+        number, group, visit = index // 2, index // 2 % groups, index % 2
+    table = protocol_table()
+    protocol, replica = table[group % len(table)], group // len(table)
+    person = _person(seed, number)
+    rng = np.random.default_rng([seed, 43, index])
+    first = _FIRST_DAY + datetime.timedelta(days=int(np.random.default_rng([seed, 47, number]).integers(0, 1800)))
+    return SessionPlan(
+        seed=seed,
+        index=index,
+        person=person,
+        visit=visit,
+        group=f"{protocol.name}-{replica}" if replica else protocol.name,
+        protocol=protocol,
+        serial_number=str(10_000 + int.from_bytes(_digest(seed, "device", protocol.model, replica)[:4], "big") % 90_000),
+        study_instance_uid=uid(seed, index, "study"),
+        date=first + datetime.timedelta(days=9 * visit),
+        time=datetime.time(int(rng.integers(7, 19)), int(rng.integers(0, 60)), int(rng.integers(0, 60))),
+    )
+
+
+def _person(seed: int, number: int) -> Person:
+    rng = np.random.default_rng([seed, 53, number])
+    is_female = bool(rng.random() < 0.5)
+    return Person(
+        number=number,
+        family_name=str(rng.choice(_SURNAMES)),
+        given_name=str(rng.choice(_FEMALE if is_female else _MALE)),
+        patient_id=f"{int.from_bytes(_digest(seed, 'patient', number)[:5], 'big') % 10**9:09d}",
+        birth_date=datetime.date(1935, 1, 1) + datetime.timedelta(days=int(rng.integers(0, 23_000))),
+        sex="F" if is_female else "M",
+    )
+
+
+def _digest(*parts: str | int) -> bytes:
+    return hashlib.sha256("/".join(str(part) for part in parts).encode()).digest()
