@@ -1,0 +1,189 @@
+"""Commands that process sessions: demo, simulate, inspect, ingest, calibrate, infer, aggregate, report, evaluate."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.options import (
+    Assume,
+    Checkpoint,
+    Out,
+    Source,
+    Store,
+    Workers,
+    cluster,
+    finish,
+    settings_or_usage_error,
+)
+from flows.progress import reporting
+
+
+class OutputFormat(StrEnum):
+    """Formats of a simulated cohort."""
+
+    DICOM = "dicom"
+    BIDS = "bids"
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands of this module, in the order in which they are used."""
+    for command in (demo, simulate, inspect, ingest, calibrate, infer, aggregate, report, evaluate):
+        app.command()(command)
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder of the demo; made if it is not there.")] = Path("demo"),
+    sessions: Annotated[int, typer.Option(min=1, help="Sessions to simulate.")] = 12,
+    groups: Annotated[int, typer.Option(min=1, help="Protocol groups to simulate.")] = 4,
+    resolution: Annotated[float, typer.Option(min=1.0, max=5.0, help="Millimetres of the simulated anatomy.")] = 2.0,
+    workers: Workers = None,
+) -> None:
+    """Simulate a small cohort as DICOM, run everything, print the tables and write the report."""
+    from flows.demo import run_demo
+
+    chosen = settings_or_usage_error(workers=workers)
+    finish(run_demo(out, sessions=sessions, groups=groups, resolution=resolution, settings=chosen, say=typer.echo))
+
+
+def simulate(
+    out: Annotated[Path, typer.Argument(help="Folder that becomes the input tree.", show_default=False)],
+    sessions: Annotated[int, typer.Option(min=1, help="Sessions in all.")] = 12,
+    groups: Annotated[int, typer.Option(min=1, help="Protocol groups.")] = 4,
+    resolution: Annotated[float, typer.Option(min=0.5, max=5.0, help="Millimetres of the anatomy.")] = 2.0,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    design: Annotated[str, typer.Option(help="Name of the study design.")] = "cohort",
+    labels: Annotated[Path | None, typer.Option(help="Folder with FreeSurfer label maps to use as heads.")] = None,
+    output_format: Annotated[OutputFormat, typer.Option("--format", help="Files to write.")] = OutputFormat.DICOM,
+    truth: Annotated[Path | None, typer.Option(help="Folder for the truth; default: OUT-truth.")] = None,
+    workers: Workers = None,
+) -> None:
+    """Simulate a cohort with known truth."""
+    from flows.simulate import simulate as run
+
+    with cluster(workers) as client, reporting("simulate") as progress:
+        summary = run(
+            out,
+            sessions=sessions,
+            groups=groups,
+            resolution=resolution,
+            seed=seed,
+            design=design,
+            output_format=output_format.value,
+            labels=labels,
+            truth=truth,
+            client=client,
+            progress=progress,
+        )
+    typer.echo(str(summary))
+
+
+def inspect(source: Source, assume: Assume = None) -> None:
+    """Show what ingest would do, and why: one line per series."""
+    from flows.inspection import inspect_source
+    from flows.tables import group_labels, text_table
+    from storage.pseudonyms import load_key
+
+    key = load_key(settings_or_usage_error().key_file)
+    with reporting("read headers") as progress:
+        found = inspect_source(source, key=key, assume=assume, progress=progress)
+    labels = group_labels([one.group for one in found.series if one.group])
+    rows = [
+        (
+            one.session,
+            one.number,
+            f"{one.contrast} {one.sequence}".strip() if one.taken else "skip",
+            one.reason or "-",
+            labels.get(one.group, "-"),
+            one.explanation,
+        )
+        for one in found.series
+    ]
+    typer.echo(text_table(["session", "series", "decision", "reason", "group", "explanation"], rows))
+    typer.echo()
+    for group, label in labels.items():
+        typer.echo(f"{label} = {group} ({found.group_sizes[group]} sessions)")
+    typer.echo(
+        f"{found.n_files} files ({found.n_other_files} no images), {len(rows)} series, {found.n_sessions} sessions"
+    )
+    for position in found.unmatched:
+        typer.echo(f"entry {position + 1} of the assume file matched no series; is its glob wrong?", err=True)
+
+
+def ingest(
+    source: Source,
+    store: Store,
+    linkage: Annotated[
+        Path | None, typer.Option(help="Write a CSV of pseudonyms and identities here; keep it as safe as the source.")
+    ] = None,
+    assume: Assume = None,
+    workers: Workers = None,
+) -> None:
+    """Preprocess the sessions of SOURCE that are new or have changed into the store."""
+    from flows.ingest import ingest as run
+    from storage.pseudonyms import load_key
+
+    key = load_key(settings_or_usage_error().key_file)
+    with cluster(workers) as client, reporting("ingest") as progress:
+        summary = run(source, store, key=key, linkage=linkage, assume=assume, client=client, progress=progress)
+    finish(summary)
+
+
+def calibrate(store: Store, workers: Workers = None) -> None:
+    """Make a new version of the calibration; maps made with the old one become stale."""
+    from flows.calibrate import calibrate as run
+
+    with cluster(workers) as client, reporting("calibrate") as progress:
+        finish(run(store, client=client, progress=progress))
+
+
+def infer(store: Store, checkpoint: Checkpoint = None, workers: Workers = None) -> None:
+    """Infer T1, T2 and PD maps of every session that lacks current ones."""
+    from flows.infer import infer as run
+
+    with cluster(workers) as client, reporting("infer") as progress:
+        summary = run(store, checkpoint=checkpoint, client=client, progress=progress)
+    finish(summary)
+
+
+def aggregate(
+    store: Store, out: Annotated[Path | None, typer.Option(help="Folder for the tables as CSV.")] = None
+) -> None:
+    """Compute the statistics per tissue, session and group, and the variation between groups."""
+    from flows.aggregate import aggregate as run
+    from flows.tables import WORTHLESS_ALONE, group_labels, group_table, text_table, variation_table
+
+    result = run(store, out=out)
+    labels = group_labels([str(group) for group in result.groups["group"]])
+    for group, label in labels.items():
+        typer.echo(f"{label} = {group}")
+    typer.echo("\nMean of session medians ± standard deviation over sessions\n")
+    typer.echo(text_table(*group_table(result.groups, labels)))
+    typer.echo("\nVariation between groups\n")
+    typer.echo(text_table(*variation_table(result.variation)))
+    typer.echo(f"\n{WORTHLESS_ALONE}")
+
+
+def report(store: Store, out: Out) -> None:
+    """Write a report of the cohort as one HTML file, with pictures, tables and failures."""
+    from flows.aggregate import aggregate as run_aggregate
+    from flows.report.build import write_report
+
+    typer.echo(f"report: {write_report(store, out, aggregate=run_aggregate(store, out=None))}")
+
+
+def evaluate(
+    store: Store,
+    truth: Annotated[Path, typer.Option(help="Truth folder of the simulated cohort.", show_default=False)],
+    linkage: Annotated[Path, typer.Option(help="Linkage table that ingest has written.", show_default=False)],
+) -> None:
+    """Compare the maps of a simulated cohort with the truth, beside the null model."""
+    from flows.evaluate import evaluate as run
+    from flows.tables import WORTHLESS_ALONE, frame_table, text_table
+
+    result = run(store, truth, linkage)
+    typer.echo(text_table(*frame_table(result.table)))
+    typer.echo(f"\n{WORTHLESS_ALONE}")
