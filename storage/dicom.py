@@ -6,10 +6,9 @@ import datetime
 import gzip
 import hashlib
 import math
+import os
 import re
-import struct
 import warnings
-import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import IO, Any, cast
@@ -18,23 +17,33 @@ import pydicom
 import pydicom.config
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_partial
 
 from qmri_core.acquisition import SeriesHeader
 from qmri_core.classification import SkipReason
+from storage.elements import (
+    BROKEN,
+    first_item,
+    first_number,
+    first_value,
+    first_words,
+    get_integer,
+    get_number,
+    get_text,
+    get_vector,
+    get_words,
+    private_item,
+    private_number,
+    private_words,
+)
 
 # Archives hold many small violations of the standard, and a validation warning would quote the value.
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
 
-BROKEN = (
-    InvalidDicomError, OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, NotImplementedError,
-    ArithmeticError, RecursionError, struct.error, zlib.error,
-)  # fmt: skip
-"""What pydicom and its decoders raise on damaged files."""
-
 _MR_IMAGE = "1.2.840.10008.5.1.4.1.1.4"
 _MR_IMAGES = frozenset({_MR_IMAGE, f"{_MR_IMAGE}.1", f"{_MR_IMAGE}.4"})
 _SPECTROSCOPY = f"{_MR_IMAGE}.2"
+_NATIVE = frozenset({"", "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"})
 _DIRECTORY = "1.2.840.10008.1.3.10"
 _NO_IMAGE = tuple(f"1.2.840.10008.5.1.4.1.1.{node}" for node in ("66", "88", "11.", "104", "9.", "67", "481"))
 
@@ -86,11 +95,12 @@ _KEYWORDS = _words_of(
     "EchoTime InversionTime InversionTimes FlipAngle EchoTrainLength EchoNumbers MagneticFieldStrength "
     "EchoPulseSequence EchoPlanarPulseSequence InversionRecovery AcquisitionContrast ComplexImageComponent "
     "DiffusionBValue StudyInstanceUID SeriesInstanceUID SeriesNumber AcquisitionNumber InstanceNumber "
-    "TemporalPositionIdentifier ImagePositionPatient ImageOrientationPatient NumberOfFrames Rows Columns "
+    "TemporalPositionIdentifier ImagePositionPatient ImageOrientationPatient NumberOfFrames BitsAllocated Rows Columns "
     "PixelSpacing SamplesPerPixel SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence"
 )
 _PHILIPS_1 = "Philips Imaging DD 001"
-_PHILIPS_5 = "Philips MR Imaging DD 005"
+PHILIPS_NESTED = "Philips MR Imaging DD 005"
+"""Creator of the block that nests a classic header in each frame of an enhanced Philips file."""
 _SIEMENS_FRAME = "SIEMENS MR SDI 02"
 _TAGS: list[Any] = [
     *(cast(int, tag_for_keyword(keyword)) for keyword in sorted(_KEYWORDS)),
@@ -151,20 +161,43 @@ def scan_file(path: str) -> tuple[Frame, ...] | None:
         with open(path, "rb") as raw:  # noqa: PTH123  # measured: Path.open costs 5 % of a scan
             start = raw.read(2)
             raw.seek(0)
-            stream = cast(IO[bytes], gzip.GzipFile(fileobj=raw)) if start == b"\x1f\x8b" else raw
+            stream: Any = gzip.GzipFile(fileobj=raw) if start == b"\x1f\x8b" else raw
             force = _looks_bare(stream)
             if force is None:
                 return None
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                header = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=_TAGS, force=force)
+                header = read_partial(stream, _past_classic, force=force, specific_tags=_TAGS)
                 if force and "Rows" not in header and "SOPClassUID" not in header:
                     return None
-                has_pixels = bool(stream.read(1))
+                if stream is raw and get_text(header, "SOPClassUID") == _MR_IMAGE:
+                    has_pixels = _may_hold_pixels(header, path)
+                else:  # functional groups come late, and compressed files cannot be measured
+                    stream.seek(0)
+                    header = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=_TAGS, force=force)
+                    has_pixels = bool(stream.read(1))
                 raw.seek(0)
                 return _frames(header, path, has_pixels, raw)
     except BROKEN:
         return None
+
+
+def _past_classic(tag: int, _vr: str | None, _length: int) -> bool:
+    """Stop behind the last element that a classic file is asked for; what follows is long and private."""
+    return tag > 0x2001FFFF
+
+
+def _may_hold_pixels(header: Dataset, path: str) -> bool:
+    """Whether a file is long enough for its pixels, if they are not compressed."""
+    syntax = getattr(getattr(header, "file_meta", None), "TransferSyntaxUID", "")
+    if str(syntax) not in _NATIVE:
+        return True
+    size = (
+        (get_number(header, "Rows") or 0)
+        * (get_number(header, "Columns") or 0)
+        * (get_number(header, "BitsAllocated") or 16)
+    )
+    return os.stat(path).st_size >= size / 8  # noqa: PTH116
 
 
 def _looks_bare(stream: IO[bytes]) -> bool | None:
@@ -178,7 +211,7 @@ def _looks_bare(stream: IO[bytes]) -> bool | None:
 
 
 def _frames(header: Dataset, path: str, has_pixels: bool, raw: IO[bytes]) -> tuple[Frame, ...]:
-    sop_class = _text(header, "SOPClassUID")
+    sop_class = get_text(header, "SOPClassUID")
     if sop_class == _DIRECTORY:
         return ()
     problem = _object_problem(header, sop_class, has_pixels)
@@ -187,26 +220,29 @@ def _frames(header: Dataset, path: str, has_pixels: bool, raw: IO[bytes]) -> tup
     instance = _instance(header, path, digest, problem)
     if problem is not None:
         return (Frame(instance=instance, index=0),)
-    software = "\\".join(_words(header, "SoftwareVersions"))
+    software = "\\".join(get_words(header, "SoftwareVersions"))
     groups = header.get("PerFrameFunctionalGroupsSequence")
     if groups:
         shared = header.get("SharedFunctionalGroupsSequence")
         first = shared[0] if shared else Dataset()
         return tuple(_enhanced_frames(header, first, groups, instance, software))
-    n_frames = int(_number(header, "NumberOfFrames") or 1)
-    position = _vector(header, "ImagePositionPatient", 3) if n_frames == 1 else None
+    n_frames = int(get_number(header, "NumberOfFrames") or 1)
+    position = get_vector(header, "ImagePositionPatient", 3) if n_frames == 1 else None
     return (
         Frame(
             instance=instance,
             index=0,
             position=position,
-            orientation=_vector(header, "ImageOrientationPatient", 6),
-            pixel_spacing=_vector(header, "PixelSpacing", 2),
-            thickness=_number(header, "SliceThickness"),
-            header=_header((header,), _image_type(_words(header, "ImageType"), ""), header),
+            orientation=get_vector(header, "ImageOrientationPatient", 6),
+            pixel_spacing=get_vector(header, "PixelSpacing", 2),
+            thickness=get_number(header, "SliceThickness"),
+            header=_header((header,), _image_type(get_words(header, "ImageType"), ""), header),
             software=software,
-            echo=_integer(header, "EchoNumbers"),
-            volume=(_number(header, "TemporalPositionIdentifier") or 0.0, _number(header, "AcquisitionNumber") or 0.0),
+            echo=get_integer(header, "EchoNumbers"),
+            volume=(
+                get_number(header, "TemporalPositionIdentifier") or 0.0,
+                get_number(header, "AcquisitionNumber") or 0.0,
+            ),
             traits=_traits((header,)),
         ),
     )
@@ -219,34 +255,34 @@ def _enhanced_frames(
     for index, group in enumerate(groups):
         items: dict[str, Dataset | None] = {}
         for name in _GROUPS:
-            items[name] = _item(group, name) or _item(shared, name)
-        nested = _private_item(group, 0x2005, _PHILIPS_5, 0x0F)
+            items[name] = first_item(group, name) or first_item(shared, name)
+        nested = private_item(group, 0x2005, PHILIPS_NESTED, 0x0F)
         content, plane = items["FrameContentSequence"], items["PlanePositionSequence"]
         measures, kind = items["PixelMeasuresSequence"], items["MRImageFrameTypeSequence"]
         sources = tuple(item for item in (*items.values(), nested, header) if item is not None)
-        siemens = _private_item(group, 0x0021, _SIEMENS_FRAME, 0xFE)
-        words = _words(kind, "FrameType") or _words(header, "ImageType")
-        extra = _private_words(siemens, 0x0021, _SIEMENS_FRAME, 0x75)
-        component = _text(kind, "ComplexImageComponent") or _text(header, "ComplexImageComponent")
-        contrast = _text(kind, "AcquisitionContrast") or _text(header, "AcquisitionContrast")
+        siemens = private_item(group, 0x0021, _SIEMENS_FRAME, 0xFE)
+        words = get_words(kind, "FrameType") or get_words(header, "ImageType")
+        extra = private_words(siemens, 0x0021, _SIEMENS_FRAME, 0x75)
+        component = get_text(kind, "ComplexImageComponent") or get_text(header, "ComplexImageComponent")
+        contrast = get_text(kind, "AcquisitionContrast") or get_text(header, "AcquisitionContrast")
         image_type = _image_type((*words, *extra, contrast), component)
-        key = (image_type, *(_first(sources, name) for name in _TIMING))
+        key = (image_type, *(first_value(sources, name) for name in _TIMING))
         if key not in headers:
             headers[key] = _header(sources, image_type, header)
         yield Frame(
             instance=instance,
             index=index,
-            position=_vector(plane, "ImagePositionPatient", 3),
-            orientation=_vector(items["PlaneOrientationSequence"], "ImageOrientationPatient", 6),
-            pixel_spacing=_vector(measures, "PixelSpacing", 2),
-            thickness=_number(measures, "SliceThickness"),
+            position=get_vector(plane, "ImagePositionPatient", 3),
+            orientation=get_vector(items["PlaneOrientationSequence"], "ImageOrientationPatient", 6),
+            pixel_spacing=get_vector(measures, "PixelSpacing", 2),
+            thickness=get_number(measures, "SliceThickness"),
             header=headers[key],
             software=software,
-            echo=_integer(nested, "EchoNumbers"),
+            echo=get_integer(nested, "EchoNumbers"),
             volume=(
-                _number(content, "TemporalPositionIndex") or 0.0,
-                _number(header, "TemporalPositionIdentifier") or 0.0,
-                _number(header, "AcquisitionNumber") or 0.0,
+                get_number(content, "TemporalPositionIndex") or 0.0,
+                get_number(header, "TemporalPositionIdentifier") or 0.0,
+                get_number(header, "AcquisitionNumber") or 0.0,
             ),
             traits=_traits(sources),
         )
@@ -271,31 +307,31 @@ def _object_problem(header: Dataset, sop_class: str, has_pixels: bool) -> SkipRe
         return SkipReason.MR_SPECTROSCOPY
     if sop_class.startswith(_NO_IMAGE) or not has_pixels or not (header.get("Rows") and header.get("Columns")):
         return SkipReason.NOT_IMAGE
-    if sop_class in _MR_IMAGES or (not sop_class and _text(header, "Modality") in {"MR", ""}):
-        return SkipReason.NOT_IMAGE if (_number(header, "SamplesPerPixel") or 1) > 1 else None
+    if sop_class in _MR_IMAGES or (not sop_class and get_text(header, "Modality") in {"MR", ""}):
+        return SkipReason.NOT_IMAGE if (get_number(header, "SamplesPerPixel") or 1) > 1 else None
     return SkipReason.NOT_MR
 
 
 def _instance(header: Dataset, path: str, digest: str, problem: SkipReason | None) -> Instance:
-    manufacturer, model = _text(header, "Manufacturer"), _text(header, "ManufacturerModelName")
-    device = _text(header, "DeviceSerialNumber") or _text(header, "StationName")
+    manufacturer, model = get_text(header, "Manufacturer"), get_text(header, "ManufacturerModelName")
+    device = get_text(header, "DeviceSerialNumber") or get_text(header, "StationName")
     date = next(filter(None, (_date(header, name) for name in ("StudyDate", "SeriesDate", "AcquisitionDate"))), None)
-    patient = _text(header, "PatientID") or _text(header, "PatientName") + _text(header, "PatientBirthDate")
+    patient = get_text(header, "PatientID") or get_text(header, "PatientName") + get_text(header, "PatientBirthDate")
     syntax = getattr(getattr(header, "file_meta", None), "TransferSyntaxUID", "")
     return Instance(
         path=path,
         digest=digest,
-        sop_instance=_text(header, "SOPInstanceUID"),
-        series=_text(header, "SeriesInstanceUID"),
-        study=_text(header, "StudyInstanceUID"),
+        sop_instance=get_text(header, "SOPInstanceUID"),
+        series=get_text(header, "SeriesInstanceUID"),
+        study=get_text(header, "StudyInstanceUID"),
         patient=patient,
         device="\\".join((manufacturer, model, device)),
-        number=_integer(header, "SeriesNumber") or 0,
-        instance_number=_integer(header, "InstanceNumber") or 0,
+        number=get_integer(header, "SeriesNumber") or 0,
+        instance_number=get_integer(header, "InstanceNumber") or 0,
         transfer_syntax=str(syntax),
-        rows=_integer(header, "Rows") or 0,
-        columns=_integer(header, "Columns") or 0,
-        sex=sex if (sex := _text(header, "PatientSex").upper()) in {"M", "F", "O"} else "",
+        rows=get_integer(header, "Rows") or 0,
+        columns=get_integer(header, "Columns") or 0,
+        sex=sex if (sex := get_text(header, "PatientSex").upper()) in {"M", "F", "O"} else "",
         age=_age(header, date),
         date=date,
         problem=problem,
@@ -304,30 +340,30 @@ def _instance(header: Dataset, path: str, digest: str, problem: SkipReason | Non
 
 def _header(sources: tuple[Dataset, ...], image_type: tuple[str, ...], top: Dataset) -> SeriesHeader:
     """Allow-listed values in SI units, the first source that has one counting."""
-    codes = _coded(_first_words(sources, "ScanningSequence"), _SEQUENCES) or _pulse_codes(sources)
-    if _first(sources, "EchoPlanarPulseSequence") == "YES" and "EP" not in codes:
+    codes = _coded(first_words(sources, "ScanningSequence"), _SEQUENCES) or _pulse_codes(sources)
+    if first_value(sources, "EchoPlanarPulseSequence") == "YES" and "EP" not in codes:
         codes = (*codes, "EP")
-    if _first(sources, "InversionRecovery") == "YES" and "IR" not in codes:
+    if first_value(sources, "InversionRecovery") == "YES" and "IR" not in codes:
         codes = (*codes, "IR")
-    manufacturer = manufacturer_of(_text(top, "Manufacturer"), _text(top, "ManufacturerModelName"))
-    inversion = _seconds(_first_number(sources, "InversionTimes") or _first_number(sources, "InversionTime"))
+    manufacturer = manufacturer_of(get_text(top, "Manufacturer"), get_text(top, "ManufacturerModelName"))
+    inversion = _seconds(first_number(sources, "InversionTimes") or first_number(sources, "InversionTime"))
     if inversion is None and manufacturer == "Philips":
-        inversion = _seconds(_private_number(top, 0x2001, _PHILIPS_1, 0x1B))  # prepulse delay
-    angle = _first_number(sources, "FlipAngle")
-    lengths = [_first_number(sources, name) for name in ("EchoTrainLength", "RFEchoTrainLength")]
+        inversion = _seconds(private_number(top, 0x2001, _PHILIPS_1, 0x1B))  # prepulse delay
+    angle = first_number(sources, "FlipAngle")
+    lengths = [first_number(sources, name) for name in ("EchoTrainLength", "RFEchoTrainLength")]
     length = max((int(value) for value in lengths if value), default=None)
-    kind = _text(top, "MRAcquisitionType").upper() or str(_first(sources, "MRAcquisitionType") or "")
+    kind = get_text(top, "MRAcquisitionType").upper() or str(first_value(sources, "MRAcquisitionType") or "")
     return SeriesHeader(
         manufacturer=manufacturer,
-        model=slug(_text(top, "ManufacturerModelName")),
-        magnetic_field_strength=field_strength(_number(top, "MagneticFieldStrength")),
+        model=slug(get_text(top, "ManufacturerModelName")),
+        magnetic_field_strength=field_strength(get_number(top, "MagneticFieldStrength")),
         mr_acquisition_type=kind if kind in {"2D", "3D"} else "",
         scanning_sequence=codes,
-        sequence_variant=_coded(_first_words(sources, "SequenceVariant"), _VARIANTS),
-        scan_options=_coded(_first_words(sources, "ScanOptions"), _OPTIONS),
+        sequence_variant=_coded(first_words(sources, "SequenceVariant"), _VARIANTS),
+        scan_options=_coded(first_words(sources, "ScanOptions"), _OPTIONS),
         image_type=image_type,
-        repetition_time=_seconds(_first_number(sources, "RepetitionTime")),
-        echo_time=_seconds(_first_number(sources, "EffectiveEchoTime") or _first_number(sources, "EchoTime")),
+        repetition_time=_seconds(first_number(sources, "RepetitionTime")),
+        echo_time=_seconds(first_number(sources, "EffectiveEchoTime") or first_number(sources, "EchoTime")),
         inversion_time=inversion,
         flip_angle=math.radians(angle) if angle is not None and 0 < angle <= 180 else None,
         echo_train_length=length if length is not None and length > 0 else None,
@@ -335,7 +371,7 @@ def _header(sources: tuple[Dataset, ...], image_type: tuple[str, ...], top: Data
 
 
 def _pulse_codes(sources: tuple[Dataset, ...]) -> tuple[str, ...]:
-    pulse = _first(sources, "EchoPulseSequence")
+    pulse = first_value(sources, "EchoPulseSequence")
     return {"SPIN": ("SE",), "GRADIENT": ("GR",), "BOTH": ("SE", "GR")}.get(str(pulse), ())
 
 
@@ -353,14 +389,12 @@ def _image_type(words: tuple[str, ...], component: str) -> tuple[str, ...]:
 
 def _traits(sources: tuple[Dataset, ...]) -> frozenset[str]:
     found = set()
-    if (_first_number(sources, "DiffusionBValue") or 0) > 0:
+    if (first_number(sources, "DiffusionBValue") or 0) > 0:
         found.add("diffusion")
-    if _first(sources, "AngioFlag") == "Y":
+    if first_value(sources, "AngioFlag") == "Y":
         found.add("angiography")
-    given = (_first_number(sources, "ContrastBolusVolume") or 0) + (
-        _first_number(sources, "ContrastBolusTotalDose") or 0
-    )
-    if given > 0 or _AGENTS.search(str(_first(sources, "ContrastBolusAgent") or "").lower()):
+    given = (first_number(sources, "ContrastBolusVolume") or 0) + (first_number(sources, "ContrastBolusTotalDose") or 0)
+    if given > 0 or _AGENTS.search(str(first_value(sources, "ContrastBolusAgent") or "").lower()):
         found.add("contrast_agent")
     return frozenset(found)
 
@@ -392,7 +426,7 @@ def field_strength(value: float | None) -> float | None:
 
 
 def _age(header: Dataset, date: int | None) -> int | None:
-    match = re.fullmatch(r"(\d{1,3})([YMWD])", _text(header, "PatientAge").upper())
+    match = re.fullmatch(r"(\d{1,3})([YMWD])", get_text(header, "PatientAge").upper())
     if match:
         years = int(match[1]) if match[2] == "Y" else int(match[1]) // {"M": 12, "W": 52, "D": 365}[match[2]]
     else:
@@ -404,7 +438,7 @@ def _age(header: Dataset, date: int | None) -> int | None:
 
 
 def _date(header: Dataset, keyword: str) -> int | None:
-    text = _text(header, keyword)
+    text = get_text(header, keyword)
     try:
         return datetime.date(int(text[:4]), int(text[4:6]), int(text[6:8])).toordinal()
     except ValueError:
@@ -417,100 +451,3 @@ def _seconds(milliseconds: float | None) -> float | None:
 
 def _coded(words: tuple[str, ...], known: frozenset[str]) -> tuple[str, ...]:
     return tuple(word for word in words if word in known and word != "NONE")
-
-
-def _value(source: Dataset | None, keyword: str) -> Any:  # noqa: ANN401  # what pydicom gives
-    if source is None:
-        return None
-    try:
-        return source.get(keyword)
-    except BROKEN:
-        return None
-
-
-def _text(source: Dataset | None, keyword: str) -> str:
-    value = _value(source, keyword)
-    return "" if value is None else str(value).strip(" \0")
-
-
-def _words(source: Dataset | None, keyword: str) -> tuple[str, ...]:
-    return _as_words(_value(source, keyword))
-
-
-def _as_words(value: Any) -> tuple[str, ...]:  # noqa: ANN401  # what pydicom gives
-    if value is None or value == "":
-        return ()
-    many = [value] if isinstance(value, str) else list(value)
-    return tuple(str(word).strip(" \0").upper() for word in many)
-
-
-def _number(source: Dataset | None, keyword: str) -> float | None:
-    return _as_number(_value(source, keyword))
-
-
-def _as_number(value: Any) -> float | None:  # noqa: ANN401  # what pydicom gives
-    try:
-        if value is not None and not isinstance(value, (str, bytes)) and hasattr(value, "__len__"):
-            value = value[0] if len(value) else None
-        result = None if value is None or value == "" else float(value)
-    except BROKEN:
-        return None
-    return result if result is not None and math.isfinite(result) else None
-
-
-def _integer(source: Dataset | None, keyword: str) -> int | None:
-    value = _number(source, keyword)
-    return None if value is None else int(value)
-
-
-def _vector(source: Dataset | None, keyword: str, size: int) -> tuple[float, ...] | None:
-    value = _value(source, keyword)
-    try:
-        result = tuple(float(part) for part in value)
-    except BROKEN:
-        return None
-    return result if len(result) == size and all(map(math.isfinite, result)) else None
-
-
-def _first(sources: tuple[Dataset, ...], keyword: str) -> Any:  # noqa: ANN401  # what pydicom gives
-    for source in sources:
-        if keyword in source:
-            value = _value(source, keyword)
-            if value is not None and value != "":
-                return value
-    return None
-
-
-def _first_number(sources: tuple[Dataset, ...], keyword: str) -> float | None:
-    return _as_number(_first(sources, keyword))
-
-
-def _first_words(sources: tuple[Dataset, ...], keyword: str) -> tuple[str, ...]:
-    return _as_words(_first(sources, keyword))
-
-
-def _item(source: Dataset, keyword: str) -> Dataset | None:
-    value = _value(source, keyword)
-    return cast(Dataset, value[0]) if value else None
-
-
-def _private(source: Dataset | None, group: int, creator: str, element: int) -> Any:  # noqa: ANN401  # what pydicom gives
-    if source is None:
-        return None
-    try:
-        return source.private_block(group, creator)[element].value
-    except BROKEN:
-        return None
-
-
-def _private_item(source: Dataset, group: int, creator: str, element: int) -> Dataset | None:
-    value = _private(source, group, creator, element)
-    return cast(Dataset, value[0]) if value else None
-
-
-def _private_number(source: Dataset, group: int, creator: str, element: int) -> float | None:
-    return _as_number(_private(source, group, creator, element))
-
-
-def _private_words(source: Dataset | None, group: int, creator: str, element: int) -> tuple[str, ...]:
-    return _as_words(_private(source, group, creator, element))

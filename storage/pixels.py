@@ -6,6 +6,7 @@ import gzip
 import io
 import warnings
 from pathlib import Path
+from typing import Any
 
 import highdicom
 import numpy as np
@@ -16,9 +17,19 @@ from pydicom.dataset import Dataset
 from pydicom.pixels.utils import pixel_array
 
 from qmri_core.geometry import Volume
-from storage.dicom import _PHILIPS_5, BROKEN, _item, _number, _private_item, _private_number, _vector
+from storage.dicom import PHILIPS_NESTED
+from storage.elements import BROKEN, first_item, get_number, get_vector, private_item, private_number
 from storage.series import ReadError, Series
 
+_TAGS: list[Any] = [
+    "TransferSyntaxUID", "SOPClassUID", "InstanceNumber", "SamplesPerPixel", "PhotometricInterpretation",
+    "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns", "PixelSpacing", "BitsAllocated", "BitsStored",
+    "HighBit", "PixelRepresentation", "RescaleSlope", "RescaleIntercept", "RealWorldValueMappingSequence",
+    "ImagePositionPatient", "ImageOrientationPatient", "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence", "PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths",
+    *range(0x20050010, 0x20050020),  # creators of private blocks
+    *(0x2005000E + (block << 8) for block in range(0x10, 0x20)),  # Philips scale slope
+]  # fmt: skip
 _PHILIPS_SCALE = "Philips MR Imaging DD 001"
 _AFFINE_TOLERANCE = 0.01  # mm at the far corner, between the headers read by discovery and by the library
 
@@ -44,11 +55,11 @@ def read_dicom(series: Series) -> Volume:
         if file not in files:
             files = {file: _open(series, file)}  # one file at a time is enough: slices of a file are neighbours
         dataset = files[file]
-        instance = int(_number(dataset, "InstanceNumber") or 0)
+        instance = int(get_number(dataset, "InstanceNumber") or 0)
         array[z] = _pixels(series, dataset, frame, instance, (rows, columns))
         position, orientation_here, spacing_here = _plane(dataset, frame)
         if position is None or orientation_here is None or spacing_here is None:
-            raise ReadError(_text(series, instance, "lost its position between discovery and reading"))
+            raise ReadError(_complaint(series, instance, "lost its position between discovery and reading"))
         positions.append(position)
         if z == 0:
             orientation, pixel_spacing = orientation_here, spacing_here
@@ -63,7 +74,7 @@ def _open(series: Series, file: int) -> Dataset:
             data = gzip.decompress(data)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return pydicom.dcmread(io.BytesIO(data), force=True)
+            return pydicom.dcmread(io.BytesIO(data), force=True, specific_tags=_TAGS)
     except BROKEN as error:
         raise ReadError(
             f"session {series.session}, series {series.number}: file {file + 1} of {len(series.paths)} cannot be read "
@@ -75,13 +86,13 @@ def _pixels(series: Series, dataset: Dataset, frame: int, instance: int, shape: 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            single = int(_number(dataset, "NumberOfFrames") or 1) == 1
+            single = int(get_number(dataset, "NumberOfFrames") or 1) == 1
             stored = pixel_array(dataset) if single else pixel_array(dataset, index=frame)
     except (*BROKEN, MemoryError, RuntimeError) as error:
-        raise ReadError(_text(series, instance, f"cannot be decoded ({type(error).__name__})")) from None
+        raise ReadError(_complaint(series, instance, f"cannot be decoded ({type(error).__name__})")) from None
     stored = stored.reshape(stored.shape[-2:]) if stored.ndim == 3 and stored.shape[0] == 1 else stored
     if stored.shape != shape:
-        raise ReadError(_text(series, instance, f"has {stored.shape} pixels, not {shape}"))
+        raise ReadError(_complaint(series, instance, f"has {stored.shape} pixels, not {shape}"))
     philips = series.header.manufacturer == "Philips"
     slope, intercept, scale = _rescale(dataset, frame, philips=philips)
     if philips and scale and slope:
@@ -90,7 +101,7 @@ def _pixels(series: Series, dataset: Dataset, frame: int, instance: int, shape: 
 
 
 def _groups(dataset: Dataset, frame: int) -> tuple[Dataset, Dataset]:
-    shared = _item(dataset, "SharedFunctionalGroupsSequence") or Dataset()
+    shared = first_item(dataset, "SharedFunctionalGroupsSequence") or Dataset()
     per_frame = dataset.get("PerFrameFunctionalGroupsSequence")
     return shared, per_frame[frame] if per_frame else Dataset()
 
@@ -98,17 +109,24 @@ def _groups(dataset: Dataset, frame: int) -> tuple[Dataset, Dataset]:
 def _rescale(dataset: Dataset, frame: int, *, philips: bool) -> tuple[float, float, float | None]:
     """Slope, intercept and, where a Philips file has it, scale slope of one frame."""
     shared, own = _groups(dataset, frame)
-    source = _item(own, "PixelValueTransformationSequence") or _item(shared, "PixelValueTransformationSequence")
+    source = first_item(own, "PixelValueTransformationSequence") or first_item(
+        shared, "PixelValueTransformationSequence"
+    )
     source = source or dataset
-    slope, intercept = _number(source, "RescaleSlope"), _number(source, "RescaleIntercept")
+    slope, intercept = get_number(source, "RescaleSlope"), get_number(source, "RescaleIntercept")
     if slope is None and philips:  # some exports keep only the real-world mapping, with the same numbers
-        mapping = _item(own, "RealWorldValueMappingSequence") or _item(dataset, "RealWorldValueMappingSequence")
+        mapping = first_item(own, "RealWorldValueMappingSequence") or first_item(
+            dataset, "RealWorldValueMappingSequence"
+        )
         if mapping is not None:
-            slope, intercept = _number(mapping, "RealWorldValueSlope"), _number(mapping, "RealWorldValueIntercept")
-    scale = _private_number(dataset, 0x2005, _PHILIPS_SCALE, 0x0E)
-    nested = _private_item(own, 0x2005, _PHILIPS_5, 0x0F)
+            slope, intercept = (
+                get_number(mapping, "RealWorldValueSlope"),
+                get_number(mapping, "RealWorldValueIntercept"),
+            )
+    scale = private_number(dataset, 0x2005, _PHILIPS_SCALE, 0x0E)
+    nested = private_item(own, 0x2005, PHILIPS_NESTED, 0x0F)
     if nested is not None:
-        scale = _private_number(nested, 0x2005, _PHILIPS_SCALE, 0x0E) or scale
+        scale = private_number(nested, 0x2005, _PHILIPS_SCALE, 0x0E) or scale
     return (1.0 if slope is None else slope), (intercept or 0.0), scale
 
 
@@ -118,7 +136,7 @@ def _plane(
     shared, own = _groups(dataset, frame)
 
     def find(sequence: str, keyword: str, size: int) -> tuple[float, ...] | None:
-        return _vector(_item(own, sequence) or _item(shared, sequence) or dataset, keyword, size)
+        return get_vector(first_item(own, sequence) or first_item(shared, sequence) or dataset, keyword, size)
 
     return (
         find("PlanePositionSequence", "ImagePositionPatient", 3),
@@ -137,7 +155,7 @@ def _affine(
     """RAS affine from highdicom's volume; it must agree with the one that discovery derived."""
     spacing, order = get_volume_positions(positions, orientation, rtol=0.05, perpendicular_tol=2e-3)
     if spacing is None or order is None:
-        raise ReadError(_text(series, 0, "and its neighbours make no evenly spaced volume"))
+        raise ReadError(_complaint(series, 0, "and its neighbours make no evenly spaced volume"))
     volume = highdicom.Volume.from_attributes(
         array=array,
         image_position=positions[0],
@@ -151,9 +169,9 @@ def _affine(
     expected = np.asarray(series.affine)
     corner = np.asarray([*(np.asarray(series.shape) - 1), 1.0])
     if np.abs((affine - expected) @ corner).max() > max(_AFFINE_TOLERANCE, 5e-3 * series.spacing[2] * series.shape[2]):
-        raise ReadError(_text(series, 0, "lies elsewhere than discovery found; the files changed meanwhile"))
+        raise ReadError(_complaint(series, 0, "lies elsewhere than discovery found; the files changed meanwhile"))
     return expected
 
 
-def _text(series: Series, instance: int, what: str) -> str:
+def _complaint(series: Series, instance: int, what: str) -> str:
     return f"session {series.session}, series {series.number}, instance {instance} {what}; export the series again"
