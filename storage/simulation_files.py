@@ -1,0 +1,141 @@
+"""Files of simulated sessions beside DICOM: a BIDS input tree, and the truth that never lies inside an input tree."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from qmri_core.geometry import Affine
+from qmri_core.simulation.anatomies import tissue_summary
+from qmri_core.simulation.cohort import SessionPlan
+from qmri_core.simulation.sessions import AcquiredSeries, SimulatedSession
+
+
+def bids_labels(plan: SessionPlan) -> tuple[str, str]:
+    """Labels of the person and the session, ``sub-...`` and ``ses-...``."""
+    return f"sub-{plan.person.number + 1:04d}", f"ses-{plan.visit + 1:02d}"
+
+
+def write_bids_session(session: SimulatedSession, folder: Path) -> int:
+    """Write the images of a session as a BIDS raw session; returns the number of images. The localizer is left out."""
+    subject, visit = bids_labels(session.plan)
+    target = folder / subject / visit / "anat"
+    target.mkdir(parents=True, exist_ok=True)
+    images = [series for series in session.series if not series.is_localizer]
+    for series in images:
+        stem = f"{subject}_{visit}_{series.series.contrast}"
+        volume = series.volumes[0]
+        scale = float(volume.array.max()) / 32000.0
+        _save(target / f"{stem}.nii.gz", np.rint(volume.array / scale).astype(np.int16), volume.affine, slope=scale)
+        text = json.dumps(_sidecar(session.plan, series), indent=2, sort_keys=True)
+        (target / f"{stem}.json").write_text(text + "\n", encoding="utf-8")
+    return len(images)
+
+
+def write_bids_description(folder: Path) -> None:
+    """Write the file that makes ``folder`` a BIDS dataset."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"Name": "Simulated cohort", "BIDSVersion": "1.10.0", "DatasetType": "raw"}, indent=2)
+    (folder / "dataset_description.json").write_text(text + "\n", encoding="utf-8")
+
+
+def write_truth(session: SimulatedSession, folder: Path, *, is_bids: bool) -> dict[str, str | float]:
+    """Write the truth maps of a session and return its row of ``sessions.csv``.
+
+    The maps lie in the frame of the session's T2w series (scanner RAS): T1map and T2map in seconds, PDmap with
+    CSF = 1, tissue with 1 CSF, 2 grey and 3 white matter.
+
+    Returns
+    -------
+    dict
+        ``patient_id``, ``study_instance_uid`` (BIDS: the labels), ``group``, ``scanner``, ``subject``, ``folder``; for
+        WM, GM and CSF the number of voxels of which 95 % is that tissue, and there ``WM_T1_median``, ``WM_T1_mean``
+        and so on for T1, T2 (seconds) and PD; per contrast ``T1w_scale`` (grey values per unit signal), ``T1w_snr``.
+    """
+    plan, anatomy = session.plan, session.anatomy
+    name = f"session-{plan.index:04d}"
+    target = folder / name
+    target.mkdir(parents=True, exist_ok=True)
+    affine = session.pose @ anatomy.affine
+    for file_name, values in (("T1map", anatomy.t1), ("T2map", anatomy.t2), ("PDmap", anatomy.pd)):
+        _save(target / f"{file_name}.nii.gz", values, affine)
+    _save(target / "tissue.nii.gz", anatomy.tissue, affine)
+    person, study = bids_labels(plan) if is_bids else (plan.person.patient_id, plan.study_instance_uid)
+    row: dict[str, str | float] = {
+        "patient_id": person,
+        "study_instance_uid": study,
+        "group": plan.group,
+        "scanner": f"{plan.protocol.manufacturer} {plan.protocol.model} {plan.serial_number}",
+        "subject": str(plan.person.number),
+        "folder": name,
+    }
+    for tissue, values in reversed(tissue_summary(anatomy).items()):
+        row |= {f"{tissue}_{key}": value for key, value in values.items()}
+    for series in session.series:
+        if not series.is_localizer:
+            row |= {f"{series.series.contrast}_scale": series.scale, f"{series.series.contrast}_snr": series.snr}
+    return row
+
+
+def write_truth_table(rows: Iterable[Mapping[str, str | float]], folder: Path) -> Path:
+    """Write ``sessions.csv`` in the order of ``folder`` names and return its path."""
+    ordered = sorted(rows, key=lambda row: str(row["folder"]))
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "sessions.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(ordered[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in ordered)
+    return path
+
+
+def _save(
+    path: Path, array: NDArray[np.generic], affine: Affine, *, slope: float | None = None
+) -> None:
+    """Write (z, y, x) as NIfTI, compressed lightly and without a time stamp, so that equal input gives equal bytes."""
+    image = nib.Nifti1Image(np.ascontiguousarray(array).T, affine)
+    image.header.set_xyzt_units("mm")
+    image.header.set_qform(affine, code=1)
+    image.header.set_sform(affine, code=1)
+    if slope is not None:
+        image.header.set_slope_inter(slope, 0.0)
+    with nib.openers.Opener(str(path), "wb", compresslevel=1, mtime=0) as file:
+        image.to_file_map({"image": nib.FileHolder(fileobj=file), "header": nib.FileHolder(fileobj=file)})
+
+
+def _sidecar(plan: SessionPlan, series: AcquiredSeries) -> dict[str, object]:
+    """BIDS metadata: seconds and degrees, with the vendor's meaning of each."""
+    header, codes = series.series.header, series.series.codes
+    content: dict[str, object | None] = {
+        "Modality": "MR",
+        "Manufacturer": plan.protocol.manufacturer,
+        "ManufacturersModelName": plan.protocol.model,
+        "SoftwareVersions": plan.protocol.software,
+        "DeviceSerialNumber": plan.serial_number,
+        "MagneticFieldStrength": header.magnetic_field_strength,
+        "MRAcquisitionType": header.mr_acquisition_type,
+        "ScanningSequence": "\\".join(codes.scanning_sequence),
+        "SequenceVariant": "\\".join(codes.sequence_variant),
+        "ScanOptions": "\\".join(codes.scan_options) or None,
+        "SequenceName": codes.sequence_name or None,
+        "ImageType": list(codes.image_type),
+        "RepetitionTime": _rounded(header.repetition_time),
+        "EchoTime": _rounded(header.echo_time),
+        "InversionTime": _rounded(header.inversion_time),
+        "FlipAngle": _rounded(math.degrees(header.flip_angle or 0.0)),
+        "EchoTrainLength": header.echo_train_length,
+        "SeriesNumber": series.number,
+        "SliceThickness": series.series.geometry.thickness,
+    }
+    return {key: value for key, value in content.items() if value is not None}
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 9)
