@@ -142,11 +142,11 @@ def snapshot_of(repository: icechunk.Repository, at: str | datetime) -> Snapshot
 
 
 def history(repository: icechunk.Repository) -> list[Snapshot]:
-    """All committed states, newest first; the intermediate snapshots of waves are left out."""
+    """All committed states, newest first; the insides of waves and the empty beginning are left out."""
     return [
         Snapshot(id=info.id, time=info.written_at, message=info.message, metadata=dict(info.metadata))
         for info in repository.ancestry(branch=MAIN)
-        if not info.metadata.get(STAGING)
+        if info.parent_id is not None and not info.metadata.get(STAGING)
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from storage.schema import AFFINE, DIGESTS, IMAGES, PER_SESSION, Variable, creat
 from storage.tables import array_of, assign, column, group_of, groups_of
 
 _KEY = re.compile(r"[a-z0-9][a-z0-9._-]*")
-_TOP_NODES = {"catalogue", "calibration", "statistics"}
+TOP_NODES = {"catalogue", "calibration", "statistics"}
 _EXTENDED = (*IMAGES, AFFINE, *PER_SESSION, *DIGESTS)
 
 
@@ -29,7 +30,7 @@ class Placement:
 
     def __post_init__(self) -> None:
         for key in (self.scanner, self.protocol):
-            if not _KEY.fullmatch(key) or key in _TOP_NODES:
+            if not _KEY.fullmatch(key) or key in TOP_NODES:
                 raise StoreError(f"{self.session}: {key!r} cannot be the name of a node: lower case, digits, . _ -")
 
     @property
@@ -60,12 +61,22 @@ def find_slots(root: zarr.Group, sessions: Iterable[str] | None = None) -> dict[
     missing = [] if wanted is None else [session for session in wanted if session not in groups]
     if missing:
         raise StoreError(f"not in the store: {', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}")
+    members: dict[str, list[str]] = defaultdict(list)
+    for session, group in groups.items():
+        members[group].append(session)
     slots: dict[str, Slot] = {}
-    for group in sorted(set(groups.values())):
-        for index, session in enumerate(column(array_of(root, f"{group}/session"))):
-            if groups.get(session) == group:
-                slots[session] = Slot(group=group, index=index, session=session)
+    for group in sorted(members):
+        slots |= slots_in(root, group, members[group])
     return slots if wanted is None else {session: slots[session] for session in wanted}
+
+
+def slots_in(root: zarr.Group, group: str, sessions: Iterable[str]) -> dict[str, Slot]:
+    """Slots of sessions of one group."""
+    index = {str(name): position for position, name in enumerate(column(array_of(root, f"{group}/session")))}
+    lost = [session for session in sessions if session not in index]
+    if lost:
+        raise StoreError(f"{lost[0]}: the catalogue places it in {group}, which lacks it; run `qmri verify`")
+    return {session: Slot(group=group, index=index[session], session=session) for session in sessions}
 
 
 def place(root: zarr.Group, path: str, members: Sequence[Placement]) -> dict[str, Slot]:

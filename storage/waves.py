@@ -26,10 +26,11 @@ from storage.schema import (
     SESSION_VARIABLES,
     SHARED,
     WORKER_VARIABLES,
+    Status,
     Variable,
     rounded,
 )
-from storage.slots import Placement, Slot, check_owner, find_slots, place, remove
+from storage.slots import Placement, Slot, check_owner, find_slots, place, remove, slots_in
 from storage.tables import array_of, assign, cell, check_rows, finish, group_of, groups_of, write_rows
 
 _COMMITTED = {AFFINE.name, *(variable.name for variable in PER_SESSION)}
@@ -172,7 +173,8 @@ def commit(
         ``values[session][variable]`` for stored sessions; ``None`` is not known.
     rows
         Catalogue rows; what a row does not name keeps its value, except for sessions that the wave appends. A row's
-        ``group`` is filled in. A value that stands in both a row and a group is written to both; the row's counts.
+        ``group`` is filled in; an appended session whose row says failed or skipped loses its slot. A value that
+        stands in both a row and a group is written to both; the row's counts.
     message, metadata
         Of the commit; the metadata must fit into JSON.
 
@@ -190,17 +192,17 @@ def commit(
     elif distinct:
         raise StoreError("forks without their wave cannot be committed")
     root = zarr.open_group(session.store, mode="a", zarr_format=3)
-    slots = dict(wave.slots) if wave is not None else {}
-    stored = groups_of(root, {*values, *(str(row["session"]) for row in rows)})
-    slots |= find_slots(root, (name for name in stored if name not in slots))
-    appended = tuple(wave.slots) if wave is not None and wave.appends else ()
     records = {str(row["session"]): dict(row) for row in rows}
     entries = {name: dict(given) for name, given in values.items()}
+    placed = dict(wave.slots) if wave is not None and wave.appends else {}
+    appended = _drop_failed(root, placed, records)
+    others = [name for name in groups_of(root, {*entries, *records}) if name not in placed]
+    slots = find_slots(root, others) | appended
     for name in dict.fromkeys((*records, *entries)):
         _share(name, records, entries, slots)
     _write_values(root, slots, entries)
-    _check_appended(root, {name: slots[name] for name in appended}, records)
-    write_rows(root, list(records.values()), fresh=appended)
+    _check_appended(root, appended)
+    write_rows(root, list(records.values()), fresh=placed)
     if not session.has_uncommitted_changes:
         return str(repository.lookup_branch(MAIN))
     snapshot = finish(session, message, metadata or {})
@@ -254,12 +256,26 @@ def _write_values(root: zarr.Group, slots: Mapping[str, Slot], entries: Mapping[
             assign(array_of(group, name), SESSION_VARIABLES[name], column_cells)
 
 
-def _check_appended(root: zarr.Group, slots: Mapping[str, Slot], records: Mapping[str, Mapping[str, object]]) -> None:
-    """Keep the promise that a group holds only sessions with a row in the catalogue, images and a finite affine."""
-    by_group: dict[str, list[Slot]] = defaultdict(list)
-    for name, slot in slots.items():
-        if "status" not in records.get(name, {}):
+def _drop_failed(
+    root: zarr.Group, placed: Mapping[str, Slot], records: Mapping[str, Mapping[str, object]]
+) -> dict[str, Slot]:
+    """Take the sessions that got a slot, but no images, out of their groups again; the slots of the others."""
+    kept: dict[str, list[str]] = defaultdict(list)
+    for name, slot in placed.items():
+        status = records.get(name, {}).get("status")
+        if status is None:
             raise StoreError(f"{name}: appended without a catalogue row that states its status")
+        if status in {Status.FAILED, Status.SKIPPED}:
+            remove(root, slot.group, name)
+        else:
+            kept[slot.group].append(name)
+    return {name: slot for group, names in kept.items() for name, slot in slots_in(root, group, names).items()}
+
+
+def _check_appended(root: zarr.Group, appended: Mapping[str, Slot]) -> None:
+    """Keep the promise that a group holds only sessions with images and a finite affine."""
+    by_group: dict[str, list[Slot]] = defaultdict(list)
+    for slot in appended.values():
         by_group[slot.group].append(slot)
     for path, members in by_group.items():
         group = group_of(root, path)

@@ -1,0 +1,148 @@
+"""Checking a store: every chunk readable, every digest equal, catalogue and arrays in agreement."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import icechunk
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from storage.repository import open_repository, readable_session
+from storage.schema import AFFINE, IMAGES, SHARED, Variable
+from storage.slots import TOP_NODES
+from storage.tables import array_of, column, group_of, read_rows
+from storage.waves import digest_of
+
+UNREADABLE = (OSError, ValueError, RuntimeError, icechunk.IcechunkError)
+"""What reading damaged chunks raises: storage, codec, decompression, transaction log."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """Something in the store that is not as it was written; ``variable`` is empty if it is not about one."""
+
+    session: str
+    variable: str
+    message: str
+
+
+def verify(
+    location: str | Path,
+    *,
+    at: str | datetime | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Problem]:
+    """Read everything that is stored and compare it with what was recorded when it was written.
+
+    Parameters
+    ----------
+    location, at
+        As in `storage.cohort.open_cohort`.
+    progress
+        Called with the number of sessions done and of all.
+
+    Raises
+    ------
+    StoreError
+        If there is no store to check.
+    """
+    root = zarr.open_group(readable_session(open_repository(location), at).store, mode="r", zarr_format=3)
+    members: dict[str, list[str]] = {}
+    problems: list[Problem] = []
+    for path in group_paths(root):
+        try:
+            members[path] = [str(name) for name in column(array_of(root, f"{path}/session"))]
+        except UNREADABLE as error:
+            problems.append(Problem(session="", variable="session", message=f"{path}: {_what(error)}"))
+    total = sum(len(names) for names in members.values())
+    done = 0
+    for path, names in members.items():
+        group = group_of(root, path)
+        for index, name in enumerate(names):
+            problems.extend(_check_session(group, index, name))
+            done += 1
+            if progress is not None:
+                progress(done, total)
+    problems.extend(_check_catalogue(root, members))
+    return problems
+
+
+def group_paths(root: zarr.Group) -> list[str]:
+    """Paths of all group nodes."""
+    scanners = [name for name in root.group_keys() if name not in TOP_NODES]
+    return sorted(f"{scanner}/{protocol}" for scanner in scanners for protocol in group_of(root, scanner).group_keys())
+
+
+def _check_session(group: zarr.Group, index: int, session: str) -> Iterator[Problem]:
+    for variable in IMAGES:
+        message = _check_volume(group, variable, index)
+        if message:
+            yield Problem(session=session, variable=variable.name, message=message)
+    try:
+        affine = np.asarray(array_of(group, AFFINE.name)[index], dtype=np.float64)
+    except UNREADABLE as error:
+        yield Problem(session=session, variable=AFFINE.name, message=_what(error))
+    else:
+        if not np.isfinite(affine).all():
+            yield Problem(session=session, variable=AFFINE.name, message="is not finite")
+
+
+def _check_volume(group: zarr.Group, variable: Variable, index: int) -> str:
+    try:
+        recorded = str(array_of(group, f"{variable.name}_digest")[index])
+        found = digest_of(np.asarray(array_of(group, variable.name)[index]))
+    except UNREADABLE as error:
+        return _what(error)
+    if found == recorded:
+        return ""
+    if not recorded:
+        return "holds values, but none were recorded as written"
+    return "its content is not what was written" if found else "is recorded as written, but holds nothing"
+
+
+def _check_catalogue(root: zarr.Group, members: dict[str, list[str]]) -> Iterator[Problem]:
+    try:
+        rows = read_rows(root)
+    except UNREADABLE as error:
+        yield Problem(session="", variable="", message=f"the catalogue: {_what(error)}")
+        return
+    for session, count in Counter(map(str, rows["session"])).items():
+        if count > 1:
+            yield Problem(session=session, variable="", message=f"has {count} rows in the catalogue")
+    position = {str(session): index for index, session in enumerate(rows["session"])}
+    stored = [(session, group) for group, names in members.items() for session in names]
+    for session, group in stored:
+        listed = str(rows["group"][position[session]]) if session in position else "no row"
+        if listed != group:
+            yield Problem(session=session, variable="", message=f"lies in {group}, and the catalogue says {listed!r}")
+    for session, index in position.items():
+        group = str(rows["group"][index])
+        if group and session not in members.get(group, []):
+            yield Problem(session=session, variable="", message=f"the catalogue says {group}, which lacks it")
+    for path, names in members.items():
+        yield from _check_shared(group_of(root, path), names, rows, position)
+
+
+def _check_shared(
+    group: zarr.Group, names: list[str], rows: dict[str, NDArray[Any]], position: dict[str, int]
+) -> Iterator[Problem]:
+    for key in SHARED:
+        try:
+            values = column(array_of(group, key))
+        except UNREADABLE as error:
+            yield Problem(session="", variable=key, message=f"{group.path}: {_what(error)}")
+            continue
+        for session, value in zip(names, values, strict=True):
+            if session in position and rows[key][position[session]] != value:
+                yield Problem(session=session, variable=key, message="differs between the group and the catalogue")
+
+
+def _what(error: Exception) -> str:
+    return f"cannot be read ({type(error).__name__})"

@@ -1,0 +1,132 @@
+"""SIGKILL of the committing process at random moments; run as a script, this file is that process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cohorts import ingest, maps, placement, row
+
+from storage.repository import history, open_repository, writing
+from storage.schema import IMAGE_NAMES, SESSION_VARIABLES
+from storage.slots import find_slots
+from storage.tables import read_rows
+from storage.verify import verify
+from storage.waves import begin_update, commit, read_arrays, write_arrays
+
+N_KILLS = 10
+WAVES = [[(f"ses-{wave}{n}", f"scanner-{n % 2}/protocol-{wave % 3}") for n in range(3)] for wave in range(6)]
+"""Three sessions each, over six groups."""
+
+
+def write_all(location: Path) -> None:
+    """Ingest and infer, wave after wave, what is not in the store yet; says each snapshot."""
+    import zarr
+
+    for members in WAVES:
+        with writing(location, create=True) as repository:
+            rows = read_rows(zarr.open_group(repository.readonly_session("main").store, mode="r"))
+        state = dict(zip(rows["session"].tolist(), rows["status"].tolist(), strict=True))
+        if any(session not in state for session, _ in members):
+            print(ingest(location, [placement(session, group) for session, group in members]), flush=True)
+        if any(state.get(session) != "complete" for session, _ in members):
+            with writing(location) as repository:
+                wave = begin_update(repository, [session for session, _ in members])
+                forks = [write_arrays(wave.session.fork(), slot, maps(name)) for name, slot in wave.slots.items()]
+                done = [row(name) for name in wave.slots]
+                print(commit(repository, wave, forks, values={}, rows=done, message="maps", metadata={}), flush=True)
+
+
+def start(location: Path) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, __file__, str(location)],
+        cwd=Path(__file__).parents[2],
+        env={"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def everything(location: Path) -> dict[str, dict[str, bytes]]:
+    """All stored values of all sessions, with their places."""
+    import zarr
+
+    root = zarr.open_group(open_repository(location).readonly_session("main").store, mode="r")
+    names = [*IMAGE_NAMES, *SESSION_VARIABLES]
+    result = {}
+    for session, slot in find_slots(root).items():
+        values = read_arrays(location, slot, names)
+        result[session] = {
+            name: value.tobytes() if value.dtype.kind in "fiu" else str(value).encode()
+            for name, value in values.items()
+        }
+        result[session]["place"] = f"{slot.group} {slot.index}".encode()
+    return result
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(280)
+def test_a_store_survives_sigkill_at_any_moment(tmp_path: Path) -> None:
+    undisturbed = tmp_path / "undisturbed"
+    process = start(undisturbed)
+    begun = time.monotonic()
+    n_commits = len(process.communicate(timeout=120)[0].split())
+    duration = time.monotonic() - begun
+    assert process.returncode == 0
+    assert n_commits == 2 * len(WAVES)
+    expected = everything(undisturbed)
+    assert len(expected) == sum(map(len, WAVES))
+
+    rng = np.random.default_rng(20)
+    location = tmp_path / "store-0"
+    kills = stale = 0
+    while kills < N_KILLS:
+        process = start(location)
+        try:
+            said, _ = process.communicate(timeout=rng.uniform(0.0, duration / 3))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            said, _ = process.communicate()
+            kills += 1
+        if not (location / "refs").is_dir():
+            assert not said.split()
+            continue
+        repository = open_repository(location)
+        assert set(said.split()) <= {snapshot.id for snapshot in history(repository)}
+        stale += "staging" in repository.list_branches()
+        assert_whole_waves(location)
+        if process.returncode == 0:
+            assert everything(location) == expected
+            location = tmp_path / f"store-{kills}"
+    process = start(location)
+    process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert everything(location) == expected
+    assert verify(location) == []
+    assert open_repository(location).list_branches() == {"main"}
+    assert stale > 0  # else no kill fell between a wave's two commits, and nothing was shown
+
+
+def assert_whole_waves(location: Path) -> None:
+    """Each wave is there as a whole or not at all, and what is there is right."""
+    import zarr
+
+    root = zarr.open_group(open_repository(location).readonly_session("main").store, mode="r")
+    rows = read_rows(root)
+    status = dict(zip(rows["session"].tolist(), rows["status"].tolist(), strict=True))
+    assert set(find_slots(root)) == set(status)
+    for members in WAVES:
+        assert len({status.get(name, "absent") for name, _ in members}) == 1
+    assert verify(location) == []
+
+
+if __name__ == "__main__":
+    print("ready", flush=True)
+    write_all(Path(sys.argv[1]))
