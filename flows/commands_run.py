@@ -78,36 +78,31 @@ def simulate(
             client=client,
             progress=progress,
         )
-    typer.echo(str(summary))
+    typer.echo(
+        f"{summary.sessions} sessions in {summary.groups} groups on {summary.scanners} scanners: "
+        f"{summary.files} files in {summary.out}, the truth in {summary.truth}"
+    )
 
 
 def inspect(source: Source, assume: Assume = None) -> None:
     """Show what ingest would do, and why: one line per series."""
-    from flows.inspection import inspect_source
+    from flows.inspection import inspect_source, series_rows, session_rows
     from flows.tables import group_labels, text_table
     from storage.pseudonyms import load_key
 
     key = load_key(settings_or_usage_error().key_file)
     with reporting("read headers") as progress:
         found = inspect_source(source, key=key, assume=assume, progress=progress)
-    labels = group_labels([one.group for one in found.series if one.group])
-    rows = [
-        (
-            one.session,
-            one.number,
-            f"{one.contrast} {one.sequence}".strip() if one.taken else "skip",
-            one.reason or "-",
-            labels.get(one.group, "-"),
-            one.explanation,
-        )
-        for one in found.series
-    ]
+    labels = group_labels(list(found.group_sizes))
+    rows = series_rows(found, labels)
     typer.echo(text_table(["session", "series", "decision", "reason", "group", "explanation"], rows))
+    if incomplete := session_rows(found):
+        typer.echo("\n" + text_table(["session", "would be", "reason", "explanation"], incomplete))
     typer.echo()
     for group, label in labels.items():
         typer.echo(f"{label} = {group} ({found.group_sizes[group]} sessions)")
     typer.echo(
-        f"{found.n_files} files ({found.n_other_files} no images), {len(rows)} series, {found.n_sessions} sessions"
+        f"{found.n_files} files ({found.n_other_files} no images), {len(rows)} series, {len(found.plans)} sessions"
     )
     for position in found.unmatched:
         typer.echo(f"entry {position + 1} of the assume file matched no series; is its glob wrong?", err=True)
