@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from qmri_core.physics.phase_graph import echo_train_parts
+from qmri_core.physics.phase_graph import echo_amplitude, longitudinal_after_train, scaled_angles
 from qmri_core.physics.steady_state import longitudinal_at_excitation
 
 T1_RANGE = (0.05, 6.0)
@@ -27,16 +28,30 @@ SCALE_RANGE = (0.6, 1.4)
 
 # below these the stored factors are continued as constants and the divided-out exponentials alone go on: short times
 # make the stored factors steep, and no brain tissue is there
-_T1_TABLE = (0.12, T1_RANGE[1])
-_T2_TABLE = (0.015, T2_RANGE[1])
+_T1_TABLE = (0.15, T1_RANGE[1])
+_T2_TABLE = (0.018, T2_RANGE[1])
 # coordinates 1/(t + offset): even in the rate for short times, even in its effect on the signal for long ones
 _T1_OFFSET = 0.7
 _T2_OFFSET = 0.05
 _T2_GRID_OFFSET = 0.02
-_SIZE = (40, 128, 128)
-# Chebyshev nodes over (T1, T2, scale): of the logarithm where the echo is positive everywhere, else of the echo
-_NODES_LOGARITHM = (9, 12, 100)
-_NODES_PLAIN = (11, 30, 60)
+_SIZE = (72, 112, 160)
+# Chebyshev nodes over (T1, T2, scale). Short trains are cheap and their echo may change its sign at short T2 or come
+# close to zero; long variable trains have positive echoes, and their logarithm needs few nodes
+_SHORT = 40
+_NODES_PLAIN = (14, 48, 60)
+_NODES_LOGARITHM = (14, 14, 40)
+# share of the fitted exponential to divide out where the logarithm is not taken, lest short T2 blow the echo up
+_PLAIN_SHARE = 0.7
+_NODES_REMAINDER = (9, 10, 130)
+
+
+def _coordinates(times: tuple[float, float], offset: float) -> tuple[float, float]:
+    """Interval of the coordinate ``1 / (time + offset)``, ascending."""
+    return 1 / (times[1] + offset), 1 / (times[0] + offset)
+
+
+_INTERVALS = (_coordinates(_T1_TABLE, _T1_OFFSET), _coordinates(_T2_TABLE, _T2_OFFSET), SCALE_RANGE)
+_GRID_INTERVALS = (_INTERVALS[0], _coordinates(_T2_TABLE, _T2_GRID_OFFSET), SCALE_RANGE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,24 +111,15 @@ class Lookup:
         t1 = t1.clamp(*T1_RANGE)
         t2 = t2.clamp(*T2_RANGE)
         scale = torch.as_tensor(transmit_scale, dtype=t1.dtype, device=t1.device)
-        first, first_part = _position(1 / (t1 + _T1_OFFSET), _coordinates(_T1_TABLE, _T1_OFFSET), _SIZE[0])
-        second, second_part = _position(1 / (t2 + _T2_GRID_OFFSET), _coordinates(_T2_TABLE, _T2_GRID_OFFSET), _SIZE[1])
-        third, third_part = _position(scale, SCALE_RANGE, _SIZE[2])
+        first, first_part = _position(1 / (t1 + _T1_OFFSET), 0)
+        second, second_part = _position(1 / (t2 + _T2_GRID_OFFSET), 1)
+        third, third_part = _position(scale, 2)
         corner = (first * _SIZE[1] + second) * _SIZE[2] + third
         echo, remainder = (
             _trilinear(table, corner, first_part, second_part, third_part) for table in (self.echo, self.remainder)
         )
         echo = echo * torch.exp(self.rate_weights[0] / t1 + self.rate_weights[1] / t2)
-        longitudinal = longitudinal_at_excitation(
-            remainder,
-            t1,
-            t2,
-            repetition_time=self.train.repetition_time,
-            train_duration=self.train.duration,
-            inversion_time=self.train.inversion_time,
-            inversion_efficiency=self.train.inversion_efficiency,
-            t2_preparation_time=self.train.t2_preparation_time,
-        )
+        longitudinal = _at_excitation(self.train, remainder, t1, t2)
         return pd * longitudinal * echo
 
 
@@ -133,66 +139,78 @@ def lookup(train: Train, dtype: torch.dtype = torch.float32, device: torch.devic
 @torch.no_grad()
 def _build(train: Train) -> Lookup:
     """Make the table in double precision on the CPU."""
-    intervals = (_coordinates(_T1_TABLE, _T1_OFFSET), _coordinates(_T2_TABLE, _T2_OFFSET), SCALE_RANGE)
-    rough, _, _ = _at_nodes(train, intervals, (4, 10, 20))
-    positive = bool((rough > 0).all())
-    counts = _NODES_LOGARITHM if positive else _NODES_PLAIN
-    echo, remainder, rates = _at_nodes(train, intervals, counts)
-    positive = positive and bool((echo > 0).all())
+    is_long = len(train.refocusing_angles) > _SHORT
+    echo, rates = _at_nodes(_echo, train, _NODES_LOGARITHM if is_long else _NODES_PLAIN)
+    positive = is_long and bool((echo > 0).all())
     usual = (rates[0] < 1 / 0.3) & (rates[1] < 1 / 0.03)
     design = torch.stack([torch.ones_like(rates[0]), *rates], -1)[usual]
     target = echo[usual].clamp(min=1e-6).log()[:, None]
     weights = torch.linalg.lstsq(design, target).solution[1:, 0]
+    weights = weights * (1.0 if positive else _PLAIN_SHARE)
     exponent = weights[0] * rates[0] + weights[1] * rates[1]
-    factor = echo.log() - exponent if positive else echo * torch.exp(-exponent)
-    values = torch.stack([factor, remainder])
-    at_t2 = torch.linspace(*_coordinates(_T2_TABLE, _T2_GRID_OFFSET), _SIZE[1], dtype=torch.float64)
-    grids = (
-        torch.linspace(*intervals[0], _SIZE[0], dtype=torch.float64),
-        1 / (1 / at_t2 - _T2_GRID_OFFSET + _T2_OFFSET),
-        torch.linspace(*intervals[2], _SIZE[2], dtype=torch.float64),
-    )
-    matrices = [_chebyshev_matrix(*each) for each in zip(intervals, counts, grids, strict=True)]
-    fine = torch.einsum("cijk,ai,bj,dk->cabd", values, *matrices)
+    fine = _on_grid(echo.log() - exponent if positive else echo * torch.exp(-exponent))
+    remainder, _ = _at_nodes(_remainder, train, _NODES_REMAINDER)
     return Lookup(
         train=train,
-        echo=(fine[0].exp() if positive else fine[0]).flatten().contiguous(),
-        remainder=fine[1].flatten().contiguous(),
+        echo=(fine.exp() if positive else fine).flatten(),
+        remainder=_on_grid(remainder).flatten(),
         rate_weights=(float(weights[0]), float(weights[1])),
     )
 
 
+def _echo(train: Train, t1: Tensor, t2: Tensor, scale: Tensor) -> Tensor:
+    """Echo at the centre of k-space per unit of Mz at the excitation."""
+    angles = scaled_angles(train.refocusing_angles, scale * train.refocusing_factor)
+    amplitude = echo_amplitude(
+        t1, t2, refocusing_angles=angles, echo_spacing=train.echo_spacing, centre_index=train.centre_index
+    )
+    return torch.sin(train.flip_angle * scale) * amplitude
+
+
+def _remainder(train: Train, t1: Tensor, t2: Tensor, scale: Tensor) -> Tensor:
+    """Mz at the end of the train at steady state."""
+    angles = scaled_angles(train.refocusing_angles, scale * train.refocusing_factor)
+    offset, gain = longitudinal_after_train(t1, t2, refocusing_angles=angles, echo_spacing=train.echo_spacing)
+    gain = gain * torch.cos(train.flip_angle * scale)
+    start = _at_excitation(train, offset, t1, t2)
+    return offset + gain * start / (1 - _at_excitation(train, offset + gain, t1, t2) + start)
+
+
+def _at_excitation(train: Train, remainder: Tensor, t1: Tensor, t2: Tensor) -> Tensor:
+    return longitudinal_at_excitation(
+        remainder,
+        t1,
+        t2,
+        repetition_time=train.repetition_time,
+        train_duration=train.duration,
+        inversion_time=train.inversion_time,
+        inversion_efficiency=train.inversion_efficiency,
+        t2_preparation_time=train.t2_preparation_time,
+    )
+
+
 def _at_nodes(
-    train: Train, intervals: tuple[tuple[float, float], ...], counts: tuple[int, int, int]
-) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
-    """Echo, remainder and the rates 1/T1, 1/T2 at the Chebyshev nodes; row by row, which keeps to the cache."""
-    nodes = [_chebyshev_nodes(interval, count) for interval, count in zip(intervals, counts, strict=True)]
+    factor: Callable[[Train, Tensor, Tensor, Tensor], Tensor], train: Train, counts: tuple[int, int, int]
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Evaluate a factor at the Chebyshev nodes, row by row to stay in the cache; and 1/T1, 1/T2 there."""
+    nodes = [_chebyshev_nodes(interval, count) for interval, count in zip(_INTERVALS, counts, strict=True)]
     t1 = (1 / nodes[0] - _T1_OFFSET)[:, None, None].expand(counts)
     t2 = (1 / nodes[1] - _T2_OFFSET)[None, :, None].expand(counts)
     scale = nodes[2][None, None, :].expand(counts)
-    rows = [
-        echo_train_parts(
-            t1[row],
-            t2[row],
-            repetition_time=train.repetition_time,
-            echo_spacing=train.echo_spacing,
-            centre_index=train.centre_index,
-            refocusing_angles=train.refocusing_angles,
-            flip_angle=train.flip_angle,
-            inversion_time=train.inversion_time,
-            inversion_efficiency=train.inversion_efficiency,
-            t2_preparation_time=train.t2_preparation_time,
-            refocusing_factor=train.refocusing_factor,
-            transmit_scale=scale[row],
-        )
-        for row in range(counts[0])
-    ]
-    return torch.stack([row[0] for row in rows]), torch.stack([row[2] for row in rows]), (1 / t1, 1 / t2)
+    rows = [factor(train, t1[row], t2[row], scale[row]) for row in range(counts[0])]
+    return torch.stack(rows), (1 / t1, 1 / t2)
 
 
-def _coordinates(times: tuple[float, float], offset: float) -> tuple[float, float]:
-    """Interval of the coordinate ``1 / (time + offset)``, ascending."""
-    return 1 / (times[1] + offset), 1 / (times[0] + offset)
+def _on_grid(values: Tensor) -> Tensor:
+    """Take values at the Chebyshev nodes to the fine grid of the table."""
+    at_t2 = torch.linspace(*_GRID_INTERVALS[1], _SIZE[1], dtype=torch.float64)
+    grids = (
+        torch.linspace(*_GRID_INTERVALS[0], _SIZE[0], dtype=torch.float64),
+        1 / (1 / at_t2 - _T2_GRID_OFFSET + _T2_OFFSET),
+        torch.linspace(*_GRID_INTERVALS[2], _SIZE[2], dtype=torch.float64),
+    )
+    matrices = [_chebyshev_matrix(*each) for each in zip(_INTERVALS, values.shape, grids, strict=True)]
+    return torch.einsum("ijk,ai,bj,dk->abd", values, *matrices).contiguous()
 
 
 def _chebyshev_nodes(interval: tuple[float, float], count: int) -> Tensor:
@@ -212,8 +230,10 @@ def _chebyshev_matrix(interval: tuple[float, float], count: int, grid: Tensor) -
     return torch.cos(order[None] * angle[:, None]) @ (at_nodes * weight).T
 
 
-def _position(coordinate: Tensor, interval: tuple[float, float], size: int) -> tuple[Tensor, Tensor]:
-    """Cell index and the part of the cell passed; NaN gives cell 0 and part NaN."""
+def _position(coordinate: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    """Cell index along an axis of the table and the part of the cell passed; NaN gives cell 0 and part NaN."""
+    size = _SIZE[axis]
+    interval = _GRID_INTERVALS[axis]
     step = (size - 1) / (interval[1] - interval[0])
     position = ((coordinate - interval[0]) * step).clamp(0, size - 1)
     cell = position.detach().to(torch.int64).clamp(0, size - 2)

@@ -17,6 +17,12 @@ from torch import Tensor
 from qmri_core.physics.steady_state import Value, decay, longitudinal_at_excitation, scaled_angle
 
 
+def scaled_angles(angles: Sequence[float], scale: Tensor) -> list[Tensor]:
+    """Scale each angle; equal ones share a tensor, so that their sines are computed once."""
+    shared = {angle: angle * scale for angle in set(angles)}
+    return [shared[angle] for angle in angles]
+
+
 def echo_amplitude(
     t1: Tensor, t2: Tensor, *, refocusing_angles: Sequence[Value], echo_spacing: Value, centre_index: int
 ) -> Tensor:
@@ -142,50 +148,11 @@ def echo_train(
     ----------
     Hennig 1988, J Magn Reson 78:397; Weigel 2015, JMRI 41:266.
     """
-    transverse, longitudinal, _ = echo_train_parts(
-        t1,
-        t2,
-        repetition_time=repetition_time,
-        echo_spacing=echo_spacing,
-        centre_index=centre_index,
-        refocusing_angles=refocusing_angles,
-        flip_angle=flip_angle,
-        inversion_time=inversion_time,
-        inversion_efficiency=inversion_efficiency,
-        t2_preparation_time=t2_preparation_time,
-        refocusing_factor=refocusing_factor,
-        transmit_scale=transmit_scale,
-    )
-    return pd * longitudinal * transverse
-
-
-def echo_train_parts(
-    t1: Tensor,
-    t2: Tensor,
-    *,
-    repetition_time: Value,
-    echo_spacing: Value,
-    centre_index: int,
-    refocusing_angles: Sequence[float],
-    flip_angle: Value = torch.pi / 2,
-    inversion_time: Value | None = None,
-    inversion_efficiency: Value = 1.0,
-    t2_preparation_time: Value = 0.0,
-    refocusing_factor: Value = 1.0,
-    transmit_scale: Value = 1.0,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Factors of `echo_train` at steady state, with its parameters.
-
-    Returns
-    -------
-    tuple of Tensor
-        Echo per unit of Mz at the excitation, Mz at the excitation, and Mz at the end of the train.
-    """
     alpha = scaled_angle(flip_angle, transmit_scale, t1)
     scale = scaled_angle(1.0, transmit_scale, t1) * refocusing_factor
     one = torch.ones_like(t1 * t2 * scale)
     t1, t2 = t1 * one, t2 * one
-    angles = _distinct(refocusing_angles, scale)
+    angles = scaled_angles(refocusing_angles, scale)
     amplitude = echo_amplitude(t1, t2, refocusing_angles=angles, echo_spacing=echo_spacing, centre_index=centre_index)
     offset, gain = longitudinal_after_train(t1, t2, refocusing_angles=angles, echo_spacing=echo_spacing)
     gain = gain * torch.cos(alpha)
@@ -204,15 +171,8 @@ def echo_train_parts(
 
     # the cycle is affine in Mz: from nothing, and its slope from two points
     start = at_excitation(offset)
-    slope = at_excitation(offset + gain) - start
-    longitudinal = start / (1 - slope)
-    return torch.sin(alpha) * amplitude, longitudinal, offset + gain * longitudinal
-
-
-def _distinct(angles: Sequence[float], scale: Tensor) -> list[Tensor]:
-    """Scaled angles; equal ones share a tensor, so that their sines are computed once."""
-    shared = {angle: angle * scale for angle in set(angles)}
-    return [shared[angle] for angle in angles]
+    longitudinal = start / (1 - (at_excitation(offset + gain) - start))
+    return pd * longitudinal * torch.sin(alpha) * amplitude
 
 
 def _grown(states: Tensor, size: int) -> Tensor:
