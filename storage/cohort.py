@@ -14,7 +14,7 @@ import xarray as xr
 import zarr
 
 from storage.repository import Snapshot, StoreError, history, open_repository, readable_session, tag, writing
-from storage.schema import PER_SESSION
+from storage.schema import CATALOGUE_COLUMNS, IMAGE_NAMES, PER_SESSION, SESSION_VARIABLES
 from storage.slots import Placement, Slot, find_slots
 from storage.tables import array_of, column, groups_of, read_rows, read_table, write_table
 from storage.waves import Wave, begin_append, begin_update, commit, read_arrays, write_arrays
@@ -70,7 +70,9 @@ def open_cohort(
     """
     session = readable_session(open_repository(location), at)
     store: Any = session.store  # xarray's annotation leaves out Zarr stores
-    return xr.open_datatree(store, engine="zarr", consolidated=False, chunks=chunks)
+    tree = xr.open_datatree(store, engine="zarr", consolidated=False, chunks=chunks)
+    # Zarr lists members in no order
+    return xr.DataTree.from_dict({path: _in_schema_order(tree[path].to_dataset()) for path in sorted(tree.groups)})
 
 
 def catalogue(location: str | Path, *, at: str | datetime | None = None) -> pd.DataFrame:
@@ -97,6 +99,11 @@ def sessions(location: str | Path, *, at: str | datetime | None = None) -> pd.Da
 def slots(location: str | Path, *, at: str | datetime | None = None) -> dict[str, Slot]:
     """Where each stored session lies."""
     return find_slots(_root(location, at))
+
+
+def _in_schema_order(dataset: xr.Dataset) -> xr.Dataset:
+    place = {name: index for index, name in enumerate((*IMAGE_NAMES, *SESSION_VARIABLES, *CATALOGUE_COLUMNS))}
+    return dataset[sorted(dataset.data_vars, key=lambda name: (place.get(str(name), len(place)), str(name)))]
 
 
 def _root(location: str | Path, at: str | datetime | None) -> zarr.Group:

@@ -113,9 +113,9 @@ def place(root: zarr.Group, path: str, members: Sequence[Placement]) -> dict[str
 
 
 def _resize(group: zarr.Group, size: int) -> None:
-    for name in ("session", *(variable.name for variable in _EXTENDED)):
-        array = array_of(group, name)
-        if array.shape[0] != size:
+    extended = {"session", *(variable.name for variable in _EXTENDED)}
+    for name, array in group.arrays():  # all at once: opening them one by one takes longer than resizing
+        if name in extended and array.shape[0] != size:
             array.resize((size, *array.shape[1:]))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,7 +15,7 @@ import zarr
 from numpy.typing import NDArray
 
 from storage.repository import open_repository, readable_session
-from storage.schema import AFFINE, IMAGES, SHARED, Variable
+from storage.schema import AFFINE, IMAGES, SHARED
 from storage.slots import TOP_NODES
 from storage.tables import array_of, column, group_of, read_rows
 from storage.waves import digest_of
@@ -64,9 +64,9 @@ def verify(
     total = sum(len(names) for names in members.values())
     done = 0
     for path, names in members.items():
-        group = group_of(root, path)
+        arrays = dict(group_of(root, path).arrays())
         for index, name in enumerate(names):
-            problems.extend(_check_session(group, index, name))
+            problems.extend(_check_session(arrays, index, name))
             done += 1
             if progress is not None:
                 progress(done, total)
@@ -80,13 +80,13 @@ def group_paths(root: zarr.Group) -> list[str]:
     return sorted(f"{scanner}/{protocol}" for scanner in scanners for protocol in group_of(root, scanner).group_keys())
 
 
-def _check_session(group: zarr.Group, index: int, session: str) -> Iterator[Problem]:
+def _check_session(arrays: Mapping[str, zarr.Array[Any]], index: int, session: str) -> Iterator[Problem]:
     for variable in IMAGES:
-        message = _check_volume(group, variable, index)
+        message = _check_volume(arrays, variable.name, index)
         if message:
             yield Problem(session=session, variable=variable.name, message=message)
     try:
-        affine = np.asarray(array_of(group, AFFINE.name)[index], dtype=np.float64)
+        affine = np.asarray(arrays[AFFINE.name][index], dtype=np.float64)
     except UNREADABLE as error:
         yield Problem(session=session, variable=AFFINE.name, message=_what(error))
     else:
@@ -94,10 +94,10 @@ def _check_session(group: zarr.Group, index: int, session: str) -> Iterator[Prob
             yield Problem(session=session, variable=AFFINE.name, message="is not finite")
 
 
-def _check_volume(group: zarr.Group, variable: Variable, index: int) -> str:
+def _check_volume(arrays: Mapping[str, zarr.Array[Any]], name: str, index: int) -> str:
     try:
-        recorded = str(array_of(group, f"{variable.name}_digest")[index])
-        found = digest_of(np.asarray(array_of(group, variable.name)[index]))
+        recorded = str(arrays[f"{name}_digest"][index])
+        found = digest_of(np.asarray(arrays[name][index]))
     except UNREADABLE as error:
         return _what(error)
     if found == recorded:

@@ -69,6 +69,15 @@ def test_units_coordinates_and_groups_are_decoded(location: Path) -> None:
     assert tree["catalogue"].sizes == {"row": 4}
     assert group["affine"].shape == (3, 4, 4)
     assert tree.attrs["schema_version"] == SCHEMA_VERSION
+    assert group.attrs["spacing"] == list(GRID.spacing)
+
+
+def test_variables_come_in_the_order_of_the_schema(location: Path) -> None:
+    for _ in range(3):
+        tree = open_cohort(location)
+        assert list(tree[GROUP].data_vars)[:6] == ["T1w", "T2w", "FLAIR", "T1map", "T2map", "PDmap"]
+        assert list(tree["catalogue"].data_vars)[:2] == ["session", "status"]
+        assert list(tree.groups) == ["/", "/catalogue", "/scanner-a", f"/{GROUP}"]
 
 
 def test_opening_is_lazy_and_takes_dask_chunks_on_request(location: Path) -> None:
