@@ -127,12 +127,15 @@ def ingest(
     finish(summary)
 
 
-def calibrate(store: Store, workers: Workers = None) -> None:
-    """Make a new version of the calibration; maps made with the old one become stale."""
+def calibrate(store: Store) -> None:
+    """Make a new version of the calibration of every group; maps made with the old one become stale."""
     from flows.calibrate import calibrate as run
 
-    with cluster(workers) as client, reporting("calibrate") as progress:
-        finish(run(store, client=client, progress=progress))
+    with reporting("calibrate") as progress:
+        snapshot = run(store, again=True, progress=progress)
+    typer.echo(
+        f"calibrated, snapshot {snapshot}" if snapshot else "no group can be calibrated: the store has no sessions"
+    )
 
 
 def infer(store: Store, checkpoint: Checkpoint = None, workers: Workers = None) -> None:
@@ -145,13 +148,16 @@ def infer(store: Store, checkpoint: Checkpoint = None, workers: Workers = None) 
 
 
 def aggregate(
-    store: Store, out: Annotated[Path | None, typer.Option(help="Folder for the tables as CSV.")] = None
+    store: Store,
+    out: Annotated[Path | None, typer.Option(help="Folder for the tables as CSV.")] = None,
+    workers: Workers = None,
 ) -> None:
     """Compute the statistics per tissue, session and group, and the variation between groups."""
     from flows.aggregate import aggregate as run
     from flows.tables import WORTHLESS_ALONE, group_labels, group_table, text_table, variation_table
 
-    result = run(store, out=out)
+    with cluster(workers) as client, reporting("aggregate") as progress:
+        result = run(store, client=client, out=out, progress=progress)
     labels = group_labels([str(group) for group in result.groups["group"]])
     for group, label in labels.items():
         typer.echo(f"{label} = {group}")
@@ -162,12 +168,14 @@ def aggregate(
     typer.echo(f"\n{WORTHLESS_ALONE}")
 
 
-def report(store: Store, out: Out) -> None:
+def report(store: Store, out: Out, workers: Workers = None) -> None:
     """Write a report of the cohort as one HTML file, with pictures, tables and failures."""
     from flows.aggregate import aggregate as run_aggregate
     from flows.report.build import write_report
 
-    typer.echo(f"report: {write_report(store, out, aggregate=run_aggregate(store, out=None))}")
+    with cluster(workers) as client, reporting("aggregate") as progress:
+        result = run_aggregate(store, client=client, progress=progress)
+    typer.echo(f"report: {write_report(store, out, aggregate=result)}")
 
 
 def evaluate(
@@ -177,8 +185,8 @@ def evaluate(
 ) -> None:
     """Compare the maps of a simulated cohort with the truth, beside the null model."""
     from flows.evaluate import evaluate as run
-    from flows.tables import WORTHLESS_ALONE, frame_table, text_table
+    from flows.tables import WORTHLESS_ALONE, evaluation_table, text_table
 
     result = run(store, truth, linkage)
-    typer.echo(text_table(*frame_table(result.table)))
+    typer.echo(text_table(*evaluation_table(result.table)))
     typer.echo(f"\n{WORTHLESS_ALONE}")

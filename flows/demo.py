@@ -19,7 +19,7 @@ from flows.report.build import write_report
 from flows.settings import Settings
 from flows.simulate import simulate
 from flows.summary import RunSummary
-from flows.tables import WORTHLESS_ALONE, frame_table, group_labels, group_table, text_table, variation_table
+from flows.tables import WORTHLESS_ALONE, evaluation_table, group_labels, group_table, text_table, variation_table
 from storage.pseudonyms import load_key
 
 if TYPE_CHECKING:
@@ -69,10 +69,10 @@ def run_demo(
         with _timed("infer", stages), reporting("infer") as progress:
             summary = infer(store, checkpoint=None, client=client, progress=progress)
         say(f"infer: {summary.text()}")
-    with _timed("aggregate", stages):
-        result = aggregate(store, out=out / "tables")
+        with _timed("aggregate", stages), reporting("aggregate") as progress:
+            result = aggregate(store, client=client, out=out / "tables", progress=progress)
     with _timed("evaluate", stages):
-        evaluation = evaluate(store, out / "truth", linkage)
+        evaluation = evaluate(store, out / "truth", linkage, out=out / "tables")
     with _timed("report", stages):
         page = write_report(store, out / "report", aggregate=result, evaluation=evaluation)
     for line in _results(result, evaluation):
@@ -88,7 +88,7 @@ def _results(result: AggregateResult, evaluation: EvaluateResult) -> Iterator[st
     yield from (f"{label} = {group}" for group, label in labels.items())
     yield "\n" + text_table(*group_table(result.groups, labels))
     yield "\nVariation between groups\n\n" + text_table(*variation_table(result.variation))
-    yield "\nAgainst the truth, beside the null model\n\n" + text_table(*frame_table(evaluation.table))
+    yield "\nAgainst the truth, beside the null model\n\n" + text_table(*evaluation_table(evaluation.table))
     yield f"\n{WORTHLESS_ALONE}\n"
 
 

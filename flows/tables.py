@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
-TISSUES: Mapping[str, str] = {"white_matter": "WM", "grey_matter": "GM", "csf": "CSF"}
-"""Tissues by their names in the statistics, in the order of the tables."""
+TISSUES = ("WM", "GM", "CSF")
+"""Tissues as the statistics name them, in the order of the tables."""
 
 MAPS: Mapping[str, tuple[str, str, float]] = {
     "T1map": ("T1", "ms", 1000.0),
@@ -47,7 +49,7 @@ def group_labels(groups: Sequence[str]) -> dict[str, str]:
 def quantities() -> list[tuple[str, str, str]]:
     """Tissue, map and title of each column, WM T1 first."""
     titles = {name: f"{short} [{unit}]" if unit else short for name, (short, unit, _) in MAPS.items()}
-    return [(tissue, name, f"{TISSUES[tissue]} {titles[name]}") for name in MAPS for tissue in TISSUES]
+    return [(tissue, name, f"{tissue} {titles[name]}") for name in MAPS for tissue in TISSUES]
 
 
 def group_table(groups: pd.DataFrame, labels: Mapping[str, str]) -> tuple[list[str], Rows]:
@@ -55,14 +57,14 @@ def group_table(groups: pd.DataFrame, labels: Mapping[str, str]) -> tuple[list[s
 
     ``groups`` has the columns group, tissue, map, n_sessions, mean_of_medians, sd_of_medians.
     """
-    values = {(row.group, row.tissue, row.map): row for row in groups.itertuples(index=False)}
+    values = {(row["group"], row["tissue"], row["map"]): row for row in _records(groups)}
     columns = quantities()
     rows: Rows = []
     for group, label in labels.items():
         found = [values.get((group, tissue, name)) for tissue, name, _ in columns]
-        n = max((int(row.n_sessions) for row in found if row is not None), default=0)
+        n = max((int(row["n_sessions"]) for row in found if row is not None), default=0)
         cells = [
-            "-" if row is None else mean_and_sd(row.mean_of_medians, row.sd_of_medians, name)
+            "-" if row is None else mean_and_sd(row["mean_of_medians"], row["sd_of_medians"], name)
             for row, (_, name, _) in zip(found, columns, strict=True)
         ]
         rows.append([label, str(n), *cells])
@@ -71,25 +73,41 @@ def group_table(groups: pd.DataFrame, labels: Mapping[str, str]) -> tuple[list[s
 
 def variation_table(variation: pd.DataFrame) -> tuple[list[str], Rows]:
     """Header and rows of the variation between groups; columns tissue, map, n_groups, mean, sd, cov."""
-    values = {(row.tissue, row.map): row for row in variation.itertuples(index=False)}
+    values = {(row["tissue"], row["map"]): row for row in _records(variation)}
     rows: Rows = []
     for tissue, name, title in quantities():
         row = values.get((tissue, name))
         if row is not None:
-            rows.append([title, str(int(row.n_groups)), number(row.mean, name), number(row.sd, name), percent(row.cov)])
+            cells = [number(row["mean"], name), number(row["sd"], name), percent(row["cov"])]
+            rows.append([title, str(int(row["n_groups"])), *cells])
     return ["quantity", "groups", "mean", "sd", "CoV"], rows
+
+
+def evaluation_table(evaluation: pd.DataFrame) -> tuple[list[str], Rows]:
+    """Header and rows of the comparison with the truth; each tissue and map with the null model below.
+
+    ``evaluation`` has the columns tissue, map, model, n_sessions, bias, slope, r, cov, true_cov.
+    """
+    rows: Rows = []
+    for tissue, name, title in quantities():
+        for row in _records(evaluation):
+            if (row["tissue"], row["map"]) == (tissue, name):
+                cells = [percent(row["bias"]), _plain(row["slope"]), _plain(row["r"])]
+                cells += [percent(row["cov"]), percent(row["true_cov"])]
+                rows.append([title.split(" [")[0], row["model"], str(int(row["n_sessions"])), *cells])
+    return ["quantity", "model", "n", "bias", "slope", "r", "CoV", "true CoV"], rows
 
 
 def mean_and_sd(mean: float, sd: float, name: str) -> str:
     """Mean and standard deviation of a map in the unit in which people read it."""
-    if pd.isna(mean):
+    if math.isnan(mean):
         return "-"
-    return number(mean, name) if pd.isna(sd) else f"{number(mean, name)} ± {number(sd, name)}"
+    return number(mean, name) if math.isnan(sd) else f"{number(mean, name)} ± {number(sd, name)}"
 
 
 def number(value: float, name: str) -> str:
     """Value of the map ``name`` in the unit in which people read it; a dash where it is not known."""
-    if pd.isna(value):
+    if math.isnan(value):
         return "-"
     short, _, factor = MAPS[name]
     scaled = value * factor
@@ -100,19 +118,15 @@ def number(value: float, name: str) -> str:
 
 def percent(value: float) -> str:
     """Share as a percentage; a dash where it is not known."""
-    return "-" if pd.isna(value) else f"{100 * value:.1f} %"
+    return "-" if math.isnan(value) else f"{100 * value:.1f} %"
 
 
-def frame_table(frame: pd.DataFrame) -> tuple[list[str], Rows]:
-    """Header and rows of any table of figures, numbers to three significant digits."""
-    header = [str(column).replace("_", " ") for column in frame.columns]
-    return header, [[_cell(value) for value in row] for row in frame.itertuples(index=False)]
+def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
 
 
-def _cell(value: object) -> str:
-    if isinstance(value, float):
-        return "-" if pd.isna(value) else f"{value:.3g}"
-    return str(value)
+def _plain(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.2f}"
 
 
 def _is_number(text: str) -> bool:

@@ -1,0 +1,212 @@
+"""Put the report together: numbers from the tables and the catalogue, pictures from the store, one HTML file."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from flows.report.literature import interval, literature
+from flows.report.pictures import Picture, session_picture
+from flows.tables import (
+    MAPS,
+    TISSUES,
+    WORTHLESS_ALONE,
+    Rows,
+    evaluation_table,
+    group_labels,
+    group_table,
+    number,
+    variation_table,
+)
+from storage.cohort import catalogue, history, open_cohort, open_repository, read_table
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from flows.aggregate import AggregateResult
+    from flows.evaluate import EvaluateResult
+
+MAX_PICTURES = 24
+"""Groups shown with pictures; the largest come first."""
+
+MAX_LISTED = 500
+"""Sessions listed by name in the table of those without maps."""
+
+
+def write_report(
+    store: str, out: Path, *, aggregate: AggregateResult, evaluation: EvaluateResult | None = None
+) -> Path:
+    """Write ``report.html`` into ``out``: self-contained, readable without scripts and network, free of identities.
+
+    Parameters
+    ----------
+    store
+        Location of the cohort.
+    aggregate
+        Tables of the cohort's statistics.
+    evaluation
+        Comparison with the truth, where it is known.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    StoreError
+        If there is no store.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    rows = catalogue(store)
+    labels = group_labels([str(group) for group in rows["group"] if group])
+    environment = Environment(
+        loader=PackageLoader("flows.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    page = environment.get_template("template.html").render(
+        totals=_totals(rows),
+        overview=_overview(rows, labels),
+        labels=labels,
+        groups=group_table(aggregate.groups, labels),
+        ranges=_ranges(),
+        variation=variation_table(aggregate.variation),
+        worthless_alone=WORTHLESS_ALONE,
+        evaluation=evaluation_table(evaluation.table) if evaluation is not None else None,
+        literature=_literature(),
+        pictures=_pictures(store, aggregate.sessions, labels),
+        n_groups=len(labels),
+        unfinished=_unfinished(rows, labels),
+        max_listed=MAX_LISTED,
+        calibration=_calibration(store, labels),
+        provenance=_provenance(store, rows),
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "report.html"
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def _totals(rows: pd.DataFrame) -> list[tuple[str, int]]:
+    counts = Counter(rows["status"])
+    people = len(set(rows["person"]) - {""})
+    states = [(state, counts[state]) for state in ("complete", "partial", "skipped", "failed")]
+    return [("sessions", len(rows)), ("people", people), *states]
+
+
+def _overview(rows: pd.DataFrame, labels: Mapping[str, str]) -> Rows:
+    counts = Counter(zip(rows["group"], rows["status"], rows["reason"], strict=True))
+    found = [
+        [labels.get(group, "-"), status, _words(reason), str(count)]
+        for (group, status, reason), count in counts.items()
+    ]
+    return sorted(found, key=lambda row: (row[0] == "-", int(row[0][1:] or 0), row[1:]))
+
+
+def _ranges() -> list[str]:
+    """Literature interval under each column of the group table."""
+    found = [(name, interval(tissue, name)) for name in MAPS for tissue in TISSUES]
+    return ["-" if one is None else f"{number(one[0], name)} to {number(one[1], name)}" for name, one in found]
+
+
+def _literature() -> Rows:
+    return [
+        [
+            f"{entry.tissue} {MAPS[entry.map][0]}",
+            number(entry.value, entry.map),
+            f"{number(entry.low, entry.map)} to {number(entry.high, entry.map)}",
+            MAPS[entry.map][1] or "CSF = 1",
+            entry.method,
+            f"{entry.citation}. doi:{entry.doi}" if entry.doi else entry.citation,
+            f"{entry.checked}; {entry.note}" if entry.note else entry.checked,
+        ]
+        for entry in literature()
+    ]
+
+
+def _pictures(store: str, sessions: pd.DataFrame, labels: Mapping[str, str]) -> list[tuple[str, str, str, Picture]]:
+    """Label, group, session and picture of the largest groups."""
+    tree = open_cohort(store)
+    sizes = {group: int(tree[group].sizes["session"]) for group in labels}
+    chosen = sorted(labels, key=lambda group: (-sizes[group], group))[:MAX_PICTURES]
+    result = []
+    for group in sorted(chosen):
+        node = tree[group].to_dataset()
+        name = _representative(node, sessions[sessions["group"] == group])
+        title = f"Group {labels[group]}, session {name}"
+        result.append((labels[group], group, name, session_picture(node.sel(session=name), title)))
+    return result
+
+
+def _representative(node: xr.Dataset, statistics: pd.DataFrame) -> str:
+    """Session whose white-matter T1 lies in the middle of its group; without maps, the first."""
+    white = statistics[(statistics["tissue"] == "WM") & (statistics["map"] == "T1map")].dropna(subset=["median"])
+    stored = [str(name) for name in node["session"].values]
+    white = white[white["session"].isin(stored)].sort_values(["median", "session"])
+    return str(white["session"].iloc[(len(white) - 1) // 2]) if len(white) else sorted(stored)[0]
+
+
+def _unfinished(rows: pd.DataFrame, labels: Mapping[str, str]) -> Rows:
+    """Sessions that are not complete, failed ones first."""
+    order = {"failed": 0, "skipped": 1, "partial": 2, "complete": 3}
+    found = rows[(rows["status"] != "complete") | (rows["reason"] != "")]
+    return sorted(
+        (
+            [row["session"], labels.get(row["group"], "-"), row["status"], _words(row["reason"]), row["stage"] or "-"]
+            for row in found.to_dict("records")
+        ),
+        key=lambda row: (order.get(row[2], 9), row[0]),
+    )
+
+
+def _calibration(store: str, labels: Mapping[str, str]) -> tuple[list[str], Rows] | None:
+    """List the current versions: contrast, version, sessions behind it, and what the level refers to."""
+    table = read_table(store, "calibration")
+    if table is None:
+        return None
+    frame = table.to_dataframe()
+    newest = frame[frame["version"] == frame.groupby("group")["version"].transform("max")]
+    columns = [name for name in ("contrast", "version", "n_sessions", "reference") if name in newest]
+    cells = [
+        [labels.get(str(row["group"]), "-"), *(str(row[name]) for name in columns)]
+        for row in newest.sort_values("group", kind="stable").to_dict("records")
+    ]
+    return ["group", *(_words(name) for name in columns)], cells
+
+
+def _provenance(store: str, rows: pd.DataFrame) -> list[tuple[str, str]]:
+    last = history(open_repository(store))[0]
+    attributes = {str(name): value for name, value in open_cohort(store).attrs.items()}
+    return [
+        ("snapshot", f"{last.id} of {last.time:%Y-%m-%d %H:%M:%S} UTC: {last.message}"),
+        ("schema version", str(attributes.get("schema_version", "-"))),
+        ("checkpoint of the maps, SHA-256", _distinct(rows["checkpoint_digest"])),
+        ("promoted checkpoint, SHA-256", str(attributes.get("promoted_checkpoint") or "none")),
+        ("calibration version", _distinct(rows["calibration_version"])),
+        ("preprocessing version", _distinct(rows["preprocessing_version"])),
+        ("code version of the sessions", _distinct(rows["code_version"])),
+        ("code version of this report", _own_version()),
+    ]
+
+
+def _distinct(column: pd.Series[Any]) -> str:
+    counts = Counter(value for value in column if value)
+    if len(counts) == 1:
+        return str(next(iter(counts)))
+    return ", ".join(f"{value} ({count} sessions)" for value, count in counts.most_common()) or "none"
+
+
+def _own_version() -> str:
+    try:
+        return version("qmri-cohort")
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _words(reason: object) -> str:
+    return str(reason).replace("_", " ") or "-"

@@ -1,0 +1,52 @@
+"""Values of healthy tissue at 3 T from the literature, with their sources and how far each was checked."""
+
+from __future__ import annotations
+
+import csv
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.resources import files
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiteratureValue:
+    """One reported interval of a tissue, in the unit of the store; ``checked`` says against what it was compared."""
+
+    tissue: str
+    map: str
+    value: float
+    low: float
+    high: float
+    method: str
+    citation: str
+    doi: str
+    checked: str
+    note: str
+
+
+@lru_cache(maxsize=1)
+def literature() -> tuple[LiteratureValue, ...]:
+    """All values that the package knows."""
+    text = files("flows.report").joinpath("literature.csv").read_text(encoding="utf-8")
+    return tuple(
+        LiteratureValue(
+            tissue=row["tissue"],
+            map=row["map"],
+            value=float(row["value"] or math.nan),
+            low=float(row["low"]),
+            high=float(row["high"]),
+            method=row["method"],
+            citation=row["citation"],
+            doi=row["doi"],
+            checked=row["checked"],
+            note=row["note"],
+        )
+        for row in csv.DictReader(text.splitlines())
+    )
+
+
+def interval(tissue: str, name: str) -> tuple[float, float] | None:
+    """Lowest and highest reported value of a tissue in the map ``name``; None if the package knows none."""
+    found = [entry for entry in literature() if (entry.tissue, entry.map) == (tissue, name)]
+    return (min(entry.low for entry in found), max(entry.high for entry in found)) if found else None

@@ -1,0 +1,103 @@
+"""Pictures of one session: an axial slice of each image and map, with colour bars and the outline of the brain mask."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+IMAGES = ("T1w", "T2w", "FLAIR")
+
+MAP_WINDOWS: dict[str, tuple[float, float, float, str]] = {
+    "T1map": (1000.0, 300.0, 2500.0, "T1 [ms]"),
+    "T2map": (1000.0, 30.0, 200.0, "T2 [ms]"),
+    "PDmap": (1.0, 0.55, 1.05, "PD, CSF = 1"),
+}
+"""Factor from the stored unit, lowest and highest value of the colour scale, and its label."""
+
+MARGIN = 6
+"""Voxels shown around the brain."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """A picture as a data URI, with the text that stands for it."""
+
+    uri: str
+    alt: str
+
+
+def session_picture(session: xr.Dataset, title: str) -> Picture:
+    """Draw the slice through the middle of the brain mask of one stored session, seen from below (radiological).
+
+    ``session`` has the variables of a group without the session axis. Variables that hold nothing stay empty frames.
+    """
+    from matplotlib.figure import Figure
+
+    mask = np.asarray(session["brain_mask"].values) == 1
+    index, rows, columns = _section(mask)
+    shown = mask[index, rows, columns]
+    spacing = _spacing(session)
+    names = (*IMAGES, *MAP_WINDOWS)
+    height = 2.3 * shown.shape[0] * spacing[0] / (shown.shape[1] * spacing[1])
+    figure = Figure(figsize=(2.3 * len(names), height + 0.75), layout="constrained", facecolor="white")
+    for axes, name in zip(figure.subplots(1, len(names)), names, strict=True):
+        section = np.asarray(session[name][index, rows, columns].values)
+        _draw(figure, axes, name, section, shown, spacing)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    what = ", ".join(name for name in names)
+    return Picture(
+        uri="data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii"),
+        alt=f"{title}: one axial slice of {what}, with the outline of the brain mask",
+    )
+
+
+def _draw(
+    figure: Any,  # noqa: ANN401 - matplotlib's Figure, imported when it is needed
+    axes: Any,  # noqa: ANN401
+    name: str,
+    section: NDArray[np.float32],
+    mask: NDArray[np.bool_],
+    spacing: tuple[float, float],
+) -> None:
+    factor, low, high, label = MAP_WINDOWS.get(name, (1.0, 0.0, 0.0, "arbitrary unit"))
+    if name in IMAGES:
+        inside = section[mask & np.isfinite(section)]
+        low, high = (0.0, float(np.percentile(inside, 99.5))) if inside.size else (0.0, 1.0)
+    options: dict[str, Any] = {"origin": "lower", "interpolation": "nearest", "aspect": spacing[0] / spacing[1]}
+    colours = "gray" if name in IMAGES else "magma"
+    axes.set_facecolor("black")
+    image = axes.imshow(factor * section[:, ::-1], cmap=colours, vmin=low, vmax=high, **options)
+    if mask.any() and not mask.all():
+        axes.contour(mask[:, ::-1].astype(float), levels=[0.5], colors="#4cc9f0", linewidths=0.6)
+    if not np.isfinite(section).any():
+        axes.text(0.5, 0.5, "not computed", color="white", ha="center", va="center", transform=axes.transAxes)
+    axes.set_title(name, fontsize=10)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    bar = figure.colorbar(image, ax=axes, orientation="horizontal", fraction=0.05, pad=0.03)
+    bar.set_label(label, fontsize=8)
+    bar.ax.tick_params(labelsize=7)
+
+
+def _section(mask: NDArray[np.bool_]) -> tuple[int, slice, slice]:
+    """Slice at the median height of the brain, and the rows and columns that show all of it."""
+    if not mask.any():
+        return mask.shape[0] // 2, slice(None), slice(None)
+    z, y, x = np.nonzero(mask)
+    index = int(np.median(z))
+    rows = slice(max(0, int(y.min()) - MARGIN), int(y.max()) + MARGIN + 1)
+    columns = slice(max(0, int(x.min()) - MARGIN), int(x.max()) + MARGIN + 1)
+    return index, rows, columns
+
+
+def _spacing(session: xr.Dataset) -> tuple[float, float]:
+    """Millimetres between rows and between columns."""
+    steps = [float(np.diff(session[axis].values[:2])[0]) if session.sizes[axis] > 1 else 1.0 for axis in "yx"]
+    return steps[0], steps[1]
