@@ -104,7 +104,7 @@ def classify(
     context
         What neighbouring series say; None if nothing is known.
     problem
-        A defect found while the volume was put together.
+        A defect found while the volume was put together, or another kind of object.
     contrast, sequence
         Stated by a user or a BIDS name; trusted above the numbers, but not above a defect.
 
@@ -114,8 +114,8 @@ def classify(
         Deterministic in its arguments; ``explanation`` holds numbers and codes only.
     """
     context = context or Context()
-    if problem in {SkipReason.NOT_MR, SkipReason.NOT_IMAGE, SkipReason.MR_SPECTROSCOPY}:
-        return _skip(problem, _PROBLEM_TEXT[problem])
+    if problem not in {None, SkipReason.INCOMPLETE, SkipReason.DUPLICATE}:
+        return _skip(problem, _PROBLEM_TEXT.get(problem, f"known to be {problem} before its numbers were read"))
     if contrast is None:
         excluded = _excluded(header, context)
         if excluded is not None:

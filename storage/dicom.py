@@ -420,7 +420,7 @@ def field_strength(value: float | None) -> float | None:
     if value is None or value <= 0:
         return None
     for scale in (1.0, 1e-3, 1e-4):
-        if value * scale <= 15.0:
+        if value * scale <= 12.0:
             return value * scale
     return None
 
