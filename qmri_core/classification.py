@@ -321,7 +321,7 @@ def _numbers(header: SeriesHeader) -> str:
     parts = [header.mr_acquisition_type or "?D"]
     for name, value in (("TR", header.repetition_time), ("TE", header.echo_time), ("TI", header.inversion_time)):
         if value is not None:
-            parts.append(f"{name} {value * 1000:.4g} ms")
+            parts.append(f"{name} {round(value * 1000, 2):g} ms")
     if header.flip_angle is not None:
         parts.append(f"flip {math.degrees(header.flip_angle):.3g} deg")
     if header.echo_train_length is not None:
