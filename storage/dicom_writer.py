@@ -8,10 +8,12 @@ from __future__ import annotations
 import datetime
 import math
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 
@@ -56,7 +58,7 @@ def write_session(session: SimulatedSession, folder: Path) -> int:
 def datasets(plan: SessionPlan, series: AcquiredSeries) -> Iterator[FileDataset]:
     """Files of one series in the order of their instance numbers, one per slice."""
     stored, slope = _stored(plan.protocol.vendor, series.volumes)
-    header = _series_header(plan, series, slope)
+    header = _encoded(_series_header(plan, series, slope))
     total = sum(len(volume.array) for volume in series.volumes)
     instance = 0
     for volume, array in zip(series.volumes, stored, strict=True):
@@ -120,6 +122,14 @@ def _series_header(plan: SessionPlan, series: AcquiredSeries, slope: float | Non
     _add_scaling(ds, plan.protocol.vendor, slope)
     _add_private(ds, plan.protocol.vendor, series, slope)
     return ds
+
+
+def _encoded(header: Dataset) -> Dataset:
+    """Return the same elements as raw bytes: files of a series then share them without encoding them again."""
+    buffer = BytesIO()
+    header.save_as(buffer, implicit_vr=False, little_endian=True)
+    buffer.seek(0)
+    return dcmread(buffer, force=True)
 
 
 def _add_study(ds: Dataset, plan: SessionPlan) -> None:

@@ -17,7 +17,7 @@ ATLAS_CLASSES = tuple(name for name in CLASSES if name != "lesion")
 _HALF_EXTENT = (100.0, 122.0, 112.0)
 _ICBM_CENTRE = (0.0, -17.0, 5.0)
 _ICBM_VENTRICLES = (0.0, -12.0, 16.0)
-_ICBM_SIZE = 0.96
+_ICBM_SIZE = 0.905
 """The ICBM152 average is larger than an average head."""
 
 # Montreal coordinates and semi-axes in millimetres, right side; the left one mirrors it
