@@ -13,14 +13,13 @@ import pandas as pd
 from flows.report.literature import interval, literature
 from flows.report.pictures import Picture, session_picture
 from flows.tables import (
-    MAPS,
-    TISSUES,
     WORTHLESS_ALONE,
     Rows,
     evaluation_table,
     group_labels,
     group_table,
     number,
+    quantities,
     variation_table,
 )
 from storage.cohort import catalogue, history, open_cohort, open_repository, read_table
@@ -110,17 +109,19 @@ def _overview(rows: pd.DataFrame, labels: Mapping[str, str]) -> Rows:
 
 def _ranges() -> list[str]:
     """Literature interval under each column of the group table."""
-    found = [(name, interval(tissue, name)) for name in MAPS for tissue in TISSUES]
-    return ["-" if one is None else f"{number(one[0], name)} to {number(one[1], name)}" for name, one in found]
+    found = [(name, interval(tissue, name)) for tissue, name, _ in quantities()]
+    return [
+        "by definition" if one is None else f"{number(one[0], name)} to {number(one[1], name)}" for name, one in found
+    ]
 
 
 def _literature() -> Rows:
+    titles = {(tissue, name): title for tissue, name, title in quantities()}
     return [
         [
-            f"{entry.tissue} {MAPS[entry.map][0]}",
+            titles[entry.tissue, entry.map],
             number(entry.value, entry.map),
             f"{number(entry.low, entry.map)} to {number(entry.high, entry.map)}",
-            MAPS[entry.map][1] or "CSF = 1",
             entry.method,
             f"{entry.citation}. doi:{entry.doi}" if entry.doi else entry.citation,
             f"{entry.checked}; {entry.note}" if entry.note else entry.checked,
