@@ -201,7 +201,8 @@ def _of_contrast(contrast: str) -> tuple[Variable, ...]:
         _number(f"{contrast}_echo_train_length", "1", f"echoes or readout pulses per train of {contrast}"),
         _text(f"{contrast}_model_parameters", f"further parameters of the signal model of {contrast}, JSON, SI units"),
         _number(f"{contrast}_scale", "1", f"intensity scale of {contrast}: stored value per unit of model signal"),
-        _number(f"{contrast}_alignment_residual", "1", f"residual of the alignment of {contrast} to the reference"),
+        _number(f"{contrast}_white_matter_signal", "1", f"median of {contrast} in the core of white matter"),
+        _number(f"{contrast}_alignment", "nat", f"mutual information of {contrast} and T1w after alignment"),
     )
 
 
@@ -228,7 +229,7 @@ PER_SESSION: tuple[Variable, ...] = (
     _number("magnetic_field_strength", "T", "static field"),
     *(variable for contrast in CONTRASTS for variable in _of_contrast(contrast)),
     _number("brain_volume", "l", "volume of brain_mask"),
-    _number("snr", "1", "signal-to-noise ratio of the reference contrast in the brain"),
+    _number("coverage", "1", "share of the brain that all contrasts cover"),
     *_DIGESTS_OF_INPUT,
 )
 """Variables of a group with one value per session, written by the committer."""

@@ -41,7 +41,7 @@ class Preprocessed:
     affine: Affine
     reference: Contrast
     quality: dict[str, float]
-    """``brain_volume`` [l], ``coverage`` [1], ``<contrast>_alignment`` (mutual information, nats), ``snr``."""
+    """``brain_volume`` [l], ``coverage`` [1], ``<contrast>_alignment`` (mutual information, nats)."""
 
 
 def preprocess(volumes: Mapping[Contrast, Volume], grid: Grid) -> Preprocessed:

@@ -177,7 +177,7 @@ def test_a_session_that_changes_its_group_leaves_the_old_one(store: Path) -> Non
     assert_holds(store, "ses-1")
     assert np.isnan(read_arrays(store, slots(store)["ses-1"], ["T1map"])["T1map"]).all()
     ingest(store, [placement("ses-4")])  # takes the place at the end that ses-2 left
-    assert np.isnan(sessions(store).set_index("session").loc["ses-4", "snr"])
+    assert np.isnan(sessions(store).set_index("session").loc["ses-4", "coverage"])
     assert sessions(store).set_index("session").loc["ses-4", "checkpoint_digest"] == ""
     ingest(store, [placement("ses-3")])
     ingest(store, [placement("ses-1")])
@@ -191,12 +191,12 @@ def test_a_session_that_failed_on_its_worker_gets_no_place(store: Path) -> None:
         forks = [write_arrays(wave.session.fork(), wave.slots[name], images(name)) for name in ("ses-5", "ses-6")]
         lost = row("ses-4", "failed", reason="worker_lost", stage="write")
         rows = [lost, row("ses-5"), row("ses-6")]
-        values = {"ses-5": {"snr": 5.0}, "ses-6": {"snr": 6.0}}
+        values = {"ses-5": {"coverage": 5.0}, "ses-6": {"coverage": 6.0}}
         commit(repository, wave, forks, values=values, rows=rows, message="m", metadata={})
     assert sorted(slots(store)) == ["ses-1", "ses-2", "ses-3", "ses-5", "ses-6"]
     for session in ("ses-5", "ses-6"):
         assert_holds(store, session)
-    assert sessions(store).set_index("session").loc[["ses-5", "ses-6"], "snr"].tolist() == [5.0, 6.0]
+    assert sessions(store).set_index("session").loc[["ses-5", "ses-6"], "coverage"].tolist() == [5.0, 6.0]
     assert catalogue(store).set_index("session").loc["ses-4", ["status", "group"]].tolist() == ["failed", ""]
     assert verify(store) == []
 

@@ -1,0 +1,137 @@
+"""Aggregate: tissue statistics per session on workers; group and cohort statistics from those alone."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import xarray as xr
+
+from flows.clusters import run_bounded
+from flows.progress import Progress, quiet
+from flows.stages import Outcome, SummariseTask, summarise_session
+from qmri_core.statistics import Moments, inter_group_variation
+from storage.cohort import sessions, slots
+from storage.repository import StoreError, writing
+from storage.tables import read_table, write_table
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+KEYS = ["session", "group", "tissue", "map"]
+NUMBERS = ["n", "mean", "sd", "median", "q05", "q25", "q75", "q95"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AggregateResult:
+    """Tables of a cohort.
+
+    ``sessions``: session, group, tissue, map, n, mean, sd, median, q05, q25, q75, q95. ``groups``: group, tissue, map,
+    n_sessions, mean_of_medians, sd_of_medians (ddof 1). ``variation``: tissue, map, n_groups, mean, sd, cov over
+    groups. T1map and T2map in seconds, PDmap relative to CSF.
+    """
+
+    sessions: pd.DataFrame
+    groups: pd.DataFrame
+    variation: pd.DataFrame
+
+
+def aggregate(store: str, *, client: Client, out: Path | None = None, progress: Progress = quiet) -> AggregateResult:
+    """Bring the statistics in the store up to date, and compute the tables of groups and variation.
+
+    Only sessions whose maps have changed since their statistics were taken are read.
+
+    Parameters
+    ----------
+    out
+        Folder for the three tables as CSV; optional.
+
+    Raises
+    ------
+    StoreError
+        If there is no store, or the maps of a session cannot be read.
+    """
+    stored = sessions(store)
+    places = slots(store)
+    with_maps = set(stored.loc[stored["checkpoint_digest"] != "", "session"])
+    made = {
+        str(row["session"]): f"{row['checkpoint_digest']},{row['calibration_version']},{row['input_digest']}"
+        for row in stored.to_dict("records")
+    }
+    table = read_statistics(store)
+    current = {
+        str(row["session"])
+        for row in table.to_dict("records")
+        if row["session"] in with_maps
+        and row["made_with"] == made[str(row["session"])]
+        and row["group"] == places[str(row["session"])].group
+    }
+    tasks = [SummariseTask(location=store, slot=places[name]) for name in sorted(with_maps - current)]
+    rows: list[dict[str, object]] = []
+    for task, result in run_bounded(
+        client, summarise_session, tasks, progress=progress, text="aggregate", key=lambda task: task.slot.session
+    ):
+        if not isinstance(result, Outcome) or not result.rows:
+            why = result.explanation if isinstance(result, Outcome) else type(result).__name__
+            raise StoreError(f"{task.slot.session}: statistics of its maps could not be taken: {why}; run qmri verify")
+        rows += [{**row, "made_with": made[task.slot.session]} for row in result.rows]
+    kept = table[table["session"].isin(current)]
+    if rows or len(kept) != len(table):
+        table = pd.concat([kept, pd.DataFrame(rows, columns=table.columns)], ignore_index=True) if rows else kept
+        table = table.sort_values(["group", "session", "map", "tissue"], ignore_index=True)
+        with writing(store) as repository:
+            write_table(
+                repository,
+                "statistics",
+                xr.Dataset({name: ("row", table[name].to_numpy()) for name in table.columns}),
+                message=f"Aggregate {len(rows) // 9} sessions",
+                metadata={"run": "aggregate"},
+            )
+    result_tables = tables_of(table[[*KEYS, *NUMBERS]])
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, frame in asdict_frames(result_tables).items():
+            frame.to_csv(out / f"{name}.csv", index=False)
+    return result_tables
+
+
+def read_statistics(store: str) -> pd.DataFrame:
+    """Stored statistics: one row per session, tissue and map; ``made_with`` says of which maps."""
+    dataset = read_table(store, "statistics")
+    if dataset is None:
+        return pd.DataFrame(columns=[*KEYS, *NUMBERS, "made_with"])
+    return dataset.to_dataframe().reset_index(drop=True)
+
+
+def tables_of(statistics: pd.DataFrame) -> AggregateResult:
+    """Group and variation tables from the statistics per session."""
+    groups, variation = [], []
+    for (tissue, name), of_map in statistics.groupby(["tissue", "map"], sort=True):
+        medians = {group: list(members["median"].astype(float)) for group, members in of_map.groupby("group")}
+        for group, values in medians.items():
+            moments = Moments.of(values)
+            groups.append(
+                {
+                    "group": group,
+                    "tissue": tissue,
+                    "map": name,
+                    "n_sessions": moments.count,
+                    "mean_of_medians": moments.mean if moments.count else float("nan"),
+                    "sd_of_medians": moments.standard_deviation(),
+                }
+            )
+        variation.append({"tissue": tissue, "map": name, **asdict(inter_group_variation(medians.values()))})
+    return AggregateResult(
+        sessions=statistics,
+        groups=pd.DataFrame(
+            groups, columns=["group", "tissue", "map", "n_sessions", "mean_of_medians", "sd_of_medians"]
+        ).sort_values(["group", "tissue", "map"], ignore_index=True),
+        variation=pd.DataFrame(variation, columns=["tissue", "map", "n_groups", "mean", "sd", "cov"]),
+    )
+
+
+def asdict_frames(result: AggregateResult) -> dict[str, pd.DataFrame]:
+    """The tables by name."""
+    return {"sessions": result.sessions, "groups": result.groups, "variation": result.variation}

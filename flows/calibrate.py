@@ -1,0 +1,102 @@
+"""Calibrate groups from what the store says of their sessions; versions are kept, the newest is current."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+
+import pandas as pd
+import xarray as xr
+
+from flows.progress import Progress, quiet
+from qmri_core.acquisition import Contrast
+from qmri_core.calibration import CalibrationError, ScaleCalibration, calibrate_scale
+from qmri_core.population import FieldStrengthError, population
+from storage.acquisitions import acquisitions_of
+from storage.cohort import sessions
+from storage.repository import writing
+from storage.tables import read_table, write_table
+
+COLUMNS = ("group", "contrast", "version", "reference")
+NUMBERS = tuple(ScaleCalibration.__dataclass_fields__)
+
+
+def calibrate(store: str, *, again: bool = False, progress: Progress = quiet) -> str | None:
+    """Make the first calibration of every group that has none; with ``again`` a new version of all.
+
+    Groups of a field strength without population values, and groups without a usable session, stay without one.
+
+    Returns
+    -------
+    str or None
+        The new snapshot; None if there was nothing to do.
+    """
+    stored = sessions(store)
+    if stored.empty:
+        return None
+    table = read_calibrations(store)
+    current = table.groupby("group")["version"].max().to_dict() if not table.empty else {}
+    rows: list[dict[str, object]] = []
+    groups = sorted(stored["group"].unique())
+    for done, group in enumerate(groups):
+        progress(done, len(groups), "calibrate")
+        if group in current and not again:
+            continue
+        rows += _group_rows(group, stored[stored["group"] == group], int(current.get(group, 0)) + 1)
+    progress(len(groups), len(groups), "calibrate")
+    if not rows:
+        return None
+    merged = pd.concat([table, pd.DataFrame(rows)], ignore_index=True) if not table.empty else pd.DataFrame(rows)
+    with writing(store) as repository:
+        return write_table(
+            repository,
+            "calibration",
+            xr.Dataset({name: ("row", merged[name].to_numpy()) for name in merged.columns}),
+            message=f"Calibrate {len({row['group'] for row in rows})} groups",
+            metadata={"run": "calibrate"},
+        )
+
+
+def read_calibrations(store: str) -> pd.DataFrame:
+    """All versions of all groups' calibrations; one row per group, version and contrast."""
+    dataset = read_table(store, "calibration")
+    if dataset is None:
+        return pd.DataFrame(columns=[*COLUMNS, *NUMBERS])
+    return dataset.to_dataframe().reset_index(drop=True)
+
+
+def current_calibrations(store: str) -> dict[str, tuple[int, dict[Contrast, ScaleCalibration], str]]:
+    """Version, scales by contrast, and reference of each group's current calibration."""
+    table = read_calibrations(store)
+    result = {}
+    for group, members in table.groupby("group"):
+        newest = members[members["version"] == members["version"].max()]
+        scales = {
+            Contrast(row["contrast"]): ScaleCalibration(
+                **{name: row[name] for name in NUMBERS if name != "n_sessions"}, n_sessions=int(row["n_sessions"])
+            )
+            for row in newest.to_dict("records")
+        }
+        result[str(group)] = (int(newest["version"].max()), scales, str(newest["reference"].iloc[0]))
+    return result
+
+
+def _group_rows(group: str, members: pd.DataFrame, version: int) -> list[dict[str, object]]:
+    records: list[Mapping[str, object]] = members.sort_values("session").to_dict("records")  # type: ignore[assignment]
+    acquisitions = acquisitions_of(records[0])
+    try:
+        reference = population(next(iter(acquisitions.values())).field_strength).describe()
+        scales = {
+            contrast: calibrate_scale([_signal(record, contrast) for record in records], acquisition)
+            for contrast, acquisition in acquisitions.items()
+        }
+    except (CalibrationError, FieldStrengthError):
+        return []
+    return [
+        {"group": group, "contrast": str(contrast), "version": version, "reference": reference, **asdict(scale)}
+        for contrast, scale in scales.items()
+    ]
+
+
+def _signal(record: Mapping[str, object], contrast: Contrast) -> float:
+    return float(record[f"{contrast}_white_matter_signal"])  # type: ignore[arg-type]

@@ -1,0 +1,189 @@
+"""Infer: maps of every session whose maps are missing or made with another checkpoint or calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flows.calibrate import calibrate, current_calibrations
+from flows.clusters import run_bounded, waves
+from flows.ingest import CODE_VERSION
+from flows.progress import Progress, quiet
+from flows.stages import InferTask, Outcome, infer_session
+from flows.summary import RunSummary, summarise
+from qmri_core.acquisition import CONTRASTS
+from qmri_core.checkpoint import load_checkpoint
+from qmri_core.inference import INFERENCE_VERSION
+from qmri_core.population import FieldStrengthError, population
+from storage.acquisitions import acquisitions_of
+from storage.cohort import catalogue, open_cohort, sessions, slots
+from storage.repository import writing
+from storage.schema import Reason, Status
+from storage.slots import Slot
+from storage.waves import begin_update, commit
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+SESSIONS_PER_WORKER = 8
+
+
+def infer(store: str, *, client: Client, checkpoint: Path | None = None, progress: Progress = quiet) -> RunSummary:
+    """Compute maps of all stored sessions that lack current ones.
+
+    Groups without a calibration get their first. Sessions of a field strength without population values keep their
+    images and get no maps (reason ``field_strength``).
+
+    Raises
+    ------
+    CheckpointError, StoreError
+        If the weights or the store cannot be used.
+    """
+    open_cohort(store).close()
+    digest = load_checkpoint(checkpoint).digest
+    calibrate(store, progress=progress)
+    calibrations = current_calibrations(store)
+    stored = sessions(store)
+    records = {str(row["session"]): row for row in stored.to_dict("records")} if not stored.empty else {}
+    places = slots(store)
+    tasks: list[dict[str, Any]] = []
+    without: dict[str, Reason] = {}
+    for name, record in sorted(records.items()):
+        reason = _obstacle(record, calibrations)
+        if reason is not None:
+            without[name] = reason
+            continue
+        version, scales, _ = calibrations[str(record["group"])]
+        made_with = f"{version}/{INFERENCE_VERSION}"
+        if record["checkpoint_digest"] == digest and record["calibration_version"] == made_with:
+            continue
+        acquisitions = acquisitions_of(record)
+        tasks.append(
+            {
+                "slot": places[name],
+                "acquisitions": acquisitions,
+                "scales": {
+                    contrast: scales[contrast].session_scale(float(record[f"{contrast}_white_matter_signal"]))
+                    for contrast in acquisitions
+                },
+                "made_with": made_with,
+            }
+        )
+    snapshot = _record_reasons(store, {n: r for n, r in without.items() if records[n]["reason"] != str(r)})
+    done = 0
+    for wave in waves(tasks, SESSIONS_PER_WORKER * max(1, sum(client.nthreads().values()))):
+        snapshot = _infer_wave(
+            store,
+            wave,
+            client,
+            checkpoint,
+            digest,
+            lambda ready, _total, text, before=done: progress(before + ready, len(tasks), text),
+        )
+        done += len(wave)
+    rows = catalogue(store).to_dict("records")
+    return summarise(
+        [(str(r["session"]), str(r["status"]), str(r["reason"]), str(r["stage"])) for r in rows],
+        unchanged=len(rows) - len(tasks),
+        snapshot=snapshot,
+    )
+
+
+def _obstacle(record: Mapping[str, Any], calibrations: Mapping[str, object]) -> Reason | None:
+    try:
+        population(float(record["magnetic_field_strength"]))
+    except FieldStrengthError:
+        return Reason.FIELD_STRENGTH
+    return None if record["group"] in calibrations else Reason.NO_CALIBRATION
+
+
+def _infer_wave(
+    store: str,
+    wave: Sequence[Mapping[str, Any]],
+    client: Client,
+    checkpoint: Path | None,
+    digest: str,
+    progress: Progress,
+) -> str:
+    planned = {item["slot"].session: item for item in wave}
+    with writing(store) as repository:
+        begun = begin_update(repository, sorted(planned))
+        tasks = [
+            InferTask(
+                location=store,
+                slot=slot,
+                acquisitions=planned[slot.session]["acquisitions"],
+                scales=planned[slot.session]["scales"],
+                checkpoint=checkpoint,
+                digest=digest,
+                fork=begun.fork,
+            )
+            for slot in begun.slots.values()
+        ]
+        outcomes = [
+            _outcome(task.slot, result)
+            for task, result in run_bounded(
+                client, infer_session, tasks, progress=progress, text="infer", key=lambda task: task.slot.session
+            )
+        ]
+        good = [outcome for outcome in outcomes if outcome.fork is not None]
+        return commit(
+            repository,
+            begun,
+            [outcome.fork for outcome in good if outcome.fork is not None],
+            values={name: _values(item, digest) for name, item in planned.items()},
+            rows=[_row(outcome, planned[outcome.session]) for outcome in outcomes],
+            message=f"Infer maps of {len(good)} sessions",
+            metadata={"run": "infer", "sessions": len(good), "checkpoint": digest, "code_version": CODE_VERSION},
+        )
+
+
+def _values(item: Mapping[str, Any], digest: str) -> dict[str, object]:
+    """What the maps, or the failure to make them, rest on: neither is tried again before one of these changes."""
+    scales = {f"{contrast}_scale": scale for contrast, scale in item["scales"].items()}
+    return {"checkpoint_digest": digest, "calibration_version": item["made_with"], **scales}
+
+
+def _row(outcome: Outcome, item: Mapping[str, Any]) -> dict[str, object]:
+    is_partial = len(item["acquisitions"]) < len(CONTRASTS)
+    if outcome.fork is not None:
+        status, reason = (Status.PARTIAL, Reason.MISSING_CONTRAST) if is_partial else (Status.COMPLETE, "")
+    else:
+        status, reason = outcome.status, outcome.reason
+    return {
+        "session": outcome.session,
+        "status": str(status),
+        "reason": str(reason),
+        "stage": outcome.stage,
+        "error": outcome.error,
+        "explanation": outcome.explanation,
+    }
+
+
+def _outcome(slot: Slot, result: Outcome | BaseException) -> Outcome:
+    if isinstance(result, BaseException):
+        return Outcome(
+            session=slot.session,
+            status=Status.FAILED,
+            reason=Reason.WORKER_LOST,
+            stage="infer",
+            error=type(result).__name__,
+            explanation="the worker process ended while it worked on this session, twice; out of memory?",
+        )
+    return result
+
+
+def _record_reasons(store: str, reasons: Mapping[str, Reason]) -> str | None:
+    if not reasons:
+        return None
+    with writing(store) as repository:
+        return commit(
+            repository,
+            None,
+            [],
+            values={},
+            rows=[{"session": name, "reason": str(reason)} for name, reason in reasons.items()],
+            message=f"Record {len(reasons)} sessions that get no maps",
+            metadata={"run": "infer"},
+        )

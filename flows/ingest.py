@@ -1,0 +1,221 @@
+"""Ingest: discover, decide, preprocess on workers, commit wave by wave, calibrate new groups."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from flows.calibrate import calibrate
+from flows.clusters import run_bounded, waves
+from flows.plan import SessionPlan, plan_sessions
+from flows.progress import Progress, quiet
+from flows.stages import IngestTask, Outcome, ingest_session
+from flows.summary import RunSummary, summarise
+from qmri_core.preprocessing.session import PREPROCESSING_VERSION
+from storage.acquisitions import acquisition_values
+from storage.assumptions import load_assumptions
+from storage.cohort import catalogue
+from storage.discovery import Discovery, discover
+from storage.repository import StoreError, writing
+from storage.schema import Reason, Status
+from storage.waves import begin_append, commit
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+WAVES_PER_WORKER = 2
+"""Sessions per worker and wave: a wave is what a kill can cost, a commit what every wave costs."""
+CODE_VERSION = version("qmri-cohort")
+
+
+def ingest(
+    source: Path,
+    store: str,
+    *,
+    key: bytes,
+    client: Client,
+    linkage: Path | None = None,
+    assume: Path | None = None,
+    progress: Progress = quiet,
+) -> RunSummary:
+    """Bring every session of ``source`` into the store, or record why not.
+
+    Sessions whose input, code and preprocessing have not changed since they were last seen are left alone, failed
+    ones too. Safe to kill at any time: what is committed stays, a re-run does the rest.
+
+    Raises
+    ------
+    SourceError, AssumptionError, StoreError
+        If the source, the assume file or the store cannot be used.
+    """
+    with writing(store, create=True):
+        pass  # a store that cannot be written is found out before hours of work
+    assumptions = load_assumptions(assume) if assume is not None else ()
+    found = discover(
+        source, key=key, assume=assumptions, progress=lambda done, total: progress(done, total, "discover")
+    )
+    if linkage is not None:
+        write_linkage(found, linkage)
+    plans = plan_sessions(found.series)
+    known = _known(store)
+    fresh = [plan for plan in plans if not _is_done(plan, known)]
+    to_do = sorted((plan for plan in fresh if plan.placement is not None), key=lambda plan: plan.session)
+    snapshot = _record_skipped(store, [plan for plan in fresh if plan.placement is None])
+    done = 0
+    size = WAVES_PER_WORKER * max(1, sum(client.nthreads().values()))
+    for wave in waves(to_do, size):
+        snapshot = _ingest_wave(
+            store, wave, client, lambda ready, _total, text, before=done: progress(before + ready, len(to_do), text)
+        )
+        done += len(wave)
+    snapshot = calibrate(store, progress=progress) or snapshot
+    return _summary(plans, store, unchanged=len(plans) - len(fresh), snapshot=snapshot)
+
+
+def write_linkage(found: Discovery, path: Path) -> None:
+    """Write which session is whose: CSV for the user alone, readable by nobody else; never into the store."""
+    path.touch(mode=0o600)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["session", "patient_id", "study_instance_uid", "path"])
+        writer.writerows((row.session, row.patient_id, row.study_instance_uid, row.path) for row in found.linkage)
+
+
+def _known(store: str) -> Mapping[str, Mapping[str, object]]:
+    rows = catalogue(store)
+    return {str(row["session"]): row for row in rows.to_dict("records")}
+
+
+def _is_done(plan: SessionPlan, known: Mapping[str, Mapping[str, object]]) -> bool:
+    row = known.get(plan.session)
+    return row is not None and all(row[name] == value for name, value in _versions(plan).items())
+
+
+def _versions(plan: SessionPlan) -> dict[str, object]:
+    return {
+        "input_digest": plan.input_digest,
+        "code_version": CODE_VERSION,
+        "preprocessing_version": str(PREPROCESSING_VERSION),
+    }
+
+
+def _ingest_wave(store: str, wave: Sequence[SessionPlan], client: Client, progress: Progress) -> str:
+    plans = {plan.session: plan for plan in wave}
+    with writing(store) as repository:
+        begun = begin_append(repository, [plan.placement for plan in wave if plan.placement is not None])
+        tasks = [
+            IngestTask(
+                slot=begun.slots[plan.session],
+                status=plan.status,
+                series=plan.chosen,
+                grid=plan.placement.grid,
+                fork=begun.fork,
+            )
+            for plan in wave
+            if plan.placement is not None
+        ]
+        outcomes = [
+            _outcome(task, result)
+            for task, result in run_bounded(
+                client, ingest_session, tasks, progress=progress, text="ingest", key=lambda task: task.slot.session
+            )
+        ]
+        outcomes.sort(key=lambda outcome: outcome.session)
+        return commit(
+            repository,
+            begun,
+            [outcome.fork for outcome in outcomes if outcome.fork is not None],
+            values={o.session: _values(plans[o.session], o) for o in outcomes if o.fork is not None},
+            rows=[_row(plans[o.session], o) for o in outcomes],
+            message=f"Ingest {len(outcomes)} sessions",
+            metadata={"run": "ingest", "sessions": len(outcomes), "code_version": CODE_VERSION},
+        )
+
+
+def _outcome(task: IngestTask, result: Outcome | BaseException) -> Outcome:
+    """A worker that died in the middle is a failed session; anything else that gets here is a fault of ours."""
+    if isinstance(result, BaseException):
+        return Outcome(
+            session=task.slot.session,
+            status=Status.FAILED,
+            reason=Reason.WORKER_LOST,
+            stage="ingest",
+            error=type(result).__name__,
+            explanation="the worker process ended while it worked on this session, twice; out of memory?",
+        )
+    return result
+
+
+def _values(plan: SessionPlan, outcome: Outcome) -> dict[str, object]:
+    first = next(iter(plan.chosen.values()))
+    values: dict[str, object] = {
+        "sex": first.sex,
+        "age": first.age,
+        "day": first.day,
+        "magnetic_field_strength": first.header.magnetic_field_strength,
+        **outcome.values,
+    }
+    for acquisition in plan.acquisitions.values():
+        values |= acquisition_values(acquisition)
+    return values
+
+
+def _row(plan: SessionPlan, outcome: Outcome | None = None) -> dict[str, object]:
+    row: dict[str, object] = {
+        "session": plan.session,
+        "person": plan.person,
+        "status": str(plan.status),
+        "reason": str(plan.reason or ""),
+        "explanation": plan.explanation,
+        "contrasts": ",".join(plan.chosen),
+        "n_series": len(plan.series),
+        "stage": "plan" if plan.placement is None else "",
+        "error": "",
+        **_versions(plan),
+    }
+    if plan.placement is not None:
+        row |= {"scanner": plan.placement.scanner, "protocol": plan.placement.protocol}
+    if outcome is not None:
+        row["duration"] = outcome.duration
+        if outcome.status is Status.FAILED:
+            row |= {
+                "status": str(outcome.status),
+                "reason": str(outcome.reason),
+                "stage": outcome.stage,
+                "error": outcome.error,
+                "explanation": outcome.explanation,
+            }
+    return row
+
+
+def _record_skipped(store: str, plans: Sequence[SessionPlan]) -> str | None:
+    if not plans:
+        return None
+    with writing(store) as repository:
+        return commit(
+            repository,
+            None,
+            [],
+            values={},
+            rows=[_row(plan) for plan in plans],
+            message=f"Record {len(plans)} skipped sessions",
+            metadata={"run": "ingest", "skipped": len(plans), "code_version": CODE_VERSION},
+        )
+
+
+def _summary(plans: Sequence[SessionPlan], store: str, *, unchanged: int, snapshot: str | None) -> RunSummary:
+    rows: pd.DataFrame = catalogue(store)
+    known = {str(row["session"]): row for row in rows.to_dict("records")}
+    lost = [plan.session for plan in plans if plan.session not in known]
+    if lost:
+        raise StoreError(f"{len(lost)} sessions are in no state after the run: {', '.join(lost[:5])}")
+    return summarise(
+        [(plan.session, *(str(known[plan.session][name]) for name in ("status", "reason", "stage"))) for plan in plans],
+        unchanged=unchanged,
+        snapshot=snapshot,
+    )

@@ -1,0 +1,128 @@
+"""What ingest does with each session that discovery finds, decided before anything is decoded."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import groupby
+
+import numpy as np
+
+from qmri_core.acquisition import CONTRASTS, Acquisition, AcquisitionError, Contrast
+from qmri_core.classification import Decision
+from qmri_core.grouping import canonical_spacing, grid_of, protocol_key, scanner_key
+from qmri_core.physics.header import acquisition_from_header
+from storage.schema import Reason, Status
+from storage.series import Series, decide_session
+from storage.slots import Placement
+
+MIN_CONTRASTS = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionPlan:
+    """One session: what was decided on its series, and how the session is to be ingested, or why it is not.
+
+    ``status`` is complete or partial for a session to be ingested; then ``chosen``, ``acquisitions`` and ``placement``
+    are filled. Otherwise it is skipped, with ``reason`` and ``explanation``.
+    """
+
+    session: str
+    person: str
+    series: tuple[Series, ...] = field(repr=False)
+    decisions: tuple[Decision, ...] = field(repr=False)
+    status: Status
+    reason: Reason | None = None
+    explanation: str = ""
+    chosen: Mapping[Contrast, Series] = field(default_factory=dict, repr=False)
+    acquisitions: Mapping[Contrast, Acquisition] = field(default_factory=dict, repr=False)
+    placement: Placement | None = None
+    input_digest: str = ""
+
+
+def plan_sessions(series: Iterable[Series]) -> list[SessionPlan]:
+    """One plan per session, in the order of the session pseudonyms."""
+    ordered = sorted(series, key=lambda one: (one.session, one.number, one.digest))
+    return [plan_session(tuple(members)) for _, members in groupby(ordered, key=lambda one: one.session)]
+
+
+def plan_session(members: tuple[Series, ...]) -> SessionPlan:
+    """Decide on one session from the records of its series."""
+    decisions = decide_session(members)
+    chosen = {
+        decision.contrast: one
+        for one, decision in zip(members, decisions, strict=True)
+        if decision.reason is None and decision.contrast is not None
+    }
+    chosen = {contrast: chosen[contrast] for contrast in CONTRASTS if contrast in chosen}
+    digest = _digest(one.digest for one in members)
+
+    def skipped(reason: Reason, explanation: str) -> SessionPlan:
+        return SessionPlan(
+            session=members[0].session,
+            person=members[0].person,
+            series=members,
+            decisions=decisions,
+            status=Status.SKIPPED,
+            reason=reason,
+            explanation=explanation,
+            chosen=chosen,
+            input_digest=digest,
+        )
+
+    absent = [contrast for contrast in CONTRASTS if contrast not in chosen]
+    if Contrast.T1W in absent or len(chosen) < MIN_CONTRASTS:
+        return skipped(Reason.MISSING_CONTRAST, _what_is_missing(chosen, absent, decisions))
+    sequences = {decision.contrast: decision.sequence for decision in decisions if decision.reason is None}
+    acquisitions = {}
+    for contrast, one in chosen.items():
+        sequence = sequences[contrast]
+        if sequence is None:
+            return skipped(
+                Reason.NO_PARAMETERS, f"{contrast}: the sequence family is not known; state it with --assume"
+            )
+        try:
+            acquisitions[contrast] = acquisition_from_header(one.header, contrast, sequence)
+        except AcquisitionError as error:
+            return skipped(Reason.NO_PARAMETERS, f"{error}; state what is missing with --assume")
+    t1w = chosen[Contrast.T1W]
+    spacings = {contrast: canonical_spacing(np.asarray(one.affine)) for contrast, one in chosen.items()}
+    protocol = protocol_key(acquisitions, spacings)
+    return SessionPlan(
+        session=t1w.session,
+        person=t1w.person,
+        series=members,
+        decisions=decisions,
+        status=Status.PARTIAL if absent else Status.COMPLETE,
+        reason=Reason.MISSING_CONTRAST if absent else None,
+        explanation=f"no {' and no '.join(absent)}" if absent else "",
+        chosen=chosen,
+        acquisitions=acquisitions,
+        placement=Placement(
+            session=t1w.session,
+            scanner=scanner_key(t1w.header, t1w.device),
+            protocol=protocol,
+            grid=grid_of(protocol),
+        ),
+        input_digest=digest,
+    )
+
+
+def _what_is_missing(
+    chosen: Mapping[Contrast, Series], absent: Iterable[Contrast], decisions: Iterable[Decision]
+) -> str:
+    counts: dict[str, int] = defaultdict(int)
+    for decision in decisions:
+        if decision.reason is not None:
+            counts[str(decision.reason)] += 1
+    others = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
+    found = " and ".join(chosen) or "none of the contrasts"
+    return f"found {found}, but no {' and no '.join(absent)}; maps need T1w and one of T2w and FLAIR" + (
+        f" (other series: {others})" if others else ""
+    )
+
+
+def _digest(parts: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(sorted(parts)).encode()).hexdigest()

@@ -1,0 +1,43 @@
+"""What the network is trained on: likelihood of known maps, and re-synthesis of the acquired signals."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def negative_log_likelihood(estimate: Tensor, log_sd: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
+    """Gaussian negative log-likelihood of log maps with the standard deviation that the network states.
+
+    The gradient of the mean is tempered by the variance to the power 0.5 (beta-NLL, Seitzer et al. 2022,
+    arXiv 2203.09168, eq. 5), so that voxels which are hard today are not given up.
+
+    Parameters
+    ----------
+    estimate, log_sd, truth
+        Shape (slice, map, y, x).
+    weight
+        Shape (slice, y, x), 0 outside the brain.
+    """
+    variance = torch.exp(2 * log_sd)
+    each = 0.5 * (truth - estimate).square() / variance + log_sd
+    tempered = each * variance.detach().sqrt()
+    total: Tensor = (tempered * weight[:, None]).sum() / (weight.sum() * estimate.shape[1]).clamp_min(1)
+    return total
+
+
+def resynthesis_error(synthesised: Tensor, acquired: Tensor, present: Tensor, weight: Tensor) -> Tensor:
+    """Mean absolute difference of signals relative to white matter, over the contrasts present.
+
+    Parameters
+    ----------
+    synthesised, acquired
+        Shape (slice, contrast, y, x).
+    present
+        Shape (slice, contrast).
+    weight
+        Shape (slice, y, x).
+    """
+    each = (synthesised - acquired).abs() * present[:, :, None, None] * weight[:, None]
+    total: Tensor = each.sum() / (present[:, :, None, None] * weight[:, None]).sum().clamp_min(1)
+    return total

@@ -1,0 +1,122 @@
+"""What is known of brain tissue before any image is seen: reference values and their spread, per field strength.
+
+Sources: 3 T white matter T1 Wansapura 1999 (J Magn Reson Imaging 9:531), Gelman 2001 (Magn Reson Med 45:71), Wright 2008
+(MAGMA 21:121): 0.83-0.85 s; T2 Wansapura 1999, Stanisz 2005 (Magn Reson Med 54:507): 0.069-0.080 s; CSF T1 Rooney 2007
+(Magn Reson Med 57:308), T2 Spijkerman 2018 (MAGMA 31:415); water content Oros-Peusquens 2019 (Front Neurol 10:1333);
+PD from T1 Volz 2012 (NeuroImage 63:540). 1.5 T T1: Rooney 2007, recalled and not checked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+FIELD_STRENGTHS = (1.5, 3.0)
+FIELD_TOLERANCE = 0.2
+"""Tesla; Siemens 2.89 T counts as 3 T."""
+
+
+class FieldStrengthError(ValueError):
+    """No population values exist for this field strength."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tissue:
+    """Reference T1 and T2 [s] and PD (CSF = 1), and between-subject coefficients of variation."""
+
+    t1: float
+    t2: float
+    pd: float
+    t1_spread: float
+    t2_spread: float
+    pd_spread: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Population:
+    """Tissues of healthy adults at one field strength."""
+
+    field_strength: float
+    white_matter: Tissue
+    grey_matter: Tissue
+    csf: Tissue
+
+    def describe(self) -> str:
+        """The reference on which a calibration rests, in words, for the maps' attributes."""
+        wm = self.white_matter
+        return (
+            f"group mean of white matter at {self.field_strength:g} T set to T1 {wm.t1:g} s, T2 {wm.t2:g} s, "
+            f"PD {wm.pd:g}; the absolute level of the maps rests on this, differences between sessions do not"
+        )
+
+
+_SPREAD_WM = {"t1_spread": 0.04, "t2_spread": 0.04, "pd_spread": 0.02}
+_SPREAD_GM = {"t1_spread": 0.035, "t2_spread": 0.05, "pd_spread": 0.02}
+_CSF = Tissue(t1=4.3, t2=2.0, pd=1.0, t1_spread=0.05, t2_spread=0.2, pd_spread=0.01)
+_POPULATIONS = {
+    3.0: Population(
+        field_strength=3.0,
+        white_matter=Tissue(t1=0.85, t2=0.07, pd=0.69, **_SPREAD_WM),
+        grey_matter=Tissue(t1=1.40, t2=0.095, pd=0.82, **_SPREAD_GM),
+        csf=_CSF,
+    ),
+    1.5: Population(
+        field_strength=1.5,
+        white_matter=Tissue(t1=0.656, t2=0.074, pd=0.69, **_SPREAD_WM),
+        grey_matter=Tissue(t1=1.19, t2=0.100, pd=0.82, **_SPREAD_GM),
+        csf=_CSF,
+    ),
+}
+
+
+def population(field_strength: float) -> Population:
+    """Population values nearest to ``field_strength`` (tesla).
+
+    Raises
+    ------
+    FieldStrengthError
+        If none is within `FIELD_TOLERANCE`.
+    """
+    for known, values in _POPULATIONS.items():
+        if abs(field_strength - known) <= FIELD_TOLERANCE:
+            return values
+    raise FieldStrengthError(
+        f"no population values for {field_strength:g} T (known: {', '.join(f'{f:g}' for f in FIELD_STRENGTHS)} T); "
+        "images are kept, maps are not computed"
+    )
+
+
+def sample_tissues(values: Population, n: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Random voxels of one pure tissue each: wide clouds around white matter, grey matter, deep nuclei, lesions, CSF.
+
+    Wider than any tissue's spread between people, so that an estimator built on them is pulled little towards the
+    references. PD follows T1 loosely: 1/PD = A + B/T1 through white and grey matter (Fatouros and Marmarou 1999,
+    J Neurosurg 90:109), with 3 % scatter.
+
+    Returns
+    -------
+    ndarray
+        Shape (n, 3): T1 [s], T2 [s], PD.
+    """
+    wm, gm, csf = values.white_matter, values.grey_matter, values.csf
+    kind = rng.choice(5, size=n, p=[0.34, 0.34, 0.10, 0.12, 0.10])
+    deep_t1, deep_t2 = 0.5 * (wm.t1 + gm.t1), 0.95 * wm.t2
+    centre_t1 = np.array([wm.t1, gm.t1, deep_t1, 1.2 * gm.t1, csf.t1])[kind]
+    centre_t2 = np.array([wm.t2, gm.t2, deep_t2, 1.7 * wm.t2, csf.t2])[kind]
+    wide_t1 = np.array([0.10, 0.12, 0.12, 0.25, 0.08])[kind]
+    wide_t2 = np.array([0.10, 0.12, 0.15, 0.30, 0.20])[kind]
+    t1 = centre_t1 * np.exp(wide_t1 * rng.standard_normal(n))
+    t2 = np.minimum(centre_t2 * np.exp(wide_t2 * rng.standard_normal(n)), 0.9 * t1)
+    a, b = pd_relation(values)
+    pd = np.exp(0.03 * rng.standard_normal(n)) / (a + b / t1)
+    pd = np.where(kind == 4, csf.pd * np.exp(0.01 * rng.standard_normal(n)), pd)
+    return np.stack([t1, t2, np.clip(pd, 0.3, 1.1)], axis=1)
+
+
+def pd_relation(values: Population) -> tuple[float, float]:
+    """A and B [s] of 1/PD = A + B/T1 through the white and grey matter of a population."""
+    wm, gm = values.white_matter, values.grey_matter
+    b = (1 / wm.pd - 1 / gm.pd) / (1 / wm.t1 - 1 / gm.t1)
+    return 1 / wm.pd - b / wm.t1, b

@@ -1,0 +1,218 @@
+"""Training on simulated anatomies with random protocols: likelihood of the known maps and re-synthesis together."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from qmri_core.acquisition import CONTRASTS, Contrast
+from qmri_core.inference import run_network, synthesise
+from qmri_core.losses import negative_log_likelihood, resynthesis_error
+from qmri_core.network import MapNetwork, NetworkSettings
+from qmri_core.physics.registry import fast_signal
+from qmri_core.population import population
+from qmri_core.simulation.anatomies import random_slab
+from qmri_core.simulation.atlas import Atlas
+from qmri_core.training_protocols import Protocol, random_protocol
+from qmri_core.voxelwise import VoxelwiseEstimator, estimator
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingSettings:
+    """Everything that, with the atlas, determines the weights."""
+
+    seed: int = 1
+    n_steps: int = 6000
+    n_protocols: int = 48
+    n_slabs: int = 200
+    slices: int = 6
+    size: int = 96
+    learning_rate: float = 2e-3
+    resynthesis_weight: float = 0.2
+    missing_contrast: float = 0.15
+    """Share of steps without T2w or without FLAIR."""
+    widths: tuple[int, int, int] = (16, 32, 64)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slab:
+    """Truth of a few slices of one simulated head, twice as fine in plane as the network sees them."""
+
+    maps: Tensor
+    """T1, T2, PD; shape (slice, 3, 2 y, 2 x)."""
+    mask: Tensor
+    """Brain, shape (slice, y, x)."""
+    truth: Tensor
+    """Log T1, T2, PD over the reference white matter of 3 T at the network's resolution, shape (slice, 3, y, x)."""
+    white_matter: tuple[float, float, float]
+    """The subject's own T1, T2, PD of white matter."""
+
+
+def make_slab(atlas: Atlas, seed: int, settings: TrainingSettings) -> Slab:
+    """Slices of a random head at a random resolution of 1 to 2 mm in plane and 1 to 5 mm apart."""
+    rng = np.random.default_rng([seed, 41])
+    resolution = float(rng.uniform(1.0, 2.1))
+    spacing = resolution if rng.random() < 0.5 else float(rng.uniform(2.0, 5.0))
+    anatomy = random_slab(
+        atlas,
+        seed=seed,
+        shape=(settings.slices, 2 * settings.size, 2 * settings.size),
+        resolution=resolution / 2,
+        slice_spacing=spacing,
+    )
+    fine = torch.from_numpy(np.stack([anatomy.t1, anatomy.t2, anatomy.pd], axis=1))
+    brain = torch.from_numpy((anatomy.tissue > 0).astype(np.float32))
+    mask = (functional.avg_pool2d(brain[:, None], 2)[:, 0] > 0.5).to(torch.float32)
+    t1, t2, pd = fine.unbind(1)
+    weight = functional.avg_pool2d(pd[:, None], 2)
+    r1 = functional.avg_pool2d((pd / t1)[:, None], 2) / weight.clamp_min(1e-6)
+    r2 = functional.avg_pool2d((pd / t2)[:, None], 2) / weight.clamp_min(1e-6)
+    coarse = torch.cat([1 / r1.clamp_min(0.05), 1 / r2.clamp_min(0.1), weight.clamp_min(1e-3)], dim=1)
+    wm = population(3.0).white_matter
+    truth = torch.log(coarse / torch.tensor([wm.t1, wm.t2, wm.pd])[:, None, None])
+    own = anatomy.subject.values["wm"]
+    return Slab(maps=fine, mask=mask, truth=truth * mask[:, None], white_matter=(own.t1, own.t2, own.pd))
+
+
+def make_batch(
+    slab: Slab, nominal: Protocol, as_run: Protocol, rng: np.random.Generator
+) -> tuple[Tensor, VoxelwiseEstimator]:
+    """Calibrated signals of a slab, as preprocessing and calibration would hand them over.
+
+    Transmit field, remains of the receive field after bias correction, a scale set on white matter at the group's
+    level and shrunk for the session, Rician noise.
+    """
+    t1, t2, pd = slab.maps.unbind(1)
+    n, height, width = slab.mask.shape
+    transmit = 1 + float(rng.uniform(-0.05, 0.05)) + _smooth_field(rng, (n, 2 * height, 2 * width), 0.12)
+    common = _smooth_field(rng, slab.mask.shape, 0.06)
+    physics = estimator(nominal)
+    own_t1, own_t2, own_pd = (torch.tensor(v) for v in slab.white_matter)
+    wm = population(3.0).white_matter
+    ref_t1, ref_t2, ref_pd = (torch.tensor(v) for v in (wm.t1, wm.t2, wm.pd))
+    shrinkage = float(rng.uniform(0.0, 0.9))
+    planes = []
+    for contrast in physics.contrasts:
+        acquisition = as_run[contrast]
+        reference = float(fast_signal(acquisition, ref_pd, ref_t1, ref_t2).abs())
+        own = float(fast_signal(acquisition, own_pd, own_t1, own_t2).abs())
+        mean_transmit = float(fast_signal(acquisition, ref_pd, ref_t1, ref_t2, transmit_scale=transmit.mean()).abs())
+        fine = fast_signal(acquisition, pd, t1, t2, transmit_scale=transmit)
+        signal = functional.avg_pool2d(fine[:, None], 2)[:, 0]
+        field = torch.exp(common + _smooth_field(rng, slab.mask.shape, 0.03))
+        scale = mean_transmit * (own / reference) ** shrinkage * math.exp(0.02 * float(rng.standard_normal()))
+        sigma = 1 / float(rng.uniform(25, 80))
+        noise = torch.from_numpy(rng.standard_normal((2, n, height, width)).astype(np.float32)) * sigma
+        planes.append(torch.hypot(signal * field / scale + noise[0], noise[1]) * slab.mask)
+    return torch.stack(planes, dim=1).to(torch.float32), physics
+
+
+def train(
+    atlas: Atlas,
+    settings: TrainingSettings,
+    *,
+    progress: Callable[[int, int, str], None] | None = None,
+    deadline: float | None = None,
+) -> tuple[MapNetwork, dict[str, Any]]:
+    """Train a network from scratch.
+
+    Parameters
+    ----------
+    atlas
+        Anatomies to draw heads from.
+    settings
+        Seeds and sizes; equal settings on equal hardware give equal weights unless ``deadline`` cuts them short.
+    progress
+        Called with step, number of steps and a line of text.
+    deadline
+        Seconds after which the learning rate falls to its end and training stops; ``None`` runs all steps.
+
+    Returns
+    -------
+    tuple
+        The network in evaluation mode, and the training record: settings, steps, losses.
+    """
+    torch.manual_seed(settings.seed)
+    network = MapNetwork(NetworkSettings(widths=settings.widths))
+    optimiser = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=1e-4)
+    began = time.monotonic()
+    protocol_rng = np.random.default_rng([settings.seed, 1])
+    protocols = [random_protocol(protocol_rng) for _ in range(settings.n_protocols)]
+    slabs: dict[int, Slab] = {}
+    curve: list[dict[str, float]] = []
+    running = {"nll": 0.0, "resynthesis": 0.0, "t1": 0.0, "t2": 0.0, "pd": 0.0}
+    step = 0
+    for step in range(settings.n_steps):
+        done = step / settings.n_steps
+        if deadline is not None:
+            done = max(done, (time.monotonic() - began) / deadline)
+        if done >= 1:
+            break
+        for group in optimiser.param_groups:
+            group["lr"] = settings.learning_rate * min(1.0, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * done))
+        rng = np.random.default_rng([settings.seed, 2, step])
+        number = int(rng.integers(settings.n_slabs))
+        if number not in slabs:
+            slabs[number] = make_slab(atlas, 1_000_000 * settings.seed + number, settings)
+        slab = slabs[number]
+        nominal, as_run = protocols[int(rng.integers(settings.n_protocols))]
+        if rng.random() < settings.missing_contrast:
+            absent = Contrast.T2W if rng.random() < 0.5 else Contrast.FLAIR
+            nominal = {contrast: nominal[contrast] for contrast in CONTRASTS if contrast is not absent}
+        with torch.no_grad():
+            relative, physics = make_batch(slab, nominal, as_run, rng)
+        if rng.random() < 0.5:
+            relative, mask, truth = relative.flip(-1), slab.mask.flip(-1), slab.truth.flip(-1)
+        else:
+            mask, truth = slab.mask, slab.truth
+        log_maps, log_sd = run_network(network, relative, mask, physics)
+        nll = negative_log_likelihood(log_maps, log_sd, truth, mask)
+        maps = log_maps.clamp(-3, 3.5).exp() * torch.tensor(physics.white_matter)[:, None, None]
+        present = torch.ones(relative.shape[:2])
+        resynthesis = resynthesis_error(synthesise(maps, nominal, physics), relative, present, mask)
+        loss = nll + settings.resynthesis_weight * resynthesis
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimiser.step()
+        error = ((log_maps.detach() - truth).abs() * mask[:, None]).sum(dim=(0, 2, 3)) / mask.sum().clamp_min(1)
+        for name, value in zip(running, (nll.item(), resynthesis.item(), *error.tolist()), strict=True):
+            running[name] += value
+        if (step + 1) % 100 == 0:
+            curve.append({"step": step + 1, **{name: value / 100 for name, value in running.items()}})
+            running = dict.fromkeys(running, 0.0)
+            if progress is not None:
+                last = curve[-1]
+                progress(
+                    step + 1,
+                    settings.n_steps,
+                    f"loss {last['nll']:.3f}, error T1 {last['t1']:.1%} T2 {last['t2']:.1%} PD {last['pd']:.1%}",
+                )
+    network.eval()
+    return network, {
+        "settings": {key: value for key, value in asdict(settings).items()},
+        "steps": step + 1,
+        "seconds": round(time.monotonic() - began),
+        "curve": curve[:: max(1, len(curve) // 40)] + curve[-1:],
+    }
+
+
+def _smooth_field(rng: np.random.Generator, shape: tuple[int, ...], amplitude: float) -> Tensor:
+    """Random low-order polynomial over the slab with about ``amplitude`` standard deviation."""
+    n, height, width = shape
+    y = torch.linspace(-1, 1, height)[:, None]
+    x = torch.linspace(-1, 1, width)[None, :]
+    z = torch.linspace(-0.3, 0.3, n)[:, None, None]
+    weights: NDArray[np.float64] = rng.standard_normal(6) * amplitude
+    a = [float(w) for w in weights]
+    plane = a[0] * x + a[1] * y + a[2] * (x * y) + a[3] * (x.square() - 0.33) + a[4] * (y.square() - 0.33)
+    return plane[None] + a[5] * z
