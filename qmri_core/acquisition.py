@@ -98,6 +98,8 @@ class Acquisition:
     t2_preparation_time, inversion_efficiency, refocusing_factor
         Nuisances: ideal T2 preparation before the inversion; Mz after = -efficiency * Mz before; effective over
         nominal refocusing angle from the slice profile.
+    spoiling_increment
+        Quadratic RF phase increment in radians of a spoiled gradient echo or MPRAGE; ``None`` for ideal spoiling.
     marks
         Pairs of parameter name and one of `MARKS`; a parameter without a mark was measured.
 
@@ -123,6 +125,7 @@ class Acquisition:
     t2_preparation_time: float = 0.0
     inversion_efficiency: float = 1.0
     refocusing_factor: float = 1.0
+    spoiling_increment: float | None = None
     marks: tuple[tuple[str, str], ...] = field(default=())
 
     def __post_init__(self) -> None:
