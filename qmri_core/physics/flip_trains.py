@@ -15,8 +15,8 @@ def variable_flip_train(
 
     From 90 degrees + minimum / 2 in a parabola to the minimum within `START` pulses (so that the pseudo steady state
     is reached without oscillation), along a quarter sine to ``centre`` at pulse ``centre_index`` (from 1), then
-    linearly to ``maximum`` at the last pulse. Vendors do not publish theirs; the shape follows Mugler 2014 (J Magn Reson Imaging
-    39:745) and Busse 2006 (Magn Reson Med 55:1030).
+    linearly to ``maximum`` at the last pulse. Vendors do not publish theirs; the shape follows Mugler 2014 (J Magn
+    Reson Imaging 39:745) and Busse 2006 (Magn Reson Med 55:1030).
 
     Raises
     ------

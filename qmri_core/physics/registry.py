@@ -9,10 +9,14 @@ from torch import Tensor
 from qmri_core.acquisition import Acquisition, AcquisitionError, Sequence
 from qmri_core.physics.lookup import Train, lookup
 from qmri_core.physics.phase_graph import echo_train
+from qmri_core.physics.spoiling import rf_spoiled_gradient_echo, rf_spoiled_mprage
 from qmri_core.physics.steady_state import mprage, spin_echo, spoiled_gradient_echo
 
 ECHO_TRAINS = frozenset({Sequence.TURBO_SPIN_ECHO, Sequence.INVERSION_RECOVERY_TSE, Sequence.VARIABLE_FLIP_TSE})
 """Sequences whose model is the phase graph of an echo train."""
+
+SPOILED = frozenset({Sequence.SPOILED_GRADIENT_ECHO, Sequence.MPRAGE})
+"""Sequences whose model is a closed form under ideal spoiling, and a phase graph with an RF spoiling increment."""
 
 REQUIRED: dict[Sequence, tuple[str, ...]] = {
     Sequence.SPIN_ECHO: ("refocusing_angle",),
@@ -34,7 +38,10 @@ REQUIRED: dict[Sequence, tuple[str, ...]] = {
 def signal(
     acquisition: Acquisition, pd: Tensor, t1: Tensor, t2: Tensor, *, transmit_scale: Tensor | float = 1.0
 ) -> Tensor:
-    """Signed signal of an acquisition by the accurate model of its family (the phase graph for echo trains).
+    """Signed signal of an acquisition by the accurate model of its family.
+
+    That is the phase graph for echo trains, the exact closed form for a spin echo, and for gradient echoes the closed
+    form under ideal spoiling, or the slow phase graph of RF spoiling if the acquisition states its increment.
 
     Parameters
     ----------
@@ -73,6 +80,8 @@ def signal(
             refocusing_factor=train.refocusing_factor,
             transmit_scale=transmit_scale,
         )
+    if acquisition.spoiling_increment is not None and acquisition.sequence in SPOILED:
+        return _rf_spoiled(acquisition, acquisition.spoiling_increment, pd, t1, t2, transmit_scale)
     return _closed_form(acquisition, pd, t1, t2, transmit_scale)
 
 
@@ -81,8 +90,9 @@ def fast_signal(
 ) -> Tensor:
     """Signed signal as by `signal`, for training and inference: echo trains from a table made on first use.
 
-    Within 0.2 % of ``max(|signal|, 0.01)`` of `signal` for T1 0.2-5 s, T2 0.02-2.5 s, transmit scale 0.7-1.3, and
-    clamped outside of the ranges of `qmri_core.physics.lookup`. Parameters and errors as `signal`.
+    Echo trains are within 0.2 % of ``max(|signal|, 0.01)`` of `signal` for T1 0.2-5 s, T2 0.02-2.5 s, transmit scale
+    0.7-1.3, and clamped outside of the ranges of `qmri_core.physics.lookup`. Spoiling is always ideal. Parameters and
+    errors as `signal`.
     """
     check(acquisition)
     if acquisition.sequence in ECHO_TRAINS:
@@ -150,6 +160,37 @@ def _busy_time(acquisition: Acquisition) -> float:
     if acquisition.sequence in ECHO_TRAINS:
         return inversion + length * spacing + acquisition.t2_preparation_time
     return acquisition.echo_time
+
+
+def _rf_spoiled(
+    acquisition: Acquisition, increment: float, pd: Tensor, t1: Tensor, t2: Tensor, transmit_scale: Tensor | float
+) -> Tensor:
+    if acquisition.sequence is Sequence.MPRAGE:
+        return rf_spoiled_mprage(
+            pd,
+            t1,
+            t2,
+            cycle_time=acquisition.repetition_time,
+            inversion_time=acquisition.inversion_time or 0.0,
+            echo_time=acquisition.echo_time,
+            flip_angle=acquisition.flip_angle,
+            inner_repetition_time=acquisition.echo_spacing or 0.0,
+            n_readouts=acquisition.echo_train_length or 1,
+            centre_index=acquisition.centre_index or 1,
+            spoiling_increment=increment,
+            inversion_efficiency=acquisition.inversion_efficiency,
+            transmit_scale=transmit_scale,
+        )
+    return rf_spoiled_gradient_echo(
+        pd,
+        t1,
+        t2,
+        repetition_time=acquisition.repetition_time,
+        echo_time=acquisition.echo_time,
+        flip_angle=acquisition.flip_angle,
+        spoiling_increment=increment,
+        transmit_scale=transmit_scale,
+    )
 
 
 def _closed_form(

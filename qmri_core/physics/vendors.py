@@ -160,7 +160,7 @@ TYPICAL: dict[str, Typical] = {
         t1w_spacing=8.0e-3,
         variable_spacing=4.5e-3,
         variable_length=150,
-        variable_centre=0.22,
+        variable_centre=0.2,
     ),
 }
 """By vendor; all others by analogy with `Typical`'s defaults."""
