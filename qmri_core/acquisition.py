@@ -85,6 +85,8 @@ class Acquisition:
         Excitation angle in radians.
     inversion_time
         Centre of the inversion to the excitation (echo trains), or to the readout pulse ``centre_index`` (MPRAGE).
+    second_inversion_time
+        Of double inversion recovery: centre of the second inversion to the excitation; shorter than the first.
     refocusing_angle
         Nominal refocusing angle in radians; for variable flip trains the largest of the train.
     echo_spacing
@@ -116,6 +118,7 @@ class Acquisition:
     echo_time: float
     flip_angle: float
     inversion_time: float | None = None
+    second_inversion_time: float | None = None
     refocusing_angle: float | None = None
     echo_spacing: float | None = None
     echo_train_length: int | None = None
@@ -134,6 +137,7 @@ class Acquisition:
         _in_range(self, "echo_time", 0.0, min(self.repetition_time, 1.0), "s", "were milliseconds passed?")
         _in_range(self, "flip_angle", 0.0, math.pi, "rad", "were degrees passed?", closed=True)
         _in_range(self, "inversion_time", 0.0, self.repetition_time, "s", "were milliseconds passed?")
+        _in_range(self, "second_inversion_time", 0.0, self.inversion_time or 0.0, "s", "it follows the first inversion")
         _in_range(self, "refocusing_angle", 0.0, math.pi, "rad", "were degrees passed?", closed=True)
         _in_range(self, "echo_spacing", 0.0, 0.1, "s", "were milliseconds passed?")
         for name, mark in self.marks:
