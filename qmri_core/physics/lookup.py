@@ -64,6 +64,7 @@ class Train:
     refocusing_angles: tuple[float, ...]
     flip_angle: float = math.pi / 2
     inversion_time: float | None = None
+    second_inversion_time: float | None = None
     inversion_efficiency: float = 1.0
     t2_preparation_time: float = 0.0
     refocusing_factor: float = 1.0
@@ -184,6 +185,7 @@ def _at_excitation(train: Train, remainder: Tensor, t1: Tensor, t2: Tensor) -> T
         repetition_time=train.repetition_time,
         train_duration=train.duration,
         inversion_time=train.inversion_time,
+        second_inversion_time=train.second_inversion_time,
         inversion_efficiency=train.inversion_efficiency,
         t2_preparation_time=train.t2_preparation_time,
     )

@@ -107,6 +107,7 @@ def echo_train(
     refocusing_angles: Sequence[float],
     flip_angle: Value = torch.pi / 2,
     inversion_time: Value | None = None,
+    second_inversion_time: Value | None = None,
     inversion_efficiency: Value = 1.0,
     t2_preparation_time: Value = 0.0,
     refocusing_factor: Value = 1.0,
@@ -132,6 +133,8 @@ def echo_train(
         Nominal excitation angle in radians.
     inversion_time
         Seconds from inversion to excitation; ``None`` without inversion.
+    second_inversion_time
+        Seconds from a second inversion to the excitation (double inversion recovery), shorter than the first.
     inversion_efficiency
         Mz after the inversion over minus Mz before; not touched by the transmit scale (adiabatic).
     t2_preparation_time
@@ -165,6 +168,7 @@ def echo_train(
             repetition_time=repetition_time,
             train_duration=len(angles) * echo_spacing,
             inversion_time=inversion_time,
+            second_inversion_time=second_inversion_time,
             inversion_efficiency=inversion_efficiency,
             t2_preparation_time=t2_preparation_time,
         )

@@ -44,8 +44,8 @@ def rf_spoiled_gradient_echo(
     spoiling_increment
         Quadratic phase increment in radians (50, 117 and 150 degrees are usual).
     n_pulses
-        Pulses to play from the ideal steady state on; the mean magnitude of the last 72 is returned. By default, until the
-        slowest voxel has approached its steady state to about 1e-6.
+        Pulses to play from the ideal steady state on; the mean magnitude of the last 72 is returned. By default,
+        until the slowest voxel has approached its steady state to about 1e-6.
 
     Returns
     -------

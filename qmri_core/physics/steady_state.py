@@ -259,12 +259,14 @@ def longitudinal_at_excitation(
     repetition_time: Value,
     train_duration: Value,
     inversion_time: Value | None = None,
+    second_inversion_time: Value | None = None,
     inversion_efficiency: Value = 1.0,
     t2_preparation_time: Value = 0.0,
 ) -> Tensor:
-    """Mz at the excitation when the train left ``after_train``: recovery, then T2 preparation and inversion, if any.
+    """Mz at the excitation when the train left ``after_train``: recovery, then T2 preparation and inversions, if any.
 
-    All times in seconds, as in `pseudo_steady_state`.
+    All times in seconds, as in `pseudo_steady_state`; ``second_inversion_time`` runs from a second inversion to the
+    excitation (double inversion recovery).
     """
     rest = repetition_time - train_duration - t2_preparation_time - (0.0 if inversion_time is None else inversion_time)
     longitudinal = recovered(after_train, decay(rest, t1))
@@ -272,4 +274,7 @@ def longitudinal_at_excitation(
         longitudinal = longitudinal * decay(t2_preparation_time, t2)
     if inversion_time is None:
         return longitudinal
-    return recovered(-inversion_efficiency * longitudinal, decay(inversion_time, t1))
+    if second_inversion_time is None:
+        return recovered(-inversion_efficiency * longitudinal, decay(inversion_time, t1))
+    second = recovered(-inversion_efficiency * longitudinal, decay(inversion_time - second_inversion_time, t1))
+    return recovered(-inversion_efficiency * second, decay(second_inversion_time, t1))
