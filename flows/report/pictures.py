@@ -81,7 +81,7 @@ def _draw(
     axes.set_title(name, fontsize=10)
     axes.set_xticks([])
     axes.set_yticks([])
-    bar = figure.colorbar(image, ax=axes, orientation="horizontal", fraction=0.05, pad=0.03)
+    bar = figure.colorbar(image, ax=axes, orientation="horizontal", fraction=0.05, pad=0.03, extend="max")
     bar.set_label(label, fontsize=8)
     bar.ax.tick_params(labelsize=7)
 
