@@ -67,7 +67,7 @@ def run_demo(
             )
         say(f"ingest: {taken.text()}")
         with _timed("infer", stages), reporting("infer") as progress:
-            summary = infer(store, checkpoint=None, client=client, progress=progress)
+            summary = infer(store, checkpoint=settings.checkpoint, client=client, progress=progress)
         say(f"infer: {summary.text()}")
         with _timed("aggregate", stages), reporting("aggregate") as progress:
             result = aggregate(store, client=client, out=out / "tables", progress=progress)

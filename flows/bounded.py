@@ -1,0 +1,217 @@
+"""Running many independent items on a Dask cluster with a bounded number in flight.
+
+A few items per worker are submitted at a time: the scheduler stays small whatever the length of the run, and a worker
+that dies casts suspicion on few. Every item ends as a result or as an exception; nothing waits for ever.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sized
+from dataclasses import dataclass
+from itertools import islice
+from queue import Empty, SimpleQueue
+from typing import Any, Generic, TypeVar
+
+from distributed import CancelledError, Client, Future, KilledWorker
+
+from flows.progress import Progress, quiet
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+HEARTBEAT = 15.0
+"""Seconds without a result after which the scheduler is asked whether it still knows the tasks."""
+
+PATIENCE = 8
+"""Heartbeats without a worker after which a run gives up."""
+
+MAX_SUBMISSIONS = 3
+
+
+class ClusterError(RuntimeError):
+    """The cluster cannot be reached or has no workers left."""
+
+
+def waves(items: Iterable[Item], size: int) -> Iterator[tuple[Item, ...]]:
+    """``items`` in order, in tuples of ``size``; the last may be shorter.
+
+    Raises
+    ------
+    ValueError
+        If ``size`` is less than 1.
+    """
+    if size < 1:
+        raise ValueError(f"a wave of {size} sessions would never end; at least 1 is needed")
+    rest = iter(items)
+    while wave := tuple(islice(rest, size)):
+        yield wave
+
+
+def run_bounded(
+    client: Client,
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    *,
+    in_flight: int | None = None,
+    progress: Progress = quiet,
+    text: str = "",
+    key: Callable[[Item], str] | None = None,
+    heartbeat: float = HEARTBEAT,
+) -> Iterator[tuple[Item, Result | BaseException]]:
+    """Run ``function`` on every item on the cluster and yield each item with its result as it comes.
+
+    What ``function`` raises is yielded in place of a result. An item in whose company a worker died is tried again
+    alone after all others, so that only those that kill workers themselves end as `distributed.KilledWorker`.
+    Each item is yielded exactly once; nothing waits for ever on a task that the scheduler has lost.
+
+    Parameters
+    ----------
+    client
+        Client of the cluster.
+    function
+        Importable on the workers, safe to run twice on the same item.
+    items
+        Consumed as workers become free: a generator is never read far ahead.
+    in_flight
+        Most items submitted at one time; default twice the number of worker threads, so that workers have work
+        while the caller deals with a result.
+    progress, text
+        Called after each item with the count, the total where ``items`` has a length, and ``text``.
+    key
+        Name of an item's task in Dask's logs and dashboard: pseudonyms only.
+    heartbeat
+        Seconds without a result after which the scheduler is asked about the tasks.
+
+    Raises
+    ------
+    ClusterError
+        If the scheduler is gone or no worker is left.
+    """
+    total = len(items) if isinstance(items, Sized) else 0
+    done = 0
+    suspects: list[Item] = []
+    runner = _Runner(client=client, function=function, key=key, heartbeat=heartbeat)
+    progress(0, total, text)
+    for item, outcome in runner.run(items, in_flight):
+        if isinstance(outcome, KilledWorker):
+            suspects.append(item)
+            continue
+        done += 1
+        progress(done, total, text)
+        yield item, outcome
+    for item, outcome in runner.run(suspects, 1):
+        done += 1
+        progress(done, total, text)
+        yield item, outcome
+
+
+@dataclass(slots=True)
+class _Flight(Generic[Item]):
+    item: Item
+    submissions: int
+    missed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Runner(Generic[Item, Result]):
+    client: Client
+    function: Callable[[Item], Result]
+    key: Callable[[Item], str] | None
+    heartbeat: float
+
+    def run(self, items: Iterable[Item], in_flight: int | None) -> Iterator[tuple[Item, Result | BaseException]]:
+        waiting = iter(items)
+        finished: SimpleQueue[Future[Any]] = SimpleQueue()
+        flights: dict[Future[Any], _Flight[Item]] = {}
+        lonely = 0
+        try:
+            while True:
+                for item in islice(waiting, max(0, self._room(in_flight) - len(flights))):
+                    self._submit(_Flight(item, 0), flights, finished)
+                if not flights:
+                    return
+                try:
+                    future = finished.get(timeout=self.heartbeat)
+                except Empty:
+                    lonely = self._check_cluster(lonely)
+                    yield from self._revive(flights, finished)
+                    continue
+                lonely = 0
+                flight = flights.pop(future, None)
+                if flight is None:  # a task that was given up
+                    continue
+                if future.cancelled() and flight.submissions < MAX_SUBMISSIONS:
+                    self._submit(flight, flights, finished)
+                    continue
+                yield flight.item, _outcome(future)
+        finally:
+            if flights:
+                self.client.cancel(list(flights), force=True)
+
+    def _room(self, in_flight: int | None) -> int:
+        return in_flight or max(1, 2 * sum(self.client.nthreads().values()))
+
+    def _submit(
+        self, flight: _Flight[Item], flights: dict[Future[Any], _Flight[Item]], finished: SimpleQueue[Future[Any]]
+    ) -> None:
+        name = self.key(flight.item) if self.key else getattr(self.function, "__name__", "item")
+        future = self.client.submit(self.function, flight.item, key=f"{name}-{uuid.uuid4().hex}", pure=False)
+        flights[future] = _Flight(flight.item, flight.submissions + 1)
+        future.add_done_callback(finished.put)
+
+    def _check_cluster(self, lonely: int) -> int:
+        if self.client.status not in {"running", "connecting"}:
+            raise ClusterError(
+                "the connection to the Dask scheduler is lost; what is stored stays, run again to resume"
+            )
+        if self.client.status == "running" and self.client.nthreads():
+            return 0
+        if lonely + 1 >= PATIENCE:
+            raise ClusterError(
+                f"no Dask worker for {PATIENCE * self.heartbeat:.0f} s; what is stored stays, run again to resume"
+            )
+        return lonely + 1
+
+    def _revive(
+        self, flights: dict[Future[Any], _Flight[Item]], finished: SimpleQueue[Future[Any]]
+    ) -> Iterator[tuple[Item, BaseException]]:
+        """Submit again what the scheduler no longer works on at two heartbeats in a row."""
+        if self.client.status != "running":
+            return
+        alive = set(self.client.run_on_scheduler(_alive, keys=[future.key for future in flights]))
+        for future, flight in list(flights.items()):
+            flight.missed = 0 if future.key in alive or future.done() else flight.missed + 1
+            if flight.missed < 2:
+                continue
+            del flights[future]
+            self.client.cancel([future], force=True)
+            if flight.submissions < MAX_SUBMISSIONS:
+                self._submit(flight, flights, finished)
+            else:
+                yield flight.item, ClusterError(f"the Dask scheduler lost this task {flight.submissions} times")
+
+
+def _alive(keys: list[str], dask_scheduler: Any = None) -> list[str]:  # noqa: ANN401 - distributed has no types
+    """Those of ``keys`` that wait for a worker or run on a living one; called on the scheduler."""
+    alive = []
+    for key in keys:
+        task = dask_scheduler.tasks.get(key)
+        if task is None:
+            continue
+        is_running = task.processing_on is not None and task.processing_on.address in dask_scheduler.workers
+        if task.state in {"queued", "waiting", "no-worker"} or (task.state == "processing" and is_running):
+            alive.append(key)
+    return alive
+
+
+def _outcome(future: Future[Any]) -> Any:  # noqa: ANN401 - the result of a user's function
+    try:
+        if future.cancelled():
+            return ClusterError("the Dask scheduler cancelled this task")
+        error = future.exception()
+        return future.result() if error is None else error
+    except CancelledError:
+        return ClusterError("the Dask scheduler cancelled this task")
+    finally:
+        future.release()
