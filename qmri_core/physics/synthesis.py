@@ -1,0 +1,116 @@
+"""Images of any family from maps: another inversion time, another echo time, double inversion recovery."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from qmri_core.acquisition import Acquisition
+from qmri_core.physics.magnitude import magnitude
+from qmri_core.physics.registry import fast_signal, signal
+
+_BLOCK = 1 << 17
+
+
+def synthesise(
+    acquisition: Acquisition,
+    pd: NDArray[np.float32],
+    t1: NDArray[np.float32],
+    t2: NDArray[np.float32],
+    *,
+    transmit_scale: NDArray[np.float32] | float = 1.0,
+    noise: float = 0.0,
+    is_exact: bool = False,
+) -> NDArray[np.float32]:
+    """Magnitude image that an acquisition would give of an object.
+
+    Parameters
+    ----------
+    acquisition
+        Complete parameters, of any family; with a second inversion time, double inversion recovery.
+    pd, t1, t2
+        Maps of one shape; ``pd`` relative, ``t1`` and ``t2`` in seconds; NaN gives NaN.
+    transmit_scale
+        Actual over nominal angle, of that shape or one number.
+    noise
+        Standard deviation per channel in units of ``pd``; the mean magnitude then has the Rician floor.
+    is_exact
+        Run the phase graph in every voxel instead of reading its table.
+
+    Returns
+    -------
+    NDArray
+        Signal in the unit of ``pd``, of the maps' shape.
+
+    Raises
+    ------
+    AcquisitionError
+        If the acquisition is not complete.
+    """
+    model = signal if is_exact else fast_signal
+    flat = [np.ascontiguousarray(each, dtype=np.float32).ravel() for each in (pd, t1, t2)]
+    scale = np.broadcast_to(np.asarray(transmit_scale, dtype=np.float32), t1.shape).ravel()
+    result = np.full(flat[0].shape, np.nan, dtype=np.float32)
+    inside = np.flatnonzero(np.isfinite(sum(flat)) & (flat[1] > 0) & (flat[2] > 0))
+    with torch.no_grad():
+        for start in range(0, inside.size, _BLOCK):
+            block = inside[start : start + _BLOCK]
+            values = [torch.from_numpy(each[block]) for each in flat]
+            scales = torch.from_numpy(scale[block])
+            value = model(acquisition, values[0], values[1], values[2], transmit_scale=scales)
+            result[block] = magnitude(value, noise=noise).numpy()
+    return result.reshape(t1.shape)
+
+
+def nulling_times(
+    repetition_time: float, *, first_t1: float, second_t1: float, inversion_efficiency: float = 1.0
+) -> tuple[float, float]:
+    """Inversion times of a double inversion recovery that null two tissues.
+
+    The train is taken to leave no longitudinal magnetisation and to last no time; T2 preparation is left out.
+
+    Parameters
+    ----------
+    repetition_time
+        Seconds.
+    first_t1, second_t1
+        T1 in seconds of the tissues to null, commonly CSF and white matter.
+    inversion_efficiency
+        Mz after an inversion over minus Mz before.
+
+    Returns
+    -------
+    tuple of float
+        Seconds from the first and from the second inversion to the excitation.
+
+    Raises
+    ------
+    ValueError
+        If no pair of inversion times within the repetition time nulls both.
+    """
+
+    def left_over(t1: float, first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
+        before = 1 - np.exp(-(repetition_time - first) / t1)
+        between = 1 - (1 + inversion_efficiency * before) * np.exp(-(first - second) / t1)
+        return np.asarray(1 - (1 + inversion_efficiency * between) * np.exp(-second / t1))
+
+    centre, width = (repetition_time / 2, repetition_time / 4), repetition_time / 2
+    best = centre
+    residual = np.inf
+    for _ in range(40):
+        first, second = np.meshgrid(
+            np.linspace(best[0] - width, best[0] + width, 61), np.linspace(best[1] - width, best[1] + width, 61)
+        )
+        usable = (second > 0) & (first > second) & (first < repetition_time)
+        error = left_over(first_t1, first, second) ** 2 + left_over(second_t1, first, second) ** 2
+        error = np.where(usable, error, np.inf)
+        place = np.unravel_index(int(error.argmin()), error.shape)
+        best, residual = (float(first[place]), float(second[place])), float(error[place])
+        width /= 2
+    if residual > 1e-8:
+        raise ValueError(
+            f"no two inversions within a repetition time of {repetition_time:g} s null T1 {first_t1:g} and "
+            f"{second_t1:g} s; a longer repetition time is needed"
+        )
+    return best
