@@ -20,7 +20,7 @@ FORMATS = ("dicom", "bids")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulationSummary:
-    """What was written: ``sessions`` in ``groups`` on ``scanners``, ``files`` in the input tree ``out``, ``truth`` beside."""
+    """What was written: ``sessions`` in ``groups`` on ``scanners``; ``files`` in ``out``, the truth in ``truth``."""
 
     out: Path
     truth: Path

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
+from pydicom.uid import UID, ExplicitVRLittleEndian, MRImageStorage
 
 from qmri_core.geometry import Affine, Volume, spacing_of
 from qmri_core.simulation.cohort import SessionPlan
@@ -24,6 +24,7 @@ from qmri_core.simulation.sessions import AcquiredSeries, SimulatedSession
 _RAS_TO_LPS = np.array([-1.0, -1.0, 1.0])
 _HERTZ_PER_TESLA = 42.577e6
 _HOSPITALS = ("St. Vitus Hospital", "Klinikum Nordhang", "Hôpital de la Vallée", "Riverside Imaging Center")
+_IMPLEMENTATION = "2.25.180170417326398462180236436713148166203"
 _LARGEST = {"Siemens": 4095, "Philips": 4095, "GE": 32767}
 
 
@@ -216,11 +217,14 @@ def _instance(
     """One slice; elements of the series are shared, not copied."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = MRImageStorage
-    meta.MediaStorageSOPInstanceUID = plan.uid("instance", series.number, instance)
+    meta.MediaStorageSOPInstanceUID = UID(plan.uid("instance", series.number, instance))
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.ImplementationClassUID = "2.25.180170417326398462180236436713148166203"
-    ds = FileDataset(None, {}, preamble=b"\0" * 128, file_meta=meta)
+    meta.ImplementationClassUID = UID(_IMPLEMENTATION)
+    ds = FileDataset("", {}, preamble=b"\0" * 128, file_meta=meta)
     ds.update(header)
+    ds.set_original_encoding(
+        is_implicit_vr=False, is_little_endian=True, character_encoding=header.original_character_set
+    )
     ds.SOPClassUID = MRImageStorage
     ds.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
     ds.InstanceNumber = instance
@@ -234,7 +238,7 @@ def _instance(
     ds.Rows, ds.Columns = array.shape[1:]
     middle = float(array.max()) / 2
     ds.WindowCenter, ds.WindowWidth = f"{middle:.0f}", f"{max(2 * middle, 1):.0f}"
-    ds.PixelData = np.ascontiguousarray(array[index]).tobytes()
+    ds.add_new("PixelData", "OW", np.ascontiguousarray(array[index]).tobytes())
     return ds
 
 

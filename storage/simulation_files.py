@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -64,8 +66,8 @@ def write_truth(session: SimulatedSession, folder: Path, *, is_bids: bool) -> di
     target = folder / name
     target.mkdir(parents=True, exist_ok=True)
     affine = session.pose @ anatomy.affine
-    for file_name, values in (("T1map", anatomy.t1), ("T2map", anatomy.t2), ("PDmap", anatomy.pd)):
-        _save(target / f"{file_name}.nii.gz", values, affine)
+    for file_name, array in (("T1map", anatomy.t1), ("T2map", anatomy.t2), ("PDmap", anatomy.pd)):
+        _save(target / f"{file_name}.nii.gz", array, affine)
     _save(target / "tissue.nii.gz", anatomy.tissue, affine)
     person, study = bids_labels(plan) if is_bids else (plan.person.patient_id, plan.study_instance_uid)
     row: dict[str, str | float] = {
@@ -96,18 +98,15 @@ def write_truth_table(rows: Iterable[Mapping[str, str | float]], folder: Path) -
     return path
 
 
-def _save(
-    path: Path, array: NDArray[np.generic], affine: Affine, *, slope: float | None = None
-) -> None:
+def _save(path: Path, array: NDArray[np.generic], affine: Affine, *, slope: float | None = None) -> None:
     """Write (z, y, x) as NIfTI, compressed lightly and without a time stamp, so that equal input gives equal bytes."""
-    image = nib.Nifti1Image(np.ascontiguousarray(array).T, affine)
+    image: Any = nib.Nifti1Image(np.ascontiguousarray(array).T, affine)  # type: ignore[no-untyped-call]
     image.header.set_xyzt_units("mm")
     image.header.set_qform(affine, code=1)
     image.header.set_sform(affine, code=1)
     if slope is not None:
         image.header.set_slope_inter(slope, 0.0)
-    with nib.openers.Opener(str(path), "wb", compresslevel=1, mtime=0) as file:
-        image.to_file_map({"image": nib.FileHolder(fileobj=file), "header": nib.FileHolder(fileobj=file)})
+    path.write_bytes(gzip.compress(image.to_bytes(), compresslevel=1, mtime=0))
 
 
 def _sidecar(plan: SessionPlan, series: AcquiredSeries) -> dict[str, object]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -33,7 +34,9 @@ def tissue_templates() -> dict[str, Volume]:
     """
     # importing nilearn costs seconds, and only its files are wanted
     package = find_spec("nilearn")
-    folders = [Path(place) / "datasets" / "data" for place in (package.submodule_search_locations or ())] if package else []
+    folders = (
+        [Path(place) / "datasets" / "data" for place in (package.submodule_search_locations or ())] if package else []
+    )
     result = {}
     for name, file_name in _TEMPLATES.items():
         path = next((folder / file_name for folder in folders if (folder / file_name).is_file()), None)
@@ -71,6 +74,6 @@ def _niftis(folder: Path) -> Iterator[Path]:
 
 def _read(path: Path) -> Volume:
     """Read as (z, y, x) float32 with axes along increasing R, A, S."""
-    image = nib.as_closest_canonical(nib.load(path))
+    image: Any = nib.as_closest_canonical(nib.load(path))  # type: ignore[no-untyped-call]
     array = np.asarray(image.dataobj, dtype=np.float32)
     return Volume(array=np.ascontiguousarray(array.T), affine=np.asarray(image.affine, dtype=np.float64))

@@ -47,12 +47,12 @@ class Fields:
         squared = self._squared_distance(anatomy)
         bump = 1 + np.float32(self.contrast) * (np.exp(-squared) - np.float32(0.7))
         scale = np.float32(self.level) * bump * (1 + self.transmit.evaluate(*_axes_of(anatomy)))
-        return np.clip(scale, 0.65, 1.35).astype(np.float32)
+        return np.asarray(np.clip(scale, 0.65, 1.35), dtype=np.float32)
 
     def receive_sensitivity(self, anatomy: Anatomy, *, flattening: float = 1.0) -> NDArray[np.float32]:
         """Relative sensitivity, about 1 in the middle; ``flattening`` below 1 is what a normalisation leaves of it."""
         log_field = self.receive.evaluate(*_axes_of(anatomy)) + np.float32(self.rim) * self._squared_distance(anatomy)
-        return np.exp(np.clip(np.float32(flattening) * log_field, -0.8, 0.8)).astype(np.float32)
+        return np.asarray(np.exp(np.clip(np.float32(flattening) * log_field, -0.8, 0.8)), dtype=np.float32)
 
     def _squared_distance(self, anatomy: Anatomy) -> NDArray[np.float32]:
         x, y, z = (axis - c for axis, c in zip(_axes_of(anatomy), self.centre, strict=True))
@@ -138,7 +138,7 @@ def acquire(
     Volume
         Array (slice, row, column), grey values before integer storage.
     """
-    values = head_signal(acquisition, anatomy.t1, anatomy.t2, anatomy.pd, fields.transmit_scale(anatomy))
+    values = head_signal(anatomy, acquisition, fields.transmit_scale(anatomy))
     values *= fields.receive_sensitivity(anatomy, flattening=flattening)
     image = _resampled(values, anatomy.affine, affine, pose, geometry, resolution)
     if np.isfinite(snr):

@@ -28,7 +28,8 @@ class Anatomy:
     Parameters
     ----------
     t1, t2, pd
-        Seconds, seconds, relative to CSF = 1. In a mixed voxel PD is the sum, R1 and R2 are the means weighted by PD.
+        Seconds, seconds, relative to CSF = 1. In a mixed voxel PD is the sum, R1 and R2 are the means weighted by PD;
+        this is how the truth is defined there, not how signals mix (`qmri_core.simulation.signals`).
     fractions
         CSF, grey and white matter of each voxel, shape (3, z, y, x); nuclei count as grey, lesions as white matter.
     tissue
@@ -50,6 +51,18 @@ class Anatomy:
     labels: NDArray[np.uint8]
     affine: Affine
     subject: Subject
+
+    def without_fluid(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+        """T1, T2 and PD of what is not CSF in each voxel; PD is 0 where less than 0.1 % is left."""
+        csf = self.subject.values["csf"]
+        fluid = self.fractions[0] * np.float32(csf.pd)
+        pd = self.pd - fluid
+        empty = pd < 1e-3
+        pd[empty] = 1.0
+        r1 = (self.pd / self.t1 - fluid / np.float32(csf.t1)) / pd
+        r2 = (self.pd / self.t2 - fluid / np.float32(csf.t2)) / pd
+        pd[empty] = 0.0
+        return 1 / np.clip(r1, 0.15, 20.0), 1 / np.clip(r2, 0.3, 300.0), pd
 
 
 def make_anatomy(
@@ -116,11 +129,11 @@ def random_slab(
     n_z, n_y, n_x = shape
     free = max(0.0, 130.0 - n_z * step) / 2
     centre = (rng.uniform(-10, 10), rng.uniform(-10, 10), rng.uniform(-free, free))
-    axes = tuple(
-        (np.arange(count) - (count - 1) / 2) * spacing + middle
+    x, y, z = (
+        (np.arange(count, dtype=np.float64) - (count - 1) / 2) * spacing + middle
         for count, spacing, middle in zip((n_x, n_y, n_z), (resolution, resolution, step), centre, strict=True)
     )
-    return make_anatomy(atlas, seed=seed, resolution=resolution, axes=(axes[0], axes[1], axes[2]))
+    return make_anatomy(atlas, seed=seed, resolution=resolution, axes=(x, y, z))
 
 
 def tissue_summary(anatomy: Anatomy, *, purity: float = 0.95) -> dict[str, dict[str, float]]:
@@ -147,7 +160,8 @@ def tissue_summary(anatomy: Anatomy, *, purity: float = 0.95) -> dict[str, dict[
 def _head_axes(
     resolution: float,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    x, y, z = (np.arange(-count, count + 1) * resolution for count in (int(e // resolution) for e in _HALF_EXTENT))
+    counts = (int(extent // resolution) for extent in _HALF_EXTENT)
+    x, y, z = (np.arange(-count, count + 1, dtype=np.float64) * resolution for count in counts)
     return x, y, z
 
 
@@ -158,10 +172,7 @@ def _class_fractions(
     points = _template_coordinates(atlas, subject, x, y, z)
     counts = atlas.fractions.shape[:0:-1]
     normalised = torch.stack(
-        [
-            (points[k] - atlas.origin[k]) * (2 / (atlas.spacing * (counts[k] - 1))) - 1
-            for k in range(3)
-        ],
+        [(points[k] - atlas.origin[k]) * (2 / (atlas.spacing * (counts[k] - 1))) - 1 for k in range(3)],
         dim=-1,
     )
     sampled = torch.nn.functional.grid_sample(

@@ -97,7 +97,8 @@ def atlas_from_templates(templates: Mapping[str, Volume], *, resolution: float) 
     )
     outline = Volume(array=envelope.astype(np.float32), affine=templates["gm"].affine)
     brain, gm, wm = (
-        _sampled(volume, centred, blur=_blur(resolution, volume)) for volume in (outline, templates["gm"], templates["wm"])
+        _sampled(volume, centred, blur=_blur(resolution, volume))
+        for volume in (outline, templates["gm"], templates["wm"])
     )
     total = np.maximum(gm + wm, 1e-6)
     gm, wm = (part * np.minimum(1.0, brain / total) for part in (gm, wm))
@@ -165,7 +166,7 @@ def atlas_from_labels(labels: Volume, *, resolution: float) -> Atlas:
 def _axes(resolution: float) -> tuple[NDArray[np.float64], ...]:
     """Coordinates x, y, z of the atlas grid, symmetric about the centre of the brain."""
     counts = [int(np.ceil(half / resolution)) for half in _HALF_EXTENT]
-    return tuple(np.arange(-count, count + 1) * resolution for count in counts)
+    return tuple(np.arange(-count, count + 1, dtype=np.float64) * resolution for count in counts)
 
 
 def _blur(resolution: float, volume: Volume) -> float:
@@ -203,7 +204,7 @@ def _lesion_sites(white_matter: Volume, centre: NDArray[np.float64]) -> NDArray[
     return (indices * spacing_of(affine) + affine[:3, 3] - centre).astype(np.float32)
 
 
-def _sigmoid(values: NDArray[np.float32]) -> NDArray[np.float32]:
+def _sigmoid(values: NDArray[np.floating]) -> NDArray[np.float32]:
     return np.asarray(1 / (1 + np.exp(-np.clip(values, -30, 30))), dtype=np.float32)
 
 
@@ -215,10 +216,9 @@ def _ellipsoid(
     semi_axes: tuple[float, float, float],
 ) -> NDArray[np.float32]:
     """Weight 1 inside, 0 outside, with a border of about a millimetre."""
-    radius = np.sqrt(
-        sum(((v - c) / a) ** 2 for v, c, a in zip((x, y, z), centre, semi_axes, strict=True))
-    )
-    return _sigmoid((1 - radius) * np.float32(min(semi_axes) / 0.7))
+    squared = [((v - c) / a) ** 2 for v, c, a in zip((x, y, z), centre, semi_axes, strict=True)]
+    radius = np.sqrt(squared[0] + squared[1] + squared[2])
+    return _sigmoid((1 - radius) * (min(semi_axes) / 0.7))
 
 
 def _add_head(
@@ -248,6 +248,8 @@ def _add_head(
     nose = _ellipsoid(x, y, z, (0.0, 58.0, -52.0), (9.0, 18.0, 16.0)) * outside
     for name in ("csf", "skull", "marrow", "fat", "muscle"):
         inside = brain * parts[name] if name == "csf" else 0.0
-        parts[name] = np.maximum(inside + (parts[name] - inside) * np.clip(1 - eye - np.maximum(orbit, 0) - nose, 0, 1), 0)
+        parts[name] = np.maximum(
+            inside + (parts[name] - inside) * np.clip(1 - eye - np.maximum(orbit, 0) - nose, 0, 1), 0
+        )
     parts["fat"] = parts["fat"] + np.maximum(orbit, 0) * (1 - nose)
     parts["fluid"] = eye * (1 - nose)

@@ -14,7 +14,7 @@ from qmri_core.simulation.protocols import SimulatedProtocol, protocol_table
 _SURNAMES = (
     "Abendroth", "Baerwald", "Castellan", "Dombrowka", "Eschenbach", "Fairweather", "Grünspan", "Halvorsen",
     "Ibáñez", "Jankauskas", "Kowalczyk", "Lindqvist", "Moreau", "Nakagawa", "O'Sullivan", "Petrakis",
-    "Quintero", "Rasmussen", "Szymański", "Thorvaldsen", "Underhill", "Vandermeer", "Weissenborn", "Yıldırım",
+    "Quintero", "Rasmussen", "Szymański", "Thorvaldsen", "Underhill", "Vandermeer", "Weissenborn", "Yildirim",
 )  # fmt: skip
 _FEMALE = ("Adelheid", "Beatriz", "Chiara", "Dorothea", "Eulalia", "Friederike", "Ginevra", "Hedwig", "Ilse", "Joana")
 _MALE = ("Anselm", "Bartosz", "Cornelius", "Domenico", "Edvard", "Ferdinand", "Gregor", "Horatio", "Ignacio", "Jasper")
@@ -79,7 +79,7 @@ class SessionPlan:
         return np.random.default_rng([self.seed, 41, self.index, *purpose])
 
     def uid(self, *parts: str | int) -> str:
-        """Unique identifier of something in this session (DICOM PS3.5 B.2), the same on every run."""
+        """Identify something in this session uniquely (DICOM PS3.5 B.2) and the same on every run."""
         return uid(self.seed, self.index, *parts)
 
 
@@ -88,7 +88,9 @@ def uid(*parts: str | int) -> str:
     return f"2.25.{int.from_bytes(_digest(*parts)[:16], 'big')}"
 
 
-def plan_cohort(*, sessions: int, groups: int, seed: int, design: str | Design = Design.COHORT) -> tuple[SessionPlan, ...]:
+def plan_cohort(
+    *, sessions: int, groups: int, seed: int, design: str | Design = Design.COHORT
+) -> tuple[SessionPlan, ...]:
     """Plan ``sessions`` visits in all over ``groups`` groups.
 
     Groups take the protocols of the table in order; two protocols of one model are two groups of one scanner, and
@@ -106,7 +108,9 @@ def plan_cohort(*, sessions: int, groups: int, seed: int, design: str | Design =
     if sessions < 1 or groups < 1 or seed < 0:
         raise ValueError(f"sessions {sessions} and groups {groups} must be at least 1, seed {seed} at least 0")
     if sessions < groups * (2 if kind is Design.RETEST else 1):
-        raise ValueError(f"{sessions} sessions do not fill {groups} groups of the design {kind}; simulate more sessions")
+        raise ValueError(
+            f"{sessions} sessions do not fill {groups} groups of the design {kind}; simulate more sessions"
+        )
     return tuple(_plan(index, groups, seed, kind) for index in range(sessions))
 
 
@@ -129,7 +133,9 @@ def _plan(index: int, groups: int, seed: int, design: Design) -> SessionPlan:
         visit=visit,
         group=f"{protocol.name}-{replica}" if replica else protocol.name,
         protocol=protocol,
-        serial_number=str(10_000 + int.from_bytes(_digest(seed, "device", protocol.model, replica)[:4], "big") % 90_000),
+        serial_number=str(
+            10_000 + int.from_bytes(_digest(seed, "device", protocol.model, replica)[:4], "big") % 90_000
+        ),
         study_instance_uid=uid(seed, index, "study"),
         date=first + datetime.timedelta(days=9 * visit),
         time=datetime.time(int(rng.integers(7, 19)), int(rng.integers(0, 60)), int(rng.integers(0, 60))),

@@ -226,7 +226,7 @@ def _series(vendor: str, row: Mapping[str, str]) -> SimulatedSeries:
 
 
 def _acquisition(vendor: str, row: Mapping[str, str], header: SeriesHeader, inversion: float | None) -> Acquisition:
-    """What the scanner did; a vendor's inversion time is brought to the meaning that `Acquisition` has."""
+    """Say what the scanner did; a vendor's inversion time is brought to the meaning that `Acquisition` has."""
     family = row["family"]
     spacing = _number(row["true_echo_spacing_ms"], _MILLI)
     length = int(row["true_train_length"]) if row["true_train_length"] else None
@@ -260,7 +260,7 @@ def _acquisition(vendor: str, row: Mapping[str, str], header: SeriesHeader, inve
 
 
 def _stretched(name: str, length: int) -> tuple[float, ...]:
-    """The named refocusing train, its shape stretched to ``length`` pulses, in radians."""
+    """Return the named refocusing train, its shape stretched to ``length`` pulses, in radians."""
     angles = np.radians(_flip_trains()[name])
     positions = np.linspace(0, len(angles) - 1, length)
     return tuple(float(angle) for angle in np.interp(positions, np.arange(len(angles)), angles))

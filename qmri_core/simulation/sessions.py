@@ -126,9 +126,7 @@ def _series(
         flattening=0.3 if "NORM" in one.codes.image_type else 1.0,
     )
     description = str(rng.choice(_DESCRIPTIONS))
-    return AcquiredSeries(
-        series=one, volumes=(volume,), number=number, description=description, scale=scale, snr=snr
-    )
+    return AcquiredSeries(series=one, volumes=(volume,), number=number, description=description, scale=scale, snr=snr)
 
 
 def _scale(plan: SessionPlan, one: SimulatedSeries, rng: np.random.Generator) -> float:

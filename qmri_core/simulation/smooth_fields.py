@@ -23,9 +23,7 @@ class SmoothField:
     control: NDArray[np.float32]
     spacing: float
 
-    def evaluate(
-        self, x: NDArray[np.float64], y: NDArray[np.float64], z: NDArray[np.float64]
-    ) -> NDArray[np.float32]:
+    def evaluate(self, x: NDArray[np.float64], y: NDArray[np.float64], z: NDArray[np.float64]) -> NDArray[np.float32]:
         """Values on the rectilinear grid of the coordinates (millimetres), shape (len(z), len(y), len(x))."""
         along_x, along_y, along_z = (_basis(axis, self.control.shape[0], self.spacing) for axis in (x, y, z))
         values = np.tensordot(along_z, self.control, axes=(1, 0))

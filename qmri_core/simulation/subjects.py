@@ -138,5 +138,5 @@ def _draw_lesions(rng: np.random.Generator, sites: NDArray[np.float32] | None) -
 
 
 def _clipped(rng: np.random.Generator) -> float:
-    """Standard normal within three standard deviations: nobody has impossible tissue."""
+    """Draw a standard normal within three standard deviations: nobody has impossible tissue."""
     return float(np.clip(rng.standard_normal(), -3, 3))
