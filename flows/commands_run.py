@@ -46,7 +46,9 @@ def demo(
     from flows.demo import run_demo
 
     chosen = settings_or_usage_error(workers=workers)
-    finish(run_demo(out, sessions=sessions, groups=groups, resolution=resolution, settings=chosen, say=typer.echo))
+    summary = run_demo(out, sessions=sessions, groups=groups, resolution=resolution, settings=chosen, say=typer.echo)
+    if summary.exit_status:
+        raise typer.Exit(summary.exit_status)
 
 
 def simulate(

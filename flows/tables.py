@@ -99,21 +99,22 @@ def evaluation_table(evaluation: pd.DataFrame) -> tuple[list[str], Rows]:
 
 
 def mean_and_sd(mean: float, sd: float, name: str) -> str:
-    """Mean and standard deviation of a map in the unit in which people read it."""
-    if math.isnan(mean):
-        return "-"
-    return number(mean, name) if math.isnan(sd) else f"{number(mean, name)} ± {number(sd, name)}"
+    """Mean and standard deviation of a map, in the unit in which people read it and with the decimals of the mean."""
+    if math.isnan(mean) or math.isnan(sd):
+        return number(mean, name)
+    return f"{number(mean, name)} ± {sd * MAPS[name][2]:.{_decimals(mean, name)}f}"
 
 
 def number(value: float, name: str) -> str:
     """Value of the map ``name`` in the unit in which people read it; a dash where it is not known."""
-    if math.isnan(value):
-        return "-"
+    return "-" if math.isnan(value) else f"{value * MAPS[name][2]:.{_decimals(value, name)}f}"
+
+
+def _decimals(value: float, name: str) -> int:
     short, _, factor = MAPS[name]
-    scaled = value * factor
     if short == "PD":
-        return f"{scaled:.3f}"
-    return f"{scaled:.0f}" if abs(scaled) >= 200 else f"{scaled:.1f}"
+        return 3
+    return 0 if abs(value * factor) >= 200 else 1
 
 
 def percent(value: float) -> str:

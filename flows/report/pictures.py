@@ -75,7 +75,7 @@ def _draw(
     axes.set_facecolor("black")
     image = axes.imshow(factor * section[:, ::-1], cmap=colours, vmin=low, vmax=high, **options)
     if mask.any() and not mask.all():
-        axes.contour(mask[:, ::-1].astype(float), levels=[0.5], colors="#4cc9f0", linewidths=0.6)
+        axes.contour(mask[:, ::-1].astype(float), levels=[0.5], colors="#4cc9f0", linewidths=0.9)
     if not np.isfinite(section).any():
         axes.text(0.5, 0.5, "not computed", color="white", ha="center", va="center", transform=axes.transAxes)
     axes.set_title(name, fontsize=10)

@@ -14,7 +14,7 @@ from tiny_cohort import GROUPS, make_store, statistics
 from flows.evaluate import EvaluateResult
 from flows.report.build import write_report
 from flows.report.literature import interval, literature
-from flows.tables import MAPS, TISSUES, group_table, number, percent, text_table, variation_table
+from flows.tables import MAPS, TISSUES, group_table, mean_and_sd, number, percent, text_table, variation_table
 
 VOID = {"meta", "img", "br", "link", "input"}
 
@@ -157,6 +157,8 @@ def test_tables_use_the_units_in_which_people_read() -> None:
     ]
     assert number(float("nan"), "T1map") == percent(float("nan")) == "-"
     assert number(0.075, "T2map") == "75.0"
+    assert mean_and_sd(1.631, 0.0223, "T2map") == "1631 ± 22"
+    assert mean_and_sd(0.7, float("nan"), "PDmap") == "0.700"
 
 
 def test_text_tables_keep_columns_aligned() -> None:
