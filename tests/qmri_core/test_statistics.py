@@ -1,0 +1,71 @@
+"""Statistics against NumPy, by properties."""
+
+from __future__ import annotations
+
+from functools import reduce
+from operator import add
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qmri_core.statistics import Moments, agreement, inter_group_variation, tissue_statistics
+
+values = st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=60)
+
+
+@given(parts=st.lists(values, min_size=1, max_size=6))
+def test_any_partition_merges_to_the_whole(parts: list[list[float]]) -> None:
+    whole = np.concatenate([np.asarray(part) for part in parts])
+    merged = reduce(add, (Moments.of(part) for part in parts), Moments())
+    assert merged.count == whole.size
+    np.testing.assert_allclose(merged.mean, whole.mean(), rtol=1e-9, atol=1e-6)
+    scale = max(1.0, float(np.abs(whole).max())) ** 2
+    np.testing.assert_allclose(
+        merged.sum_squared_deviations, whole.var() * whole.size, rtol=1e-9, atol=1e-9 * scale * whole.size
+    )
+
+
+def test_standard_deviation_is_that_of_numpy_and_nan_without_enough_values() -> None:
+    assert Moments.of([1.0, 2.0, 4.0]).standard_deviation() == pytest.approx(np.std([1.0, 2.0, 4.0], ddof=1))
+    assert np.isnan(Moments.of([1.0]).standard_deviation())
+    assert np.isnan(Moments().standard_deviation())
+
+
+def test_not_computed_voxels_do_not_count() -> None:
+    result = tissue_statistics(np.array([1.0, np.nan, 3.0, 2.0], dtype=np.float32))
+    assert (result.n, result.mean, result.median) == (3, 2.0, 2.0)
+    assert result.q25 == pytest.approx(np.quantile([1.0, 2.0, 3.0], 0.25))
+    empty = tissue_statistics(np.array([np.nan], dtype=np.float32))
+    assert empty.n == 0
+    assert np.isnan(empty.median)
+
+
+def test_variation_counts_groups_once_whatever_their_size() -> None:
+    result = inter_group_variation([[1.0] * 100, [3.0], [np.nan]])
+    assert result.n_groups == 2
+    assert result.mean == 2.0
+    assert result.cov == pytest.approx(np.std([1.0, 3.0], ddof=1) / 2.0)
+    assert np.isnan(inter_group_variation([[1.0]]).cov)
+
+
+def test_a_constant_map_has_no_slope() -> None:
+    true = np.array([0.8, 0.85, 0.9])
+    assert agreement(np.full(3, 0.85), true).slope == 0.0
+    assert np.isnan(agreement(np.full(3, 0.85), true).r)
+
+
+@given(gain=st.floats(0.1, 3.0), offset=st.floats(-1.0, 1.0))
+def test_slope_recovers_a_line_and_ccc_falls_off_identity(gain: float, offset: float) -> None:
+    true = np.linspace(0.7, 1.5, 9)
+    result = agreement(gain * true + offset, true)
+    assert result.slope == pytest.approx(gain)
+    assert result.r == pytest.approx(1.0)
+    assert result.ccc <= 1.0 + 1e-12
+    assert agreement(true, true).ccc == pytest.approx(1.0)
+
+
+def test_unpaired_values_are_refused() -> None:
+    with pytest.raises(ValueError, match="pairs"):
+        agreement([1.0, 2.0], [1.0])
