@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from flows import commands_run, commands_store
+from flows import commands_run, commands_science, commands_store
 
 OWN_PACKAGES = {"qmri_core", "storage", "flows"}
 
@@ -34,6 +34,7 @@ def _options(
 
 
 commands_run.add_to(app)
+commands_science.add_to(app)
 commands_store.add_to(app)
 
 

@@ -19,8 +19,6 @@ PLANNED = {
     "forget": "Remove a session from the store and its history.",
     "export-bids": "Write maps as a BIDS derivatives dataset.",
     "export-zarr": "Write the cohort as a plain Zarr hierarchy.",
-    "protocol": "Tell what a protocol can determine.",
-    "synthesize": "Make another contrast from stored maps.",
     "run": "Start a deployment by its bare name.",
 }
 """Commands of the contract that are not there yet."""

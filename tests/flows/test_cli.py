@@ -185,6 +185,21 @@ def test_inspect_names_assume_entries_that_match_nothing(tmp_path: Path) -> None
     assert "entry 1 of the assume file matched no series" in result.output
 
 
+def test_protocol_prints_its_table_and_refuses_what_it_cannot_read() -> None:
+    result = qmri("protocol", "--t1w", "mprage TR=2300 TE=3 TI=900 FA=9 ESP=7.4 READOUTS=176")
+    assert result.exit_code == 0, result.exception
+    assert "white matter" in result.output
+    assert "'TX' is none of" in failing("protocol", "--t1w", "mprage TX=1")
+
+
+def test_synthesize_writes_an_image_of_a_stored_session(store: str, tmp_path: Path) -> None:
+    series = "tse TR=6000 TE=100 FA=150 ETL=15"
+    result = qmri("synthesize", "ses-000000000000", series, "--store", store, "--out", tmp_path / "image.nii.gz")
+    assert result.exit_code == 0, result.exception
+    assert nib.load(tmp_path / "image.nii.gz").shape == (32, 40, 14)
+    assert "is not stored" in failing("synthesize", "ses-1", series, "--store", store, "--out", tmp_path / "image.nii")
+
+
 def failing(*arguments: object) -> str:
     """Message of a command that must end with 1 without a traceback."""
     result = qmri(*arguments)
