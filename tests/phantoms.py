@@ -16,7 +16,9 @@ def ellipsoid_templates(spacing: float = 4.0) -> dict[str, Volume]:
     x, y, z = (np.arange(low, high + 1e-6, spacing) for low, high in ((-96, 96), (-132, 96), (-84, 96)))
     affine = np.diag([spacing, spacing, spacing, 1.0])
     affine[:3, 3] = x[0], y[0], z[0]
-    radius = np.sqrt((x[None, None] / 68) ** 2 + ((y[None, :, None] + 17) / 86) ** 2 + ((z[:, None, None] - 5) / 68) ** 2)
+    radius = np.sqrt(
+        (x[None, None] / 68) ** 2 + ((y[None, :, None] + 17) / 86) ** 2 + ((z[:, None, None] - 5) / 68) ** 2
+    )
     brain, white, ventricles = (_soft(limit - radius) for limit in (1.0, 0.82, 0.22))
     gm = (brain - white) * 0.97
     wm = white - ventricles
