@@ -112,10 +112,17 @@ def check(acquisition: Acquisition) -> None:
     centre = acquisition.centre_index
     if centre is not None and length is not None and not 1 <= centre <= length:
         raise AcquisitionError(f"{where}: centre_index {centre} not in [1, {length}], the length of the train")
-    for name, low, high in (("inversion_efficiency", 0.5, 1.0), ("refocusing_factor", 0.3, 1.5)):
+    for name, low, high, hint in (
+        ("inversion_efficiency", 0.5, 1.0, "was a percentage passed?"),
+        ("refocusing_factor", 0.3, 1.5, "was a percentage passed?"),
+        ("t2_preparation_time", 0.0, 1.0, "were milliseconds passed?"),
+    ):
         value = getattr(acquisition, name)
         if not low <= value <= high:
-            raise AcquisitionError(f"{where}: {name} {value:g} not in [{low:g}, {high:g}]; was a percentage passed?")
+            raise AcquisitionError(f"{where}: {name} {value:g} not in [{low:g}, {high:g}]; {hint}")
+    for value in acquisition.flip_train:
+        if not 0 < value <= math.pi:
+            raise AcquisitionError(f"{where}: flip_train angle {value:g} rad not in (0, pi]; were degrees passed?")
     rest = acquisition.repetition_time - _busy_time(acquisition)
     if rest < 0:
         raise AcquisitionError(
