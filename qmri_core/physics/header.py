@@ -159,12 +159,14 @@ def _spin_echo(draft: _Draft) -> None:
 
 def _mprage(draft: _Draft) -> None:
     header = draft.header
-    repetition = draft.take("repetition_time")
+    # an override states the cycle, whatever the header's repetition time is
+    cycle = draft.take("repetition_time")
+    repetition = draft.read("repetition_time")
     echo_time = draft.take("echo_time")
     draft.take("flip_angle")
-    is_inner = repetition < _INNER_REPETITION
+    is_inner = repetition is not None and repetition < _INNER_REPETITION
     if is_inner:
-        spacing = draft.put("echo_spacing", repetition, draft.mark_of("repetition_time"))
+        spacing = draft.put("echo_spacing", repetition or 0.0, draft.mark_of("repetition_time"))
     else:
         # symmetric echoes need about twice the echo time
         spacing = draft.put("echo_spacing", max(draft.typical.inner_repetition_time, 2 * echo_time), "assumed")
@@ -180,7 +182,6 @@ def _mprage(draft: _Draft) -> None:
     else:
         mark = draft.mark_of("inversion_time")
     to_first = to_first and inversion < _FIRST_PULSE
-    cycle = draft.stated.get("repetition_time", repetition)
     if not to_first and draft.marks["echo_train_length"] == "assumed" and "echo_train_length" not in draft.stated:
         # a shorter readout where the typical one does not fit before or after the centre
         room = 2 * inversion / spacing if is_inner else 2 * min(inversion, cycle - inversion) / spacing

@@ -87,8 +87,11 @@ def nulling_times(
     Raises
     ------
     ValueError
-        If no pair of inversion times within the repetition time nulls both.
+        If a time is not positive.
     """
+    for name, value in (("repetition_time", repetition_time), ("first_t1", first_t1), ("second_t1", second_t1)):
+        if not value > 0:
+            raise ValueError(f"{name} {value:g} s is not positive")
 
     def left_over(t1: float, first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
         before = 1 - np.exp(-(repetition_time - first) / t1)
@@ -97,7 +100,6 @@ def nulling_times(
 
     centre, width = (repetition_time / 2, repetition_time / 4), repetition_time / 2
     best = centre
-    residual = np.inf
     for _ in range(40):
         first, second = np.meshgrid(
             np.linspace(best[0] - width, best[0] + width, 61), np.linspace(best[1] - width, best[1] + width, 61)
@@ -106,11 +108,6 @@ def nulling_times(
         error = left_over(first_t1, first, second) ** 2 + left_over(second_t1, first, second) ** 2
         error = np.where(usable, error, np.inf)
         place = np.unravel_index(int(error.argmin()), error.shape)
-        best, residual = (float(first[place]), float(second[place])), float(error[place])
+        best = (float(first[place]), float(second[place]))
         width /= 2
-    if residual > 1e-8:
-        raise ValueError(
-            f"no two inversions within a repetition time of {repetition_time:g} s null T1 {first_t1:g} and "
-            f"{second_t1:g} s; a longer repetition time is needed"
-        )
     return best

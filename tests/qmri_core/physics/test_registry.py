@@ -117,7 +117,7 @@ def test_longer_t2_never_gives_less_signal_of_white_and_grey_matter(acquisition:
 @pytest.mark.parametrize("name", ["spin_echo", "turbo_spin_echo", "spoiled_gradient_echo", "mprage"])
 def test_longer_t1_gives_less_signal_of_brain(name: str) -> None:
     t1 = torch.linspace(0.6, 2.0, 30, dtype=torch.float64)
-    # with a long repetition time, stimulated echoes of low refocusing angles gain more from a long T1 than recovery loses
+    # with a long repetition time, stimulated echoes gain more from a long T1 than recovery loses
     repetition_time = min(EXAMPLES[name].repetition_time, 2.3)
     found = signal(replace(EXAMPLES[name], repetition_time=repetition_time), double(1.0), t1, double(0.09))
     # behind its null MPRAGE is negative, and falls on
