@@ -12,6 +12,7 @@ import xarray as xr
 from flows.clusters import run_bounded
 from flows.progress import Progress, quiet
 from flows.stages import Outcome, SummariseTask, summarise_session
+from flows.tables import records
 from qmri_core.statistics import Moments, inter_group_variation
 from storage.cohort import sessions, slots
 from storage.repository import StoreError, writing
@@ -58,12 +59,12 @@ def aggregate(store: str, *, client: Client, out: Path | None = None, progress: 
     with_maps = set(stored.loc[stored["checkpoint_digest"] != "", "session"])
     made = {
         str(row["session"]): f"{row['checkpoint_digest']},{row['calibration_version']},{row['input_digest']}"
-        for row in stored.to_dict("records")
+        for row in records(stored)
     }
     table = read_statistics(store)
     current = {
         str(row["session"])
-        for row in table.to_dict("records")
+        for row in records(table)
         if row["session"] in with_maps
         and row["made_with"] == made[str(row["session"])]
         and row["group"] == places[str(row["session"])].group

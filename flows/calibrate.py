@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict
 
 import pandas as pd
 import xarray as xr
 
 from flows.progress import Progress, quiet
+from flows.tables import records
 from qmri_core.acquisition import Contrast
 from qmri_core.calibration import CalibrationError, ScaleCalibration, calibrate_scale
 from qmri_core.population import FieldStrengthError, population
@@ -75,19 +75,19 @@ def current_calibrations(store: str) -> dict[str, tuple[int, dict[Contrast, Scal
             Contrast(row["contrast"]): ScaleCalibration(
                 **{name: row[name] for name in NUMBERS if name != "n_sessions"}, n_sessions=int(row["n_sessions"])
             )
-            for row in newest.to_dict("records")
+            for row in records(newest)
         }
         result[str(group)] = (int(newest["version"].max()), scales, str(newest["reference"].iloc[0]))
     return result
 
 
 def _group_rows(group: str, members: pd.DataFrame, version: int) -> list[dict[str, object]]:
-    records: list[Mapping[str, object]] = members.sort_values("session").to_dict("records")  # type: ignore[assignment]
-    acquisitions = acquisitions_of(records[0])
+    rows = records(members.sort_values("session"))
+    acquisitions = acquisitions_of(rows[0])
     try:
         reference = population(next(iter(acquisitions.values())).field_strength).describe()
         scales = {
-            contrast: calibrate_scale([_signal(record, contrast) for record in records], acquisition)
+            contrast: calibrate_scale([float(row[f"{contrast}_white_matter_signal"]) for row in rows], acquisition)
             for contrast, acquisition in acquisitions.items()
         }
     except (CalibrationError, FieldStrengthError):
@@ -96,7 +96,3 @@ def _group_rows(group: str, members: pd.DataFrame, version: int) -> list[dict[st
         {"group": group, "contrast": str(contrast), "version": version, "reference": reference, **asdict(scale)}
         for contrast, scale in scales.items()
     ]
-
-
-def _signal(record: Mapping[str, object], contrast: Contrast) -> float:
-    return float(record[f"{contrast}_white_matter_signal"])  # type: ignore[arg-type]

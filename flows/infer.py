@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from flows.calibrate import calibrate, current_calibrations
 from flows.clusters import run_bounded, waves
 from flows.ingest import CODE_VERSION
-from flows.progress import Progress, quiet
+from flows.progress import Progress, part_of, quiet
 from flows.stages import InferTask, Outcome, infer_session
 from flows.summary import RunSummary, summarise
+from flows.tables import records as records_of
 from qmri_core.acquisition import CONTRASTS
 from qmri_core.checkpoint import load_checkpoint
 from qmri_core.inference import INFERENCE_VERSION
@@ -45,7 +46,7 @@ def infer(store: str, *, client: Client, checkpoint: Path | None = None, progres
     calibrate(store, progress=progress)
     calibrations = current_calibrations(store)
     stored = sessions(store)
-    records = {str(row["session"]): row for row in stored.to_dict("records")} if not stored.empty else {}
+    records = {str(row["session"]): row for row in records_of(stored)}
     places = slots(store)
     tasks: list[dict[str, Any]] = []
     without: dict[str, Reason] = {}
@@ -73,16 +74,9 @@ def infer(store: str, *, client: Client, checkpoint: Path | None = None, progres
     snapshot = _record_reasons(store, {n: r for n, r in without.items() if records[n]["reason"] != str(r)})
     done = 0
     for wave in waves(tasks, SESSIONS_PER_WORKER * max(1, sum(client.nthreads().values()))):
-        snapshot = _infer_wave(
-            store,
-            wave,
-            client,
-            checkpoint,
-            digest,
-            lambda ready, _total, text, before=done: progress(before + ready, len(tasks), text),
-        )
+        snapshot = _infer_wave(store, wave, client, checkpoint, digest, part_of(progress, done, len(tasks)))
         done += len(wave)
-    rows = catalogue(store).to_dict("records")
+    rows = records_of(catalogue(store))
     return summarise(
         [(str(r["session"]), str(r["status"]), str(r["reason"]), str(r["stage"])) for r in rows],
         unchanged=len(rows) - len(tasks),

@@ -8,14 +8,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pandas as pd
-
 from flows.calibrate import calibrate
 from flows.clusters import run_bounded, waves
 from flows.plan import SessionPlan, plan_sessions
-from flows.progress import Progress, quiet
+from flows.progress import Progress, part_of, quiet
 from flows.stages import IngestTask, Outcome, ingest_session
 from flows.summary import RunSummary, summarise
+from flows.tables import records
 from qmri_core.preprocessing.session import PREPROCESSING_VERSION
 from storage.acquisitions import acquisition_values
 from storage.assumptions import load_assumptions
@@ -28,8 +27,8 @@ from storage.waves import begin_append, commit
 if TYPE_CHECKING:
     from distributed import Client
 
-WAVES_PER_WORKER = 2
-"""Sessions per worker and wave: a wave is what a kill can cost, a commit what every wave costs."""
+SESSIONS_PER_WORKER = 4
+"""In one wave: a wave is what a kill can cost, a commit and idle workers at its end are what every wave costs."""
 CODE_VERSION = version("qmri-cohort")
 
 
@@ -67,11 +66,9 @@ def ingest(
     to_do = sorted((plan for plan in fresh if plan.placement is not None), key=lambda plan: plan.session)
     snapshot = _record_skipped(store, [plan for plan in fresh if plan.placement is None])
     done = 0
-    size = WAVES_PER_WORKER * max(1, sum(client.nthreads().values()))
+    size = SESSIONS_PER_WORKER * max(1, sum(client.nthreads().values()))
     for wave in waves(to_do, size):
-        snapshot = _ingest_wave(
-            store, wave, client, lambda ready, _total, text, before=done: progress(before + ready, len(to_do), text)
-        )
+        snapshot = _ingest_wave(store, wave, client, part_of(progress, done, len(to_do)))
         done += len(wave)
     snapshot = calibrate(store, progress=progress) or snapshot
     return _summary(plans, store, unchanged=len(plans) - len(fresh), snapshot=snapshot)
@@ -87,8 +84,7 @@ def write_linkage(found: Discovery, path: Path) -> None:
 
 
 def _known(store: str) -> Mapping[str, Mapping[str, object]]:
-    rows = catalogue(store)
-    return {str(row["session"]): row for row in rows.to_dict("records")}
+    return {str(row["session"]): row for row in records(catalogue(store))}
 
 
 def _is_done(plan: SessionPlan, known: Mapping[str, Mapping[str, object]]) -> bool:
@@ -209,13 +205,13 @@ def _record_skipped(store: str, plans: Sequence[SessionPlan]) -> str | None:
 
 
 def _summary(plans: Sequence[SessionPlan], store: str, *, unchanged: int, snapshot: str | None) -> RunSummary:
-    rows: pd.DataFrame = catalogue(store)
-    known = {str(row["session"]): row for row in rows.to_dict("records")}
+    known = _known(store)
     lost = [plan.session for plan in plans if plan.session not in known]
     if lost:
         raise StoreError(f"{len(lost)} sessions are in no state after the run: {', '.join(lost[:5])}")
+    rows = [known[plan.session] for plan in plans]
     return summarise(
-        [(plan.session, *(str(known[plan.session][name]) for name in ("status", "reason", "stage"))) for plan in plans],
+        [(str(row["session"]), str(row["status"]), str(row["reason"]), str(row["stage"])) for row in rows],
         unchanged=unchanged,
         snapshot=snapshot,
     )

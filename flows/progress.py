@@ -23,6 +23,15 @@ def quiet(done: int, total: int, text: str = "") -> None:
     """Progress that nobody sees."""
 
 
+def part_of(progress: Progress, before: int, whole: int) -> Progress:
+    """Progress of one part of a longer run: ``before`` of ``whole`` were done when the part began."""
+
+    def shifted(done: int, total: int, text: str = "") -> None:  # noqa: ARG001 - the part's own total
+        progress(before + done, whole, text)
+
+    return shifted
+
+
 @contextmanager
 def reporting(title: str, *, stream: TextIO | None = None, interval: float = INTERVAL) -> Iterator[Progress]:
     """Show progress of what runs inside: a bar where ``stream`` (default: stderr) is a terminal, else lines.

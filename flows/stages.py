@@ -230,8 +230,8 @@ def _summarise(task: SummariseTask, stage: Stage) -> Outcome:
 
 
 __all__ = [
-    "IngestTask",
     "InferTask",
+    "IngestTask",
     "Outcome",
     "ReadError",
     "SummariseTask",

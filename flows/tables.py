@@ -26,6 +26,11 @@ WORTHLESS_ALONE = (
 Rows = list[list[str]]
 
 
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows of a table as dictionaries by column."""
+    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
+
+
 def text_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Lay out a table for the terminal: columns padded, numbers to the right."""
     cells = [[str(value) for value in row] for row in rows]

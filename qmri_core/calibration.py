@@ -122,4 +122,3 @@ def biological_spread(acquisition: Acquisition, values: Population) -> float:
     t2 = torch.from_numpy(wm.t2 * np.exp(wm.t2_spread * noise[2]))
     signal = fast_signal(acquisition, pd, t1, t2).abs()
     return float(torch.log(signal).std())
-

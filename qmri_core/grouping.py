@@ -16,11 +16,9 @@ from collections.abc import Mapping
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from qmri_core.acquisition import CONTRASTS, Acquisition, Contrast, SeriesHeader
 from qmri_core.classification import Decision, SkipReason
-from qmri_core.geometry import Affine, Grid
+from qmri_core.geometry import Affine, Grid, closest_canonical, spacing_of
 
 EXTENT = (184.0, 224.0, 184.0)
 """Millimetres x, y, z that every group's grid covers: an adult head's brain with 10 mm around it."""
@@ -148,16 +146,9 @@ def _nominal(strength: float) -> float:
 
 def canonical_spacing(affine: Affine) -> tuple[float, float, float]:
     """Spacing in millimetres along the RAS axes nearest to the voxel axes, each taken once."""
-    columns = affine[:3, :3]
-    lengths = np.linalg.norm(columns, axis=0)
-    share = np.abs(columns / lengths)
-    result = [0.0, 0.0, 0.0]
-    for _ in range(3):
-        world, voxel = np.unravel_index(int(np.argmax(share)), share.shape)
-        result[int(world)] = float(lengths[voxel])
-        share[world, :] = -1.0
-        share[:, voxel] = -1.0
-    return (result[0], result[1], result[2])
+    lengths = spacing_of(affine)
+    order, _ = closest_canonical(affine)
+    return (float(lengths[order[0]]), float(lengths[order[1]]), float(lengths[order[2]]))
 
 
 def protocol_key(

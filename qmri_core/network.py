@@ -42,6 +42,7 @@ class Block(nn.Module):
         nn.init.zeros_(self.modulation.bias)
 
     def forward(self, x: Tensor, embedded: Tensor) -> Tensor:
+        """Features of shape (slice, outputs, y, x) from (slice, inputs, y, x) and (slice, embedding)."""
         scale, shift = self.modulation(embedded)[:, :, None, None].chunk(2, dim=1)
         hidden = functional.silu(self.first(x)) * (1 + scale) + shift
         result: Tensor = self.shortcut(x) + functional.silu(self.second(hidden))
@@ -64,8 +65,7 @@ class MapNetwork(nn.Module):
         self.up1 = Block(middle + fine, fine, size)
         self.head = nn.Conv2d(fine + N_INPUTS, 6, 1)
         nn.init.zeros_(self.head.weight)
-        with torch.no_grad():
-            self.head.bias.copy_(torch.tensor([0.0, 0.0, 0.0, -2.5, -2.5, -3.0]))
+        self.head.bias = nn.Parameter(torch.tensor([0.0, 0.0, 0.0, -2.5, -2.5, -3.0]))
 
     def forward(self, inputs: Tensor, conditions: Tensor) -> tuple[Tensor, Tensor]:
         """Log maps relative to white matter, and the log of their standard deviation.

@@ -181,7 +181,7 @@ def train(
         resynthesis = resynthesis_error(synthesise(maps, nominal, physics), relative, present, mask)
         loss = nll + settings.resynthesis_weight * resynthesis
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimiser.step()
         error = ((log_maps.detach() - truth).abs() * mask[:, None]).sum(dim=(0, 2, 3)) / mask.sum().clamp_min(1)
@@ -199,7 +199,7 @@ def train(
                 )
     network.eval()
     return network, {
-        "settings": {key: value for key, value in asdict(settings).items()},
+        "settings": asdict(settings),
         "steps": step + 1,
         "seconds": round(time.monotonic() - began),
         "curve": curve[:: max(1, len(curve) // 40)] + curve[-1:],

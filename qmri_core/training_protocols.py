@@ -33,7 +33,9 @@ def _as_run(acquisition: Acquisition, rng: np.random.Generator) -> Acquisition:
         changes["inversion_time"] = acquisition.inversion_time * (1 + 0.015 * float(rng.standard_normal()))
         changes["inversion_efficiency"] = float(np.clip(0.97 + 0.02 * rng.standard_normal(), 0.9, 1.0))
     if acquisition.sequence in (Sequence.TURBO_SPIN_ECHO, Sequence.INVERSION_RECOVERY_TSE):
-        changes["refocusing_factor"] = float(np.clip(acquisition.refocusing_factor + 0.06 * rng.standard_normal(), 0.5, 1.0))
+        changes["refocusing_factor"] = float(
+            np.clip(acquisition.refocusing_factor + 0.06 * rng.standard_normal(), 0.5, 1.0)
+        )
     if acquisition.sequence is Sequence.MPRAGE and acquisition.echo_spacing is not None:
         changes["echo_spacing"] = acquisition.echo_spacing * (1 + 0.02 * float(rng.standard_normal()))
     return replace(acquisition, **changes)  # type: ignore[arg-type]

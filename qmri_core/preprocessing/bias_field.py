@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-import SimpleITK as sitk
+import SimpleITK as sitk  # noqa: N813 - the name that its documentation uses
 from numpy.typing import NDArray
 
 WORKING_SPACING = 5.0
@@ -45,4 +45,4 @@ def bias_field(
     method.Execute(sitk.Shrink(full, shrink), sitk.Shrink(inside, shrink))
     log_field = sitk.GetArrayFromImage(method.GetLogBiasFieldAsImage(full))
     log_field = log_field - log_field[mask > 0].mean()
-    return np.exp(log_field).astype(np.float32)
+    return np.asarray(np.exp(log_field), dtype=np.float32)

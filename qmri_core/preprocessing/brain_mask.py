@@ -61,4 +61,3 @@ def _model() -> Any:  # noqa: ANN401 - deepbet has no types
     from deepbet import BrainExtraction
 
     return BrainExtraction(no_gpu=True)
-

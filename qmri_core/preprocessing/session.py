@@ -72,7 +72,7 @@ def preprocess(volumes: Mapping[Contrast, Volume], grid: Grid) -> Preprocessed:
         if contrast in volumes and contrast is not Contrast.T1W:
             from_t1w[contrast], quality[f"{contrast}_alignment"] = align(t1w, volumes[contrast], around)
     reference = next(contrast for contrast in REFERENCE_ORDER if contrast in volumes)
-    to_t1w = np.linalg.inv(from_t1w[reference])
+    to_t1w = np.asarray(np.linalg.inv(from_t1w[reference]), dtype=np.float64)
     affine = _frame(grid, volumes[reference], from_t1w[reference], t1w, mask)
     images = {
         contrast: resample(volumes[contrast], grid, affine, from_t1w[contrast] @ to_t1w)
@@ -90,7 +90,8 @@ def preprocess(volumes: Mapping[Contrast, Volume], grid: Grid) -> Preprocessed:
     quality["coverage"] = float(covered.sum()) * voxel_litres / native_litres
     if quality["coverage"] < MIN_COVERAGE:
         raise FieldOfViewError(
-            f"all contrasts together cover {quality['coverage']:.0%} of the brain on the grid; {MIN_COVERAGE:.0%} needed"
+            f"all contrasts together cover {quality['coverage']:.0%} of the brain on the grid; "
+            f"{MIN_COVERAGE:.0%} are needed"
         )
     final_mask = covered.astype(np.uint8)
     near = _grow(on_grid, grid.spacing[::-1], MARGIN)

@@ -92,13 +92,11 @@ def atlas_from_templates(templates: Mapping[str, Volume], *, resolution: float) 
     """
     axes = _axes(resolution)
     centred = tuple(axis + shift for axis, shift in zip(axes, _ICBM_CENTRE, strict=True))
-    envelope = ndimage.binary_fill_holes(
-        (templates["t1"].array > 0) | (templates["gm"].array + templates["wm"].array > 0.1)
-    )
-    outline = Volume(array=envelope.astype(np.float32), affine=templates["gm"].affine)
+    reduced = {name: _reduced(volume, int(resolution)) for name, volume in templates.items()}
+    envelope = ndimage.binary_fill_holes((reduced["t1"].array > 0) | (reduced["gm"].array + reduced["wm"].array > 0.1))
+    outline = Volume(array=envelope.astype(np.float32), affine=reduced["gm"].affine)
     brain, gm, wm = (
-        _sampled(volume, centred, blur=_blur(resolution, volume))
-        for volume in (outline, templates["gm"], templates["wm"])
+        _sampled(volume, centred, blur=_blur(resolution, volume)) for volume in (outline, reduced["gm"], reduced["wm"])
     )
     total = np.maximum(gm + wm, 1e-6)
     gm, wm = (part * np.minimum(1.0, brain / total) for part in (gm, wm))
@@ -112,8 +110,11 @@ def atlas_from_templates(templates: Mapping[str, Volume], *, resolution: float) 
         if name in ("thalamus", "pallidum"):
             parts["wm"] = parts["wm"] * (1 - weight)
     _add_head(parts, brain, x, y, z, resolution)
+    fractions = np.empty((len(ATLAS_CLASSES), *brain.shape), dtype=np.float32)
+    for index, name in enumerate(ATLAS_CLASSES):
+        fractions[index] = parts.pop(name)  # one copy of each at a time: at 1 mm all of them take half a gigabyte
     return Atlas(
-        fractions=torch.from_numpy(np.stack([parts[name] for name in ATLAS_CLASSES]).astype(np.float32)),
+        fractions=torch.from_numpy(fractions),
         origin=(float(axes[0][0]), float(axes[1][0]), float(axes[2][0])),
         spacing=resolution,
         size=_ICBM_SIZE,
@@ -167,6 +168,20 @@ def _axes(resolution: float) -> tuple[NDArray[np.float64], ...]:
     """Coordinates x, y, z of the atlas grid, symmetric about the centre of the brain."""
     counts = [int(np.ceil(half / resolution)) for half in _HALF_EXTENT]
     return tuple(np.arange(-count, count + 1, dtype=np.float64) * resolution for count in counts)
+
+
+def _reduced(volume: Volume, target: int) -> Volume:
+    """Averages of blocks, as large as fit into ``target`` millimetres; the same volume if it is that coarse already."""
+    factor = int(target / float(spacing_of(volume.affine).max()) + 1e-6)
+    if factor < 2:
+        return volume
+    sizes = [size // factor for size in volume.array.shape]
+    array = volume.array[: sizes[0] * factor, : sizes[1] * factor, : sizes[2] * factor]
+    blocks = array.reshape(sizes[0], factor, sizes[1], factor, sizes[2], factor).mean(axis=(1, 3, 5))
+    affine = volume.affine.copy()
+    affine[:3, 3] += affine[:3, :3] @ np.full(3, (factor - 1) / 2)
+    affine[:3, :3] *= factor
+    return Volume(array=np.ascontiguousarray(blocks, dtype=np.float32), affine=affine)
 
 
 def _blur(resolution: float, volume: Volume) -> float:

@@ -19,6 +19,7 @@ from qmri_core.simulation.signals import reference_signal
 SCALE_SPREAD = 0.03
 """Standard deviation of the log of a series' scale between sessions of one group."""
 
+_LOCALIZER_SPACING = 4.0
 _DESCRIPTIONS = (
     "HEAD ROUTINE", "Serie", "obl", "neuro std", "WIP brain", "s3D", "ax", "Schaedel", "brain^library", "copy of 4",
 )  # fmt: skip
@@ -84,7 +85,8 @@ def simulate_session(plan: SessionPlan, atlas: Atlas, *, resolution: float) -> S
     fields = draw_fields(rng)
     pose = rigid(rng.normal(0, [5.0, 2.5, 2.5]).clip(-10, 10), rng.normal(0, [3.0, 5.0, 5.0]).clip(-10, 10))
     tilt = float(rng.uniform(-8, 8))
-    series = [_localizer(plan, anatomy, pose, fields)]
+    coarse = make_anatomy(atlas, seed=plan.subject_seed, resolution=max(resolution, _LOCALIZER_SPACING))
+    series = [_localizer(plan, coarse, pose, fields)]
     numbers = _series_numbers(plan)
     for index, one in enumerate(plan.protocol.series):
         moved = pose @ rigid(rng.normal(0, 0.6, 3), rng.normal(0, 0.8, 3)) if one.contrast != Contrast.T2W else pose
@@ -149,7 +151,7 @@ def _series_numbers(plan: SessionPlan) -> list[int]:
 
 def _localizer(plan: SessionPlan, anatomy: Anatomy, pose: Affine, fields: Fields) -> AcquiredSeries:
     """Three slices, one per plane, in one series."""
-    resolution = 4.0
+    resolution = _LOCALIZER_SPACING
     template = plan.protocol.series[0]
     acquisition = Acquisition(
         contrast=Contrast.T1W,

@@ -47,5 +47,5 @@ def test_label_maps_come_in_order_and_in_ras(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("exists", [True, False])
 def test_a_folder_without_maps_is_refused(tmp_path: Path, exists: bool) -> None:
-    with pytest.raises(FileNotFoundError, match="no .nii or .nii.gz"):
+    with pytest.raises(FileNotFoundError, match=r"no \.nii or \.nii\.gz"):
         label_maps(tmp_path if exists else tmp_path / "nowhere")

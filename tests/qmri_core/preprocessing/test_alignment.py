@@ -1,0 +1,108 @@
+"""Alignment against known motion; resampling against images whose values are known everywhere."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.spatial.transform import Rotation
+
+from qmri_core.geometry import Grid, Volume
+from qmri_core.preprocessing.alignment import AlignmentError, align, resample
+from storage.templates import tissue_templates
+from tests.phantoms import smooth_volume
+
+
+def moved(volume: Volume, rotation: tuple[float, float, float], shift: tuple[float, float, float]) -> Volume:
+    """The same head after it has moved: its voxels lie elsewhere in the scanner."""
+    motion = np.eye(4)
+    motion[:3, :3] = Rotation.from_euler("xyz", rotation, degrees=True).as_matrix()
+    motion[:3, 3] = shift
+    return Volume(array=volume.array, affine=motion @ volume.affine)
+
+
+@pytest.fixture(scope="module")
+def brain() -> tuple[Volume, Volume, NDArray[np.uint8]]:
+    """A brain of real anatomy at 3 mm in two contrasts of opposite sign."""
+    parts = {name: volume.array[::3, ::3, ::3] for name, volume in tissue_templates().items()}
+    gm, wm = parts["gm"], parts["wm"]
+    mask = ndimage.binary_fill_holes(gm + wm > 0.3)
+    fluid = np.where(mask, np.clip(1 - gm - wm, 0, 1), 0)
+    affine = np.diag([3.0, 3.0, 3.0, 1.0])
+    t1w = Volume(array=(0.3 * fluid + 0.6 * gm + 1.0 * wm).astype(np.float32), affine=affine)
+    t2w = Volume(array=(3.0 * fluid + 1.2 * gm + 0.8 * wm).astype(np.float32), affine=affine)
+    return t1w, t2w, mask.astype(np.uint8)
+
+
+@pytest.mark.parametrize("motion", [((3.0, -2.0, 4.0), (4.0, -3.0, 2.0)), ((8.0, -6.0, 5.0), (9.0, -7.0, 6.0))])
+def test_known_motion_is_found_between_contrasts(
+    brain: tuple[Volume, Volume, NDArray[np.uint8]], motion: tuple[tuple[float, float, float], ...]
+) -> None:
+    fixed, t2w, mask = brain
+    other = moved(t2w, *motion)
+    found, information = align(fixed, other, mask)
+    truth = other.affine @ np.linalg.inv(fixed.affine)
+    points = np.argwhere(mask)[::97, ::-1] @ fixed.affine[:3, :3].T + fixed.affine[:3, 3]
+    difference = found - truth
+    errors = np.linalg.norm(points @ difference[:3, :3].T + difference[:3, 3], axis=1)
+    assert errors.mean() < 0.3, errors.mean()  # millimetres; voxels are 3 mm
+    assert errors.max() < 0.6, errors.max()
+    assert information > 0.3
+
+
+def test_the_same_input_gives_the_same_bits() -> None:
+    fixed = smooth_volume((24, 28, 22), seed=1)
+    mask = (fixed.array > 0).astype(np.uint8)
+    other = moved(fixed, (1.0, 2.0, -1.0), (2.0, 1.0, 0.0))
+    first, second = align(fixed, other, mask), align(fixed, other, mask)
+    np.testing.assert_array_equal(first[0], second[0])
+
+
+def test_an_empty_mask_is_said_so() -> None:
+    volume = smooth_volume()
+    with pytest.raises(AlignmentError, match="empty"):
+        align(volume, volume, np.zeros(volume.array.shape, dtype=np.uint8))
+
+
+def test_series_in_frames_of_their_own_are_found_from_their_centres() -> None:
+    fixed = smooth_volume((24, 28, 22), seed=2)
+    mask = (fixed.array > 0).astype(np.uint8)
+    other = moved(fixed, (2.0, 0.0, 0.0), (900.0, 0.0, 0.0))
+    found, _ = align(fixed, other, mask)
+    np.testing.assert_allclose(found[:3, 3], [900.0, 0.0, 0.0], atol=1.0)
+
+
+def test_an_image_that_shares_nothing_is_refused() -> None:
+    fixed = smooth_volume((24, 28, 22), seed=2)
+    mask = (fixed.array > 0).astype(np.uint8)
+    blank = Volume(array=np.ones_like(fixed.array), affine=fixed.affine)
+    with pytest.raises(AlignmentError, match="nats"):
+        align(fixed, blank, mask)
+
+
+def test_a_linear_image_is_resampled_exactly_whatever_the_axes() -> None:
+    rng = np.random.default_rng(4)
+    rotation = Rotation.from_rotvec(rng.uniform(-0.4, 0.4, 3)).as_matrix()
+    native = Grid(shape=(30, 34, 32), spacing=(2.5, 2.0, 3.0)).affine(rotation, np.zeros(3))
+    gradient = np.array([0.3, -0.2, 0.5])
+    index = np.stack(np.meshgrid(*(np.arange(n) for n in (32, 34, 30)), indexing="ij"), axis=-1)
+    world = index @ native[:3, :3].T + native[:3, 3]
+    volume = Volume(array=(world @ gradient + 40).transpose(2, 1, 0).astype(np.float32), affine=native)
+    grid = Grid(shape=(10, 12, 14), spacing=(1.5, 1.5, 1.5))
+    target = grid.affine(np.eye(3), np.array([2.0, -1.0, 3.0]))
+    result = resample(volume, grid, target)
+    where = np.stack(np.meshgrid(*(np.arange(n) for n in (14, 12, 10)), indexing="ij"), axis=-1)
+    expected = ((where @ target[:3, :3].T + target[:3, 3]) @ gradient + 40).transpose(2, 1, 0)
+    np.testing.assert_allclose(result, expected, rtol=2e-4)  # the spline's boundary condition decays over 10 voxels
+
+
+def test_what_was_not_acquired_is_nan_and_values_stay_in_range() -> None:
+    volume = smooth_volume((20, 20, 20), spacing=2.0)
+    grid = Grid(shape=(40, 40, 40), spacing=(2.0, 2.0, 2.0))
+    result = resample(volume, grid, grid.affine(np.eye(3), np.zeros(3)))
+    assert np.isnan(result[0, 0, 0])
+    inside = np.isfinite(result)
+    assert inside.sum() == pytest.approx(20**3, rel=0.2)
+    assert result[inside].min() >= volume.array.min()
+    assert result[inside].max() <= volume.array.max()
