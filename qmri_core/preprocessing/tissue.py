@@ -94,7 +94,7 @@ def _fluid_probability(features: NDArray[np.float64], names: list[Contrast]) -> 
     middle = float(np.median(axis))
     below = middle - float(np.quantile(axis, 0.16))
     far = float(np.quantile(axis, 0.99))
-    threshold = max(middle + 3.0 * below, (middle + far) / 2)
+    threshold = max(middle + 1.2 * below, (middle + far) / 2)
     width = max((far - threshold) / 4, 1e-3)
     return np.asarray(1 / (1 + np.exp(-np.clip((axis - threshold) / width, -30, 30))), dtype=np.float64)
 
