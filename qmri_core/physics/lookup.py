@@ -46,7 +46,7 @@ _PLAIN_SHARE = 0.7
 _NODES_REMAINDER = (9, 10, 130)
 # tables kept, 10 MB each in single precision
 _KEPT = 64
-_BLOCK = 1 << 15
+_BLOCK = 1 << 16
 
 
 def _coordinates(times: tuple[float, float], offset: float) -> tuple[float, float]:
