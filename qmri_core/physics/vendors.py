@@ -113,6 +113,23 @@ RULES: tuple[Rule, ...] = (
         mark="assumed",
         evidence="Bloch simulation of windowed-sinc pulses: 0.79 at 120, 0.72 at 150, 0.62 at 180 degrees",
     ),
+    Rule(
+        vendor="any",
+        sequences="variable_flip_tse",
+        parameter="centre_index",
+        meaning="no later than a vendor's usual share of the train (`Typical.variable_centre`); an echo time beyond it "
+        "is taken for no physical one, and the time of that echo stands in for it",
+        mark="assumed",
+        evidence="hidden values paired with headers: Siemens 0.40-0.51, Philips 0.28-0.35, GE 0.19-0.22 of the train",
+    ),
+    Rule(
+        vendor="Philips, GE",
+        sequences="variable_flip_tse",
+        parameter="t2_preparation_time",
+        meaning="125 ms where the inversion time of a FLAIR is 0.1 s too short to null fluid without it, else none",
+        mark="assumed",
+        evidence="two of two prepared protocols found, none of the others",
+    ),
 )
 """The rules that `qmri_core.physics.header` applies, for people; the sensitivities are in the reference they quote."""
 
