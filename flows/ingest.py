@@ -77,6 +77,7 @@ def ingest(
 def write_linkage(found: Discovery, path: Path) -> None:
     """Write which session is whose: CSV for the user alone, readable by nobody else; never into the store."""
     path.touch(mode=0o600)
+    path.chmod(0o600)  # of a file that was there before, too
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["session", "patient_id", "study_instance_uid", "path"])

@@ -118,10 +118,8 @@ def _what_is_missing(
         if decision.reason is not None:
             counts[str(decision.reason)] += 1
     others = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
-    found = " and ".join(chosen) or "none of the contrasts"
-    return f"found {found}, but no {' and no '.join(absent)}; maps need T1w and one of T2w and FLAIR" + (
-        f" (other series: {others})" if others else ""
-    )
+    found = f"{' and '.join(chosen)}, but no {' and no '.join(absent)}" if chosen else "none of the contrasts"
+    return f"found {found}; maps need T1w and one of T2w and FLAIR" + (f" (other series: {others})" if others else "")
 
 
 def _digest(parts: Iterable[str]) -> str:

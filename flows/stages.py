@@ -59,12 +59,14 @@ class Stage:
 REASONS: Mapping[str, Reason] = {
     "AlignmentError": Reason.ALIGNMENT,
     "BrainMaskError": Reason.BRAIN_MASK,
+    "TissueError": Reason.BRAIN_MASK,
     "FieldOfViewError": Reason.FIELD_OF_VIEW,
     "FieldStrengthError": Reason.FIELD_STRENGTH,
     "CalibrationError": Reason.NO_CALIBRATION,
     "ReadError": Reason.READ_ERROR,
 }
 """Reason of a failure by the type of its exception; anything else is an internal error."""
+OWN_PACKAGES = {"qmri_core", "storage", "flows"}
 
 
 def at_boundary(session: str, work: Callable[[Stage], Outcome]) -> Outcome:
@@ -79,13 +81,14 @@ def at_boundary(session: str, work: Callable[[Stage], Outcome]) -> Outcome:
         return work(stage)
     except Exception as error:  # noqa: BLE001 - the session boundary: a session that fails is data
         kind = type(error).__name__
+        is_known = kind in REASONS and type(error).__module__.split(".")[0] in OWN_PACKAGES
         return Outcome(
             session=session,
             status=Status.FAILED,
-            reason=REASONS.get(kind, Reason.INTERNAL_ERROR),
+            reason=REASONS[kind] if is_known else Reason.INTERNAL_ERROR,
             stage=stage.name,
             error=kind,
-            explanation=str(error) if kind in REASONS else _where(error),
+            explanation=str(error) if is_known else _where(error),
             duration=time.perf_counter() - began,
         )
 

@@ -1,7 +1,8 @@
 """What is known of brain tissue before any image is seen: reference values and their spread, per field strength.
 
 Sources: 3 T white matter T1 Wansapura 1999 (J Magn Reson Imaging 9:531), Gelman 2001 (Magn Reson Med 45:71), Wright
-2008 (MAGMA 21:121): 0.83-0.85 s; T2 Wansapura 1999, Stanisz 2005 (Magn Reson Med 54:507): 0.069-0.080 s; CSF T1 Rooney 2007
+2008 (MAGMA 21:121): 0.83-0.85 s; T2 Wansapura 1999, Stanisz 2005 (Magn Reson Med 54:507): 0.069-0.080 s; CSF T1
+Rooney 2007
 (Magn Reson Med 57:308), T2 Spijkerman 2018 (MAGMA 31:415); water content Oros-Peusquens 2019 (Front Neurol 10:1333);
 PD from T1 Volz 2012 (NeuroImage 63:540). 1.5 T T1: Rooney 2007, recalled and not checked.
 """

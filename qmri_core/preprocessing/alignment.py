@@ -15,7 +15,13 @@ HISTOGRAM_BINS = 32
 WORKING_SPACING = 4.0
 """Millimetres; the fixed image is thinned out to about this before the search."""
 ENOUGH_INFORMATION = 0.05
-"""Nats; a registration that ends below is tried once more from the centres of the images."""
+"""Nats; images of two heads, or of nothing, end below."""
+COARSE = 4.0
+"""Millimetres of smoothing for the choice of a start."""
+SCHEDULES = ((6.0, 3.0, 1.0), (3.0, 1.0))
+"""Millimetres of smoothing per level: the wide search, and the close one for when that goes astray."""
+BRIGHTEST = 0.97
+"""Quantile above which intensities are clipped for the search."""
 
 
 class AlignmentError(ValueError):
@@ -45,8 +51,8 @@ def to_ras(transform: sitk.Euler3DTransform) -> Affine:
 def align(fixed: Volume, moving: Volume, mask: NDArray[np.uint8]) -> tuple[Affine, float]:
     """Find where each point of ``fixed`` lies in ``moving``.
 
-    Rigid, six parameters, Mattes mutual information over three resolutions, started from the scanner's own frame and,
-    if that fails, from the centres of the images. Deterministic: one thread, no random sampling.
+    Rigid, six parameters, Mattes mutual information over three resolutions, started where it is most informative
+    of the scanner's own frame and the images' centres. Deterministic: one thread, no random sampling.
 
     Parameters
     ----------
@@ -66,37 +72,38 @@ def align(fixed: Volume, moving: Volume, mask: NDArray[np.uint8]) -> tuple[Affin
     AlignmentError
         If the images do not overlap or the motion found is not plausible for one visit.
     """
-    fixed_image, moving_image = to_image(fixed), to_image(moving)
+    if not mask.any():
+        raise AlignmentError("the brain mask is empty; nothing to align")
+    foreground = moving.array > moving.array.mean()
+    if not foreground.any():
+        raise AlignmentError("an image is the same everywhere; nothing to align")
+    fixed_image, moving_image = to_image(_clipped(fixed, mask > 0)), to_image(_clipped(moving, foreground))
     mask_image = sitk.GetImageFromArray(np.ascontiguousarray(mask.astype(np.uint8)))
     mask_image.CopyInformation(fixed_image)
-    inside = np.argwhere(mask > 0)
-    if inside.size == 0:
-        raise AlignmentError("the brain mask is empty; nothing to align")
-    centre = fixed_image.TransformContinuousIndexToPhysicalPoint(inside.mean(axis=0)[::-1].tolist())
-    scanner_frame = sitk.Euler3DTransform()
-    scanner_frame.SetCenter(centre)
-    image_centres = sitk.Euler3DTransform(
-        sitk.CenteredTransformInitializer(
-            fixed_image, moving_image, sitk.Euler3DTransform(), sitk.CenteredTransformInitializerFilter.GEOMETRY
+    centre_index = np.append(np.argwhere(mask).mean(axis=0)[::-1], 1.0)
+    centre = (RAS_TO_LPS @ fixed.affine @ centre_index)[:3]
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)  # the metric adds up in the order in which threads end
+    # every voxel of a coarser fixed image: as fast as random samples of the fine one, and without their noise
+    shrink = [max(1, round(WORKING_SPACING / spacing)) for spacing in fixed_image.GetSpacing()]
+    fixed_image, mask_image = sitk.Shrink(fixed_image, shrink), sitk.Shrink(mask_image, shrink)
+    start = _best_start(fixed_image, moving_image, mask_image, centre)
+    at_start = _information(fixed_image, moving_image, mask_image, start)
+    transform, information = start, at_start
+    for sigmas in SCHEDULES:
+        found = _search(fixed_image, moving_image, mask_image, start, sigmas)
+        reached = _information(fixed_image, moving_image, mask_image, found)
+        if reached > information:
+            transform, information = found, reached
+            break  # else the search has left a better place: search more closely around it
+    matrix = to_ras(transform)
+    rotation = float(np.arccos(np.clip((np.trace(matrix[:3, :3]) - 1) / 2, -1, 1)))
+    if information < ENOUGH_INFORMATION or rotation > MAX_ROTATION:
+        raise AlignmentError(
+            f"best alignment of two series: {information:.3f} nats of mutual information (at least "
+            f"{ENOUGH_INFORMATION:g} needed) at a rotation of {np.rad2deg(rotation):.0f} degrees (at most "
+            f"{np.rad2deg(MAX_ROTATION):.0f}); are they of one session and one head?"
         )
-    )
-    found: list[tuple[float, Affine]] = []
-    for start in (scanner_frame, image_centres):
-        try:
-            matrix, information = _register(fixed_image, moving_image, mask_image, start)
-        except RuntimeError:  # how SimpleITK says that no sample overlaps
-            continue
-        found.append((information, matrix))
-        if information > ENOUGH_INFORMATION and _rotation(matrix) < MAX_ROTATION:
-            return matrix, information
-    if not found:
-        raise AlignmentError("the series do not overlap in space; are they of one session?")
-    information, matrix = max(found, key=lambda pair: pair[0])
-    raise AlignmentError(
-        f"best alignment of two series: {information:.3f} nats of mutual information (more than {ENOUGH_INFORMATION:g} "
-        f"needed) at a rotation of {np.rad2deg(_rotation(matrix)):.0f} degrees (less than "
-        f"{np.rad2deg(MAX_ROTATION):.0f} needed); are they of one session and one head?"
-    )
+    return matrix, information
 
 
 def resample(
@@ -138,18 +145,12 @@ def resample(
     return np.asarray(np.clip(result, low, high), dtype=np.float32)
 
 
-def _register(
-    fixed: sitk.Image, moving: sitk.Image, mask: sitk.Image, start: sitk.Euler3DTransform
-) -> tuple[Affine, float]:
-    # every voxel of a coarser fixed image: as fast as random samples of the fine one, and without their noise
-    shrink = [max(1, round(WORKING_SPACING / spacing)) for spacing in fixed.GetSpacing()]
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)  # the metric adds up in the order in which threads end
-    method = sitk.ImageRegistrationMethod()
-    method.SetMetricAsMattesMutualInformation(HISTOGRAM_BINS)
-    method.SetMetricFixedMask(sitk.Shrink(mask, shrink))
-    method.SetInterpolator(sitk.sitkLinear)
-    method.SetShrinkFactorsPerLevel([2, 2, 1])
-    method.SetSmoothingSigmasPerLevel([6.0, 3.0, 1.0])
+def _search(
+    fixed: sitk.Image, moving: sitk.Image, mask: sitk.Image, start: sitk.Euler3DTransform, sigmas: tuple[float, ...]
+) -> sitk.Euler3DTransform:
+    method = _metric(mask)
+    method.SetShrinkFactorsPerLevel([2 if sigma > 2 else 1 for sigma in sigmas])
+    method.SetSmoothingSigmasPerLevel(list(sigmas))
     method.SmoothingSigmasAreSpecifiedInPhysicalUnitsOn()
     method.SetOptimizerAsRegularStepGradientDescent(
         learningRate=1.0, minStep=2e-3, numberOfIterations=100, relaxationFactor=0.6, gradientMagnitudeTolerance=1e-6
@@ -157,10 +158,53 @@ def _register(
     method.SetOptimizerScalesFromPhysicalShift()
     transform = sitk.Euler3DTransform(start)
     method.SetInitialTransform(transform, inPlace=True)
-    method.Execute(sitk.Shrink(fixed, shrink), moving)
-    return to_ras(transform), -float(method.GetMetricValue())
+    try:
+        method.Execute(fixed, moving)
+    except RuntimeError as error:  # how SimpleITK says that no sample overlaps
+        raise AlignmentError("the series do not overlap in space; are they of one session?") from error
+    return transform
 
 
-def _rotation(matrix: Affine) -> float:
-    """Angle in radians."""
-    return float(np.arccos(np.clip((np.trace(matrix[:3, :3]) - 1) / 2, -1, 1)))
+def _information(fixed: sitk.Image, moving: sitk.Image, mask: sitk.Image, transform: sitk.Euler3DTransform) -> float:
+    """Mutual information in nats; minus infinity where nothing overlaps."""
+    method = _metric(mask)
+    method.SetInitialTransform(transform)
+    try:
+        return -float(method.MetricEvaluate(fixed, moving))
+    except RuntimeError:
+        return -np.inf
+
+
+def _metric(mask: sitk.Image) -> sitk.ImageRegistrationMethod:
+    method = sitk.ImageRegistrationMethod()
+    method.SetMetricAsMattesMutualInformation(HISTOGRAM_BINS)
+    method.SetMetricFixedMask(mask)
+    method.SetInterpolator(sitk.sitkLinear)
+    return method
+
+
+def _best_start(
+    fixed: sitk.Image, moving: sitk.Image, mask: sitk.Image, centre: NDArray[np.float64]
+) -> sitk.Euler3DTransform:
+    """The more informative of two starts: the scanner's frame, and the centres of the images on each other."""
+    geometry = sitk.CenteredTransformInitializer(
+        fixed, moving, sitk.Euler3DTransform(), sitk.CenteredTransformInitializerFilter.GEOMETRY
+    )
+    coarse = [max(1, round(COARSE / spacing)) for spacing in moving.GetSpacing()]
+    smooth_moving = sitk.Shrink(sitk.SmoothingRecursiveGaussian(moving, COARSE), coarse)
+    smooth_fixed = sitk.SmoothingRecursiveGaussian(fixed, COARSE)
+    best, most = sitk.Euler3DTransform(), -np.inf
+    for translation in ((0.0, 0.0, 0.0), sitk.Euler3DTransform(geometry).GetTranslation()):
+        start = sitk.Euler3DTransform()
+        start.SetCenter(centre.tolist())
+        start.SetTranslation(translation)
+        information = _information(smooth_fixed, smooth_moving, mask, start)
+        if information > most:
+            best, most = start, information
+    return best
+
+
+def _clipped(volume: Volume, inside: NDArray[np.bool_]) -> Volume:
+    """Without the brightest voxels, which would leave few of the histogram's bins to the brain (fat, vessels, eyes)."""
+    top = float(np.quantile(volume.array[inside], BRIGHTEST))
+    return Volume(array=np.minimum(volume.array, np.float32(top)), affine=volume.affine)

@@ -21,8 +21,9 @@ PREPROCESSING_VERSION = 1
 REFERENCE_ORDER = (Contrast.T2W, Contrast.FLAIR, Contrast.T1W)
 MARGIN = 10.0
 """Millimetres around the brain that are kept; beyond, images are NaN, so that no face is stored."""
-ALIGNMENT_MARGIN = 6.0
-"""Millimetres around the brain that the alignment looks at."""
+ALIGNMENT_MARGIN = 15.0
+"""Millimetres around the brain that the alignment looks at: with the scalp, which holds on where the brain of a
+spin-echo T1w has little contrast."""
 MIN_COVERAGE = 0.6
 """Share of the brain that all contrasts must cover."""
 
