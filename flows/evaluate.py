@@ -32,7 +32,8 @@ def evaluate(store: str, truth: Path, linkage: Path, *, out: Path | None = None)
     """Compare tissue medians per session with the truth.
 
     The null model paints literature constants: its variation between groups is 0 by construction, and so is its slope.
-    Slopes are pooled within groups, so that differences between groups cannot pass for differences between people.
+    Slopes are pooled within groups, so that differences between groups cannot pass for differences between people;
+    a group of one session says nothing of them.
     True medians are over voxels of which at least 95 % is one tissue; estimated ones over the tissue as segmented.
 
     Raises
@@ -72,9 +73,10 @@ def evaluate(store: str, truth: Path, linkage: Path, *, out: Path | None = None)
 def _figures(pairs: pd.DataFrame) -> dict[str, float]:
     estimated, true = pairs["estimated"].to_numpy(), pairs["true"].to_numpy()
     groups = pairs.groupby("group")
-    within = agreement(
-        estimated - groups["estimated"].transform("mean").to_numpy(), true - groups["true"].transform("mean").to_numpy()
-    )
+    centred = (pairs[["estimated", "true"]] - groups[["estimated", "true"]].transform("mean"))[
+        groups["true"].transform("size") > 1
+    ]
+    within = agreement(centred["estimated"].to_numpy(), centred["true"].to_numpy())
     return {
         "n_sessions": len(pairs),
         "bias": agreement(estimated, true).bias,

@@ -116,14 +116,17 @@ class Agreement:
 
 
 def agreement(estimated: ArrayLike, true: ArrayLike) -> Agreement:
-    """Agreement over the pairs in which both are finite; slope, r and ccc are NaN with fewer than three pairs."""
+    """Agreement over the pairs in which both are finite.
+
+    Slope, r and ccc are NaN with fewer than three pairs, the bias where a true value is 0 (centred values).
+    """
     y, x = np.asarray(estimated, dtype=np.float64).ravel(), np.asarray(true, dtype=np.float64).ravel()
     if y.shape != x.shape:
         raise ValueError(f"{y.size} estimated and {x.size} true values; they must come in pairs")
     both = np.isfinite(x) & np.isfinite(y)
     x, y = x[both], y[both]
     n = int(x.size)
-    bias = float(np.mean(y / x - 1)) if n else float("nan")
+    bias = float(np.mean(y / x - 1)) if n and x.all() else float("nan")
     if n < 3:
         return Agreement(n=n, bias=bias, slope=float("nan"), r=float("nan"), ccc=float("nan"))
     vx, vy = float(x.var()), float(y.var())

@@ -66,6 +66,12 @@ def test_slope_recovers_a_line_and_ccc_falls_off_identity(gain: float, offset: f
     assert agreement(true, true).ccc == pytest.approx(1.0)
 
 
+def test_values_centred_on_zero_have_a_slope_but_no_relative_error() -> None:
+    result = agreement([-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0])
+    assert result.slope == pytest.approx(2.0)
+    assert np.isnan(result.bias)
+
+
 def test_unpaired_values_are_refused() -> None:
     with pytest.raises(ValueError, match="pairs"):
         agreement([1.0, 2.0], [1.0])
