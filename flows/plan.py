@@ -11,7 +11,7 @@ from itertools import groupby
 import numpy as np
 
 from qmri_core.acquisition import CONTRASTS, Acquisition, AcquisitionError, Contrast
-from qmri_core.classification import Decision
+from qmri_core.classification import Decision, SkipReason
 from qmri_core.grouping import canonical_spacing, grid_of, protocol_key, scanner_key
 from qmri_core.physics.header import acquisition_from_header
 from storage.schema import Reason, Status
@@ -119,7 +119,10 @@ def _what_is_missing(
             counts[str(decision.reason)] += 1
     others = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
     found = f"{' and '.join(chosen)}, but no {' and no '.join(absent)}" if chosen else "none of the contrasts"
-    return f"found {found}; maps need T1w and one of T2w and FLAIR" + (f" (other series: {others})" if others else "")
+    hint = "; state with --assume what they are" if SkipReason.NO_PARAMETERS in counts else ""
+    return f"found {found}; maps need T1w and one of T2w and FLAIR" + (
+        f" (other series: {others}{hint})" if others else ""
+    )
 
 
 def _digest(parts: Iterable[str]) -> str:
