@@ -40,10 +40,14 @@ def evaluate(store: str, truth: Path, linkage: Path, *, out: Path | None = None)
     ------
     StoreError
         If no stored session has a truth.
-    FileNotFoundError
+    ValueError
         If the truth or the linkage table is missing.
     """
     statistics = read_statistics(store)
+    if not (truth / "sessions.csv").is_file():
+        raise ValueError(f"{truth}: holds no truth (sessions.csv); give the folder that `qmri simulate` wrote")
+    if not linkage.is_file():
+        raise ValueError(f"{linkage}: no such linkage table; give the one that `qmri ingest --linkage` wrote")
     links = pd.read_csv(linkage, dtype=str)[["session", "study_instance_uid"]]
     true = pd.read_csv(truth / "sessions.csv", dtype={"patient_id": str, "study_instance_uid": str})
     true = true.merge(links, on="study_instance_uid")
