@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from qmri_core.acquisition import Acquisition, Contrast
-from qmri_core.physics.registry import fast_signal
+from qmri_core.physics.registry import signal
 from qmri_core.population import Population, population
 from qmri_core.preprocessing.tissue import WHITE_MATTER, core
 
@@ -109,7 +109,7 @@ def reference_signal(acquisition: Acquisition, values: Population) -> float:
     """Magnitude of the model's signal for the population's white matter."""
     wm = values.white_matter
     pd, t1, t2 = (torch.tensor(v, dtype=torch.float64) for v in (wm.pd, wm.t1, wm.t2))
-    return abs(float(fast_signal(acquisition, pd, t1, t2)))
+    return abs(float(signal(acquisition, pd, t1, t2)))
 
 
 def biological_spread(acquisition: Acquisition, values: Population) -> float:
@@ -120,5 +120,5 @@ def biological_spread(acquisition: Acquisition, values: Population) -> float:
     pd = torch.from_numpy(wm.pd * np.exp(wm.pd_spread * noise[0]))
     t1 = torch.from_numpy(wm.t1 * np.exp(wm.t1_spread * noise[1]))
     t2 = torch.from_numpy(wm.t2 * np.exp(wm.t2_spread * noise[2]))
-    signal = fast_signal(acquisition, pd, t1, t2).abs()
-    return float(torch.log(signal).std())
+    magnitudes = signal(acquisition, pd, t1, t2).abs()
+    return float(torch.log(magnitudes).std())

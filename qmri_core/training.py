@@ -25,6 +25,10 @@ from qmri_core.simulation.atlas import Atlas
 from qmri_core.training_protocols import Protocol, random_protocol
 from qmri_core.voxelwise import VoxelwiseEstimator, estimator
 
+PURE = 0.9
+"""Largest tissue fraction above which a voxel counts in full."""
+MIXED_WEIGHT = 0.25
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingSettings:
@@ -47,14 +51,20 @@ class TrainingSettings:
 class Slab:
     """Truth of a few slices of one simulated head, twice as fine in plane as the network sees them."""
 
-    maps: Tensor
-    """T1, T2, PD; shape (slice, 3, 2 y, 2 x)."""
+    solid: Tensor
+    """T1, T2, PD of what is not CSF; shape (slice, 3, 2 y, 2 x)."""
+    fluid: Tensor
+    """Fraction of CSF, shape (slice, 2 y, 2 x)."""
     mask: Tensor
     """Brain, shape (slice, y, x)."""
+    weight: Tensor
+    """What a voxel counts in the loss, shape (slice, y, x): mixed ones less, their truth being a convention."""
     truth: Tensor
     """Log T1, T2, PD over the reference white matter of 3 T at the network's resolution, shape (slice, 3, y, x)."""
     white_matter: tuple[float, float, float]
     """The subject's own T1, T2, PD of white matter."""
+    csf: tuple[float, float, float]
+    """The subject's own T1, T2, PD of CSF."""
 
 
 def make_slab(atlas: Atlas, seed: int, settings: TrainingSettings) -> Slab:
@@ -69,18 +79,24 @@ def make_slab(atlas: Atlas, seed: int, settings: TrainingSettings) -> Slab:
         resolution=resolution / 2,
         slice_spacing=spacing,
     )
-    fine = torch.from_numpy(np.stack([anatomy.t1, anatomy.t2, anatomy.pd], axis=1))
-    brain = torch.from_numpy((anatomy.tissue > 0).astype(np.float32))
-    mask = (functional.avg_pool2d(brain[:, None], 2)[:, 0] > 0.5).to(torch.float32)
-    t1, t2, pd = fine.unbind(1)
-    weight = functional.avg_pool2d(pd[:, None], 2)
-    r1 = functional.avg_pool2d((pd / t1)[:, None], 2) / weight.clamp_min(1e-6)
-    r2 = functional.avg_pool2d((pd / t2)[:, None], 2) / weight.clamp_min(1e-6)
-    coarse = torch.cat([1 / r1.clamp_min(0.05), 1 / r2.clamp_min(0.1), weight.clamp_min(1e-3)], dim=1)
+    t1, t2, pd = (torch.from_numpy(array) for array in (anatomy.t1, anatomy.t2, anatomy.pd))
+    fractions = _coarse(torch.from_numpy(anatomy.fractions)).permute(1, 0, 2, 3)
+    mask = (fractions.sum(dim=1) > 0.5).to(torch.float32)
+    density = _coarse(pd)
+    r1, r2 = _coarse(pd / t1) / density.clamp_min(1e-6), _coarse(pd / t2) / density.clamp_min(1e-6)
     wm = population(3.0).white_matter
+    coarse = torch.stack([1 / r1.clamp_min(0.05), 1 / r2.clamp_min(0.1), density.clamp_min(1e-3)], dim=1)
     truth = torch.log(coarse / torch.tensor([wm.t1, wm.t2, wm.pd])[:, None, None])
-    own = anatomy.subject.values["wm"]
-    return Slab(maps=fine, mask=mask, truth=truth * mask[:, None], white_matter=(own.t1, own.t2, own.pd))
+    own, csf = anatomy.subject.values["wm"], anatomy.subject.values["csf"]
+    return Slab(
+        solid=torch.from_numpy(np.stack(anatomy.without_fluid(), axis=1)),
+        fluid=torch.from_numpy(anatomy.fractions[0].copy()),
+        mask=mask,
+        weight=mask * torch.where(fractions.amax(dim=1) > PURE, 1.0, MIXED_WEIGHT),
+        truth=truth * mask[:, None],
+        white_matter=(own.t1, own.t2, own.pd),
+        csf=(csf.t1, csf.t2, csf.pd),
+    )
 
 
 def make_batch(
@@ -88,15 +104,16 @@ def make_batch(
 ) -> tuple[Tensor, VoxelwiseEstimator]:
     """Calibrated signals of a slab, as preprocessing and calibration would hand them over.
 
-    Transmit field, remains of the receive field after bias correction, a scale set on white matter at the group's
-    level and shrunk for the session, Rician noise.
+    Tissue and CSF of a voxel add up. Transmit field, remains of the receive field after bias correction, a scale set on
+    white matter at the group's level and shrunk for the session, Rician noise.
     """
-    t1, t2, pd = slab.maps.unbind(1)
+    t1, t2, pd = slab.solid.unbind(1)
     n, height, width = slab.mask.shape
     transmit = 1 + float(rng.uniform(-0.05, 0.05)) + _smooth_field(rng, (n, 2 * height, 2 * width), 0.12)
     common = _smooth_field(rng, slab.mask.shape, 0.06)
     physics = estimator(nominal)
     own_t1, own_t2, own_pd = (torch.tensor(v) for v in slab.white_matter)
+    csf_t1, csf_t2, csf_pd = (torch.tensor(v) for v in slab.csf)
     wm = population(3.0).white_matter
     ref_t1, ref_t2, ref_pd = (torch.tensor(v) for v in (wm.t1, wm.t2, wm.pd))
     shrinkage = float(rng.uniform(0.0, 0.9))
@@ -107,13 +124,21 @@ def make_batch(
         own = float(fast_signal(acquisition, own_pd, own_t1, own_t2).abs())
         mean_transmit = float(fast_signal(acquisition, ref_pd, ref_t1, ref_t2, transmit_scale=transmit.mean()).abs())
         fine = fast_signal(acquisition, pd, t1, t2, transmit_scale=transmit)
-        signal = functional.avg_pool2d(fine[:, None], 2)[:, 0]
+        fine = fine + slab.fluid * fast_signal(acquisition, csf_pd, csf_t1, csf_t2, transmit_scale=transmit)
+        signal = _coarse(fine)
         field = torch.exp(common + _smooth_field(rng, slab.mask.shape, 0.03))
         scale = mean_transmit * (own / reference) ** shrinkage * math.exp(0.02 * float(rng.standard_normal()))
         sigma = 1 / float(rng.uniform(25, 80))
         noise = torch.from_numpy(rng.standard_normal((2, n, height, width)).astype(np.float32)) * sigma
         planes.append(torch.hypot(signal * field / scale + noise[0], noise[1]) * slab.mask)
     return torch.stack(planes, dim=1).to(torch.float32), physics
+
+
+def _coarse(fine: Tensor) -> Tensor:
+    """Mean of 2 x 2 voxels in plane; shape (..., 2 y, 2 x) of three or four axes."""
+    return functional.avg_pool2d(fine if fine.ndim == 4 else fine[:, None], 2).reshape(
+        *fine.shape[:-2], fine.shape[-2] // 2, -1
+    )
 
 
 def train(
@@ -171,20 +196,21 @@ def train(
         with torch.no_grad():
             relative, physics = make_batch(slab, nominal, as_run, rng)
         if rng.random() < 0.5:
-            relative, mask, truth = relative.flip(-1), slab.mask.flip(-1), slab.truth.flip(-1)
+            relative = relative.flip(-1)
+            mask, weight, truth = slab.mask.flip(-1), slab.weight.flip(-1), slab.truth.flip(-1)
         else:
-            mask, truth = slab.mask, slab.truth
+            mask, weight, truth = slab.mask, slab.weight, slab.truth
         log_maps, log_sd = run_network(network, relative, mask, physics)
-        nll = negative_log_likelihood(log_maps, log_sd, truth, mask)
+        nll = negative_log_likelihood(log_maps, log_sd, truth, weight)
         maps = log_maps.clamp(-3, 3.5).exp() * torch.tensor(physics.white_matter)[:, None, None]
         present = torch.ones(relative.shape[:2])
-        resynthesis = resynthesis_error(synthesise(maps, nominal, physics), relative, present, mask)
+        resynthesis = resynthesis_error(synthesise(maps, nominal, physics), relative, present, weight)
         loss = nll + settings.resynthesis_weight * resynthesis
         optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimiser.step()
-        error = ((log_maps.detach() - truth).abs() * mask[:, None]).sum(dim=(0, 2, 3)) / mask.sum().clamp_min(1)
+        error = ((log_maps.detach() - truth).abs() * weight[:, None]).sum(dim=(0, 2, 3)) / weight.sum().clamp_min(1)
         for name, value in zip(running, (nll.item(), resynthesis.item(), *error.tolist()), strict=True):
             running[name] += value
         if (step + 1) % 100 == 0:
