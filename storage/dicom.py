@@ -171,7 +171,7 @@ def scan_file(path: str) -> tuple[Frame, ...] | None:
                 if force and "Rows" not in header and "SOPClassUID" not in header:
                     return None
                 if stream is raw and get_text(header, "SOPClassUID") == _MR_IMAGE:
-                    has_pixels = _may_hold_pixels(header, path)
+                    has_pixels = _may_hold_pixels(header, path) or _holds_some_pixels(stream, force=force)
                 else:  # functional groups come late, and compressed files cannot be measured
                     stream.seek(0)
                     header = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=_TAGS, force=force)
@@ -198,6 +198,13 @@ def _may_hold_pixels(header: Dataset, path: str) -> bool:
         * (get_number(header, "BitsAllocated") or 16)
     )
     return os.stat(path).st_size >= size / 8  # noqa: PTH116
+
+
+def _holds_some_pixels(stream: IO[bytes], *, force: bool) -> bool:
+    """Whether pixels begin in a file, however few there are: then it was cut short, and reading it must fail."""
+    stream.seek(0)
+    pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=["Rows"], force=force)
+    return bool(stream.read(1))
 
 
 def _looks_bare(stream: IO[bytes]) -> bool | None:
