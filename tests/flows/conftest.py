@@ -1,0 +1,63 @@
+"""One small cohort, simulated and processed once for all tests of the whole path."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from distributed import Client
+from end_to_end import Processed
+
+
+@pytest.fixture(scope="session")
+def workers() -> Iterator[Client]:
+    """Two real worker processes."""
+    from flows.clusters import dask_client
+    from flows.settings import Settings
+
+    with dask_client(Settings.model_construct(workers=2)) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Untrained weights, with which the network leaves the voxelwise estimate as it is."""
+    import torch
+
+    from qmri_core.checkpoint import save_checkpoint
+    from qmri_core.network import MapNetwork, NetworkSettings
+
+    path = tmp_path_factory.mktemp("weights") / "untrained.safetensors"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        save_checkpoint(path, MapNetwork(NetworkSettings()), {"steps": 0})
+    return path
+
+
+@pytest.fixture(scope="session")
+def processed(tmp_path_factory: pytest.TempPathFactory, workers: Client, checkpoint: Path) -> Processed:
+    """Three sessions in two groups (two and one) after ingest, infer and aggregate, undisturbed."""
+    from flows.aggregate import aggregate
+    from flows.infer import infer
+    from flows.ingest import ingest
+    from flows.simulate import simulate
+    from storage.pseudonyms import load_key
+
+    folder = tmp_path_factory.mktemp("cohort")
+    source, store, linkage, key_file = folder / "in", str(folder / "store"), folder / "linkage.csv", folder / "key"
+    simulated = simulate(source, sessions=3, groups=2, resolution=3.0, seed=2, client=workers)
+    ingested = ingest(source, store, key=load_key(key_file), linkage=linkage, client=workers)
+    inferred = infer(store, checkpoint=checkpoint, client=workers)
+    aggregated = aggregate(store, out=folder / "tables", client=workers)
+    return Processed(
+        source=source,
+        truth=simulated.truth,
+        store=store,
+        linkage=linkage,
+        key_file=key_file,
+        checkpoint=checkpoint,
+        ingested=ingested,
+        inferred=inferred,
+        aggregated=aggregated,
+    )
