@@ -6,7 +6,7 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813 - the name that its documentation uses
 from numpy.typing import NDArray
 
-WORKING_SPACING = 5.0
+WORKING_SPACING = 6.0
 """Millimetres at which the field is fitted; it is smooth over centimetres."""
 
 
