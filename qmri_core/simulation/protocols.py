@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
-import numpy as np
-
 from qmri_core.acquisition import Acquisition, Contrast, Sequence, SeriesHeader
+from qmri_core.physics.flip_trains import variable_flip_train
 
 _MILLI = 1e-3
 _SEQUENCES: Mapping[str, Sequence] = {
@@ -173,12 +172,6 @@ def protocol_table() -> tuple[SimulatedProtocol, ...]:
     return tuple(_protocol([row for row in rows if row["group"] == name]) for name in names)
 
 
-@cache
-def _flip_trains() -> Mapping[str, tuple[float, ...]]:
-    with (resources.files(__package__) / "flip_trains.csv").open(encoding="utf-8") as file:
-        return {row["train"]: tuple(float(text) for text in row["angles_deg"].split()) for row in csv.DictReader(file)}
-
-
 def _protocol(rows: list[dict[str, str]]) -> SimulatedProtocol:
     first = rows[0]
     vendor = next(v for v in ("Siemens", "Philips", "GE") if first["manufacturer"].lower().startswith(v.lower()))
@@ -237,7 +230,7 @@ def _acquisition(vendor: str, row: Mapping[str, str], header: SeriesHeader, inve
         echo_time = spacing * centre
     if family == "mprage_t1w" and vendor == "GE" and inversion and spacing and centre:
         inversion += (centre - 1) * spacing
-    train = _stretched(row["train"], length) if row["train"] and length else ()
+    train = _train(row["true_train_deg"], length, centre)
     refocusing = _number(row["true_refocusing_deg"], math.pi / 180)
     return Acquisition(
         contrast=Contrast(row["contrast"]),
@@ -259,11 +252,12 @@ def _acquisition(vendor: str, row: Mapping[str, str], header: SeriesHeader, inve
     )
 
 
-def _stretched(name: str, length: int) -> tuple[float, ...]:
-    """Return the named refocusing train, its shape stretched to ``length`` pulses, in radians."""
-    angles = np.radians(_flip_trains()[name])
-    positions = np.linspace(0, len(angles) - 1, length)
-    return tuple(float(angle) for angle in np.interp(positions, np.arange(len(angles)), angles))
+def _train(angles: str, length: int | None, centre: int | None) -> tuple[float, ...]:
+    """Refocusing train from its least, central and largest angle in degrees; empty where there is none."""
+    if not angles or length is None or centre is None:
+        return ()
+    minimum, central, maximum = (math.radians(float(angle)) for angle in angles.split())
+    return variable_flip_train(length, centre, minimum=minimum, centre=central, maximum=maximum)
 
 
 def _number(text: str, factor: float) -> float | None:
