@@ -28,6 +28,10 @@ from qmri_core.voxelwise import VoxelwiseEstimator, estimator
 PURE = 0.9
 """Largest tissue fraction above which a voxel counts in full."""
 MIXED_WEIGHT = 0.25
+WINDOW = 12
+"""Protocols in use at one time."""
+STEPS_PER_PROTOCOL = 50
+"""Steps after which the window moves on by one protocol."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,7 +193,8 @@ def train(
         if number not in slabs:
             slabs[number] = make_slab(atlas, 1_000_000 * settings.seed + number, settings)
         slab = slabs[number]
-        nominal, as_run = protocols[int(rng.integers(settings.n_protocols))]
+        first = step // STEPS_PER_PROTOCOL  # a window that moves on: the tables of echo trains that are kept are few
+        nominal, as_run = protocols[(first + int(rng.integers(WINDOW))) % settings.n_protocols]
         if rng.random() < settings.missing_contrast:
             absent = Contrast.T2W if rng.random() < 0.5 else Contrast.FLAIR
             nominal = {contrast: nominal[contrast] for contrast in CONTRASTS if contrast is not absent}
