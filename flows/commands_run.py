@@ -89,6 +89,7 @@ def simulate(
 def inspect(source: Source, assume: Assume = None) -> None:
     """Show what ingest would do, and why: one line per series."""
     from flows.inspection import inspect_source, series_rows, session_rows
+    from flows.summary import unmatched_line
     from flows.tables import group_labels, text_table
     from storage.pseudonyms import load_key
 
@@ -107,7 +108,7 @@ def inspect(source: Source, assume: Assume = None) -> None:
         f"{found.n_files} files ({found.n_other_files} no images), {len(rows)} series, {len(found.plans)} sessions"
     )
     for position in found.unmatched:
-        typer.echo(f"entry {position + 1} of the assume file matched no series; is its glob wrong?", err=True)
+        typer.echo(unmatched_line(position), err=True)
 
 
 def ingest(

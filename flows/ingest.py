@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.calibrate import calibrate
 from flows.clusters import run_bounded, waves
-from flows.plan import SessionPlan, plan_sessions
+from flows.plan import SessionPlan, plan_sessions, unmatched_entries
 from flows.progress import Progress, part_of, quiet
 from flows.stages import IngestTask, Outcome, ingest_session
 from flows.summary import RunSummary, summarise
 from flows.tables import records
 from qmri_core.preprocessing.session import PREPROCESSING_VERSION
 from storage.acquisitions import acquisition_values
-from storage.assumptions import load_assumptions
+from storage.assumptions import Assumption, Override, load_entries
 from storage.cohort import catalogue
 from storage.discovery import Discovery, discover
 from storage.repository import StoreError, writing
@@ -54,13 +55,14 @@ def ingest(
     """
     with writing(store, create=True):
         pass  # a store that cannot be written is found out before hours of work
-    assumptions = load_assumptions(assume) if assume is not None else ()
+    entries = load_entries(assume) if assume is not None else ()
+    assumptions = [entry for entry in entries if isinstance(entry, Assumption)]
     found = discover(
         source, key=key, assume=assumptions, progress=lambda done, total: progress(done, total, "discover")
     )
     if linkage is not None:
         write_linkage(found, linkage)
-    plans = plan_sessions(found.series)
+    plans = plan_sessions(found.series, [entry for entry in entries if isinstance(entry, Override)])
     known = _known(store)
     fresh = [plan for plan in plans if not _is_done(plan, known)]
     to_do = sorted((plan for plan in fresh if plan.placement is not None), key=lambda plan: plan.session)
@@ -71,7 +73,8 @@ def ingest(
         snapshot = _ingest_wave(store, wave, client, part_of(progress, done, len(to_do)))
         done += len(wave)
     snapshot = calibrate(store, progress=progress) or snapshot
-    return _summary(plans, store, unchanged=len(plans) - len(fresh), snapshot=snapshot)
+    summary = _summary(plans, store, unchanged=len(plans) - len(fresh), snapshot=snapshot)
+    return replace(summary, unmatched=unmatched_entries(entries, found.unmatched, plans))
 
 
 def write_linkage(found: Discovery, path: Path) -> None:

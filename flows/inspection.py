@@ -7,8 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.plan import SessionPlan, plan_sessions
-from storage.discovery import discover, load_assumptions
+from flows.plan import SessionPlan, plan_sessions, unmatched_entries
+from storage.assumptions import Assumption, Override, load_entries
+from storage.discovery import discover
 
 Rows = list[tuple[str, ...]]
 
@@ -38,13 +39,15 @@ def inspect_source(
     SourceError, AssumptionError
         If the source is missing or empty, or the assume file is wrong.
     """
-    assumptions = load_assumptions(assume) if assume is not None else ()
+    entries = load_entries(assume) if assume is not None else ()
+    assumptions = [entry for entry in entries if isinstance(entry, Assumption)]
     found = discover(source, key=key, assume=assumptions, progress=progress)
+    plans = plan_sessions(found.series, [entry for entry in entries if isinstance(entry, Override)])
     return Inspection(
-        plans=tuple(plan_sessions(found.series)),
+        plans=tuple(plans),
         n_files=found.n_files,
         n_other_files=sum(found.unreadable.values()),
-        unmatched=found.unmatched,
+        unmatched=unmatched_entries(entries, found.unmatched, plans),
     )
 
 

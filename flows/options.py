@@ -29,7 +29,9 @@ Workers = Annotated[
 ]
 Assume = Annotated[
     Path | None,
-    typer.Option("--assume", help="YAML list of match, contrast, parameters: what is stated where headers are silent."),
+    typer.Option(
+        "--assume", help="YAML list: what is stated where headers are silent, or overrides the model of a group."
+    ),
 ]
 Out = Annotated[Path, typer.Option("--out", help="Folder to write to.", show_default=False)]
 Checkpoint = Annotated[

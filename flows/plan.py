@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
 from itertools import groupby
 
 import numpy as np
 
-from qmri_core.acquisition import CONTRASTS, Acquisition, AcquisitionError, Contrast
+from qmri_core.acquisition import CONTRASTS, Acquisition, AcquisitionError, Contrast, Sequence
 from qmri_core.classification import Decision, SkipReason
 from qmri_core.grouping import canonical_spacing, grid_of, protocol_key, scanner_key
 from qmri_core.physics.header import acquisition_from_header
+from storage.assumptions import Assumption, Override, overriding
 from storage.schema import Reason, Status
 from storage.series import Series, decide_session
 from storage.slots import Placement
@@ -40,16 +42,22 @@ class SessionPlan:
     acquisitions: Mapping[Contrast, Acquisition] = field(default_factory=dict, repr=False)
     placement: Placement | None = None
     input_digest: str = ""
+    overrides: tuple[Override, ...] = field(default=(), repr=False)
+    """What the user states of the models of this session's group."""
 
 
-def plan_sessions(series: Iterable[Series]) -> list[SessionPlan]:
+def plan_sessions(series: Iterable[Series], overrides: Many[Override] = ()) -> list[SessionPlan]:
     """One plan per session, in the order of the session pseudonyms."""
     ordered = sorted(series, key=lambda one: (one.session, one.number, one.digest))
-    return [plan_session(tuple(members)) for _, members in groupby(ordered, key=lambda one: one.session)]
+    return [plan_session(tuple(members), overrides) for _, members in groupby(ordered, key=lambda one: one.session)]
 
 
-def plan_session(members: tuple[Series, ...]) -> SessionPlan:
-    """Decide on one session from the records of its series."""
+def plan_session(members: tuple[Series, ...], overrides: Many[Override] = ()) -> SessionPlan:
+    """Decide on one session from the records of its series.
+
+    The group follows from headers alone. The first of ``overrides`` that matches it and a contrast changes that
+    contrast's acquisition, and with it the digest of the input.
+    """
     decisions = decide_session(members)
     chosen = {
         decision.contrast: one
@@ -58,6 +66,7 @@ def plan_session(members: tuple[Series, ...]) -> SessionPlan:
     }
     chosen = {contrast: chosen[contrast] for contrast in CONTRASTS if contrast in chosen}
     digest = _digest(one.digest for one in members)
+    applied: dict[Contrast, Override] = {}
 
     def skipped(reason: Reason, explanation: str) -> SessionPlan:
         return SessionPlan(
@@ -70,19 +79,22 @@ def plan_session(members: tuple[Series, ...]) -> SessionPlan:
             explanation=explanation,
             chosen=chosen,
             input_digest=digest,
+            overrides=tuple(applied.values()),
         )
 
     absent = [contrast for contrast in CONTRASTS if contrast not in chosen]
     if Contrast.T1W in absent or len(chosen) < MIN_CONTRASTS:
         return skipped(Reason.MISSING_CONTRAST, _what_is_missing(chosen, absent, decisions))
-    sequences = {decision.contrast: decision.sequence for decision in decisions if decision.reason is None}
-    acquisitions = {}
+    decided = {decision.contrast: decision.sequence for decision in decisions if decision.reason is None}
+    sequences: dict[Contrast, Sequence] = {}
+    acquisitions: dict[Contrast, Acquisition] = {}
     for contrast, one in chosen.items():
-        sequence = sequences[contrast]
+        sequence = decided[contrast]
         if sequence is None:
             return skipped(
                 Reason.NO_PARAMETERS, f"{contrast}: the sequence family is not known; state it with --assume"
             )
+        sequences[contrast] = sequence
         try:
             acquisitions[contrast] = acquisition_from_header(one.header, contrast, sequence)
         except AcquisitionError as error:
@@ -90,6 +102,22 @@ def plan_session(members: tuple[Series, ...]) -> SessionPlan:
     t1w = chosen[Contrast.T1W]
     spacings = {contrast: canonical_spacing(np.asarray(one.affine)) for contrast, one in chosen.items()}
     protocol = protocol_key(acquisitions, spacings)
+    placement = Placement(
+        session=t1w.session, scanner=scanner_key(t1w.header, t1w.device), protocol=protocol, grid=grid_of(protocol)
+    )
+    applied |= {c: entry for c in chosen if (entry := overriding(overrides, placement.group, c)) is not None}
+    if applied:
+        digest = _digest([digest, *(f"{c} {sorted(entry.model.items())}" for c, entry in applied.items())])
+    for contrast, entry in applied.items():
+        header, sequence = chosen[contrast].header, sequences[contrast]
+        try:
+            acquisitions[contrast] = acquisition_from_header(header, contrast, sequence, entry.model)
+        except (ValueError, ArithmeticError) as error:  # zero echoes, say, end in a division
+            where = "" if isinstance(error, AcquisitionError) else f"{contrast} {sequence}: "
+            return skipped(
+                Reason.NO_PARAMETERS,
+                f"{where}{error}; the assume file states {', '.join(sorted(entry.model))} for this group",
+            )
     return SessionPlan(
         session=t1w.session,
         person=t1w.person,
@@ -100,14 +128,23 @@ def plan_session(members: tuple[Series, ...]) -> SessionPlan:
         explanation=f"no {' and no '.join(absent)}" if absent else "",
         chosen=chosen,
         acquisitions=acquisitions,
-        placement=Placement(
-            session=t1w.session,
-            scanner=scanner_key(t1w.header, t1w.device),
-            protocol=protocol,
-            grid=grid_of(protocol),
-        ),
+        placement=placement,
         input_digest=digest,
+        overrides=tuple(applied.values()),
     )
+
+
+def unmatched_entries(
+    entries: Many[Assumption | Override], unmatched: Iterable[int], plans: Many[SessionPlan]
+) -> tuple[int, ...]:
+    """Positions of the assume entries that matched nothing, where ``unmatched`` counts those with ``match`` only."""
+    places = [place for place, entry in enumerate(entries) if isinstance(entry, Assumption)]
+    unused = [
+        place
+        for place, entry in enumerate(entries)
+        if isinstance(entry, Override) and not any(entry in plan.overrides for plan in plans)
+    ]
+    return tuple(sorted([*unused, *(places[index] for index in unmatched)]))
 
 
 def _what_is_missing(

@@ -37,6 +37,8 @@ class RunSummary:
         The failed sessions.
     snapshot
         Identifier of the last commit, None where nothing was written.
+    unmatched
+        Positions of the assume file's entries that matched nothing.
 
     Raises
     ------
@@ -53,6 +55,7 @@ class RunSummary:
     reasons: Mapping[str, int] = field(default_factory=dict)
     failures: tuple[Failure, ...] = ()
     snapshot: str | None = None
+    unmatched: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         accounted = self.complete + self.partial + self.skipped + self.failed
@@ -79,8 +82,14 @@ class RunSummary:
         lines += [
             f"  failed: {session} in {stage or 'unknown stage'}: {reason}" for session, reason, stage in self.failures
         ]
+        lines += [unmatched_line(position) for position in self.unmatched]
         lines.append(f"snapshot {self.snapshot}" if self.snapshot else "nothing was written")
         return "\n".join(lines)
+
+
+def unmatched_line(position: int) -> str:
+    """Tell of the entry at ``position`` of the assume file that it matched nothing."""
+    return f"entry {position + 1} of the assume file matched no series; is its glob wrong?"
 
 
 def summarise(

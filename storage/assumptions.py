@@ -1,4 +1,8 @@
-"""What a user states about series whose headers are silent: the ``--assume`` file, in the names and units of BIDS."""
+"""What a user states in the ``--assume`` file.
+
+Entries with ``match`` fill headers that are silent, in the names and units of BIDS. Entries with ``group`` override
+parameters of the signal models of one group, in the names and units of those models.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from qmri_core.acquisition import Contrast, SeriesHeader
 from storage.dicom import manufacturer_of, slug
@@ -51,8 +55,32 @@ class Assumption(BaseModel):
     parameters: Parameters = Parameters()
 
 
-def load_assumptions(path: Path) -> tuple[Assumption, ...]:
-    """Read a YAML list of ``{match, contrast, parameters}``.
+class Override(BaseModel):
+    """One entry of the assume file: in the groups that ``group`` matches, the contrast's model has these parameters.
+
+    ``group`` is a glob on the whole key of scanner and protocol; the names in ``model`` are those of
+    `qmri_core.physics.header.OVERRIDES`, in seconds, radians and tesla.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    group: Annotated[str, Field(min_length=1)]
+    contrast: Contrast
+    model: Annotated[dict[str, Annotated[float, Field(allow_inf_nan=False)]], Field(min_length=1)]
+
+    @field_validator("model")
+    @classmethod
+    def _known(cls, model: dict[str, float]) -> dict[str, float]:
+        from qmri_core.physics.header import OVERRIDES  # takes seconds, and most files override nothing
+
+        unknown = sorted(set(model) - OVERRIDES)
+        if unknown:
+            raise ValueError(f"{', '.join(unknown)}: not among {', '.join(sorted(OVERRIDES))}")
+        return model
+
+
+def load_entries(path: Path) -> tuple[Assumption | Override, ...]:
+    """Read a YAML list of ``{match, contrast, parameters}`` and ``{group, contrast, model}``, in its order.
 
     Raises
     ------
@@ -63,16 +91,43 @@ def load_assumptions(path: Path) -> tuple[Assumption, ...]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise AssumptionError(f"assume file {path} cannot be read as YAML: {type(error).__name__}") from error
+    if not isinstance(content, list | None):
+        raise AssumptionError(f"assume file {path}: it must be a list of entries, each with match or group")
+    return tuple(_entry(item, f"assume file {path}: entry {number}") for number, item in enumerate(content or (), 1))
+
+
+def load_assumptions(path: Path) -> tuple[Assumption, ...]:
+    """Entries with ``match`` of an assume file; see `load_entries`."""
+    return tuple(entry for entry in load_entries(path) if isinstance(entry, Assumption))
+
+
+def load_overrides(path: Path) -> tuple[Override, ...]:
+    """Entries with ``group`` of an assume file; see `load_entries`."""
+    return tuple(entry for entry in load_entries(path) if isinstance(entry, Override))
+
+
+def _entry(item: object, where: str) -> Assumption | Override:
+    if not isinstance(item, dict) or ("match" in item) == ("group" in item):
+        raise AssumptionError(
+            f"{where} must have exactly one of match (a glob on the path relative to the source; with contrast and "
+            "parameters) and group (a glob on a group's key as inspect prints it; with contrast and model)"
+        )
     try:
-        return TypeAdapter(tuple[Assumption, ...]).validate_python(content if content is not None else ())
+        return Assumption.model_validate(item) if "match" in item else Override.model_validate(item)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
-        where = " of entry ".join(str(part) for part in reversed([*first["loc"]]) if part is not None) or "the file"
+        field = ".".join(str(part) for part in first["loc"])
         hint = "; times are in seconds, angles in degrees" if first["type"].startswith(("less", "greater")) else ""
         raise AssumptionError(
-            f"assume file {path}: {where}: {first['msg']}{hint}; it must be a list of entries with match (a glob on "
-            "the path relative to the source), contrast (T1w, T2w or FLAIR) and parameters"
+            f"{where}: {field}: {first['msg']}{hint}; an entry has match (a glob on the path relative to the source), "
+            "contrast (T1w, T2w or FLAIR) and parameters, or group (a glob on its key), contrast and model (in seconds "
+            "and radians)"
         ) from None
+
+
+def overriding(overrides: Sequence[Override], group: str, contrast: Contrast) -> Override | None:
+    """First override whose glob matches the key of a group, for one contrast."""
+    return next((one for one in overrides if one.contrast is contrast and fnmatch.fnmatchcase(group, one.group)), None)
 
 
 def matching(assumptions: Sequence[Assumption], relative: str) -> int | None:
