@@ -51,6 +51,8 @@ def infer(store: str, *, client: Client, checkpoint: Path | None = None, progres
     tasks: list[dict[str, Any]] = []
     without: dict[str, Reason] = {}
     for name, record in sorted(records.items()):
+        if record["status"] == Status.SKIPPED:  # its input has changed since its images were stored, and is not usable
+            continue
         reason = _obstacle(record, calibrations)
         if reason is not None:
             without[name] = reason

@@ -72,6 +72,9 @@ def acquisition_from_header(
         raise AcquisitionError(
             f"{contrast} {sequence}: override {unknown[0]!r} is none of {', '.join(sorted(OVERRIDES))}"
         )
+    for name in ("centre_index", "echo_train_length", "echo_spacing"):
+        if name in stated and not stated[name] > 0:
+            raise AcquisitionError(f"{contrast} {sequence}: override {name} {stated[name]:g} is not above 0")
     draft = _Draft(
         header=header, contrast=contrast, sequence=sequence, stated=stated, typical=typical(header.manufacturer)
     )

@@ -249,3 +249,10 @@ def test_acquisitions_are_hashable_and_repeatable() -> None:
 
 def test_every_rule_has_evidence_and_a_mark() -> None:
     assert all(rule.evidence and rule.mark in MARKS for rule in RULES)
+
+
+@pytest.mark.parametrize("name", ["centre_index", "echo_train_length", "echo_spacing"])
+def test_an_override_of_zero_is_an_error_that_names_it(name: str) -> None:
+    header = SeriesHeader(magnetic_field_strength=3.0, repetition_time=5.0, echo_time=0.1, flip_angle=2.6)
+    with pytest.raises(AcquisitionError, match=name):
+        acquisition_from_header(header, Contrast.T2W, Sequence.TURBO_SPIN_ECHO, {name: 0.0})
