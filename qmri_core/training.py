@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from qmri_core.acquisition import CONTRASTS, Contrast
+from qmri_core.checkpoint import Checkpoint
 from qmri_core.inference import run_network, synthesise
 from qmri_core.losses import negative_log_likelihood, resynthesis_error
 from qmri_core.network import MapNetwork, NetworkSettings
@@ -151,8 +152,9 @@ def train(
     *,
     progress: Callable[[int, int, str], None] | None = None,
     deadline: float | None = None,
+    start: Checkpoint | None = None,
 ) -> tuple[MapNetwork, dict[str, Any]]:
-    """Train a network from scratch.
+    """Train a network, from scratch or further.
 
     Parameters
     ----------
@@ -164,6 +166,8 @@ def train(
         Called with step, number of steps and a line of text.
     deadline
         Seconds after which the learning rate falls to its end and training stops; ``None`` runs all steps.
+    start
+        Weights to go on from; the record names them. Their widths must be those of ``settings``.
 
     Returns
     -------
@@ -172,6 +176,8 @@ def train(
     """
     torch.manual_seed(settings.seed)
     network = MapNetwork(NetworkSettings(widths=settings.widths))
+    if start is not None:
+        network.load_state_dict(start.network.state_dict())
     optimiser = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=1e-4)
     began = time.monotonic()
     protocol_rng = np.random.default_rng([settings.seed, 1])
@@ -231,6 +237,7 @@ def train(
     network.eval()
     return network, {
         "settings": asdict(settings),
+        "started_from": None if start is None else {"digest": start.digest, "training": dict(start.training)},
         "steps": step + 1,
         "seconds": round(time.monotonic() - began),
         "curve": curve[:: max(1, len(curve) // 40)] + curve[-1:],
