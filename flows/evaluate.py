@@ -19,7 +19,7 @@ QUANTITIES = {"T1map": "T1", "T2map": "T2", "PDmap": "PD"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluateResult:
-    """``table``: one row per tissue, map and model (network, null).
+    """``table``: one row per tissue, map and model (network, null model).
 
     n_sessions; bias (mean relative error of session medians); slope and r of estimated on true session medians, each
     group centred on its own mean; cov between groups of the estimated medians; true_cov of the true ones.
@@ -62,7 +62,7 @@ def evaluate(store: str, truth: Path, linkage: Path, *, out: Path | None = None)
         if pairs.empty:
             continue
         constant = _constant(str(tissue), quantity)
-        for model, estimated in (("network", pairs["median"]), ("null", pd.Series(constant, index=pairs.index))):
+        for model, estimated in (("network", pairs["median"]), ("null model", pd.Series(constant, index=pairs.index))):
             rows.append({"tissue": tissue, "map": name, "model": model, **_figures(pairs.assign(estimated=estimated))})
     if not rows:
         raise StoreError("no stored session with maps has a row in the truth; is it the truth of this cohort?")
