@@ -1,0 +1,140 @@
+"""SIGKILL of a whole run, driver and workers, in the middle: a re-run ends where an undisturbed run ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from distributed import Client
+from end_to_end import ROOT, Processed, arrays, assert_same_arrays, command, environment, last_snapshot, qmri, values
+
+from flows.infer import infer
+from storage.cohort import catalogue, open_repository
+from storage.repository import StoreError
+from storage.verify import verify
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+PATIENCE = 300.0
+"""Seconds to wait for the moment of the kill."""
+
+SMALL_WAVES = (
+    "import sys, flows.ingest, flows.infer, flows.cli; "
+    "flows.ingest.SESSIONS_PER_WORKER = flows.infer.SESSIONS_PER_WORKER = 1; "
+    "flows.cli.main(sys.argv[1:])"
+)
+"""One session per commit, so that three sessions are enough to be killed between two commits."""
+
+
+def kill_when(moment: Callable[[], bool], *arguments: object, key_file: Path, log: Path) -> None:
+    """Start ``qmri`` as the leader of a process group, and kill the group without a word at ``moment``."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command(*arguments, code=SMALL_WAVES),
+            cwd=ROOT,
+            env=environment(key_file),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            end = time.monotonic() + PATIENCE
+            while not moment():
+                assert process.poll() is None, f"ended before it was killed:\n{log.read_text()}"
+                assert time.monotonic() < end, f"the moment never came:\n{log.read_text()}"
+                time.sleep(0.05)
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    assert_gone(process.pid)
+
+
+def assert_gone(group: int) -> None:
+    """No worker outlives the group's leader and goes on writing."""
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+    pytest.fail("a process of the killed group is still there")
+
+
+def committed(store: Path) -> pd.DataFrame:
+    """The catalogue as readers see it; empty while there is no store."""
+    try:
+        return catalogue(store)
+    except StoreError:
+        return pd.DataFrame(columns=["session", "checkpoint_digest"])
+
+
+def is_in_a_wave(store: Path) -> bool:
+    return "staging" in open_repository(store).list_branches()
+
+
+@pytest.fixture(scope="module")
+def survivor(processed: Processed, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store whose ingest was killed in the second of three waves, and then run again."""
+    folder = tmp_path_factory.mktemp("killed")
+    store = folder / "store"
+    run = ("ingest", processed.source, "--store", store)
+    kill_when(
+        lambda: len(committed(store)) == 1 and is_in_a_wave(store),
+        *run,
+        "--workers",
+        "1",
+        key_file=processed.key_file,
+        log=folder / "log",
+    )
+    assert len(committed(store)) == 1
+    assert is_in_a_wave(store)  # what the killed wave has left is there, and hidden from readers
+    assert verify(store) == []
+    again = qmri(*run, "--workers", "2", key_file=processed.key_file)
+    assert again.returncode == 0, again.stderr
+    assert "3 sessions found = 3 complete + 0 partial + 0 skipped + 0 failed, 1 of them unchanged" in again.stdout
+    assert not is_in_a_wave(store)
+    return store
+
+
+IMAGES = ("T1w", "T2w", "FLAIR", "brain_mask", "tissue", "affine")
+
+
+def test_images_are_those_of_an_undisturbed_run(processed: Processed, survivor: Path) -> None:
+    expected, found = arrays(processed.store), arrays(survivor)
+    assert set(found) == set(expected)
+    for session, stored in expected.items():
+        for name in IMAGES:
+            assert found[session][name].tobytes() == stored[name].tobytes(), (session, name)
+
+
+def test_maps_are_those_of_an_undisturbed_run(
+    processed: Processed, survivor: Path, workers: Client, tmp_path: Path
+) -> None:
+    run = ("infer", "--store", survivor, "--checkpoint", processed.checkpoint)
+
+    def is_between() -> bool:
+        return int((committed(survivor)["checkpoint_digest"] != "").sum()) == 1
+
+    kill_when(is_between, *run, "--workers", "1", key_file=processed.key_file, log=tmp_path / "log")
+    assert 0 < (committed(survivor)["checkpoint_digest"] != "").sum() < 3
+    assert verify(survivor) == []
+    again = infer(str(survivor), checkpoint=processed.checkpoint, client=workers)
+    assert (again.complete, again.exit_status) == (3, 0)
+    assert 0 < again.unchanged < 3
+
+    expected, found = arrays(processed.store), arrays(survivor)
+    assert set(found) == set(expected)
+    for session, stored in expected.items():
+        assert_same_arrays(found[session], stored)
+    pd.testing.assert_frame_equal(values(survivor), values(processed.store))
+    assert verify(survivor) == []
+    last = last_snapshot(survivor)
+    assert infer(str(survivor), checkpoint=processed.checkpoint, client=workers).snapshot is None
+    assert last_snapshot(survivor) == last

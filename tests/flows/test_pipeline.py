@@ -1,0 +1,283 @@
+"""From DICOM to maps and tables on real worker processes: nothing is lost, nothing is done twice, nobody is named."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pydicom
+import pytest
+import xarray as xr
+from distributed import Client
+from end_to_end import Processed, arrays, assert_same_arrays, finite, last_snapshot, names_below, values
+from numpy.testing import assert_allclose
+
+import storage
+from flows.aggregate import aggregate, read_statistics
+from flows.calibrate import calibrate, read_calibrations
+from flows.evaluate import evaluate
+from flows.infer import infer
+from flows.ingest import ingest
+from flows.summary import RunSummary
+from qmri_core.acquisition import Contrast
+from storage.cohort import catalogue, read_arrays, slots
+from storage.verify import verify
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+MAPS = ("T1map", "T2map", "PDmap", "T1map_sd", "T2map_sd", "PDmap_sd", "residual")
+IMAGES = ("T1w", "T2w", "FLAIR")
+
+
+def groups_of(tree: xr.DataTree) -> list[str]:
+    """Paths of the groups, as an analyst sees them."""
+    return [path.strip("/") for path in tree.groups if "T1map" in tree[path].data_vars]
+
+
+def test_every_session_is_accounted_for(processed: Processed) -> None:
+    for summary in (processed.ingested, processed.inferred):
+        assert (summary.found, summary.complete, summary.unchanged, summary.exit_status) == (3, 3, 0, 0)
+    table = catalogue(processed.store)
+    truth = pd.read_csv(processed.truth / "sessions.csv", dtype=str)
+    links = pd.read_csv(processed.linkage, dtype=str)
+    assert set(links["study_instance_uid"]) == set(truth["study_instance_uid"])
+    assert set(table["session"]) == set(links["session"]) == set(slots(processed.store))
+    assert set(table["status"]) == {"complete"}
+    assert set(table["contrasts"]) == {"T1w,T2w,FLAIR"}
+    merged = table.merge(links, on="session").merge(truth, on="study_instance_uid", suffixes=("", "_true"))
+    pairs = {(row["group"], row["group_true"]) for _, row in merged.iterrows()}
+    assert len(pairs) == merged["group"].nunique() == merged["group_true"].nunique() == 2
+
+
+def test_maps_are_finite_exactly_in_the_brain_mask(processed: Processed) -> None:
+    for name, stored in arrays(processed.store).items():
+        inside = stored["brain_mask"] == 1
+        assert 0.9 < values(processed.store).loc[name, "brain_volume"] < 1.8
+        for variable in MAPS:
+            np.testing.assert_array_equal(finite(stored[variable]), inside, variable)
+        assert (stored["tissue"][~inside] == 0).all()
+        for variable in IMAGES:
+            assert finite(stored[variable])[inside].all()
+            assert not finite(stored[variable]).all()  # no face
+        assert (stored["T1map"][inside] > 0).all()
+
+
+def test_an_analyst_needs_three_lines(processed: Processed) -> None:
+    cohort = storage.open_cohort(processed.store)
+    group = cohort[groups_of(cohort)[0]]
+    white_matter_t1 = group["T1map"].where(group["tissue"] == 3).mean(["z", "y", "x"])
+
+    assert white_matter_t1.dims == ("session",)
+    assert group["T1map"].attrs["units"] == "s"
+    for name, value in zip(white_matter_t1["session"].values, white_matter_t1.values, strict=True):
+        stored = read_arrays(processed.store, slots(processed.store)[str(name)], ["T1map", "tissue"])
+        assert_allclose(value, stored["T1map"][stored["tissue"] == 3].mean(dtype=np.float64), rtol=1e-5)
+        assert 0.6 < value < 1.2
+
+
+def test_statistics_are_those_of_the_stored_maps(processed: Processed) -> None:
+    stored = arrays(processed.store)
+    table = processed.aggregated.sessions
+    assert len(table) == 3 * 3 * 3
+    for _, row in table.iterrows():
+        label = {"CSF": 1, "GM": 2, "WM": 3}[row["tissue"]]
+        inside = stored[row["session"]][row["map"]][stored[row["session"]]["tissue"] == label]
+        assert row["n"] == inside.size > 0
+        assert_allclose(row["median"], np.median(inside), rtol=1e-6)
+    medians = table[(table["tissue"] == "WM") & (table["map"] == "T1map")].groupby("group")["median"].mean()
+    variation = processed.aggregated.variation.set_index(["tissue", "map"]).loc[("WM", "T1map")]
+    assert variation["n_groups"] == 2
+    assert_allclose(variation["cov"], medians.std(ddof=1) / medians.mean())
+
+
+def test_the_linkage_table_is_complete_and_for_the_owner_alone(processed: Processed) -> None:
+    assert processed.linkage.stat().st_mode & 0o777 == 0o600
+    table = pd.read_csv(processed.linkage, dtype=str)
+    assert list(table.columns[:4]) == ["session", "patient_id", "study_instance_uid", "path"]
+    assert len(table) == 3
+    for _, row in table.iterrows():
+        header = pydicom.dcmread(next((processed.source / row["path"]).iterdir()), stop_before_pixels=True)
+        assert (header.PatientID, header.StudyInstanceUID) == (row["patient_id"], row["study_instance_uid"])
+
+
+def test_an_old_linkage_table_loses_the_eyes_of_others(processed: Processed, tmp_path: Path) -> None:
+    from flows.ingest import write_linkage
+    from storage.discovery import discover
+
+    (tmp_path / "linkage.csv").touch(mode=0o644)
+    write_linkage(discover(processed.source, key=processed.key), tmp_path / "linkage.csv")
+    assert (tmp_path / "linkage.csv").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "linkage.csv").read_bytes() == processed.linkage.read_bytes()
+
+
+def test_maps_are_near_the_truth_and_the_null_model_does_not_vary(processed: Processed, tmp_path: Path) -> None:
+    table = evaluate(processed.store, processed.truth, processed.linkage, out=tmp_path).table
+    table = table.set_index(["tissue", "map", "model"])
+    assert len(table) == 3 * 3 * 2
+    assert set(table["n_sessions"]) == {3}
+    for tissue in ("WM", "GM"):
+        assert abs(table.loc[(tissue, "T1map", "network"), "bias"]) < 0.2  # untrained: the voxelwise estimate
+        assert abs(table.loc[(tissue, "PDmap", "network"), "bias"]) < 0.1
+        assert table.loc[(tissue, "T1map", "null model"), "cov"] == pytest.approx(0)
+        assert np.isnan(table.loc[(tissue, "T1map", "network"), "slope"])  # two sessions in one group are no slope
+    assert (tmp_path / "evaluation.csv").is_file()
+
+
+def test_doing_it_again_writes_nothing(processed: Processed, workers: Client) -> None:
+    before = last_snapshot(processed.store)
+    again = ingest(processed.source, processed.store, key=processed.key, client=workers)
+    assert (again.complete, again.unchanged, again.snapshot) == (3, 3, None)
+    maps = infer(processed.store, checkpoint=processed.checkpoint, client=workers)
+    assert (maps.complete, maps.unchanged, maps.snapshot) == (3, 3, None)
+    tables = aggregate(processed.store, client=workers)
+    pd.testing.assert_frame_equal(tables.groups, processed.aggregated.groups)
+    assert last_snapshot(processed.store) == before
+
+
+def test_the_store_is_as_it_was_written(processed: Processed) -> None:
+    assert verify(processed.store) == []
+
+
+TECHNICAL = {
+    "ImageType", "Manufacturer", "ManufacturerModelName", "Modality", "SOPClassUID", "SpecificCharacterSet",
+    "SequenceName", "BodyPartExamined", "PatientPosition", "InPlanePhaseEncodingDirection", "ScanOptions",
+    "ScanningSequence", "SequenceVariant", "MRAcquisitionType", "PhotometricInterpretation", "RescaleType",
+    "ReceiveCoilName", "TransmitCoilName", "PatientSex", "ImagedNucleus",
+    "LossyImageCompression",
+}  # fmt: skip
+"""Elements whose words are no identity."""
+
+
+def identities(source: Path) -> set[str]:
+    """Texts of headers, folders and dates that say who, where or when; long enough not to occur by chance."""
+    found = {name for name in names_below(source) if not name.startswith(("IM", "S0"))}
+    for path in source.rglob("IM00001"):
+        for element in pydicom.dcmread(path, stop_before_pixels=True):
+            is_text = element.VR in {"PN", "LO", "SH", "ST", "LT", "UI", "DA", "TM"}
+            if is_text and not element.tag.is_private and element.keyword not in TECHNICAL:
+                text = str(element.value)
+                found |= {text, *text.replace("^", " ").replace(",", " ").split()}
+    return {text for text in found if len(text) >= 6}
+
+
+def test_no_identity_is_in_the_store(processed: Processed) -> None:
+    secrets = identities(processed.source)
+    assert len(secrets) > 30
+    folder = Path(processed.store)
+    parts = ["\n".join(path.relative_to(folder).as_posix() for path in folder.rglob("*")).encode()]
+    parts += [path.read_bytes() for path in folder.rglob("*") if path.is_file()]
+    parts += [frame.to_csv().encode() for frame in (catalogue(processed.store), values(processed.store))]
+    parts += [
+        frame.to_csv().encode() for frame in (read_statistics(processed.store), read_calibrations(processed.store))
+    ]
+    parts.append(repr((processed.ingested, processed.inferred)).encode() + processed.ingested.text().encode())
+    everything = b"\n".join(parts).lower()
+    leaked = {secret for secret in secrets if secret.lower().encode() in everything}
+    assert not leaked
+
+
+def test_calibrations_have_one_version_per_group(processed: Processed) -> None:
+    table = read_calibrations(processed.store)
+    assert set(table["version"]) == {1}
+    assert sorted(table["contrast"]) == sorted(2 * IMAGES)
+    assert set(table["group"]) == {slot.group for slot in slots(processed.store).values()}
+    assert all("group mean of white matter" in text for text in table["reference"])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changed:
+    """A copy of the cohort in which one file of a session has another pixel, and another session lost its FLAIR."""
+
+    cohort: Processed
+    edited: str
+    shortened: str
+    untouched: str
+    ingested: RunSummary
+    inferred: RunSummary
+
+
+@pytest.fixture(scope="module")
+def changed(processed: Processed, workers: Client, tmp_path_factory: pytest.TempPathFactory) -> Changed:
+    folder = tmp_path_factory.mktemp("changed")
+    cohort = replace(processed, source=folder / "in", store=str(folder / "store"), linkage=folder / "linkage.csv")
+    shutil.copytree(processed.source, cohort.source)
+    shutil.copytree(processed.store, cohort.store)
+    groups: dict[str, list[str]] = {}
+    for slot in slots(processed.store).values():
+        groups.setdefault(slot.group, []).append(slot.session)
+    (shortened,), (edited, untouched) = sorted(groups.values(), key=len)
+    for plan in cohort.plans():
+        if plan.session == shortened:
+            for path in plan.chosen[Contrast.FLAIR].paths:
+                Path(path).unlink()
+        if plan.session == edited:
+            path = plan.chosen[Contrast.T1W].paths[10]
+            dataset = pydicom.dcmread(path)
+            pixels = dataset.pixel_array.copy()
+            pixels[5, 5] += 1
+            dataset.PixelData = pixels.tobytes()
+            dataset.save_as(path)
+    ingested = ingest(cohort.source, cohort.store, key=cohort.key, linkage=cohort.linkage, client=workers)
+    inferred = infer(cohort.store, checkpoint=cohort.checkpoint, client=workers)
+    return Changed(
+        cohort=cohort,
+        edited=edited,
+        shortened=shortened,
+        untouched=untouched,
+        ingested=ingested,
+        inferred=inferred,
+    )
+
+
+def test_only_what_changed_is_done_again(processed: Processed, changed: Changed) -> None:
+    for summary in (changed.ingested, changed.inferred):
+        assert (summary.complete, summary.partial, summary.unchanged, summary.exit_status) == (2, 1, 1, 0)
+        assert summary.reasons == {"missing_contrast": 1}
+    before = catalogue(processed.store).set_index("session")
+    after = catalogue(changed.cohort.store).set_index("session")
+    pd.testing.assert_series_equal(before.loc[changed.untouched], after.loc[changed.untouched])
+    assert before.loc[changed.edited, "input_digest"] != after.loc[changed.edited, "input_digest"]
+    assert before.loc[changed.edited, "group"] == after.loc[changed.edited, "group"]
+    stored = arrays(changed.cohort.store)
+    assert_same_arrays(stored[changed.untouched], arrays(processed.store)[changed.untouched])
+    np.testing.assert_array_equal(finite(stored[changed.edited]["T1map"]), stored[changed.edited]["brain_mask"] == 1)
+    assert verify(changed.cohort.store) == []
+
+
+def test_a_session_that_lost_a_contrast_moves_to_another_group(processed: Processed, changed: Changed) -> None:
+    before, after = slots(processed.store)[changed.shortened], slots(changed.cohort.store)[changed.shortened]
+    assert after.group != before.group
+    assert before.group not in {slot.group for slot in slots(changed.cohort.store).values()}
+    row = catalogue(changed.cohort.store).set_index("session").loc[changed.shortened]
+    assert (row["status"], row["reason"], row["contrasts"]) == ("partial", "missing_contrast", "T1w,T2w")
+    stored = read_arrays(changed.cohort.store, after, ["FLAIR", "T1map", "T2map", "PDmap", "brain_mask"])
+    assert not finite(stored["FLAIR"]).any()
+    for name in ("T1map", "T2map", "PDmap"):
+        np.testing.assert_array_equal(finite(stored[name]), stored["brain_mask"] == 1)
+    cohort = storage.open_cohort(changed.cohort.store)
+    assert sorted(groups_of(cohort)) == sorted({slot.group for slot in slots(changed.cohort.store).values()})
+
+
+def test_a_new_calibration_makes_all_maps_anew(changed: Changed, workers: Client) -> None:
+    cohort = changed.cohort
+    maps = arrays(cohort.store)
+    tables = aggregate(cohort.store, client=workers)
+    assert calibrate(cohort.store, again=True) is not None
+    table = read_calibrations(cohort.store)
+    current = {slot.group for slot in slots(cohort.store).values()}
+    for group, members in table[table["group"].isin(current)].groupby("group"):
+        assert sorted(members["version"].unique()) == [1, 2], group
+    summary = infer(cohort.store, checkpoint=cohort.checkpoint, client=workers)
+    assert (summary.found, summary.unchanged) == (3, 0)
+    assert all(str(version).startswith("2/") for version in values(cohort.store)["calibration_version"])
+    again = arrays(cohort.store)
+    # of the group whose sessions are as they were when its first version was made, the scales are the same
+    assert_same_arrays(again[changed.shortened], maps[changed.shortened])
+    statistics = read_statistics(cohort.store)
+    assert set(statistics["session"]) == set(maps)
+    renewed = aggregate(cohort.store, client=workers)
+    assert len(renewed.sessions) == len(tables.sessions) == 27
+    assert all(",2/" in made for made in read_statistics(cohort.store)["made_with"])
