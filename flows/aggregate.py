@@ -16,6 +16,7 @@ from flows.tables import records
 from qmri_core.statistics import Moments, inter_group_variation
 from storage.cohort import sessions, slots
 from storage.repository import StoreError, writing
+from storage.schema import Status
 from storage.tables import read_table, write_table
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def aggregate(store: str, *, client: Client, out: Path | None = None, progress: 
     """
     stored = sessions(store)
     places = slots(store)
-    with_maps = set(stored.loc[stored["checkpoint_digest"] != "", "session"])
+    with_maps = set(stored.loc[(stored["checkpoint_digest"] != "") & (stored["status"] != Status.FAILED), "session"])
     made = {
         str(row["session"]): f"{row['checkpoint_digest']},{row['calibration_version']},{row['input_digest']}"
         for row in records(stored)

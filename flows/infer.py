@@ -10,7 +10,7 @@ from flows.calibrate import calibrate, current_calibrations
 from flows.clusters import run_bounded, waves
 from flows.ingest import CODE_VERSION
 from flows.progress import Progress, part_of, quiet
-from flows.stages import InferTask, Outcome, infer_session
+from flows.stages import InferTask, Outcome, clear_maps, infer_session
 from flows.summary import RunSummary, summarise
 from flows.tables import records as records_of
 from qmri_core.acquisition import CONTRASTS
@@ -42,6 +42,7 @@ def infer(store: str, *, client: Client, checkpoint: Path | None = None, progres
         If the weights or the store cannot be used.
     """
     open_cohort(store).close()
+    checkpoint = checkpoint.resolve() if checkpoint is not None else None  # workers may run in another folder
     digest = load_checkpoint(checkpoint).digest
     calibrate(store, progress=progress)
     calibrations = current_calibrations(store)
@@ -127,7 +128,7 @@ def _infer_wave(
         return commit(
             repository,
             begun,
-            [outcome.fork for outcome in good if outcome.fork is not None],
+            [outcome.fork or clear_maps(store, begun.slots[outcome.session], begun.fork) for outcome in outcomes],
             values={name: _values(item, digest) for name, item in planned.items()},
             rows=[_row(outcome, planned[outcome.session]) for outcome in outcomes],
             message=f"Infer maps of {len(good)} sessions",

@@ -53,8 +53,9 @@ def ingest(
     SourceError, AssumptionError, StoreError
         If the source, the assume file or the store cannot be used.
     """
-    with writing(store, create=True):
-        pass  # a store that cannot be written is found out before hours of work
+    if source.exists():  # a mistyped source leaves no empty store behind
+        with writing(store, create=True):
+            pass  # a store that cannot be written is found out before hours of work
     entries = load_entries(assume) if assume is not None else ()
     assumptions = [entry for entry in entries if isinstance(entry, Assumption)]
     found = discover(

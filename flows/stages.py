@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from storage.slots import Slot
 
 MAPS = ("T1map", "T2map", "PDmap")
+OF_INFERENCE = (*MAPS, *(f"{name}_sd" for name in MAPS), "residual")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,6 +196,14 @@ def _infer(task: InferTask, stage: Stage) -> Outcome:
         }
         fork = write_arrays(task.fork, task.slot, arrays)
     return Outcome(session=task.slot.session, status=Status.COMPLETE, fork=fork, duration=time.perf_counter() - began)
+
+
+def clear_maps(location: str, slot: Slot, fork: ForkSession) -> ForkSession:
+    """Take away a session's maps, which would else pass for those of the weights that failed."""
+    from storage.waves import read_arrays, write_arrays
+
+    shape = read_arrays(location, slot, ["brain_mask"])["brain_mask"].shape
+    return write_arrays(fork, slot, {name: np.full(shape, np.nan, dtype=np.float32) for name in OF_INFERENCE})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

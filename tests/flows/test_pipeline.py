@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,8 +23,11 @@ from flows.calibrate import calibrate, read_calibrations
 from flows.evaluate import evaluate
 from flows.infer import infer
 from flows.ingest import ingest
+from flows.stages import InferTask
 from flows.summary import RunSummary
 from qmri_core.acquisition import Contrast
+from qmri_core.checkpoint import save_checkpoint
+from qmri_core.network import MapNetwork, NetworkSettings
 from storage.cohort import catalogue, read_arrays, slots
 from storage.verify import verify
 
@@ -281,3 +286,28 @@ def test_a_new_calibration_makes_all_maps_anew(changed: Changed, workers: Client
     renewed = aggregate(cohort.store, client=workers)
     assert len(renewed.sessions) == len(tables.sessions) == 27
     assert all(",2/" in made for made in read_statistics(cohort.store)["made_with"])
+
+
+def test_maps_of_older_weights_do_not_pass_for_those_of_weights_that_failed(
+    processed: Processed, workers: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(processed.store, store)
+    other = tmp_path / "other.safetensors"
+    save_checkpoint(other, MapNetwork(NetworkSettings(widths=(4, 4, 4), embedding=4)), {})
+    lost = min(slots(store))
+
+    def fails_once(client: Client, function: Any, tasks: list[InferTask], **options: Any) -> Iterator[Any]:
+        del client, options
+        for task in tasks:
+            yield task, RuntimeError("the worker died") if task.slot.session == lost else function(task)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("flows.infer.run_bounded", fails_once)
+        summary = infer(str(store), client=workers, checkpoint=other)
+    assert (summary.complete, summary.failed, summary.exit_status) == (2, 1, 3)
+    assert summary.failures[0][:2] == (lost, "worker_lost")
+    stored = read_arrays(store, slots(store)[lost], MAPS)
+    assert not any(np.isfinite(stored[name]).any() for name in MAPS)
+    assert lost not in set(aggregate(str(store), client=workers).sessions["session"])
+    assert verify(store) == []
