@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import lru_cache
 from typing import Any
 
@@ -60,4 +61,7 @@ def brain_mask(t1w: Volume) -> NDArray[np.uint8]:
 def _model() -> Any:  # noqa: ANN401 - deepbet has no types
     from deepbet import BrainExtraction
 
-    return BrainExtraction(no_gpu=True)
+    with warnings.catch_warnings():
+        # deepbet ships TorchScript, which torch 2.15 deprecates
+        warnings.filterwarnings("ignore", message=".*torch.jit.load", category=FutureWarning)
+        return BrainExtraction(no_gpu=True)
