@@ -63,5 +63,5 @@ def _model() -> Any:  # noqa: ANN401 - deepbet has no types
 
     with warnings.catch_warnings():
         # deepbet ships TorchScript, which torch 2.15 deprecates
-        warnings.filterwarnings("ignore", message=".*torch.jit.load", category=FutureWarning)
+        warnings.filterwarnings("ignore", message=".*torch.jit.load")
         return BrainExtraction(no_gpu=True)
