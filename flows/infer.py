@@ -10,7 +10,7 @@ from flows.calibrate import calibrate, current_calibrations
 from flows.clusters import run_bounded, waves
 from flows.ingest import CODE_VERSION
 from flows.progress import Progress, part_of, quiet
-from flows.stages import InferTask, Outcome, clear_maps, infer_session
+from flows.stages import InferTask, Outcome, clear_maps, infer_session, outcome_of
 from flows.summary import RunSummary, summarise
 from flows.tables import records as records_of
 from qmri_core.acquisition import CONTRASTS
@@ -21,7 +21,6 @@ from storage.acquisitions import acquisitions_of
 from storage.cohort import catalogue, open_cohort, sessions, slots
 from storage.repository import writing
 from storage.schema import Reason, Status
-from storage.slots import Slot
 from storage.waves import begin_update, commit
 
 if TYPE_CHECKING:
@@ -119,7 +118,7 @@ def _infer_wave(
             for slot in begun.slots.values()
         ]
         outcomes = [
-            _outcome(task.slot, result)
+            outcome_of(task.slot.session, "infer", result)
             for task, result in run_bounded(
                 client, infer_session, tasks, progress=progress, text="infer", key=lambda task: task.slot.session
             )
@@ -156,19 +155,6 @@ def _row(outcome: Outcome, item: Mapping[str, Any]) -> dict[str, object]:
         "error": outcome.error,
         "explanation": outcome.explanation,
     }
-
-
-def _outcome(slot: Slot, result: Outcome | BaseException) -> Outcome:
-    if isinstance(result, BaseException):
-        return Outcome(
-            session=slot.session,
-            status=Status.FAILED,
-            reason=Reason.WORKER_LOST,
-            stage="infer",
-            error=type(result).__name__,
-            explanation="the worker process ended while it worked on this session, twice; out of memory?",
-        )
-    return result
 
 
 def _record_reasons(store: str, reasons: Mapping[str, Reason]) -> str | None:

@@ -13,7 +13,7 @@ from flows.calibrate import calibrate
 from flows.clusters import run_bounded, waves
 from flows.plan import SessionPlan, plan_sessions, unmatched_entries
 from flows.progress import Progress, part_of, quiet
-from flows.stages import IngestTask, Outcome, ingest_session
+from flows.stages import IngestTask, Outcome, ingest_session, outcome_of
 from flows.summary import RunSummary, summarise
 from flows.tables import records
 from qmri_core.preprocessing.session import PREPROCESSING_VERSION
@@ -22,7 +22,7 @@ from storage.assumptions import Assumption, Override, load_entries
 from storage.cohort import catalogue
 from storage.discovery import Discovery, discover
 from storage.repository import StoreError, writing
-from storage.schema import Reason, Status
+from storage.schema import Status
 from storage.waves import begin_append, commit
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def _ingest_wave(store: str, wave: Sequence[SessionPlan], client: Client, progre
             if plan.placement is not None
         ]
         outcomes = [
-            _outcome(task, result)
+            outcome_of(task.slot.session, "ingest", result)
             for task, result in run_bounded(
                 client, ingest_session, tasks, progress=progress, text="ingest", key=lambda task: task.slot.session
             )
@@ -136,20 +136,6 @@ def _ingest_wave(store: str, wave: Sequence[SessionPlan], client: Client, progre
             message=f"Ingest {len(outcomes)} sessions",
             metadata={"run": "ingest", "sessions": len(outcomes), "code_version": CODE_VERSION},
         )
-
-
-def _outcome(task: IngestTask, result: Outcome | BaseException) -> Outcome:
-    """A worker that died in the middle is a failed session; anything else that gets here is a fault of ours."""
-    if isinstance(result, BaseException):
-        return Outcome(
-            session=task.slot.session,
-            status=Status.FAILED,
-            reason=Reason.WORKER_LOST,
-            stage="ingest",
-            error=type(result).__name__,
-            explanation="the worker process ended while it worked on this session, twice; out of memory?",
-        )
-    return result
 
 
 def _values(plan: SessionPlan, outcome: Outcome) -> dict[str, object]:

@@ -94,6 +94,20 @@ def at_boundary(session: str, work: Callable[[Stage], Outcome]) -> Outcome:
         )
 
 
+def outcome_of(session: str, stage: str, result: Outcome | BaseException) -> Outcome:
+    """Outcome of a session whose worker may have died in the middle: that is a failed session too."""
+    if not isinstance(result, BaseException):
+        return result
+    return Outcome(
+        session=session,
+        status=Status.FAILED,
+        reason=Reason.WORKER_LOST,
+        stage=stage,
+        error=type(result).__name__,
+        explanation="the worker process ended while it worked on this session, twice; out of memory?",
+    )
+
+
 def _where(error: Exception) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     ours = [
