@@ -15,7 +15,7 @@ from storage.schema import AFFINE, DIGESTS, IMAGES, PER_SESSION, Variable, creat
 from storage.tables import array_of, assign, column, group_of, groups_of
 
 _KEY = re.compile(r"[a-z0-9][a-z0-9._-]*")
-TOP_NODES = {"catalogue", "calibration", "statistics"}
+TOP_NODES = {"catalogue", "calibration", "statistics", "checkpoints"}
 _EXTENDED = (*IMAGES, AFFINE, *PER_SESSION, *DIGESTS)
 
 
