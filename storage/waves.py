@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from storage.repository import MAIN, STAGING, StoreError, drop_staging, open_repository, readable_session
 from storage.schema import (
     AFFINE,
+    IMAGES,
     PER_SESSION,
     SESSION_VARIABLES,
     SHARED,
@@ -98,9 +99,9 @@ def begin_update(repository: icechunk.Repository, sessions: Sequence[str]) -> Wa
 def write_arrays(fork: icechunk.ForkSession, slot: Slot, arrays: Mapping[str, NDArray[Any]]) -> icechunk.ForkSession:
     """Write volumes of one session, with the digest of each; runs on workers.
 
-    ``arrays`` names images, maps or masks of the schema, each of the shape (z, y, x) of the group's grid, or the
-    ``affine``. Everything is checked before the first byte is written. Floats are rounded to the bits that the schema
-    keeps. The fork is returned for `commit`.
+    ``arrays`` names images, maps or masks of the schema, each of the shape (z, y, x) of the group's grid, bias fields
+    of `storage.schema.FIELD_SHAPE`, or the ``affine``. Everything is checked before the first byte is written. Floats
+    are rounded to the bits that the schema keeps. The fork is returned for `commit`.
 
     Raises
     ------
@@ -121,7 +122,7 @@ def write_arrays(fork: icechunk.ForkSession, slot: Slot, arrays: Mapping[str, ND
             raise StoreError(f"{slot.session}: {error}") from error
     for array, variable, stored in checked:
         array[slot.index] = stored
-        if variable is not AFFINE:
+        if variable in IMAGES:
             array_of(group, f"{variable.name}_digest")[slot.index] = digest_of(stored)
     return fork
 
