@@ -216,8 +216,8 @@ def read_only(location: Path, tmp_path: Path) -> Iterator[Path]:
     modes = {parent: parent.stat().st_mode for parent in parents}
     root = os.geteuid() == 0
     if root:  # may write anything: act as nobody
-        for parent in parents:
-            parent.chmod(0o755)
+        for parent, mode in modes.items():
+            parent.chmod(mode | 0o055)
         os.seteuid(65534)
     yield copy
     if root:
