@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.codecs import BloscCodec
+from zarr.codecs import BloscCodec, Crc32cCodec
 
 from qmri_core.acquisition import CONTRASTS
 from qmri_core.geometry import Grid
@@ -288,7 +288,12 @@ def create_variable(group: zarr.Group, variable: Variable, shape: tuple[int, ...
     options: dict[str, Any] = {}
     if variable.dims == _VOLUME:
         itemsize = np.dtype(variable.dtype).itemsize
-        options["compressors"] = BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle", typesize=itemsize)
+        # Blosc believes the length in its own header: of a chunk cut short it reads on in foreign memory, and may
+        # return values. The checksum is tested before.
+        options["compressors"] = (
+            BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle", typesize=itemsize),
+            Crc32cCodec(),
+        )
     group.create_array(
         variable.name,
         shape=shape,
