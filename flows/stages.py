@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qmri_core.acquisition import Acquisition, Contrast
+from storage.locations import StorageFaultError
 from storage.schema import Reason, Status
 from storage.series import ReadError, Series
 
@@ -73,6 +74,8 @@ OWN_PACKAGES = {"qmri_core", "storage", "flows"}
 def at_boundary(session: str, work: Callable[[Stage], Outcome]) -> Outcome:
     """Run the work of one session; whatever it raises becomes a failed outcome.
 
+    A store that cannot be written now is no fault of the session: that error goes on, and ends the run.
+
     Only texts of exceptions that this project raises are kept, since they are known to name no path and no header
     text; of any other exception the type and the line of our code stay.
     """
@@ -80,6 +83,8 @@ def at_boundary(session: str, work: Callable[[Stage], Outcome]) -> Outcome:
     began = time.perf_counter()
     try:
         return work(stage)
+    except StorageFaultError:
+        raise
     except Exception as error:  # noqa: BLE001 - the session boundary: a session that fails is data
         kind = type(error).__name__
         is_known = kind in REASONS and type(error).__module__.split(".")[0] in OWN_PACKAGES
@@ -98,6 +103,8 @@ def outcome_of(session: str, stage: str, result: Outcome | BaseException) -> Out
     """Outcome of a session whose worker may have died in the middle: that is a failed session too."""
     if not isinstance(result, BaseException):
         return result
+    if isinstance(result, StorageFaultError):
+        raise result
     return Outcome(
         session=session,
         status=Status.FAILED,
