@@ -1,4 +1,4 @@
-"""Commands that process sessions: demo, simulate, inspect, ingest, calibrate, infer, aggregate, report, evaluate."""
+"""Commands that process sessions, from simulate to evaluate, and that start a deployment."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from flows.options import (
     settings_or_usage_error,
 )
 from flows.progress import reporting
+from flows.weights import Promotion
 
 
 class OutputFormat(StrEnum):
@@ -31,7 +32,7 @@ class OutputFormat(StrEnum):
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands of this module, in the order in which they are used."""
-    for command in (demo, simulate, inspect, ingest, calibrate, infer, aggregate, report, evaluate):
+    for command in (demo, simulate, inspect, ingest, calibrate, train, infer, aggregate, report, evaluate, run):
         app.command()(command)
 
 
@@ -143,6 +144,23 @@ def calibrate(store: Store) -> None:
     )
 
 
+def train(
+    store: Store,
+    out: Annotated[Path, typer.Option(help="File for the weights, .safetensors.", show_default=False)],
+    steps: Annotated[int, typer.Option(min=1, help="Steps of training.")] = 1000,
+    seed: Annotated[int | None, typer.Option(help="Seed; default: new heads in each run.")] = None,
+    promote: Annotated[
+        Promotion, typer.Option(help="Whether inference uses the result; better: on held-out simulated batches.")
+    ] = Promotion.IF_BETTER,
+) -> None:
+    """Train the promoted checkpoint further on simulated heads, and keep the result in the store."""
+    from flows.train import train_model
+
+    with reporting("train") as progress:
+        result = train_model(store, out=out, steps=steps, seed=seed, promote=promote, progress=progress)
+    typer.echo(result.text())
+
+
 def infer(store: Store, checkpoint: Checkpoint = None, workers: Workers = None) -> None:
     """Infer T1, T2 and PD maps of every session that lacks current ones."""
     from flows.infer import infer as run
@@ -195,3 +213,18 @@ def evaluate(
     result = run(store, truth, linkage)
     typer.echo(text_table(*evaluation_table(result.table)))
     typer.echo(f"\n{WORTHLESS_ALONE}")
+
+
+def run(
+    name: Annotated[
+        str, typer.Argument(help="Bare name of the deployment, such as ingest-cohort.", show_default=False)
+    ],
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until the run has ended, and fail if it has.")] = False,
+) -> None:
+    """Start a deployment of the Prefect server by its bare name."""
+    from flows.deployed.trigger import trigger
+
+    state = trigger(name, wait=wait)
+    typer.echo(state.text)
+    if state.is_failed:
+        raise typer.Exit(1)
