@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.calibrate import calibrate
-from flows.clusters import run_bounded, waves
-from flows.ingest_plans import SourcePlans
-from flows.ingest_rows import CODE_VERSION, row_of, values_of
+from flows.clusters import run_bounded, waves_for
+from flows.ingest_plans import SourcePlans, known_rows
+from flows.ingest_rows import CODE_VERSION, is_done, row_of, values_of
 from flows.plan import SessionPlan, unmatched_entries
 from flows.progress import Progress, part_of, quiet
 from flows.stages import IngestTask, ingest_session, outcome_of
@@ -82,13 +82,14 @@ def ingest(
             write_linkage((scanned.session(session)[1] for session in scanned.sessions), linkage)
         run = SourcePlans(scanned, store, [entry for entry in entries if isinstance(entry, Override)], by_software)
         to_do, snapshot = run.sort_out()
-        done = 0
-        for wave in waves(to_do, SESSIONS_PER_WORKER * max(1, sum(client.nthreads().values()))):
+        done = by_others = 0
+        for wave in waves_for(client, to_do, SESSIONS_PER_WORKER):
             plans = [run.plan(session) for session in wave]
-            snapshot = _ingest_wave(store, plans, client, part_of(progress, done, len(to_do)))
+            written, committed = _ingest_wave(store, plans, client, part_of(progress, done, len(to_do)))
+            snapshot, by_others = committed or snapshot, by_others + len(wave) - written
             done += len(wave)
         snapshot = calibrate(store, progress=progress) or snapshot
-        summary = run.summary(snapshot)
+        summary = run.summary(snapshot, by_others)
         unmatched = unmatched_entries(entries, scanned.unmatched, run.used)
     with writing(store) as repository:
         snapshot = write_account(repository, summary.account()) or snapshot
@@ -134,9 +135,14 @@ def _scan_on_workers(client: Client, tasks: Iterable[ScanTask]) -> Iterator[list
             yield [not_scanned(one.paths[0])] if isinstance(result, BaseException) else result
 
 
-def _ingest_wave(store: str, wave: Sequence[SessionPlan], client: Client, progress: Progress) -> str:
-    plans = {plan.session: plan for plan in wave}
+def _ingest_wave(store: str, wave: Sequence[SessionPlan], client: Client, progress: Progress) -> tuple[int, str | None]:
+    """How many sessions were written, and the snapshot; what another run has done since the plan is left alone."""
     with writing(store) as repository:
+        known = known_rows(store)
+        wave = [plan for plan in wave if not is_done(plan, known.get(plan.session))]
+        if not wave:
+            return 0, None
+        plans = {plan.session: plan for plan in wave}
         begun = begin_append(repository, [plan.placement for plan in wave if plan.placement is not None])
         tasks = [
             IngestTask(
@@ -156,7 +162,7 @@ def _ingest_wave(store: str, wave: Sequence[SessionPlan], client: Client, progre
             )
         ]
         outcomes.sort(key=lambda outcome: outcome.session)
-        return commit(
+        return len(wave), commit(
             repository,
             begun,
             [outcome.fork for outcome in outcomes if outcome.fork is not None],

@@ -25,7 +25,7 @@ class SourcePlans:
 
     def __init__(self, scanned: Scanned, store: str, overrides: Sequence[Override], by_software: bool) -> None:
         self._scanned, self._store, self._overrides, self._by_software = scanned, store, overrides, by_software
-        self._known = _known(store)
+        self._known = known_rows(store)
         self._unchanged = 0
         self.used: list[Override] = []
         stored = {name: str(row["group"]) for name, row in self._known.items() if row["group"]}
@@ -57,9 +57,9 @@ class SourcePlans:
                     skipped.clear()
         return to_do, _record_skipped(self._store, skipped) or snapshot
 
-    def summary(self, snapshot: str | None) -> RunSummary:
-        """Account for every session of the source from what the store says."""
-        known = _known(self._store)
+    def summary(self, snapshot: str | None, by_others: int = 0) -> RunSummary:
+        """Account for every session of the source from what the store says; ``by_others`` another run has done."""
+        known = known_rows(self._store)
         lost = [session for session in self._scanned.sessions if session not in known]
         if lost:
             raise StoreError(f"{len(lost)} sessions are in no state after the run: {', '.join(lost[:5])}")
@@ -67,7 +67,7 @@ class SourcePlans:
         sizes = Counter(str(row["group"]) for row in known.values() if row["group"])
         summary = summarise(
             [(str(row["session"]), str(row["status"]), str(row["reason"]), str(row["stage"])) for row in rows],
-            unchanged=self._unchanged,
+            unchanged=self._unchanged + by_others,
             snapshot=snapshot,
         )
         marks = Counter(mark for row in rows for mark in str(row["quality_marks"]).split(",") if mark)
@@ -80,7 +80,8 @@ class SourcePlans:
         )
 
 
-def _known(store: str) -> Mapping[str, Mapping[str, object]]:
+def known_rows(store: str) -> Mapping[str, Mapping[str, object]]:
+    """Rows of the catalogue by session."""
     return {str(row["session"]): row for row in records(catalogue(store))}
 
 

@@ -6,6 +6,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Sequence as Many
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import islice, pairwise
 from pathlib import Path, PurePosixPath
@@ -143,7 +144,8 @@ def scan_source(
                 progress(done, max(done, total))
             yield path
 
-    try:
+    with ExitStack() as on_error:
+        on_error.callback(kept.close)
         total = sum(1 for _ in _files(source)) if progress is not None else 0
         batches = _batches(kept.unknown(told(_files(source))))
         for scans in runner(ScanTask(paths=batch, root=str(root), key=key) for batch in batches):
@@ -156,9 +158,7 @@ def scan_source(
         scanned = Scanned(kept, source, key, assume)
         if not scanned.sessions:
             raise SourceError(_nothing(source, scanned.n_files, scanned.unreadable))
-    except BaseException:
-        kept.close()
-        raise
+        on_error.pop_all()
     return scanned
 
 
