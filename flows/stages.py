@@ -18,6 +18,7 @@ import numpy as np
 
 from flows.bounded import ClusterError
 from qmri_core.acquisition import Acquisition, Contrast
+from storage.locations import StorageFaultError
 from storage.schema import Reason, Status
 from storage.series import ReadError, Series
 
@@ -75,6 +76,8 @@ OWN_PACKAGES = {"qmri_core", "storage", "flows"}
 def at_boundary(session: str, work: Callable[[Stage], Outcome]) -> Outcome:
     """Run the work of one session; whatever it raises becomes a failed outcome.
 
+    A store that cannot be written now is no fault of the session: that error goes on, and ends the run.
+
     Only texts of exceptions that this project raises are kept, since they are known to name no path and no header
     text; of any other exception the type and the line of our code stay.
     """
@@ -82,6 +85,8 @@ def at_boundary(session: str, work: Callable[[Stage], Outcome]) -> Outcome:
     began = time.perf_counter()
     try:
         return work(stage)
+    except StorageFaultError:
+        raise
     except Exception as error:  # noqa: BLE001 - the session boundary: a session that fails is data
         kind = type(error).__name__
         is_known = kind in REASONS and type(error).__module__.split(".")[0] in OWN_PACKAGES
@@ -108,6 +113,8 @@ def outcome_of(session: str, stage: str, result: Outcome | BaseException) -> Out
         raise result
     if not isinstance(result, BaseException):
         return result
+    if isinstance(result, StorageFaultError):
+        raise result
     return Outcome(
         session=session,
         status=Status.FAILED,
@@ -145,6 +152,7 @@ def ingest_session(task: IngestTask) -> Outcome:
 
 def _ingest(task: IngestTask, stage: Stage) -> Outcome:
     from qmri_core.calibration import white_matter_signal
+    from qmri_core.preprocessing.quality import marks
     from qmri_core.preprocessing.session import preprocess
     from storage.discovery import read_volume
     from storage.waves import write_arrays
@@ -158,14 +166,12 @@ def _ingest(task: IngestTask, stage: Stage) -> Outcome:
         signals = white_matter_signal(result.images, result.tissue)
     with stage("write"):
         arrays: dict[str, Any] = {str(contrast): image for contrast, image in result.images.items()}
+        arrays |= {f"{contrast}_bias_field": field for contrast, field in result.bias_fields.items()}
         arrays |= {"brain_mask": result.brain_mask, "tissue": result.tissue, "affine": result.affine}
         fork = write_arrays(task.fork, task.slot, arrays)
-    quality = result.quality
-    values: dict[str, object] = {"reference_contrast": str(result.reference), "brain_volume": quality["brain_volume"]}
-    values |= {"coverage": quality["coverage"]}
-    for contrast in result.images:
-        values[f"{contrast}_white_matter_signal"] = signals[contrast]
-        values[f"{contrast}_alignment"] = quality.get(f"{contrast}_alignment", np.nan)
+    values: dict[str, object] = {"reference_contrast": str(result.reference), **result.quality}
+    values["quality_marks"] = ",".join(marks(result.quality))
+    values |= {f"{contrast}_white_matter_signal": signal for contrast, signal in signals.items()}
     return Outcome(
         session=task.slot.session,
         status=task.status,

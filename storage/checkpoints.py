@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import zarr
 
-from storage.repository import MAIN, StoreError, open_repository, readable_session, writing
+from storage.repository import MAIN, StoreError, faults, open_repository, readable_session, writing
 from storage.tables import array_of, finish, group_of
 
 if TYPE_CHECKING:
@@ -46,9 +46,11 @@ def register(location: str | Path, content: bytes, *, record: Mapping[str, objec
     ------
     StoreError
         If the location cannot be written, or another writer came in between.
+    StorageFaultError
+        If the storage does not answer.
     """
     digest = hashlib.sha256(content).hexdigest()
-    with writing(location) as repository:
+    with writing(location) as repository, faults(location):
         session = repository.writable_session(MAIN)
         root = zarr.open_group(session.store, mode="a", zarr_format=3)
         node = root.require_group(NODE)
@@ -75,7 +77,7 @@ def promote(location: str | Path, digest: str) -> str:
     StoreError
         If the store holds no such checkpoint.
     """
-    with writing(location) as repository:
+    with writing(location) as repository, faults(location):
         session = repository.writable_session(MAIN)
         root = zarr.open_group(session.store, mode="a", zarr_format=3)
         if NODE not in root or digest not in group_of(root, NODE):

@@ -14,10 +14,15 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from qmri_core.geometry import Affine
+from qmri_core.acquisition import CONTRASTS, Contrast
+from qmri_core.geometry import Affine, spacing_of
+from qmri_core.simulation.acquired import AcquiredSeries
 from qmri_core.simulation.anatomies import tissue_summary
 from qmri_core.simulation.cohort import SessionPlan
-from qmri_core.simulation.sessions import AcquiredSeries, SimulatedSession
+from qmri_core.simulation.faults import EXPECTATIONS, Fault
+from qmri_core.simulation.sessions import SimulatedSession
+
+_FIELD_SPACING = 8.0
 
 
 def bids_labels(plan: SessionPlan) -> tuple[str, str]:
@@ -30,7 +35,7 @@ def write_bids_session(session: SimulatedSession, folder: Path) -> int:
     subject, visit = bids_labels(session.plan)
     target = folder / subject / visit / "anat"
     target.mkdir(parents=True, exist_ok=True)
-    images = [series for series in session.series if not series.is_localizer]
+    images = session.images
     for series in images:
         stem = f"{subject}_{visit}_{series.series.contrast}"
         volume = series.volumes[0]
@@ -49,10 +54,13 @@ def write_bids_description(folder: Path) -> None:
 
 
 def write_truth(session: SimulatedSession, folder: Path, *, is_bids: bool) -> dict[str, str | float]:
-    """Write the truth maps of a session and return its row of ``sessions.csv``.
+    """Write the truth of a session and return its row of ``sessions.csv``.
 
     The maps lie in the frame of the session's T2w series (scanner RAS): T1map and T2map in seconds, PDmap with
-    CSF = 1, all within 0.01 % and 0 outside of the brain; tissue with 1 CSF, 2 grey and 3 white matter.
+    CSF = 1, all within 0.01 % and 0 outside of the brain; tissue with 1 CSF, 2 grey and 3 white matter; fractions of
+    these three along the fourth axis, within 0.2 %; transmit (actual over nominal angle) and receive (relative
+    sensitivity) on a grid of about 8 mm. ``transforms.json`` holds for each series, by number, its contrast and role,
+    ``affine`` (voxel index x, y, z to scanner RAS of its first volume), and ``pose`` (head's frame to scanner RAS).
 
     Returns
     -------
@@ -70,6 +78,25 @@ def write_truth(session: SimulatedSession, folder: Path, *, is_bids: bool) -> di
     for file_name, array in (("T1map", anatomy.t1), ("T2map", anatomy.t2), ("PDmap", anatomy.pd)):
         _save(target / f"{file_name}.nii.gz", _rounded_bits(np.where(brain, array, np.float32(0))), affine)
     _save(target / "tissue.nii.gz", anatomy.tissue, affine)
+    shares = np.rint(anatomy.fractions * 255).astype(np.uint8)
+    _save(target / "fractions.nii.gz", shares, affine, slope=1 / 255)
+    step = max(1, round(_FIELD_SPACING / float(spacing_of(anatomy.affine)[0])))
+    coarse = affine @ np.diag([step, step, step, 1.0])
+    for file_name, field in (
+        ("transmit", session.fields.transmit_scale(anatomy)),
+        ("receive", session.fields.receive_sensitivity(anatomy)),
+    ):
+        _save(target / f"{file_name}.nii.gz", field[::step, ::step, ::step], coarse)
+    transforms = {
+        str(series.number): {
+            "contrast": str(series.series.contrast),
+            "role": str(series.role),
+            "affine": series.volumes[0].affine.tolist(),
+            "pose": series.pose.tolist(),
+        }
+        for series in session.series
+    }
+    (target / "transforms.json").write_text(json.dumps(transforms, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     person, study = bids_labels(plan) if is_bids else (plan.person.patient_id, plan.study_instance_uid)
     row: dict[str, str | float] = {
         "patient_id": person,
@@ -81,10 +108,57 @@ def write_truth(session: SimulatedSession, folder: Path, *, is_bids: bool) -> di
     }
     for tissue, values in reversed(tissue_summary(anatomy).items()):
         row |= {f"{tissue}_{key}": value for key, value in values.items()}
-    for series in session.series:
-        if not series.is_localizer:
-            row |= {f"{series.series.contrast}_scale": series.scale, f"{series.series.contrast}_snr": series.snr}
+    taken = {series.series.contrast: series for series in session.images}
+    for contrast in CONTRASTS:  # every row has every column
+        series = taken.get(contrast)
+        row[f"{contrast}_scale"] = series.scale if series else float("nan")
+        row[f"{contrast}_snr"] = series.snr if series else float("nan")
     return row
+
+
+def manifest_row(session: SimulatedSession) -> dict[str, str]:
+    """What must become of a session of the design ``faults``.
+
+    Returns
+    -------
+    dict
+        ``patient_id``, ``study_instance_uid``: as in the files. ``group``, ``fault``. ``status`` and ``reason`` of the
+        catalogue after ingest, ``reason`` empty for a complete session. ``contrast``: of the series concerned, with
+        ``series_reason``: why no series of that contrast is taken, empty if one is; then ``series_number`` is its
+        number. ``has_maps``: ``yes`` if inference may give maps. ``text``: what is wrong.
+    """
+    plan = session.plan
+    expected = EXPECTATIONS[plan.fault or Fault.INTACT]
+    number = ""
+    if expected.contrast is not None and not expected.series_reason:
+        number = str(next(one.number for one in session.images if one.series.contrast is expected.contrast))
+    if plan.fault is Fault.MERGED_SERIES:  # it carries the number of the T1w
+        number = str(next(one.number for one in session.images if one.series.contrast is Contrast.T1W))
+    return {
+        "patient_id": "" if plan.fault is Fault.ANONYMISED else plan.person.patient_id,
+        "study_instance_uid": plan.study_instance_uid,
+        "group": plan.group,
+        "fault": str(plan.fault or Fault.INTACT),
+        "status": expected.status,
+        "reason": expected.reason,
+        "contrast": str(expected.contrast or ""),
+        "series_reason": expected.series_reason,
+        "series_number": number,
+        "has_maps": "yes" if expected.has_maps else "no",
+        "text": expected.text,
+    }
+
+
+def write_manifest(rows: Iterable[Mapping[str, str]], folder: Path) -> Path:
+    """Write ``manifest.csv`` in the order given and return its path."""
+    listed = list(rows)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "manifest.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(listed[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(listed)
+    return path
 
 
 def write_truth_table(rows: Iterable[Mapping[str, str | float]], folder: Path) -> Path:
@@ -100,7 +174,7 @@ def write_truth_table(rows: Iterable[Mapping[str, str | float]], folder: Path) -
 
 
 def _save(path: Path, array: NDArray[np.generic], affine: Affine, *, slope: float | None = None) -> None:
-    """Write (z, y, x) as NIfTI, compressed lightly and without a time stamp, so that equal input gives equal bytes."""
+    """Write ([volume,] z, y, x) as NIfTI, compressed lightly, without a time stamp: equal input gives equal bytes."""
     image: Any = nib.Nifti1Image(np.ascontiguousarray(array).T, affine)  # type: ignore[no-untyped-call]
     image.header.set_xyzt_units("mm")
     image.header.set_qform(affine, code=1)
