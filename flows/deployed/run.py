@@ -73,6 +73,19 @@ def run_settings(**values: Any) -> Settings:  # noqa: ANN401 - checked by the se
     return chosen
 
 
+def ingest_options(chosen: Settings) -> dict[str, Any]:
+    """What ingest takes from the settings, beside source and store."""
+    from flows.ingest import index_beside
+    from storage.pseudonyms import load_key
+
+    return {
+        "key": load_key(chosen.key_file),
+        "assume": chosen.assume,
+        "by_software": chosen.by_software,
+        "index": index_beside(chosen.key_file, chosen.require_source()),
+    }
+
+
 @contextmanager
 def working(name: str, chosen: Settings) -> Iterator[tuple[Client, Progress]]:
     """Client, started when it is first needed, and progress of one task of the flow ``name``."""
