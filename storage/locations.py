@@ -24,10 +24,13 @@ class StorageFaultError(StoreError):
 
 
 TRIES = 8
-"""Attempts at one request to an object store, with growing pauses: together about 15 s."""
+"""Attempts at writing a chunk, with growing pauses: about 15 s. Icechunk tries other requests ten times: about 40 s."""
 
 STALL = 60
 """Seconds without a byte after which a request to an object store counts as lost."""
+
+ANSWER = 600.0
+"""Seconds to wait for the storage to take one volume; a server that is silent for longer counts as lost."""
 
 SESSIONS_PER_MANIFEST = 128
 """Sessions of one variable that share a manifest: a commit rewrites the manifests of its own sessions only."""

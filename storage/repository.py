@@ -18,23 +18,25 @@ import icechunk
 import zarr
 from filelock import FileLock, Timeout
 
-from storage.locations import StoreError, StorageFaultError, local_path, repository_config, storage_of
+from storage.locations import StorageFaultError, StoreError, local_path, repository_config, storage_of
 from storage.schema import SCHEMA_VERSION, create_root
 
 __all__ = [
     "MAIN",
     "STAGING",
     "Snapshot",
-    "StoreError",
     "StorageFaultError",
+    "StoreError",
     "faults",
     "history",
     "open_repository",
     "open_waves",
     "readable_session",
+    "iterate_history",
     "snapshot_of",
     "stage",
     "tag",
+    "tags",
     "writing",
 ]
 
@@ -244,6 +246,12 @@ def iterate_history(repository: icechunk.Repository) -> Iterator[Snapshot]:
                 yield _snapshot(info)
 
 
+def tags(repository: icechunk.Repository) -> dict[str, str]:
+    """Snapshot of each tag."""
+    with faults():
+        return {name: repository.lookup_tag(name) for name in sorted(repository.list_tags())}
+
+
 def _snapshot(info: icechunk.SnapshotInfo) -> Snapshot:
     return Snapshot(id=info.id, time=info.written_at, message=info.message, metadata=dict(info.metadata))
 
@@ -353,5 +361,7 @@ def _first_line(error: Exception) -> str:
     """What an error says first; texts of the operating system without the path."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
+    if isinstance(error, TimeoutError):
+        return "no answer"
     lines = (re.sub(r"^\W*(x )?", "", line).strip() for line in str(error).splitlines())  # icechunk draws a tree
     return next((line for line in lines if line), type(error).__name__)

@@ -20,7 +20,7 @@ import numpy as np
 import zarr
 
 from storage.arrays import check_whole_chunks, digest_of, digests_of, read_arrays, write_arrays
-from storage.repository import MAIN, STAGING, StoreError, StorageFaultError, faults, stage
+from storage.repository import MAIN, STAGING, StorageFaultError, StoreError, faults, stage
 from storage.schema import AFFINE, DIGEST, IMAGE_NAMES, PER_SESSION, SESSION_VARIABLES, SHARED, Status
 from storage.slots import Placement, Slot, find_slots, place, remove, slots_in
 from storage.tables import array_of, assign, cell, check_rows, column, group_of, groups_of, write_rows
