@@ -13,8 +13,7 @@ from flows.options import Out, Store
 from flows.progress import reporting
 
 PLANNED = {
-    "train": "Train a network on the store.",
-    "run": "Start a deployment by its bare name.",
+    "export-bids": "Write maps as a BIDS derivatives dataset.",
 }
 """Commands of the contract that are not there yet."""
 

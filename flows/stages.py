@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flows.bounded import ClusterError
 from qmri_core.acquisition import Acquisition, Contrast
 from storage.locations import StorageFaultError
 from storage.schema import Reason, Status
@@ -24,6 +25,7 @@ from storage.series import ReadError, Series
 if TYPE_CHECKING:
     from icechunk import ForkSession
 
+    from flows.weights import Weights
     from storage.slots import Slot
 
 MAPS = ("T1map", "T2map", "PDmap")
@@ -100,7 +102,15 @@ def at_boundary(session: str, work: Callable[[Stage], Outcome]) -> Outcome:
 
 
 def outcome_of(session: str, stage: str, result: Outcome | BaseException) -> Outcome:
-    """Outcome of a session whose worker may have died in the middle: that is a failed session too."""
+    """Outcome of a session whose worker may have died in the middle: that is a failed session too.
+
+    Raises
+    ------
+    ClusterError
+        If the cluster lost the task, which is not the session's fault: a later run does it.
+    """
+    if isinstance(result, ClusterError):
+        raise result
     if not isinstance(result, BaseException):
         return result
     if isinstance(result, StorageFaultError):
@@ -180,8 +190,7 @@ class InferTask:
     slot: Slot
     acquisitions: Mapping[Contrast, Acquisition] = field(repr=False)
     scales: Mapping[Contrast, float] = field(repr=False)
-    checkpoint: Path | None = field(repr=False)
-    digest: str = field(repr=False)
+    weights: Weights = field(repr=False)
     fork: ForkSession = field(repr=False)
 
 
@@ -191,7 +200,7 @@ def infer_session(task: InferTask) -> Outcome:
 
 
 def _infer(task: InferTask, stage: Stage) -> Outcome:
-    from qmri_core.checkpoint import resident_checkpoint
+    from flows.weights import resident_checkpoint
     from qmri_core.inference import infer_maps
     from storage.waves import read_arrays, write_arrays
 
@@ -201,7 +210,7 @@ def _infer(task: InferTask, stage: Stage) -> Outcome:
         stored = read_arrays(task.location, task.slot, [*names, "brain_mask"])
         mask = (stored["brain_mask"] == 1).astype(np.uint8)
     with stage("load_model"):
-        network = resident_checkpoint(task.checkpoint, task.digest).network
+        network = resident_checkpoint(task.weights).network
     with stage("infer"):
         images = {contrast: stored[str(contrast)] for contrast in task.acquisitions}
         maps = infer_maps(network, images, mask, task.acquisitions, task.scales)

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from storage import locations
 from storage.repository import StoreError, faults, open_repository, readable_session
 from storage.schema import (
-    AFFINE,
     DIGEST,
     IMAGE_NAMES,
+    IMAGES,
     SESSION_VARIABLES,
     WORKER_VARIABLES,
     Variable,
@@ -30,9 +30,9 @@ from storage.tables import array_of, group_of
 def write_arrays(fork: icechunk.ForkSession, slot: Slot, arrays: Mapping[str, NDArray[Any]]) -> icechunk.ForkSession:
     """Write volumes of one session, with the digest of each; runs on workers.
 
-    ``arrays`` names images, maps or masks of the schema, each of the shape (z, y, x) of the group's grid, or the
-    ``affine``. Everything is checked before the first byte is written. Floats are rounded to the bits that the schema
-    keeps. The fork is returned for `storage.waves.commit`.
+    ``arrays`` names images, maps or masks of the schema, each of the shape (z, y, x) of the group's grid, bias fields
+    of `storage.schema.FIELD_SHAPE`, or the ``affine``. Everything is checked before the first byte is written. Floats
+    are rounded to the bits that the schema keeps. The fork is returned for `storage.waves.commit`.
 
     Raises
     ------
@@ -59,7 +59,7 @@ def write_arrays(fork: icechunk.ForkSession, slot: Slot, arrays: Mapping[str, ND
         row = np.asarray(digests[slot.index], dtype=object)
         for array, variable, stored in checked:
             array[slot.index] = stored
-            if variable is not AFFINE:
+            if variable in IMAGES:
                 row[IMAGE_NAMES.index(variable.name)] = digest_of(stored)
         digests[slot.index] = row
     return fork

@@ -141,10 +141,15 @@ def write_table(
         # fixed-width text has no stable Zarr type
         text = {key: value.astype(object) for key, value in dataset.variables.items() if value.dtype.kind == "U"}
         dataset.assign(text).to_zarr(session.store, group=name, mode="w", zarr_format=3, consolidated=False)
-        try:
-            return str(session.commit(message, metadata=dict(metadata or {})))
-        except icechunk.ConflictError as error:
-            raise StoreError("another process committed to the store since this one began; run it again") from error
+        return finish(session, message, metadata or {})
+
+
+def finish(session: icechunk.Session, message: str, metadata: Mapping[str, object]) -> str:
+    """Commit, or raise `StoreError` if another process was faster; the id of the new snapshot."""
+    try:
+        return str(session.commit(message, metadata=dict(metadata)))
+    except icechunk.ConflictError as error:
+        raise StoreError("another process committed to the store since this one began; run it again") from error
 
 
 def read_table(location: str | Path, name: TableName, *, at: str | datetime | None = None) -> xr.Dataset | None:

@@ -142,8 +142,13 @@ def _check_shared(
             yield Problem(session="", variable=key, message=f"{group.path}: {_what(error)}")
             continue
         for session, value in zip(names, values, strict=True):
-            if session in position and rows[key][position[session]] != value:
+            if session in position and not _same(rows[key][position[session]], value):
                 yield Problem(session=session, variable=key, message="differs between the group and the catalogue")
+
+
+def _same(one: object, other: object) -> bool:
+    """Whether two values are equal; not known (NaN) is equal to itself."""
+    return one == other or (one != one and other != other)
 
 
 def _what(error: Exception) -> str:

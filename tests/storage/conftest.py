@@ -22,10 +22,14 @@ def server() -> Iterator[str]:
     running.start()
     host, port = running.get_host_and_port()
     address = f"http://{host}:{port}"
-    with pytest.MonkeyPatch.context() as patched:
-        for name, value in credentials(address).items():
-            patched.setenv(name, value)
-        boto3.client("s3").create_bucket(Bucket=BUCKET)
+    client = boto3.client(
+        "s3",
+        endpoint_url=address,
+        aws_access_key_id="x",
+        aws_secret_access_key="x",  # noqa: S106 - of a server for tests
+        region_name="us-east-1",
+    )
+    client.create_bucket(Bucket=BUCKET)
     yield address
     running.stop()
 
