@@ -14,6 +14,7 @@ from flows.clusters import run_bounded, waves_for
 from flows.plan import SessionPlan, plan_sessions, unmatched_entries
 from flows.progress import Progress, part_of, quiet
 from flows.stages import IngestTask, Outcome, ingest_session, outcome_of
+from flows.staleness import why_images
 from flows.summary import RunSummary, summarise
 from flows.tables import records
 from qmri_core.preprocessing.session import PREPROCESSING_VERSION
@@ -21,8 +22,9 @@ from storage.acquisitions import acquisition_values
 from storage.assumptions import Assumption, Override, load_entries
 from storage.cohort import catalogue
 from storage.discovery import Discovery, discover
+from storage.forget import forgotten
 from storage.repository import StoreError, writing
-from storage.schema import Status
+from storage.schema import Reason, Status
 from storage.waves import begin_append, commit
 
 if TYPE_CHECKING:
@@ -65,7 +67,8 @@ def ingest(
         write_linkage(found, linkage)
     plans = plan_sessions(found.series, [entry for entry in entries if isinstance(entry, Override)])
     known = _known(store)
-    fresh = [plan for plan in plans if not _is_done(plan, known)]
+    gone = forgotten(store, key, [plan.session for plan in plans])
+    fresh = [plan for plan in plans if plan.session not in gone and not _is_done(plan, known)]
     to_do = sorted((plan for plan in fresh if plan.placement is not None), key=lambda plan: plan.session)
     snapshot = _record_skipped(store, [plan for plan in fresh if plan.placement is None])
     done = by_others = 0
@@ -74,7 +77,7 @@ def ingest(
         snapshot, by_others = committed or snapshot, by_others + len(wave) - written
         done += len(wave)
     snapshot = calibrate(store, progress=progress) or snapshot
-    summary = _summary(plans, store, unchanged=len(plans) - len(fresh) + by_others, snapshot=snapshot)
+    summary = _summary(plans, store, gone, unchanged=len(plans) - len(fresh) + by_others, snapshot=snapshot)
     return replace(summary, unmatched=unmatched_entries(entries, found.unmatched, plans))
 
 
@@ -93,8 +96,7 @@ def _known(store: str) -> Mapping[str, Mapping[str, object]]:
 
 
 def _is_done(plan: SessionPlan, known: Mapping[str, Mapping[str, object]]) -> bool:
-    row = known.get(plan.session)
-    return row is not None and all(row[name] == value for name, value in _versions(plan).items())
+    return not why_images(known.get(plan.session), _versions(plan))
 
 
 def _versions(plan: SessionPlan) -> dict[str, object]:
@@ -200,8 +202,11 @@ def _record_skipped(store: str, plans: Sequence[SessionPlan]) -> str | None:
         )
 
 
-def _summary(plans: Sequence[SessionPlan], store: str, *, unchanged: int, snapshot: str | None) -> RunSummary:
-    known = _known(store)
+def _summary(
+    plans: Sequence[SessionPlan], store: str, gone: set[str], *, unchanged: int, snapshot: str | None
+) -> RunSummary:
+    nowhere = {"status": Status.SKIPPED, "reason": Reason.FORGOTTEN, "stage": "plan"}
+    known = {**_known(store), **{name: {"session": name, **nowhere} for name in gone}}
     lost = [plan.session for plan in plans if plan.session not in known]
     if lost:
         raise StoreError(f"{len(lost)} sessions are in no state after the run: {', '.join(lost[:5])}")

@@ -12,7 +12,6 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from storage import locations
 from storage.repository import StoreError, faults, open_repository, readable_session
 from storage.schema import (
     DIGEST,
@@ -41,7 +40,7 @@ def write_arrays(fork: icechunk.ForkSession, slot: Slot, arrays: Mapping[str, ND
     StorageFaultError
         If the storage cannot be written.
     """
-    with faults(), zarr.config.set({"async.timeout": locations.ANSWER}):
+    with faults():
         group = zarr.open_group(fork.store, path=slot.group, mode="r+", zarr_format=3)
         check_owner(group, slot)
         checked: list[tuple[zarr.Array[Any], Variable, NDArray[Any]]] = []

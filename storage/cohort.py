@@ -98,7 +98,7 @@ def sessions(location: str | Path, *, at: str | datetime | None = None) -> pd.Da
     return pd.concat(tables, ignore_index=True) if tables else empty
 
 
-@xr.register_datatree_accessor("qmri")
+@xr.register_datatree_accessor("qmri")  # type: ignore[no-untyped-call,untyped-decorator,unused-ignore]
 class CohortAccessor:
     """``open_cohort(...).qmri``: what xarray has no word for."""
 

@@ -29,9 +29,6 @@ TRIES = 8
 STALL = 60
 """Seconds without a byte after which a request to an object store counts as lost."""
 
-ANSWER = 600.0
-"""Seconds to wait for the storage to take one volume; a server that is silent for longer counts as lost."""
-
 SESSIONS_PER_MANIFEST = 128
 """Sessions of one variable that share a manifest: a commit rewrites the manifests of its own sessions only."""
 

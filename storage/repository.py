@@ -29,10 +29,10 @@ __all__ = [
     "StoreError",
     "faults",
     "history",
+    "iterate_history",
     "open_repository",
     "open_waves",
     "readable_session",
-    "iterate_history",
     "snapshot_of",
     "stage",
     "tag",
@@ -361,7 +361,5 @@ def _first_line(error: Exception) -> str:
     """What an error says first; texts of the operating system without the path."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    if isinstance(error, TimeoutError):
-        return "no answer"
     lines = (re.sub(r"^\W*(x )?", "", line).strip() for line in str(error).splitlines())  # icechunk draws a tree
     return next((line for line in lines if line), type(error).__name__)

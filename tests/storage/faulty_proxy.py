@@ -1,4 +1,4 @@
-"""An HTTP server in front of the object store that answers some requests with an error, or not at all."""
+"""An HTTP server in front of the object store that answers some requests with an error, or hangs up."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
-HANG = -1
-"""Instead of a status: no answer."""
+DROP = -1
+"""Instead of a status: the connection is closed."""
 
 
 class FaultyProxy:
-    """Forwards to ``upstream``; ``fault(method, path)`` may give the status of an error instead, or `HANG`."""
+    """Forwards to ``upstream``; ``fault(method, path)`` may give the status of an error instead, or `DROP`."""
 
     def __init__(self, upstream: str) -> None:
         self.upstream = urlsplit(upstream).netloc
         self.fault: Callable[[str, str], int | None] = lambda _method, _path: None
-        self.closed = threading.Event()
         proxy = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -34,8 +33,7 @@ class FaultyProxy:
             def handle_any(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 status = proxy.fault(self.command, self.path)
-                if status == HANG:
-                    proxy.closed.wait(60)
+                if status == DROP:
                     self.close_connection = True
                 elif status is not None:
                     self._answer(status, {}, b"<Error><Code>InternalError</Code></Error>")
@@ -73,7 +71,6 @@ def faulty_proxy(upstream: str) -> Iterator[FaultyProxy]:
     try:
         yield proxy
     finally:
-        proxy.closed.set()
         proxy.server.shutdown()
         proxy.server.server_close()
         thread.join(10)
@@ -93,4 +90,4 @@ def first(n: int, method: str, part: str, status: int) -> Callable[[str, str], i
     return fault
 
 
-__all__ = ["HANG", "FaultyProxy", "faulty_proxy", "first"]
+__all__ = ["DROP", "FaultyProxy", "faulty_proxy", "first"]
