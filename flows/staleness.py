@@ -54,7 +54,7 @@ def why_maps(row: Mapping[str, Any], *, checkpoint: str, calibration: str) -> st
 
 def maps_identity(row: Mapping[str, Any]) -> str:
     """What a session's maps were made from; statistics that carry another text are stale."""
-    return f"{row['checkpoint_digest']},{row['calibration_version']},{row['input_digest']}"
+    return ",".join(str(row[name]) for name in (*MAPS_REST_ON, *IMAGES_REST_ON))
 
 
 def stale_sessions(store: str) -> dict[str, str]:
