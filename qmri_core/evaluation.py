@@ -6,20 +6,52 @@ make maps.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from qmri_core.geometry import Affine, spacing_of
+from qmri_core.population import Population
+from qmri_core.simulation.subjects import CLASSES
 from qmri_core.statistics import JointMoments
 
 PURITY = 0.97
 """Least share of one tissue in a voxel that counts: in a mixed one the truth is a convention."""
 MIN_VOXELS = 20
 """Least voxels of a region for a median."""
+MAPS = ("T1map", "T2map", "PDmap")
+NORMAL, LESION = "wm", "lesion"
+REGIONS = (NORMAL, "gm", "thalamus", "caudate", "putamen", "pallidum", LESION)
+"""Regions as the simulation names them; ``wm`` without lesions, ``gm`` is the cortex."""
+_MEMBERS = {"CSF": "csf", "GM": "grey_matter", "WM": "white_matter"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Truth:
+    """What is known of a simulated session, on a grid of its own.
+
+    Parameters
+    ----------
+    t1, t2, pd
+        Seconds, seconds, CSF = 1; shape (z, y, x).
+    fractions
+        CSF, grey and white matter, shape (3, z, y, x).
+    labels
+        Index into `qmri_core.simulation.subjects.CLASSES` plus 1, 0 for air; shape (z, y, x).
+    affine
+        To the session's scanner frame. Sessions of one person share the grid: equal indices are equal places.
+    """
+
+    t1: NDArray[np.float32]
+    t2: NDArray[np.float32]
+    pd: NDArray[np.float32]
+    fractions: NDArray[np.float32]
+    labels: NDArray[np.uint8]
+    affine: Affine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,3 +198,75 @@ def pair_agreement(
     x, y = first[inside].astype(np.float64), second[inside].astype(np.float64)
     difference = float(np.mean(2 * np.abs(x - y) / (x + y))) if x.size else float("nan")
     return JointMoments.of(x, y), difference
+
+
+def compare_session(
+    estimates: Mapping[str, Sequence[NDArray[np.float32]]],
+    sd: Mapping[str, Sequence[NDArray[np.float32]]],
+    truth: Truth,
+    values: Population,
+    affine: Affine,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Compare a session's maps by one or more models with the truth, beside the null model.
+
+    The null model paints the population's constants on the *true* tissue: it has the best segmentation there is.
+
+    Parameters
+    ----------
+    estimates, sd
+        T1, T2 and PD by model, each of shape (z, y, x), NaN where not computed; standard deviations where stated.
+    values
+        For the null model.
+    affine
+        Of the maps' grid, in the frame of the truth.
+
+    Returns
+    -------
+    tuple
+        Rows by voxels (model, map, tissue and the fields of `VoxelAgreement`), and by regions (model, map, region,
+        estimated and true median over the same voxels).
+    """
+    shape = next(iter(estimates.values()))[0].shape
+    if len(shape) != 3:
+        raise ValueError(f"maps of {len(shape)} axes; (z, y, x) is needed")
+    brain = np.clip(truth.fractions.sum(axis=0), 0, 1)
+    everywhere = np.ones_like(brain)
+    true, _ = resample_truth(np.stack([truth.t1, truth.t2, truth.pd]), brain, truth.affine, shape=shape, to=affine)
+    fractions, _ = resample_truth(truth.fractions, everywhere, truth.affine, shape=shape, to=affine)
+    classes = np.stack([(truth.labels == CLASSES.index(name) + 1).astype(np.float32) for name in REGIONS])
+    shares, _ = resample_truth(classes, everywhere, truth.affine, shape=shape, to=affine)
+    pure = pure_tissues(np.nan_to_num(fractions))
+    shares = np.nan_to_num(shares)
+    labels = np.where(shares.max(axis=0) >= PURITY, shares.argmax(axis=0) + 1, 0)
+    computed = np.isfinite(next(iter(estimates.values()))[0])
+    null = []
+    for quantity in ("t1", "t2", "pd"):
+        painted = np.full(shape, np.nan, dtype=np.float32)
+        for tissue, member in _MEMBERS.items():
+            painted[pure[tissue] & computed] = getattr(getattr(values, member), quantity)
+        null.append(painted)
+    numbers = {region: index + 1 for index, region in enumerate(REGIONS)}
+    by_voxel: list[dict[str, Any]] = []
+    by_region: list[dict[str, Any]] = []
+    for model, maps in {**estimates, "null model": null}.items():
+        stated: Sequence[NDArray[np.float32] | None] = sd.get(model, [None] * len(MAPS))
+        for name, estimated, deviation, reference in zip(MAPS, maps, stated, true, strict=True):
+            start = {"model": model, "map": name}
+            for tissue, inside in pure.items():
+                found = voxel_agreement(estimated, reference, inside, sd=deviation)
+                row = {field: getattr(found, field) for field in VoxelAgreement.__dataclass_fields__}
+                by_voxel.append({**start, "tissue": tissue, **row})
+            medians = region_medians(estimated, labels, numbers)
+            known = region_medians(np.where(np.isfinite(estimated), reference, np.float32(np.nan)), labels, numbers)
+            by_region += [
+                {**start, "region": region, "estimated": medians[region], "true": known[region]} for region in REGIONS
+            ]
+    return by_voxel, by_region
+
+
+def on_truth_grid(maps: Sequence[NDArray[np.float32]], affine: Affine, truth: Truth) -> list[NDArray[np.float32]]:
+    """Take maps of shape (z, y, x) to the grid of the truth, linearly; NaN where any neighbour is not computed."""
+    z, y, x = np.meshgrid(*map(np.arange, truth.t1.shape), indexing="ij", sparse=True)
+    index = np.linalg.inv(affine) @ truth.affine
+    points = [row[0] * x + row[1] * y + row[2] * z + row[3] for row in index[2::-1]]
+    return [ndimage.map_coordinates(each, points, order=1, cval=np.nan, output=np.float32) for each in maps]

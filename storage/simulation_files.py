@@ -14,8 +14,9 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from qmri_core.evaluation import Truth
 from qmri_core.geometry import Affine
-from qmri_core.simulation.anatomies import tissue_summary
+from qmri_core.simulation.anatomies import TISSUES, tissue_summary
 from qmri_core.simulation.cohort import SessionPlan
 from qmri_core.simulation.sessions import AcquiredSeries, SimulatedSession
 
@@ -52,7 +53,8 @@ def write_truth(session: SimulatedSession, folder: Path, *, is_bids: bool) -> di
     """Write the truth maps of a session and return its row of ``sessions.csv``.
 
     The maps lie in the frame of the session's T2w series (scanner RAS): T1map and T2map in seconds, PDmap with
-    CSF = 1, all within 0.01 % and 0 outside of the brain; tissue with 1 CSF, 2 grey and 3 white matter.
+    CSF = 1, all within 0.01 % and 0 outside of the brain; tissue with 1 CSF, 2 grey and 3 white matter; the fraction
+    of each in steps of 0.5 %; labels as in `qmri_core.simulation.anatomies.Anatomy`.
 
     Returns
     -------
@@ -70,6 +72,10 @@ def write_truth(session: SimulatedSession, folder: Path, *, is_bids: bool) -> di
     for file_name, array in (("T1map", anatomy.t1), ("T2map", anatomy.t2), ("PDmap", anatomy.pd)):
         _save(target / f"{file_name}.nii.gz", _rounded_bits(np.where(brain, array, np.float32(0))), affine)
     _save(target / "tissue.nii.gz", anatomy.tissue, affine)
+    _save(target / "labels.nii.gz", anatomy.labels, affine)
+    for tissue, fraction in zip(TISSUES, anatomy.fractions, strict=True):
+        percent = np.rint(np.clip(fraction, 0, 1) * 200).astype(np.uint8)
+        _save(target / f"{tissue}_fraction.nii.gz", percent, affine, slope=1 / 200)
     person, study = bids_labels(plan) if is_bids else (plan.person.patient_id, plan.study_instance_uid)
     row: dict[str, str | float] = {
         "patient_id": person,
@@ -85,6 +91,33 @@ def write_truth(session: SimulatedSession, folder: Path, *, is_bids: bool) -> di
         if not series.is_localizer:
             row |= {f"{series.series.contrast}_scale": series.scale, f"{series.series.contrast}_snr": series.snr}
     return row
+
+
+def read_truth(folder: Path) -> Truth:
+    """Read what `write_truth` wrote of one session.
+
+    Raises
+    ------
+    ValueError
+        If a file is missing.
+    """
+    arrays: dict[str, NDArray[Any]] = {}
+    affine = np.eye(4)
+    for name in ("T1map", "T2map", "PDmap", "labels", *(f"{tissue}_fraction" for tissue in TISSUES)):
+        path = folder / f"{name}.nii.gz"
+        if not path.is_file():
+            raise ValueError(f"{folder.name} of the truth lacks {path.name}; simulate the cohort again")
+        image: Any = nib.load(path)
+        arrays[name] = np.ascontiguousarray(np.asarray(image.dataobj, dtype=np.float32).T)
+        affine = np.asarray(image.affine, dtype=np.float64)
+    return Truth(
+        t1=arrays["T1map"],
+        t2=arrays["T2map"],
+        pd=arrays["PDmap"],
+        fractions=np.stack([arrays[f"{tissue}_fraction"] for tissue in TISSUES]),
+        labels=arrays["labels"].astype(np.uint8),
+        affine=affine,
+    )
 
 
 def write_truth_table(rows: Iterable[Mapping[str, str | float]], folder: Path) -> Path:
