@@ -11,19 +11,19 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, cast
 
 import dask
 from dask.system import CPU_COUNT
 from distributed import Client, LocalCluster, WorkerPlugin
 from distributed.system import MEMORY_LIMIT
 
-from flows.bounded import ClusterError, run_bounded, waves
+from flows.bounded import ClusterError, run_bounded, waves, waves_for
 from flows.settings import Settings
 
-__all__ = ["ClusterError", "dask_client", "default_workers", "run_bounded", "waves"]
+__all__ = ["ClusterError", "client_on_demand", "dask_client", "default_workers", "run_bounded", "waves", "waves_for"]
 
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -101,6 +101,30 @@ def dask_client(settings: Settings, *, processes: bool = True, timeout: float = 
         else:
             cluster = stack.enter_context(_local_cluster(settings.workers or default_workers(), processes))
             yield stack.enter_context(Client(cluster, set_as_default=False))
+
+
+@contextmanager
+def client_on_demand(settings: Settings) -> Iterator[Client]:
+    """Stand-in for `dask_client` whose cluster starts when the client is first used: a run with nothing to do has none.
+
+    Raises
+    ------
+    ClusterError
+        At the first use, if no scheduler answers.
+    """
+    with ExitStack() as stack:
+        yield cast(Client, _OnDemand(lambda: stack.enter_context(dask_client(settings))))
+
+
+class _OnDemand:
+    def __init__(self, start: Callable[[], Client]) -> None:
+        self._start = start
+        self._client: Client | None = None
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - any attribute of the client
+        if self._client is None:
+            self._client = self._start()
+        return getattr(self._client, name)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Commands that process sessions: demo, simulate, inspect, ingest, calibrate, infer, aggregate, report, evaluate."""
+"""Commands that process sessions, from simulate to evaluate, and that start a deployment."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from flows.options import (
     settings_or_usage_error,
 )
 from flows.progress import reporting
+from flows.weights import Promotion
 
 
 class OutputFormat(StrEnum):
@@ -31,7 +32,7 @@ class OutputFormat(StrEnum):
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands of this module, in the order in which they are used."""
-    for command in (demo, simulate, inspect, ingest, calibrate, infer, aggregate, report, evaluate):
+    for command in (demo, simulate, inspect, ingest, calibrate, train, infer, aggregate, report, evaluate, run):
         app.command()(command)
 
 
@@ -57,7 +58,8 @@ def simulate(
     groups: Annotated[int, typer.Option(min=1, help="Protocol groups.")] = 4,
     resolution: Annotated[float, typer.Option(min=0.5, max=5.0, help="Millimetres of the anatomy.")] = 2.0,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
-    design: Annotated[str, typer.Option(help="Name of the study design.")] = "cohort",
+    design: Annotated[str, typer.Option(help="cohort, travelling-heads, retest or faults.")] = "cohort",
+    effects: Annotated[str, typer.Option(help="all, none, or names, such as +ringing,-noise.")] = "default",
     labels: Annotated[Path | None, typer.Option(help="Folder with FreeSurfer label maps to use as heads.")] = None,
     output_format: Annotated[OutputFormat, typer.Option("--format", help="Files to write.")] = OutputFormat.DICOM,
     truth: Annotated[Path | None, typer.Option(help="Folder for the truth; default: OUT-truth.")] = None,
@@ -74,6 +76,7 @@ def simulate(
             resolution=resolution,
             seed=seed,
             design=design,
+            effects=effects,
             output_format=output_format.value,
             labels=labels,
             truth=truth,
@@ -141,6 +144,23 @@ def calibrate(store: Store) -> None:
     )
 
 
+def train(
+    store: Store,
+    out: Annotated[Path, typer.Option(help="File for the weights, .safetensors.", show_default=False)],
+    steps: Annotated[int, typer.Option(min=1, help="Steps of training.")] = 1000,
+    seed: Annotated[int | None, typer.Option(help="Seed; default: new heads in each run.")] = None,
+    promote: Annotated[
+        Promotion, typer.Option(help="Whether inference uses the result; better: on held-out simulated batches.")
+    ] = Promotion.IF_BETTER,
+) -> None:
+    """Train the promoted checkpoint further on simulated heads, and keep the result in the store."""
+    from flows.train import train_model
+
+    with reporting("train") as progress:
+        result = train_model(store, out=out, steps=steps, seed=seed, promote=promote, progress=progress)
+    typer.echo(result.text())
+
+
 def infer(store: Store, checkpoint: Checkpoint = None, workers: Workers = None) -> None:
     """Infer T1, T2 and PD maps of every session that lacks current ones."""
     from flows.infer import infer as run
@@ -199,3 +219,18 @@ def evaluate(
     for title, header, rows in detail_tables({name: getattr(result, name) for name in DETAILS}):
         typer.echo(f"\n{title}\n\n{text_table(header, rows)}")
     typer.echo(f"\n{WORTHLESS_ALONE}")
+
+
+def run(
+    name: Annotated[
+        str, typer.Argument(help="Bare name of the deployment, such as ingest-cohort.", show_default=False)
+    ],
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until the run has ended, and fail if it has.")] = False,
+) -> None:
+    """Start a deployment of the Prefect server by its bare name."""
+    from flows.deployed.trigger import trigger
+
+    state = trigger(name, wait=wait)
+    typer.echo(state.text)
+    if state.is_failed:
+        raise typer.Exit(1)

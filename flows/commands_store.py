@@ -12,14 +12,12 @@ from flows.options import Store
 from flows.progress import reporting
 
 PLANNED = {
-    "train": "Train a network on the store.",
     "history": "List the snapshots of the store.",
     "rollback": "Go back to a tagged snapshot.",
     "compact": "Remove what no snapshot needs.",
     "forget": "Remove a session from the store and its history.",
     "export-bids": "Write maps as a BIDS derivatives dataset.",
     "export-zarr": "Write the cohort as a plain Zarr hierarchy.",
-    "run": "Start a deployment by its bare name.",
 }
 """Commands of the contract that are not there yet."""
 

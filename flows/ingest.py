@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.calibrate import calibrate
-from flows.clusters import run_bounded, waves
+from flows.clusters import run_bounded, waves_for
 from flows.plan import SessionPlan, plan_sessions, unmatched_entries
 from flows.progress import Progress, part_of, quiet
 from flows.stages import IngestTask, Outcome, ingest_session, outcome_of
@@ -68,13 +68,13 @@ def ingest(
     fresh = [plan for plan in plans if not _is_done(plan, known)]
     to_do = sorted((plan for plan in fresh if plan.placement is not None), key=lambda plan: plan.session)
     snapshot = _record_skipped(store, [plan for plan in fresh if plan.placement is None])
-    done = 0
-    size = SESSIONS_PER_WORKER * max(1, sum(client.nthreads().values()))
-    for wave in waves(to_do, size):
-        snapshot = _ingest_wave(store, wave, client, part_of(progress, done, len(to_do)))
+    done = by_others = 0
+    for wave in waves_for(client, to_do, SESSIONS_PER_WORKER):
+        written, committed = _ingest_wave(store, wave, client, part_of(progress, done, len(to_do)))
+        snapshot, by_others = committed or snapshot, by_others + len(wave) - written
         done += len(wave)
     snapshot = calibrate(store, progress=progress) or snapshot
-    summary = _summary(plans, store, unchanged=len(plans) - len(fresh), snapshot=snapshot)
+    summary = _summary(plans, store, unchanged=len(plans) - len(fresh) + by_others, snapshot=snapshot)
     return replace(summary, unmatched=unmatched_entries(entries, found.unmatched, plans))
 
 
@@ -105,9 +105,14 @@ def _versions(plan: SessionPlan) -> dict[str, object]:
     }
 
 
-def _ingest_wave(store: str, wave: Sequence[SessionPlan], client: Client, progress: Progress) -> str:
-    plans = {plan.session: plan for plan in wave}
+def _ingest_wave(store: str, wave: Sequence[SessionPlan], client: Client, progress: Progress) -> tuple[int, str | None]:
+    """How many sessions were written, and the snapshot; what another run has done since the plan is left alone."""
     with writing(store) as repository:
+        known = _known(store)
+        wave = [plan for plan in wave if not _is_done(plan, known)]
+        if not wave:
+            return 0, None
+        plans = {plan.session: plan for plan in wave}
         begun = begin_append(repository, [plan.placement for plan in wave if plan.placement is not None])
         tasks = [
             IngestTask(
@@ -127,7 +132,7 @@ def _ingest_wave(store: str, wave: Sequence[SessionPlan], client: Client, progre
             )
         ]
         outcomes.sort(key=lambda outcome: outcome.session)
-        return commit(
+        return len(wave), commit(
             repository,
             begun,
             [outcome.fork for outcome in outcomes if outcome.fork is not None],

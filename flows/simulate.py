@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.progress import Progress, quiet
-from qmri_core.simulation.cohort import SessionPlan, plan_cohort
+from qmri_core.simulation.cohort import Design, SessionPlan, plan_cohort
+from qmri_core.simulation.effects import effects_of
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -50,6 +51,7 @@ def simulate(
     resolution: float = 2.0,
     seed: int = 0,
     design: str = "cohort",
+    effects: str = "default",
     output_format: str = "dicom",
     labels: Path | None = None,
     truth: Path | None = None,
@@ -69,7 +71,10 @@ def simulate(
     seed
         Everything follows from it; a session does not depend on how many there are.
     design
-        ``cohort``, ``travelling-heads`` or ``retest``.
+        ``cohort``, ``travelling-heads``, ``retest``, or ``faults``: one broken session of each kind in turn, with
+        ``manifest.csv`` beside the truth that says what must become of each.
+    effects
+        What scans suffer from, see `qmri_core.simulation.effects.effects_of`.
     output_format
         ``dicom`` or ``bids``.
     labels
@@ -86,14 +91,16 @@ def simulate(
     ValueError
         If a setting is not possible, ``out`` is not empty, or ``truth`` lies inside ``out``.
     """
-    plans = plan_cohort(sessions=sessions, groups=groups, seed=seed, design=design)
+    plans = plan_cohort(sessions=sessions, groups=groups, seed=seed, design=design, effects=effects_of(effects))
     if output_format not in FORMATS:
         raise ValueError(f"format {output_format!r} is none of {', '.join(FORMATS)}")
+    if design == Design.FAULTS and output_format != "dicom":
+        raise ValueError("the design faults breaks DICOM files; BIDS has none of them")
     if not 0.5 <= resolution <= 8.0:
         raise ValueError(f"resolution {resolution:g} mm not in [0.5, 8]; coarser slices hold no brain")
     truth = out.with_name(out.name + "-truth") if truth is None else truth
     _check_folders(out, truth)
-    from storage.simulation_files import write_bids_description, write_truth_table
+    from storage.simulation_files import write_bids_description, write_manifest, write_truth_table
     from storage.templates import label_maps
 
     if labels is not None:
@@ -112,33 +119,48 @@ def simulate(
         for plan in plans
     ]
     made = _make_all(orders, client, progress or quiet)
-    write_truth_table((row for _, row in made), truth)
+    write_truth_table((one.row for one in made), truth)
+    if design == Design.FAULTS:
+        write_manifest((one.manifest for one in made), truth)
     return SimulationSummary(
         out=out,
         truth=truth,
         sessions=len(made),
         groups=len({plan.group for plan in plans}),
         scanners=len({(plan.protocol.model, plan.serial_number) for plan in plans}),
-        files=sum(count for count, _ in made),
+        files=sum(one.files for one in made),
     )
 
 
-def make_session(order: SessionOrder) -> tuple[int, dict[str, str | float]]:
-    """Simulate one session and write it; returns the number of files and its row of the truth table."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MadeSession:
+    """What became of an order: number of ``files``, its ``row`` of the truth table and of the manifest."""
+
+    index: int
+    files: int
+    row: dict[str, str | float]
+    manifest: dict[str, str]
+
+
+def make_session(order: SessionOrder) -> MadeSession:
+    """Simulate one session and write it."""
     from qmri_core.simulation.sessions import simulate_session
     from storage.dicom_writer import write_session
-    from storage.simulation_files import write_bids_session, write_truth
+    from storage.simulation_files import manifest_row, write_bids_session, write_truth
 
     atlas = _atlas(order.labels, order.plan.person.number, order.resolution)
     session = simulate_session(order.plan, atlas, resolution=order.resolution)
     is_bids = order.output_format == "bids"
     count = (write_bids_session if is_bids else write_session)(session, Path(order.out))
-    return count, write_truth(session, Path(order.truth), is_bids=is_bids)
+    return MadeSession(
+        index=order.plan.index,
+        files=count,
+        row=write_truth(session, Path(order.truth), is_bids=is_bids),
+        manifest=manifest_row(session),
+    )
 
 
-def _make_all(
-    orders: list[SessionOrder], client: Client | None, progress: Progress
-) -> list[tuple[int, dict[str, str | float]]]:
+def _make_all(orders: list[SessionOrder], client: Client | None, progress: Progress) -> list[MadeSession]:
     made = []
     if client is None:
         progress(0, len(orders), "simulating")
@@ -152,7 +174,7 @@ def _make_all(
         if isinstance(outcome, BaseException):
             raise outcome
         made.append(outcome)
-    return made
+    return sorted(made, key=lambda one: one.index)
 
 
 def _atlas(labels: str | None, person: int, resolution: float) -> Atlas:

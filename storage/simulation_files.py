@@ -14,11 +14,14 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from qmri_core.acquisition import CONTRASTS, Contrast
 from qmri_core.evaluation import Truth
 from qmri_core.geometry import Affine
+from qmri_core.simulation.acquired import AcquiredSeries
 from qmri_core.simulation.anatomies import TISSUES, tissue_summary
 from qmri_core.simulation.cohort import SessionPlan
-from qmri_core.simulation.sessions import AcquiredSeries, SimulatedSession
+from qmri_core.simulation.faults import EXPECTATIONS, Fault
+from qmri_core.simulation.sessions import SimulatedSession
 
 
 def bids_labels(plan: SessionPlan) -> tuple[str, str]:
@@ -31,7 +34,7 @@ def write_bids_session(session: SimulatedSession, folder: Path) -> int:
     subject, visit = bids_labels(session.plan)
     target = folder / subject / visit / "anat"
     target.mkdir(parents=True, exist_ok=True)
-    images = [series for series in session.series if not series.is_localizer]
+    images = session.images
     for series in images:
         stem = f"{subject}_{visit}_{series.series.contrast}"
         volume = series.volumes[0]
@@ -87,9 +90,11 @@ def write_truth(session: SimulatedSession, folder: Path, *, is_bids: bool) -> di
     }
     for tissue, values in reversed(tissue_summary(anatomy).items()):
         row |= {f"{tissue}_{key}": value for key, value in values.items()}
-    for series in session.series:
-        if not series.is_localizer:
-            row |= {f"{series.series.contrast}_scale": series.scale, f"{series.series.contrast}_snr": series.snr}
+    taken = {series.series.contrast: series for series in session.images}
+    for contrast in CONTRASTS:  # every row has every column
+        series = taken.get(contrast)
+        row[f"{contrast}_scale"] = series.scale if series else float("nan")
+        row[f"{contrast}_snr"] = series.snr if series else float("nan")
     return row
 
 
@@ -118,6 +123,51 @@ def read_truth(folder: Path) -> Truth:
         labels=arrays["labels"].astype(np.uint8),
         affine=affine,
     )
+
+
+def manifest_row(session: SimulatedSession) -> dict[str, str]:
+    """What must become of a session of the design ``faults``.
+
+    Returns
+    -------
+    dict
+        ``patient_id``, ``study_instance_uid``: as in the files. ``group``, ``fault``. ``status`` and ``reason`` of the
+        catalogue after ingest, ``reason`` empty for a complete session. ``contrast``: of the series concerned, with
+        ``series_reason``: why no series of that contrast is taken, empty if one is; then ``series_number`` is its
+        number. ``has_maps``: ``yes`` if inference may give maps. ``text``: what is wrong.
+    """
+    plan = session.plan
+    expected = EXPECTATIONS[plan.fault or Fault.INTACT]
+    number = ""
+    if expected.contrast is not None and not expected.series_reason:
+        number = str(next(one.number for one in session.images if one.series.contrast is expected.contrast))
+    if plan.fault is Fault.MERGED_SERIES:  # it carries the number of the T1w
+        number = str(next(one.number for one in session.images if one.series.contrast is Contrast.T1W))
+    return {
+        "patient_id": "" if plan.fault is Fault.ANONYMISED else plan.person.patient_id,
+        "study_instance_uid": plan.study_instance_uid,
+        "group": plan.group,
+        "fault": str(plan.fault or Fault.INTACT),
+        "status": expected.status,
+        "reason": expected.reason,
+        "contrast": str(expected.contrast or ""),
+        "series_reason": expected.series_reason,
+        "series_number": number,
+        "has_maps": "yes" if expected.has_maps else "no",
+        "text": expected.text,
+    }
+
+
+def write_manifest(rows: Iterable[Mapping[str, str]], folder: Path) -> Path:
+    """Write ``manifest.csv`` in the order given and return its path."""
+    listed = list(rows)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "manifest.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(listed[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(listed)
+    return path
 
 
 def write_truth_table(rows: Iterable[Mapping[str, str | float]], folder: Path) -> Path:

@@ -11,7 +11,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from storage.repository import MAIN, STAGING, StoreError, open_repository, readable_session
+from storage.repository import MAIN, StoreError, faults, open_repository, readable_session
 from storage.schema import CATALOGUE, CATALOGUE_COLUMNS, Reason, Status, Variable
 
 if TYPE_CHECKING:
@@ -129,18 +129,27 @@ def write_table(
     Raises
     ------
     StoreError
-        If a wave is open, or another writer committed in between.
+        If another writer committed in between.
+    StorageFaultError
+        If the storage does not answer.
     """
-    if STAGING in repository.list_branches():
-        raise StoreError(f"the table {name} cannot be written while a wave is open; commit the wave first")
-    session = repository.writable_session(MAIN)
-    root = zarr.open_group(session.store, mode="a", zarr_format=3)
-    if name in root:
-        del root[name]
-    # fixed-width text has no stable Zarr type
-    text = {key: value.astype(object) for key, value in dataset.variables.items() if value.dtype.kind == "U"}
-    dataset.assign(text).to_zarr(session.store, group=name, mode="w", zarr_format=3, consolidated=False)
-    return finish(session, message, dict(metadata or {}))
+    with faults():
+        session = repository.writable_session(MAIN)
+        root = zarr.open_group(session.store, mode="a", zarr_format=3)
+        if name in root:
+            del root[name]
+        # fixed-width text has no stable Zarr type
+        text = {key: value.astype(object) for key, value in dataset.variables.items() if value.dtype.kind == "U"}
+        dataset.assign(text).to_zarr(session.store, group=name, mode="w", zarr_format=3, consolidated=False)
+        return finish(session, message, metadata or {})
+
+
+def finish(session: icechunk.Session, message: str, metadata: Mapping[str, object]) -> str:
+    """Commit, or raise `StoreError` if another process was faster; the id of the new snapshot."""
+    try:
+        return str(session.commit(message, metadata=dict(metadata)))
+    except icechunk.ConflictError as error:
+        raise StoreError("another process committed to the store since this one began; run it again") from error
 
 
 def read_table(location: str | Path, name: TableName, *, at: str | datetime | None = None) -> xr.Dataset | None:
@@ -153,14 +162,6 @@ def read_table(location: str | Path, name: TableName, *, at: str | datetime | No
     with xr.open_zarr(session.store, group=name, consolidated=False, chunks=None) as dataset:
         loaded: xr.Dataset = dataset.load()
         return loaded
-
-
-def finish(session: icechunk.Session, message: str, metadata: Mapping[str, object]) -> str:
-    """Commit, or raise `StoreError` if another writer was there."""
-    try:
-        return str(session.commit(message, metadata=dict(metadata)))
-    except icechunk.ConflictError as error:
-        raise StoreError("another writer committed to the store since this one began; run it again") from error
 
 
 def group_of(root: zarr.Group, path: str) -> zarr.Group:

@@ -12,6 +12,7 @@ from scipy.spatial.transform import Rotation
 from qmri_core.acquisition import Acquisition
 from qmri_core.geometry import Affine, Volume
 from qmri_core.simulation.anatomies import Anatomy
+from qmri_core.simulation.kspace import Distortion
 from qmri_core.simulation.protocols import SliceGeometry
 from qmri_core.simulation.signals import head_signal, reference_signal
 from qmri_core.simulation.smooth_fields import SmoothField, random_field
@@ -72,6 +73,22 @@ def draw_fields(rng: np.random.Generator) -> Fields:
     )
 
 
+UNIFORM = Fields(
+    level=1.0,
+    contrast=0.0,
+    centre=(0.0, 0.0, 0.0),
+    transmit=SmoothField(control=np.zeros((9, 9, 9), dtype=np.float32), spacing=60.0),
+    receive=SmoothField(control=np.zeros((9, 9, 9), dtype=np.float32), spacing=60.0),
+    rim=0.0,
+)
+"""Fields that are the same everywhere."""
+
+
+def field_of_view(plane: str) -> tuple[float, float, float]:
+    """Millimetres along columns, rows and slices."""
+    return _FIELD_OF_VIEW[plane]
+
+
 def rigid(rotation_degrees: NDArray[np.float64], translation: NDArray[np.float64]) -> Affine:
     """Homogeneous matrix of a rotation about x, y, z through the origin and a translation in millimetres."""
     result = np.eye(4)
@@ -94,6 +111,32 @@ def series_affine(geometry: SliceGeometry, *, resolution: float, tilt: float, ce
     return affine
 
 
+def received(
+    anatomy: Anatomy,
+    acquisition: Acquisition,
+    fields: Fields,
+    *,
+    flattening: float = 1.0,
+    mt_power: float = 0.0,
+) -> NDArray[np.float32]:
+    """Signed signal of every voxel of the head times the receive sensitivity.
+
+    Parameters
+    ----------
+    anatomy, acquisition, fields
+        Who, how, and where in the fields.
+    flattening
+        See `Fields.receive_sensitivity`.
+    mt_power
+        Power of other slices' pulses that saturates the bound pool, 1 for a usual T2w; see
+        `qmri_core.simulation.signals.bound_pool_factor`. 0 for no magnetization transfer.
+    """
+    transmit = fields.transmit_scale(anatomy)
+    values = head_signal(anatomy, acquisition, transmit, mt_power=mt_power)
+    values *= fields.receive_sensitivity(anatomy, flattening=flattening)
+    return values
+
+
 def acquire(
     anatomy: Anatomy,
     acquisition: Acquisition,
@@ -107,6 +150,9 @@ def acquire(
     scale: float = 1.0,
     snr: float = 50.0,
     flattening: float = 1.0,
+    mt_power: float = 0.0,
+    distortion: Distortion | None = None,
+    values: NDArray[np.float32] | None = None,
 ) -> Volume:
     """Magnitude image of one series.
 
@@ -130,22 +176,30 @@ def acquire(
         Grey values per unit signal.
     snr
         White-matter signal at the nominal angle over the standard deviation of each noise channel; infinity for none.
-    flattening
-        See `Fields.receive_sensitivity`.
+    flattening, mt_power
+        See `received`.
+    distortion
+        What the path through k-space does to the image; ``None`` for nothing.
+    values
+        What `received` gives, if it is known already.
 
     Returns
     -------
     Volume
         Array (slice, row, column), grey values before integer storage.
     """
-    values = head_signal(anatomy, acquisition, fields.transmit_scale(anatomy))
-    values *= fields.receive_sensitivity(anatomy, flattening=flattening)
+    if values is None:
+        values = received(anatomy, acquisition, fields, flattening=flattening, mt_power=mt_power)
     image = _resampled(values, anatomy.affine, affine, pose, geometry, resolution)
+    turned = None
+    if distortion is not None:
+        image, turned = distortion.apply(image)
     if np.isfinite(snr):
         sd = np.float32(reference_signal(acquisition) / snr)
         real, imaginary = (rng.standard_normal(image.shape, dtype=np.float32) * sd for _ in range(2))
-        image = np.hypot(image + real, imaginary)
-    return Volume(array=np.abs(image) * np.float32(scale), affine=affine)
+        image, turned = image + real, imaginary if turned is None else turned + imaginary
+    magnitude = np.abs(image) if turned is None else np.hypot(image, turned)
+    return Volume(array=magnitude * np.float32(scale), affine=affine)
 
 
 def _resampled(

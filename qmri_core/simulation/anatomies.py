@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 
 from qmri_core.geometry import Affine
 from qmri_core.simulation.atlas import ATLAS_CLASSES, Atlas
-from qmri_core.simulation.subjects import BRAIN_CLASSES, CLASSES, DEEP_GREY, Subject, draw_subject
+from qmri_core.simulation.cohort import SessionPlan
+from qmri_core.simulation.effects import Effect
+from qmri_core.simulation.faults import Fault
+from qmri_core.simulation.subjects import BRAIN_CLASSES, CLASSES, DEEP_GREY, PATHOLOGY, Subject, draw_subject
 
 _HALF_EXTENT = (94.0, 116.0, 100.0)
 _VENTRICLE_REACH = 22.0
@@ -72,6 +75,8 @@ def make_anatomy(
     resolution: float = 1.0,
     axes: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]] | None = None,
     has_lesions: bool = True,
+    has_tumour: bool = False,
+    age: float | None = None,
 ) -> Anatomy:
     """Simulate the head of the subject with ``seed``.
 
@@ -91,8 +96,13 @@ def make_anatomy(
         slabs and slices.
     has_lesions
         False keeps white matter normal.
+    has_tumour
+        Put a tumour with oedema into white matter.
+    age
+        Years that ventricles, sulci, cortex and tissue values follow; ``None`` leaves age out.
     """
-    subject = draw_subject(seed, lesion_sites=atlas.lesion_sites if has_lesions else None)
+    sites = atlas.lesion_sites if has_lesions else None
+    subject = draw_subject(seed, lesion_sites=sites, tumour_sites=atlas.lesion_sites if has_tumour else None, age=age)
     x, y, z = axes if axes is not None else _head_axes(resolution)
     shape = (len(z), len(y), len(x))
     maps = {name: np.empty(shape, dtype=np.float32) for name in ("t1", "t2", "pd")}
@@ -134,6 +144,35 @@ def random_slab(
         for count, spacing, middle in zip((n_x, n_y, n_z), (resolution, resolution, step), centre, strict=True)
     )
     return make_anatomy(atlas, seed=seed, resolution=resolution, axes=(x, y, z))
+
+
+def head_of(plan: SessionPlan, atlas: Atlas, *, resolution: float) -> Anatomy:
+    """Head of the person of a session, or the bottle that lies there instead."""
+    anatomy = make_anatomy(
+        atlas,
+        seed=plan.subject_seed,
+        resolution=resolution,
+        has_lesions=Effect.LESIONS in plan.effects,
+        has_tumour=plan.has_tumour,
+        age=plan.age_of_anatomy,
+    )
+    return bottle_of(anatomy) if plan.fault is Fault.PHANTOM else anatomy
+
+
+def bottle_of(anatomy: Anatomy) -> Anatomy:
+    """Replace a head by a bottle of doped water of its size: no tissue anywhere."""
+    x, y, z = (anatomy.affine[k, 3] + anatomy.affine[k, k] * np.arange(anatomy.pd.shape[2 - k]) for k in range(3))
+    inside = (x[None, None, :] ** 2 + y[None, :, None] ** 2 < 80.0**2) & (np.abs(z[:, None, None]) < 75.0)
+    return Anatomy(
+        t1=np.where(inside, 0.3, 1.0).astype(np.float32),
+        t2=np.where(inside, 0.2, 0.1).astype(np.float32),
+        pd=inside.astype(np.float32),
+        fractions=np.zeros_like(anatomy.fractions),
+        tissue=np.zeros_like(anatomy.tissue),
+        labels=np.zeros_like(anatomy.labels),
+        affine=anatomy.affine,
+        subject=anatomy.subject,
+    )
 
 
 def tissue_summary(anatomy: Anatomy, *, purity: float = 0.95) -> dict[str, dict[str, float]]:
@@ -187,9 +226,10 @@ def _class_fractions(
     strength = 1.0 if atlas.sharpness > 1 else 0.3
     weights = brain.clamp(min=0) ** atlas.sharpness
     weights[0] *= torch.exp(strength * (csf_noise + subject.atrophy))
-    weights[1] *= torch.exp(strength * gm_noise)
+    weights[1] *= torch.exp(strength * (gm_noise - subject.thinning))
     result[:n_brain] = weights * (whole / weights.sum(dim=0).clamp(min=1e-12))
     _add_lesions(result, subject, points)
+    _add_tumour(result, subject, points)
     return result
 
 
@@ -226,6 +266,24 @@ def _add_lesions(classes: torch.Tensor, subject: Subject, points: list[torch.Ten
     classes[wm] *= 1 - weight
 
 
+def _add_tumour(classes: torch.Tensor, subject: Subject, points: list[torch.Tensor]) -> None:
+    """Turn all tissue of the brain around the tumour's centre into tumour, and white matter around that into oedema."""
+    if subject.tumour is None:
+        return
+    x, y, z, radius, reach = subject.tumour
+    offsets = [point - centre for point, centre in zip(points, (x, y, z), strict=True)]
+    distance = torch.sqrt(sum((offset**2 for offset in offsets), torch.zeros(())))
+    wave = 1 + 0.15 * torch.sin(offsets[0] / 4.0) * torch.cos(offsets[1] / 5.0 + offsets[2] / 6.0)  # no sphere
+    core = torch.sigmoid((radius * wave - distance) / 0.8)
+    halo = torch.sigmoid((reach * wave - distance) / 1.5)
+    tumour, oedema, wm = CLASSES.index("tumour"), CLASSES.index("oedema"), CLASSES.index("wm")
+    solid = classes[1 : len(BRAIN_CLASSES)]
+    classes[tumour] = solid.sum(dim=0) * core
+    solid *= 1 - core
+    classes[oedema] = classes[wm] * halo
+    classes[wm] *= 1 - halo
+
+
 def _mix(
     subject: Subject, classes: torch.Tensor, x: NDArray[np.float64], y: NDArray[np.float64], z: NDArray[np.float64]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -236,6 +294,8 @@ def _mix(
     ]
     pd, r1, r2 = (torch.zeros(classes.shape[1:]) for _ in range(3))
     for name, fraction in zip(CLASSES, classes, strict=True):
+        if name in PATHOLOGY and subject.tumour is None:
+            continue
         values = subject.values[name]
         has_texture = 0.0 if name in ("csf", "fluid") else 1.0
         weight = fraction * values.pd * (1 + has_texture * (textures[2] - 0.35 * textures[0]))
@@ -249,7 +309,8 @@ def _mix(
 
 
 def _three_tissues(classes: torch.Tensor) -> torch.Tensor:
-    """CSF, grey matter with nuclei, white matter with lesions."""
+    """CSF, grey matter with nuclei, white matter with lesions and tumours."""
     of = CLASSES.index
     grey = classes[of("gm")] + sum(classes[of(name)] for name in DEEP_GREY)
-    return torch.stack([classes[of("csf")], grey, classes[of("wm")] + classes[of("lesion")]])
+    white = classes[of("wm")] + classes[of("lesion")] + classes[of("tumour")] + classes[of("oedema")]
+    return torch.stack([classes[of("csf")], grey, white])

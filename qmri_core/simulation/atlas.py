@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from qmri_core.geometry import Affine, Volume, spacing_of
-from qmri_core.simulation.subjects import CLASSES
+from qmri_core.simulation.subjects import CLASSES, PATHOLOGY
 
-ATLAS_CLASSES = tuple(name for name in CLASSES if name != "lesion")
+ATLAS_CLASSES = tuple(name for name in CLASSES if name not in ("lesion", *PATHOLOGY))
 _HALF_EXTENT = (100.0, 122.0, 112.0)
 _ICBM_CENTRE = (0.0, -17.0, 5.0)
 _ICBM_VENTRICLES = (0.0, -12.0, 16.0)

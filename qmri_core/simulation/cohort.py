@@ -9,6 +9,8 @@ from enum import StrEnum
 
 import numpy as np
 
+from qmri_core.simulation.effects import DEFAULT_EFFECTS, Effect
+from qmri_core.simulation.faults import Fault
 from qmri_core.simulation.protocols import SimulatedProtocol, protocol_table
 
 _SURNAMES = (
@@ -19,6 +21,7 @@ _SURNAMES = (
 _FEMALE = ("Adelheid", "Beatriz", "Chiara", "Dorothea", "Eulalia", "Friederike", "Ginevra", "Hedwig", "Ilse", "Joana")
 _MALE = ("Anselm", "Bartosz", "Cornelius", "Domenico", "Edvard", "Ferdinand", "Gregor", "Horatio", "Ignacio", "Jasper")
 _FIRST_DAY = datetime.date(2018, 1, 8)
+_DAYS_BETWEEN_VISITS = 9
 
 
 class Design(StrEnum):
@@ -30,6 +33,8 @@ class Design(StrEnum):
     """The same subjects in every group."""
     RETEST = "retest"
     """Every subject twice in one group."""
+    FAULTS = "faults"
+    """One session of each kind of `Fault`, in that order and then again; what must become of each is known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +54,8 @@ class SessionPlan:
     """One visit. Everything of the session follows from this value alone.
 
     ``seed`` is the cohort's; ``index`` the session's place in it; ``person.number`` the subject; ``visit`` counts the
-    person's visits from 0; ``group`` names scanner and protocol; ``serial_number`` is the device's.
+    person's visits from 0; ``group`` names scanner and protocol; ``serial_number`` is the device's; ``fault`` says what
+    is wrong with the session, if anything.
     """
 
     seed: int
@@ -62,12 +68,24 @@ class SessionPlan:
     study_instance_uid: str
     date: datetime.date
     time: datetime.time
+    fault: Fault | None = None
+    effects: frozenset[Effect] = DEFAULT_EFFECTS
 
     @property
     def age(self) -> int:
         """Whole years on the day of the visit."""
-        birthday = (self.person.birth_date.month, self.person.birth_date.day)
-        return self.date.year - self.person.birth_date.year - ((self.date.month, self.date.day) < birthday)
+        return _years(self.person.birth_date, self.date)
+
+    @property
+    def age_of_anatomy(self) -> int | None:
+        """Years on the day of the first visit, which the anatomy follows; ``None`` if it follows none."""
+        first = self.date - datetime.timedelta(days=_DAYS_BETWEEN_VISITS * self.visit)
+        return _years(self.person.birth_date, first) if Effect.AGEING in self.effects else None
+
+    @property
+    def has_tumour(self) -> bool:
+        """Whether the person has one, which follows from who it is."""
+        return Effect.TUMOURS in self.effects and self.subject_seed % 8 == 0
 
     @property
     def subject_seed(self) -> int:
@@ -89,7 +107,12 @@ def uid(*parts: str | int) -> str:
 
 
 def plan_cohort(
-    *, sessions: int, groups: int, seed: int, design: str | Design = Design.COHORT
+    *,
+    sessions: int,
+    groups: int,
+    seed: int,
+    design: str | Design = Design.COHORT,
+    effects: frozenset[Effect] = DEFAULT_EFFECTS,
 ) -> tuple[SessionPlan, ...]:
     """Plan ``sessions`` visits in all over ``groups`` groups.
 
@@ -111,11 +134,11 @@ def plan_cohort(
         raise ValueError(
             f"{sessions} sessions do not fill {groups} groups of the design {kind}; simulate more sessions"
         )
-    return tuple(_plan(index, groups, seed, kind) for index in range(sessions))
+    return tuple(_plan(index, groups, seed, kind, effects) for index in range(sessions))
 
 
-def _plan(index: int, groups: int, seed: int, design: Design) -> SessionPlan:
-    if design is Design.COHORT:
+def _plan(index: int, groups: int, seed: int, design: Design, effects: frozenset[Effect]) -> SessionPlan:
+    if design in (Design.COHORT, Design.FAULTS):
         number, group, visit = index, index % groups, 0
     elif design is Design.TRAVELLING_HEADS:
         number, group, visit = index // groups, index % groups, index % groups
@@ -137,9 +160,15 @@ def _plan(index: int, groups: int, seed: int, design: Design) -> SessionPlan:
             10_000 + int.from_bytes(_digest(seed, "device", protocol.model, replica)[:4], "big") % 90_000
         ),
         study_instance_uid=uid(seed, index, "study"),
-        date=first + datetime.timedelta(days=9 * visit),
+        date=first + datetime.timedelta(days=_DAYS_BETWEEN_VISITS * visit),
         time=datetime.time(int(rng.integers(7, 19)), int(rng.integers(0, 60)), int(rng.integers(0, 60))),
+        fault=tuple(Fault)[index % len(Fault)] if design is Design.FAULTS else None,
+        effects=effects,
     )
+
+
+def _years(birth: datetime.date, day: datetime.date) -> int:
+    return day.year - birth.year - ((day.month, day.day) < (birth.month, birth.day))
 
 
 def _person(seed: int, number: int) -> Person:

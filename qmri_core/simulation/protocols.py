@@ -152,7 +152,9 @@ class SimulatedProtocol:
     """A protocol on a scanner model.
 
     ``vendor`` is ``Siemens``, ``Philips`` or ``GE``; ``manufacturer``, ``model`` and ``software`` are spelled as in
-    headers, software versions separated by backslashes. ``series`` is in the order T1w, T2w, FLAIR.
+    headers, software versions separated by backslashes. ``series`` is in the order T1w, T2w, FLAIR. ``objects`` says
+    whether the scanner writes ``classic`` or ``enhanced`` DICOM objects, ``transfer_syntax`` what its archive stores
+    (a name of `storage.dicom_encoding.SYNTAXES`).
     """
 
     name: str
@@ -160,6 +162,8 @@ class SimulatedProtocol:
     manufacturer: str
     model: str
     software: str
+    objects: str
+    transfer_syntax: str
     series: tuple[SimulatedSeries, ...]
 
 
@@ -181,6 +185,8 @@ def _protocol(rows: list[dict[str, str]]) -> SimulatedProtocol:
         manufacturer=first["manufacturer"],
         model=first["model"],
         software=first["software"].replace("|", "\\"),
+        objects=first["objects"],
+        transfer_syntax=first["transfer_syntax"],
         series=tuple(_series(vendor, row) for row in rows),
     )
 

@@ -1,4 +1,4 @@
-"""One simulated session: the head, its three series and a localizer, as a scanner hands them out."""
+"""One simulated session: the head, its three series and what else a scanner hands out with them."""
 
 from __future__ import annotations
 
@@ -6,53 +6,39 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
-from qmri_core.acquisition import Acquisition, Contrast, Sequence
+from qmri_core.acquisition import Contrast
 from qmri_core.geometry import Affine, Volume
-from qmri_core.simulation.acquisition import Fields, acquire, draw_fields, rigid, series_affine
-from qmri_core.simulation.anatomies import Anatomy, make_anatomy
+from qmri_core.physics.registry import ECHO_TRAINS, SPOILED
+from qmri_core.simulation.acquired import DESCRIPTIONS, AcquiredSeries, Role, series_number
+from qmri_core.simulation.acquisition import (
+    UNIFORM,
+    Fields,
+    acquire,
+    draw_fields,
+    field_of_view,
+    received,
+    rigid,
+    series_affine,
+)
+from qmri_core.simulation.anatomies import Anatomy, head_of
 from qmri_core.simulation.atlas import Atlas
 from qmri_core.simulation.cohort import SessionPlan, uid
-from qmri_core.simulation.protocols import Codes, SimulatedSeries, SliceGeometry
+from qmri_core.simulation.effects import Effect
+from qmri_core.simulation.extras import further_series, localizer
+from qmri_core.simulation.faults import Fault
+from qmri_core.simulation.kspace import draw_distortion
+from qmri_core.simulation.protocols import SimulatedSeries
 from qmri_core.simulation.signals import reference_signal
 
 SCALE_SPREAD = 0.03
 """Standard deviation of the log of a series' scale between sessions of one group."""
 
-_LOCALIZER_SPACING = 4.0
-_DESCRIPTIONS = (
-    "HEAD ROUTINE", "Serie", "obl", "neuro std", "WIP brain", "s3D", "ax", "Schaedel", "brain^library", "copy of 4",
-)  # fmt: skip
-_LOCALIZER_CODES = {
-    "Siemens": Codes(
-        scanning_sequence=("GR",), sequence_variant=("SP", "OSP"), sequence_name="*fl2d1",
-        image_type=("ORIGINAL", "PRIMARY", "M", "NORM", "DIS2D"),
-    ),
-    "Philips": Codes(
-        scanning_sequence=("GR",), sequence_variant=("SS",), scan_options=("OTHER",),
-        image_type=("ORIGINAL", "PRIMARY", "M_FFE", "M", "FFE"),
-    ),
-    "GE": Codes(
-        scanning_sequence=("GR",), sequence_variant=("SS", "SK"), scan_options=("FAST_GEMS",),
-        image_type=("ORIGINAL", "PRIMARY", "OTHER"),
-    ),
-}  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AcquiredSeries:
-    """Images of one series: one volume, or several of different orientation for a localizer.
-
-    ``scale`` is grey values per unit signal; ``description`` is free text that says nothing.
-    """
-
-    series: SimulatedSeries
-    volumes: tuple[Volume, ...]
-    number: int
-    description: str
-    scale: float
-    snr: float
-    is_localizer: bool = False
+_SPOILING_DEGREES = {"Siemens": 50.0, "Philips": 150.0, "GE": 117.0}
+"""Quadratic phase increments that are usual (physics notes); which vendor has which is assumed."""
+_USUAL_POWER = 40 * 15 * math.radians(150) ** 2 / 4.0
+"""Refocusing power of a usual multi-slice T2w: slices x echoes x angle squared per second."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +50,11 @@ class SimulatedSession:
     pose: Affine
     fields: Fields
     series: tuple[AcquiredSeries, ...]
+
+    @property
+    def images(self) -> tuple[AcquiredSeries, ...]:
+        """The series that ingest should take."""
+        return tuple(series for series in self.series if series.role is Role.IMAGE)
 
 
 def simulate_session(plan: SessionPlan, atlas: Atlas, *, resolution: float) -> SimulatedSession:
@@ -80,20 +71,31 @@ def simulate_session(plan: SessionPlan, atlas: Atlas, *, resolution: float) -> S
     resolution
         Spacing of the anatomy in millimetres and finest voxel spacing of any series.
     """
-    anatomy = make_anatomy(atlas, seed=plan.subject_seed, resolution=resolution)
+    anatomy = head_of(plan, atlas, resolution=resolution)
     rng = plan.generator(1)
     fields = draw_fields(rng)
+    if Effect.FIELDS not in plan.effects:
+        fields = UNIFORM
     pose = rigid(rng.normal(0, [5.0, 2.5, 2.5]).clip(-10, 10), rng.normal(0, [3.0, 5.0, 5.0]).clip(-10, 10))
     tilt = float(rng.uniform(-8, 8))
-    coarse = make_anatomy(atlas, seed=plan.subject_seed, resolution=max(resolution, _LOCALIZER_SPACING))
-    series = [_localizer(plan, coarse, pose, fields)]
+    series = [localizer(plan, atlas, pose, fields, resolution=resolution)]
     numbers = _series_numbers(plan)
     for index, one in enumerate(plan.protocol.series):
-        moved = pose @ rigid(rng.normal(0, 0.6, 3), rng.normal(0, 0.8, 3)) if one.contrast != Contrast.T2W else pose
-        series.append(
-            _series(plan, one, anatomy, moved, fields, tilt=tilt, number=numbers[index], resolution=resolution)
-        )
+        moved = pose
+        if one.contrast != Contrast.T2W:
+            step = rigid(rng.normal(0, 0.6, 3), rng.normal(0, 0.8, 3))
+            moved = pose @ step if Effect.MOTION in plan.effects else pose
+        if plan.fault is Fault.GROSS_MOTION and one.contrast is Contrast.FLAIR:
+            moved = pose @ rigid(np.array([8.0, -4.0, 11.0]), np.array([12.0, -10.0, 13.0]))
+        if (plan.fault, one.contrast) in _NOT_ACQUIRED:
+            continue
+        series += _series(plan, one, anatomy, moved, fields, tilt=tilt, number=numbers[index], resolution=resolution)
+    if plan.fault is None:
+        series += further_series(plan, series, atlas, pose, fields)
     return SimulatedSession(plan=plan, anatomy=anatomy, pose=pose, fields=fields, series=tuple(series))
+
+
+_NOT_ACQUIRED = {(Fault.NO_FLAIR, Contrast.FLAIR), (Fault.NO_T1W, Contrast.T1W)}
 
 
 def _series(
@@ -106,29 +108,110 @@ def _series(
     tilt: float,
     number: int,
     resolution: float,
-) -> AcquiredSeries:
+) -> list[AcquiredSeries]:
+    """The series, and perhaps a worse one of the same contrast."""
     rng = plan.generator(2, number)
     is_axial = one.geometry.plane == "axial"
+    tilt = tilt if is_axial else 0.0
     centre = pose[:3, 3] + rng.uniform(-3, 3, 3) + np.array([0.0, 0.0, 0.0 if is_axial else -8.0])
-    affine = series_affine(
-        one.geometry, resolution=resolution, tilt=tilt if is_axial else 0.0, centre=np.round(centre, 3)
-    )
+    if plan.fault is Fault.FIELD_OF_VIEW and one.contrast is Contrast.T2W:
+        centre = centre + np.array([0.0, 0.0, 95.0])
+    centre = np.round(centre, 3)
+    affine = series_affine(one.geometry, resolution=resolution, tilt=tilt, centre=centre)
     snr, scale = float(rng.uniform(30, 70)), _scale(plan, one, rng)
-    volume = acquire(
-        anatomy,
-        one.acquisition,
-        one.geometry,
-        affine=affine,
-        pose=pose,
-        fields=fields,
-        rng=rng,
-        resolution=resolution,
+    one = _as_run(plan, one)
+    is_normalised = "NORM" in one.codes.image_type and Effect.NORMALISATION in plan.effects
+    distortion = draw_distortion(
+        plan.generator(7, number),
+        has_ringing=Effect.RINGING in plan.effects,
+        has_ghosts=Effect.GHOSTS in plan.effects,
+    )
+    power = _mt_power(one) if Effect.MAGNETIZATION_TRANSFER in plan.effects else 0.0
+    values = received(anatomy, one.acquisition, fields, flattening=0.3 if is_normalised else 1.0, mt_power=power)
+
+    def image(series: SimulatedSeries, affine: Affine, rng: np.random.Generator, values: NDArray[np.float32]) -> Volume:
+        return acquire(
+            anatomy,
+            series.acquisition,
+            series.geometry,
+            affine=affine,
+            pose=pose,
+            fields=fields,
+            rng=rng,
+            resolution=resolution,
+            scale=scale,
+            snr=snr if Effect.NOISE in plan.effects else math.inf,
+            distortion=distortion,
+            values=values,
+        )
+
+    volume = image(one, affine, rng, values)
+    if plan.fault is Fault.EMPTY_IMAGE and one.contrast is Contrast.FLAIR:
+        volume = Volume(array=np.zeros_like(volume.array), affine=volume.affine)
+    taken = AcquiredSeries(
+        series=one,
+        volumes=(volume,),
+        number=number,
+        description=str(rng.choice(DESCRIPTIONS)),
         scale=scale,
         snr=snr,
-        flattening=0.3 if "NORM" in one.codes.image_type else 1.0,
+        pose=pose,
     )
-    description = str(rng.choice(_DESCRIPTIONS))
-    return AcquiredSeries(series=one, volumes=(volume,), number=number, description=description, scale=scale, snr=snr)
+    is_t1w = one.contrast is Contrast.T1W
+    if plan.fault is Fault.CONTRAST_AGENT_ONLY and is_t1w:
+        taken = replace(taken, contrast_agent="Gadovist")
+    result = [taken]
+    if plan.fault is Fault.CONTRAST_AGENT_TOO and is_t1w:
+        again = replace(taken, number=series_number(plan, 4), contrast_agent="Gadovist", role=Role.RIVAL)
+        result.append(again)
+    if has_rival(plan, one):
+        coarse = one
+        if "NORM" in one.codes.image_type and plan.fault is None:  # the same acquisition, not normalised
+            kinds = tuple("ND" if kind == "NORM" else kind for kind in one.codes.image_type)
+            coarse = replace(
+                one, codes=replace(one.codes, image_type=kinds), header=replace(one.header, image_type=kinds)
+            )
+            values = values / fields.receive_sensitivity(anatomy, flattening=0.3 if is_normalised else 1.0)
+            values *= fields.receive_sensitivity(anatomy)
+        else:  # a quick one of thick slices
+            thick = max(one.geometry.thickness, resolution) + 2.0
+            coarse = replace(one, geometry=replace(one.geometry, thickness=thick, gap=one.geometry.gap + 0.5))
+            affine = series_affine(coarse.geometry, resolution=resolution, tilt=tilt, centre=centre)
+        volume = image(coarse, affine, plan.generator(8, number), values)
+        result.append(replace(taken, series=coarse, volumes=(volume,), number=series_number(plan, 5), role=Role.RIVAL))
+    return result
+
+
+def has_rival(plan: SessionPlan, one: SimulatedSeries) -> bool:
+    """Whether a second, worse series of the contrast is there: on one session in four, of T1w or T2w."""
+    if plan.fault is not None:
+        return plan.fault is Fault.SEVERAL_CANDIDATES and one.contrast is Contrast.T1W
+    is_there, is_t1w = plan.generator(6).random(2) < (0.25, 0.5)
+    return bool(is_there) and one.contrast is (Contrast.T1W if is_t1w else Contrast.T2W)
+
+
+def _as_run(plan: SessionPlan, one: SimulatedSeries) -> SimulatedSeries:
+    """What the scanner did in this session: the protocol's acquisition with the effects that are asked for."""
+    acquisition = one.acquisition
+    if Effect.SLICE_PROFILE not in plan.effects:
+        acquisition = replace(acquisition, refocusing_factor=1.0)
+    if Effect.RF_SPOILING in plan.effects and acquisition.sequence in SPOILED:
+        acquisition = replace(acquisition, spoiling_increment=math.radians(_SPOILING_DEGREES[plan.protocol.vendor]))
+    header = one.header
+    if plan.fault is Fault.SEVEN_TESLA:
+        header = replace(header, magnetic_field_strength=7.0)
+    return replace(one, acquisition=acquisition, header=header)
+
+
+def _mt_power(one: SimulatedSeries) -> float:
+    """Power of the refocusing pulses of all slices, relative to a usual T2w; 0 where one slab is excited."""
+    acquisition, geometry = one.acquisition, one.geometry
+    if acquisition.sequence not in ECHO_TRAINS or one.header.mr_acquisition_type != "2D":
+        return 0.0
+    n_slices = field_of_view(geometry.plane)[2] / (geometry.thickness + geometry.gap)
+    angle = acquisition.refocusing_angle or math.pi
+    train = acquisition.echo_train_length or 1
+    return n_slices * train * angle**2 / acquisition.repetition_time / _USUAL_POWER
 
 
 def _scale(plan: SessionPlan, one: SimulatedSeries, rng: np.random.Generator) -> float:
@@ -144,59 +227,4 @@ def _scale(plan: SessionPlan, one: SimulatedSeries, rng: np.random.Generator) ->
 
 def _series_numbers(plan: SessionPlan) -> list[int]:
     """Distinct numbers from 2, in an order of the day; the vendor's way of counting."""
-    order = plan.generator(3).permutation(3)
-    step = {"Siemens": 1, "Philips": 100, "GE": 1}[plan.protocol.vendor]
-    return [int(position + 2) * step + (1 if step > 1 else 0) for position in order]
-
-
-def _localizer(plan: SessionPlan, anatomy: Anatomy, pose: Affine, fields: Fields) -> AcquiredSeries:
-    """Three slices, one per plane, in one series."""
-    resolution = _LOCALIZER_SPACING
-    template = plan.protocol.series[0]
-    acquisition = Acquisition(
-        contrast=Contrast.T1W,
-        sequence=Sequence.SPOILED_GRADIENT_ECHO,
-        field_strength=template.acquisition.field_strength,
-        repetition_time=8.6e-3,
-        echo_time=4.0e-3,
-        flip_angle=math.radians(20),
-    )
-    header = replace(
-        template.header,
-        repetition_time=8.6e-3,
-        echo_time=4.0e-3,
-        inversion_time=None,
-        flip_angle=math.radians(20),
-        echo_train_length=1,
-        mr_acquisition_type="2D",
-    )
-    rng = plan.generator(4)
-    scale = 300 / reference_signal(acquisition)
-    volumes = []
-    for plane in ("axial", "sagittal", "coronal"):
-        geometry = SliceGeometry(plane=plane, in_plane=resolution, thickness=8.0, gap=232.0)
-        affine = series_affine(geometry, resolution=resolution, tilt=0.0, centre=pose[:3, 3])
-        volumes.append(
-            acquire(
-                anatomy, acquisition, geometry, affine=affine, pose=pose, fields=fields, rng=rng,
-                resolution=resolution, scale=scale, snr=30.0,
-            )
-        )  # fmt: skip
-    codes = _LOCALIZER_CODES[plan.protocol.vendor]
-    series = SimulatedSeries(
-        header=replace(
-            header,
-            scanning_sequence=codes.scanning_sequence,
-            sequence_variant=codes.sequence_variant,
-            scan_options=codes.scan_options,
-            image_type=codes.image_type,
-        ),
-        acquisition=acquisition,
-        geometry=geometry,
-        codes=codes,
-    )
-    number = 101 if plan.protocol.vendor == "Philips" else 1
-    return AcquiredSeries(
-        series=series, volumes=tuple(volumes), number=number, description=str(rng.choice(_DESCRIPTIONS)),
-        scale=scale, snr=30.0, is_localizer=True,
-    )  # fmt: skip
+    return [series_number(plan, int(position) + 1) for position in plan.generator(3).permutation(3)]

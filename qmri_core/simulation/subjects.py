@@ -12,12 +12,13 @@ from qmri_core.simulation.smooth_fields import SmoothField, random_field
 
 CLASSES = (
     "csf", "gm", "wm", "caudate", "putamen", "thalamus", "pallidum", "lesion",
-    "skull", "marrow", "fat", "muscle", "fluid",
+    "skull", "marrow", "fat", "muscle", "fluid", "tumour", "oedema",
 )  # fmt: skip
 """What a simulated head is made of; air is what remains. ``fluid`` fills the eyes."""
 
 BRAIN_CLASSES = CLASSES[:8]
 DEEP_GREY = CLASSES[3:7]
+PATHOLOGY = ("tumour", "oedema")
 
 # T1 [s], T2 [s]: literature_values of the physics notes, working values at 3 T
 _BRAIN_VALUES = {
@@ -53,7 +54,8 @@ class Subject:
     ``scale`` is the head's size over the template's per axis; ``displacement`` moves template coordinates, in
     millimetres per axis; ``ventricles`` is the local linear growth of the ventricles; ``atrophy`` is added to the
     log-odds of CSF in the brain; ``folding`` perturbs the log-odds of CSF and grey matter; ``texture`` modulates R1,
-    R2 and PD within tissues; ``lesions`` holds rows of template x, y, z, radius in millimetres.
+    R2 and PD within tissues; ``lesions`` holds rows of template x, y, z, radius in millimetres; ``tumour`` template x,
+    y, z, radius and reach of its oedema; ``thinning`` is taken from the log-odds of grey matter.
     """
 
     seed: int
@@ -65,9 +67,17 @@ class Subject:
     folding: tuple[SmoothField, SmoothField]
     texture: tuple[tuple[SmoothField, SmoothField], ...]
     lesions: NDArray[np.float32]
+    tumour: tuple[float, float, float, float, float] | None = None
+    thinning: float = 0.0
 
 
-def draw_subject(seed: int, *, lesion_sites: NDArray[np.float32] | None = None) -> Subject:
+def draw_subject(
+    seed: int,
+    *,
+    lesion_sites: NDArray[np.float32] | None = None,
+    tumour_sites: NDArray[np.float32] | None = None,
+    age: float | None = None,
+) -> Subject:
     """Draw a subject; equal seeds give equal subjects.
 
     Between-subject standard deviations: white matter T1 4 %, T2 4 %; cortex T1 3.5 %, T2 5 %; nuclei T1 4 %, T2 5 %;
@@ -81,9 +91,20 @@ def draw_subject(seed: int, *, lesion_sites: NDArray[np.float32] | None = None) 
     lesion_sites
         Candidate lesion centres, shape (n, 3), template millimetres; ``None`` for a subject without lesions. Four
         subjects in ten get between 3 and 14 lesions.
+    tumour_sites
+        Candidate centres of a tumour, as those of lesions; ``None`` for none.
+    age
+        Years. Against 45, per decade: ventricles grow by 4 % linearly, log-odds of CSF by 0.12, those of grey matter
+        fall by 0.04; white-matter T1 has its minimum at 40 and is 4 % longer at 80; T2 of nuclei falls by 2 % as iron
+        gathers; lesions become likelier. Sizes are typical of ageing studies, and not fitted to one. ``None`` leaves
+        age out.
     """
     rng = np.random.default_rng([seed, 11])
     values = _draw_values(rng)
+    tumour, values["tumour"], values["oedema"] = _draw_tumour(seed, tumour_sites)
+    decades = 0.0 if age is None else (min(max(age, 18.0), 95.0) - 45.0) / 10
+    if age is not None:
+        _age(values, decades)
     size = 1 + 0.035 * _clipped(rng)
     scale = tuple(float(size * (1 + 0.02 * _clipped(rng))) for _ in range(3))
     displacement = tuple(
@@ -94,14 +115,18 @@ def draw_subject(seed: int, *, lesion_sites: NDArray[np.float32] | None = None) 
         values=values,
         scale=(scale[0], scale[1], scale[2]),
         displacement=displacement,
-        ventricles=float(rng.uniform(-0.15, 0.35)),
-        atrophy=float(rng.uniform(-0.6, 0.6)),
+        ventricles=float(rng.uniform(-0.15, 0.35)) + 0.04 * decades,
+        atrophy=float(rng.uniform(-0.6, 0.6)) + 0.12 * decades,
         folding=(random_field(rng, spacing=5.0, sd=0.8), random_field(rng, spacing=5.0, sd=0.5)),
         texture=tuple(
             (random_field(rng, spacing=30.0, sd=large), random_field(rng, spacing=7.0, sd=small))
             for large, small in ((0.015, 0.02), (0.02, 0.025), (0.003, 0.007))
         ),
-        lesions=_draw_lesions(rng, lesion_sites),
+        lesions=_draw_lesions(
+            rng, lesion_sites, 0.4 if age is None else float(np.clip(0.4 + 0.15 * decades, 0.02, 0.9))
+        ),
+        tumour=tumour,
+        thinning=0.04 * decades,
     )
 
 
@@ -128,8 +153,34 @@ def _draw_values(rng: np.random.Generator) -> dict[str, TissueValues]:
     return values
 
 
-def _draw_lesions(rng: np.random.Generator, sites: NDArray[np.float32] | None) -> NDArray[np.float32]:
-    has_lesions, n_lesions = rng.random() < 0.4, int(rng.integers(3, 15))
+def _age(values: dict[str, TissueValues], decades: float) -> None:
+    """Change tissue values, in place, from those at 45 years."""
+    white = 1 + 0.0025 * ((decades + 0.5) ** 2 - 0.25)
+    for name, t1, t2 in (("wm", white, 1.0), *((nucleus, 1.0, 1 - 0.02 * decades) for nucleus in DEEP_GREY)):
+        old = values[name]
+        values[name] = TissueValues(t1=old.t1 * t1, t2=old.t2 * t2, pd=old.pd)
+
+
+def _draw_tumour(
+    seed: int, sites: NDArray[np.float32] | None
+) -> tuple[tuple[float, float, float, float, float] | None, TissueValues, TissueValues]:
+    """Place and values of a tumour, from a generator of its own, so that everything else of a subject stays."""
+    rng = np.random.default_rng([seed, 13])
+    core = TissueValues(
+        t1=float(rng.uniform(1.5, 2.2)), t2=float(rng.uniform(0.11, 0.20)), pd=float(rng.uniform(0.86, 0.94))
+    )
+    halo = TissueValues(
+        t1=float(rng.uniform(1.3, 1.7)), t2=float(rng.uniform(0.11, 0.16)), pd=float(rng.uniform(0.82, 0.90))
+    )
+    if sites is None or len(sites) == 0:
+        return None, core, halo
+    x, y, z = (float(value) for value in sites[rng.integers(0, len(sites))])
+    radius = float(rng.uniform(7.0, 16.0))
+    return (x, y, z, radius, radius + float(rng.uniform(4.0, 12.0))), core, halo
+
+
+def _draw_lesions(rng: np.random.Generator, sites: NDArray[np.float32] | None, share: float) -> NDArray[np.float32]:
+    has_lesions, n_lesions = rng.random() < share, int(rng.integers(3, 15))
     if sites is None or not has_lesions or len(sites) == 0:
         return np.zeros((0, 4), dtype=np.float32)
     chosen = sites[rng.integers(0, len(sites), n_lesions)] + rng.uniform(-2, 2, (n_lesions, 3))

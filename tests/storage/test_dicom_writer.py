@@ -15,9 +15,11 @@ from phantoms import phantom_atlas
 
 from qmri_core.acquisition import Contrast
 from qmri_core.geometry import Volume
+from qmri_core.simulation.acquired import AcquiredSeries
 from qmri_core.simulation.cohort import plan_cohort
-from qmri_core.simulation.sessions import AcquiredSeries, SimulatedSession, simulate_session
-from storage.dicom_writer import _decimal, datasets, write_session
+from qmri_core.simulation.sessions import SimulatedSession, simulate_session
+from storage.dicom_vendors import decimal
+from storage.dicom_writer import datasets, write_session
 from storage.discovery import discover, read_volume
 
 VENDORS = ("Siemens", "Philips", "GE")
@@ -30,7 +32,7 @@ def sessions() -> dict[str, SimulatedSession]:
 
 
 def images(session: SimulatedSession) -> list[AcquiredSeries]:
-    return [series for series in session.series if not series.is_localizer]
+    return list(session.images)
 
 
 @pytest.mark.parametrize("vendor", VENDORS)
@@ -206,6 +208,6 @@ def test_identities_stand_in_many_tags(sessions: dict[str, SimulatedSession]) ->
 
 @pytest.mark.parametrize("value", [0.0, -0.0, 1 / 3, -123.456789012345, 1e-9, -0.99999999999999, 12345678.9])
 def test_decimal_strings_are_short_and_close(value: float) -> None:
-    text = _decimal(value)
+    text = decimal(value)
     assert len(text) <= 16
     assert float(text) == pytest.approx(value, abs=1e-6)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -9,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cohorts import ingest, maps, placement, row
+from cohorts import images, ingest, maps, placement, row
 
 from storage.repository import history, open_repository, writing
 from storage.slots import find_slots
 from storage.tables import column, group_of, read_rows
 from storage.verify import verify
-from storage.waves import begin_update, commit, write_arrays
+from storage.waves import begin_append, begin_update, commit, write_arrays
 
 N_KILLS = 10
 WAVES = [[(f"ses-{wave}{n}", f"scanner-{n % 2}/protocol-{wave % 2}") for n in range(3)] for wave in range(5)]
@@ -40,9 +42,17 @@ def write_all(location: Path) -> None:
                 print(commit(repository, wave, forks, values={}, rows=done, message="maps", metadata={}), flush=True)
 
 
-def start(location: Path) -> subprocess.Popen[str]:
+def die_inside_a_wave(location: Path) -> None:
+    """Make room for sessions, write one of them, and be killed."""
+    with writing(location) as repository:
+        wave = begin_append(repository, [placement("ses-x"), placement("ses-y", "scanner-9/protocol-9")])
+        write_arrays(wave.fork, wave.slots["ses-x"], images("ses-x"))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def start(location: Path, *arguments: str) -> subprocess.Popen[str]:
     process = subprocess.Popen(
-        [sys.executable, __file__, str(location)],
+        [sys.executable, __file__, str(location), *arguments],
         cwd=Path(__file__).parents[2],
         env={"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
@@ -86,7 +96,7 @@ def test_a_store_survives_sigkill_at_any_moment(tmp_path: Path) -> None:
 
     rng = np.random.default_rng(20)
     location = tmp_path / "store-0"
-    kills = stale = 0
+    kills = 0
     while kills < N_KILLS:
         process = start(location)
         try:
@@ -100,7 +110,6 @@ def test_a_store_survives_sigkill_at_any_moment(tmp_path: Path) -> None:
             continue
         repository = open_repository(location)
         assert set(said.split()) <= {snapshot.id for snapshot in history(repository)}
-        stale += "staging" in repository.list_branches()
         assert_whole_waves(location)
         if process.returncode == 0:
             assert everything(location) == expected
@@ -111,7 +120,22 @@ def test_a_store_survives_sigkill_at_any_moment(tmp_path: Path) -> None:
     assert everything(location) == expected
     assert verify(location) == []
     assert open_repository(location).list_branches() == {"main"}
-    assert stale > 0  # else no kill fell between a wave's two commits, and nothing was shown
+
+
+def test_a_kill_between_the_two_commits_of_a_wave_leaves_what_was_there(tmp_path: Path) -> None:
+    location = tmp_path / "store"
+    ingest(location, [placement("ses-a")])
+    before, last = everything(location), history(open_repository(location))[0].id
+    process = start(location, "inside")
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    assert len(open_repository(location).list_branches()) == 2  # the wave's own
+    assert history(open_repository(location))[0].id == last
+    assert everything(location) == before
+    with writing(location) as repository:
+        assert repository.list_branches() == {"main"}
+    ingest(location, [placement("ses-x")])
+    assert verify(location) == []
 
 
 def assert_whole_waves(location: Path) -> None:
@@ -129,4 +153,4 @@ def assert_whole_waves(location: Path) -> None:
 
 if __name__ == "__main__":
     print("ready", flush=True)
-    write_all(Path(sys.argv[1]))
+    (die_inside_a_wave if sys.argv[2:] else write_all)(Path(sys.argv[1]))

@@ -12,6 +12,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from phantoms import phantom_atlas
 from pydicom.uid import UID
 
+from qmri_core.simulation.acquired import Role
 from qmri_core.simulation.cohort import Design, SessionPlan, plan_cohort, uid
 from qmri_core.simulation.sessions import SCALE_SPREAD, _scale, simulate_session
 
@@ -91,8 +92,10 @@ def test_session_is_the_same_on_every_run(plan: SessionPlan) -> None:
         for left, right in zip(a.volumes, b.volumes, strict=True):
             assert_array_equal(left.array, right.array)
             assert_array_equal(left.affine, right.affine)
-    assert [s.is_localizer for s in first.series] == [True, False, False, False]
-    assert len({s.number for s in first.series}) == 4
+    roles = [s.role for s in first.series]
+    assert roles[0] is Role.LOCALIZER
+    assert roles.count(Role.IMAGE) == len(first.images) == 3
+    assert len({s.number for s in first.series}) == len(roles)
 
 
 def test_grey_values_fit_what_the_vendor_can_store() -> None:
