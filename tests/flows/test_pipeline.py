@@ -144,7 +144,7 @@ def test_voxels_and_regions_are_compared_in_the_place_where_they_are(
     assert np.isnan(voxels.loc[("null model", "WM", "T1map"), "within_one"])
     assert set(result.regions["region"]) >= {"wm", "gm", "thalamus", "putamen"}
     assert result.pairs.empty  # nobody was scanned twice
-    assert {"evaluation.csv", "voxels.csv", "regions.csv", "evaluation.json"} <= names_below(tmp_path)
+    assert {"evaluation.csv", "voxels.csv", "regions.csv", "evaluation.json"} <= set(names_below(tmp_path))
 
 
 def test_doing_it_again_writes_nothing(processed: Processed, workers: Client) -> None:
