@@ -219,13 +219,19 @@ def evaluate(
     store: Store,
     truth: Annotated[Path, typer.Option(help="Truth folder of the simulated cohort.", show_default=False)],
     linkage: Annotated[Path, typer.Option(help="Linkage table that ingest has written.", show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="Folder for the tables as CSV and JSON.")] = None,
+    workers: Workers = None,
 ) -> None:
-    """Compare the maps of a simulated cohort with the truth, beside the null model."""
+    """Compare the maps of a simulated cohort with the truth, beside the null model and the voxelwise estimate."""
+    from flows.evaluate import DETAILS
     from flows.evaluate import evaluate as run
-    from flows.tables import WORTHLESS_ALONE, evaluation_table, text_table
+    from flows.tables import WORTHLESS_ALONE, detail_tables, evaluation_table, text_table
 
-    result = run(store, truth, linkage)
+    with cluster(workers) as client, reporting("evaluate") as progress:
+        result = run(store, truth, linkage, client=client, out=out, progress=progress)
     typer.echo(text_table(*evaluation_table(result.table)))
+    for title, header, rows in detail_tables({name: getattr(result, name) for name in DETAILS}):
+        typer.echo(f"\n{title}\n\n{text_table(header, rows)}")
     typer.echo(f"\n{WORTHLESS_ALONE}")
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.calibrate import calibrate, current_calibrations
-from flows.clusters import run_bounded, waves_for
+from flows.clusters import inference_resource, run_bounded, waves_for
 from flows.ingest import CODE_VERSION
 from flows.progress import Progress, part_of, quiet
 from flows.stages import InferTask, Outcome, clear_maps, infer_session, outcome_of
+from flows.staleness import why_maps
 from flows.summary import RunSummary, summarise
 from flows.tables import records as records_of
 from flows.weights import Weights, chosen_weights
@@ -54,13 +55,12 @@ def infer(store: str, *, client: Client, checkpoint: Path | None = None, progres
     for name, record in sorted(records.items()):
         if record["status"] == Status.SKIPPED:  # its input has changed since its images were stored, and is not usable
             continue
-        reason = _obstacle(record, calibrations)
+        reason = obstacle(record, calibrations)
         if reason is not None:
             without[name] = reason
             continue
         version, scales, _ = calibrations[str(record["group"])]
-        made_with = f"{version}/{INFERENCE_VERSION}"
-        if record["checkpoint_digest"] == weights.digest and record["calibration_version"] == made_with:
+        if not why_maps(record, checkpoint=weights.digest, calibration=made_with(version)):
             continue
         acquisitions = acquisitions_of(record)
         tasks.append(
@@ -71,7 +71,7 @@ def infer(store: str, *, client: Client, checkpoint: Path | None = None, progres
                     contrast: scales[contrast].session_scale(float(record[f"{contrast}_white_matter_signal"]))
                     for contrast in acquisitions
                 },
-                "made_with": made_with,
+                "made_with": made_with(version),
                 "input_digest": record["input_digest"],
             }
         )
@@ -89,7 +89,13 @@ def infer(store: str, *, client: Client, checkpoint: Path | None = None, progres
     )
 
 
-def _obstacle(record: Mapping[str, Any], calibrations: Mapping[str, object]) -> Reason | None:
+def made_with(calibration: int) -> str:
+    """What a session's maps rest on beside the weights: version of its group's calibration, and of the method."""
+    return f"{calibration}/{INFERENCE_VERSION}"
+
+
+def obstacle(record: Mapping[str, Any], calibrations: Mapping[str, object]) -> Reason | None:
+    """Why a stored session gets no maps."""
     try:
         population(float(record["magnetic_field_strength"]))
     except FieldStrengthError:
@@ -127,7 +133,13 @@ def _infer_wave(
         outcomes = [
             outcome_of(task.slot.session, "infer", result)
             for task, result in run_bounded(
-                client, infer_session, tasks, progress=progress, text="infer", key=lambda task: task.slot.session
+                client,
+                infer_session,
+                tasks,
+                progress=progress,
+                text="infer",
+                key=lambda task: task.slot.session,
+                resource=inference_resource(client),
             )
         ]
         good = [outcome for outcome in outcomes if outcome.fork is not None]
@@ -150,8 +162,8 @@ def _infer_wave(
 def _is_as_planned(row: Mapping[str, Any] | None, item: Mapping[str, Any], digest: str) -> bool:
     if row is None:
         return False
-    is_done = row["checkpoint_digest"] == digest and row["calibration_version"] == item["made_with"]
-    return bool(row["group"]) and row["input_digest"] == item["input_digest"] and not is_done
+    is_stale = bool(why_maps(row, checkpoint=digest, calibration=item["made_with"]))
+    return bool(row["group"]) and row["input_digest"] == item["input_digest"] and is_stale
 
 
 def _values(item: Mapping[str, Any], digest: str) -> dict[str, object]:

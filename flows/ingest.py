@@ -80,7 +80,8 @@ def ingest(
     ) as scanned:
         if linkage is not None:
             write_linkage((scanned.session(session)[1] for session in scanned.sessions), linkage)
-        run = SourcePlans(scanned, store, [entry for entry in entries if isinstance(entry, Override)], by_software)
+        overrides = [entry for entry in entries if isinstance(entry, Override)]
+        run = SourcePlans(scanned, store, key, overrides, by_software)
         to_do, snapshot = run.sort_out()
         done = by_others = 0
         for wave in waves_for(client, to_do, SESSIONS_PER_WORKER):

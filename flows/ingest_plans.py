@@ -14,7 +14,9 @@ from flows.tables import records
 from storage.assumptions import Override
 from storage.cohort import catalogue
 from storage.discovery import Scanned
+from storage.forget import forgotten
 from storage.repository import StoreError, writing
+from storage.schema import Reason, Status
 from storage.waves import commit
 
 SKIPPED_PER_COMMIT = 500
@@ -23,9 +25,12 @@ SKIPPED_PER_COMMIT = 500
 class SourcePlans:
     """Plans of a source's sessions, made anew each time that they are needed."""
 
-    def __init__(self, scanned: Scanned, store: str, overrides: Sequence[Override], by_software: bool) -> None:
+    def __init__(
+        self, scanned: Scanned, store: str, key: bytes, overrides: Sequence[Override], by_software: bool
+    ) -> None:
         self._scanned, self._store, self._overrides, self._by_software = scanned, store, overrides, by_software
         self._known = known_rows(store)
+        self._forgotten = forgotten(store, key, scanned.sessions)
         self._unchanged = 0
         self.used: list[Override] = []
         stored = {name: str(row["group"]) for name, row in self._known.items() if row["group"]}
@@ -44,6 +49,8 @@ class SourcePlans:
         skipped: list[SessionPlan] = []
         snapshot = None
         for session in self._scanned.sessions:
+            if session in self._forgotten:
+                continue
             plan = self.plan(session)
             self.used += [entry for entry in plan.overrides if entry not in self.used]
             if is_done(plan, self._known.get(session)):
@@ -59,12 +66,13 @@ class SourcePlans:
 
     def summary(self, snapshot: str | None, by_others: int = 0) -> RunSummary:
         """Account for every session of the source from what the store says; ``by_others`` another run has done."""
-        known = known_rows(self._store)
+        nowhere = {"status": Status.SKIPPED, "reason": Reason.FORGOTTEN, "stage": "plan", "quality_marks": ""}
+        known = {**known_rows(self._store), **{name: {"session": name, **nowhere} for name in self._forgotten}}
         lost = [session for session in self._scanned.sessions if session not in known]
         if lost:
             raise StoreError(f"{len(lost)} sessions are in no state after the run: {', '.join(lost[:5])}")
         rows = [known[session] for session in self._scanned.sessions]
-        sizes = Counter(str(row["group"]) for row in known.values() if row["group"])
+        sizes = Counter(str(row["group"]) for row in known.values() if row.get("group"))
         summary = summarise(
             [(str(row["session"]), str(row["status"]), str(row["reason"]), str(row["stage"])) for row in rows],
             unchanged=self._unchanged + by_others,

@@ -7,6 +7,7 @@ from importlib.metadata import version
 
 from flows.plan import SessionPlan
 from flows.stages import Outcome
+from flows.staleness import why_images
 from qmri_core.preprocessing.session import PREPROCESSING_VERSION
 from storage.acquisitions import acquisition_values
 from storage.schema import Status
@@ -16,7 +17,7 @@ CODE_VERSION = version("qmri-cohort")
 
 def is_done(plan: SessionPlan, row: Mapping[str, object] | None) -> bool:
     """Whether a session's row in the catalogue says that nothing is left to do."""
-    if row is None or any(row[name] != value for name, value in versions_of(plan).items()):
+    if row is None or why_images(row, versions_of(plan)):
         return False
     if plan.placement is None:  # the same input, and yet skipped: it has become the copy of another
         return str(row["status"]) == str(plan.status) and str(row["reason"]) == str(plan.reason or "")

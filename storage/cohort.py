@@ -51,7 +51,8 @@ def open_cohort(
     Parameters
     ----------
     location
-        Local path of the store.
+        A path, or ``s3://bucket/prefix``, ``gs://bucket/prefix``, ``az://container/prefix``; see
+        `storage.locations.storage_of`.
     at
         Snapshot id, tag or time; default: the last commit.
     chunks
@@ -62,6 +63,7 @@ def open_cohort(
     -------
     xarray.DataTree
         One node per group, ``tree["<scanner>/<protocol>"]``, and ``catalogue``. Not computed is NaN.
+        ``tree.qmri.table()`` has all sessions as a DataFrame.
 
     Raises
     ------
@@ -94,6 +96,30 @@ def sessions(location: str | Path, *, at: str | datetime | None = None) -> pd.Da
         tables.append(pd.DataFrame(table))
     empty = pd.DataFrame(columns=["session", "group", "index", *(variable.name for variable in PER_SESSION)])
     return pd.concat(tables, ignore_index=True) if tables else empty
+
+
+@xr.register_datatree_accessor("qmri")  # type: ignore[no-untyped-call,untyped-decorator,unused-ignore]
+class CohortAccessor:
+    """``open_cohort(...).qmri``: what xarray has no word for."""
+
+    def __init__(self, tree: xr.DataTree) -> None:
+        self._tree = tree
+
+    def table(self) -> pd.DataFrame:
+        """All sessions of all groups, one row each: group, coordinates and every per-session value.
+
+        Indexed by session pseudonym; sorted by group, then as stored. Reads the values, and no image.
+        """
+        names = [variable.name for variable in PER_SESSION]
+        tables = []
+        for path in self._tree.groups:
+            node = self._tree[path]
+            if "session" in node.dims and "T1w" in node:
+                values = node.to_dataset()[names].to_dataframe()
+                values.insert(0, "group", path.strip("/"))
+                tables.append(values[["group", *names]])
+        empty = pd.DataFrame(columns=["group", *names], index=pd.Index([], name="session"))
+        return pd.concat(tables) if tables else empty
 
 
 def slots(location: str | Path, *, at: str | datetime | None = None) -> dict[str, Slot]:

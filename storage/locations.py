@@ -24,7 +24,7 @@ class StorageFaultError(StoreError):
 
 
 TRIES = 8
-"""Attempts at one request to an object store, with growing pauses: together about 15 s."""
+"""Attempts at writing a chunk, with growing pauses: about 15 s. Icechunk tries other requests ten times: about 40 s."""
 
 STALL = 60
 """Seconds without a byte after which a request to an object store counts as lost."""

@@ -29,12 +29,14 @@ __all__ = [
     "StoreError",
     "faults",
     "history",
+    "iterate_history",
     "open_repository",
     "open_waves",
     "readable_session",
     "snapshot_of",
     "stage",
     "tag",
+    "tags",
     "writing",
 ]
 
@@ -242,6 +244,12 @@ def iterate_history(repository: icechunk.Repository) -> Iterator[Snapshot]:
         for info in repository.ancestry(branch=MAIN):
             if info.parent_id is not None and not info.metadata.get(STAGING):
                 yield _snapshot(info)
+
+
+def tags(repository: icechunk.Repository) -> dict[str, str]:
+    """Snapshot of each tag."""
+    with faults():
+        return {name: repository.lookup_tag(name) for name in sorted(repository.list_tags())}
 
 
 def _snapshot(info: icechunk.SnapshotInfo) -> Snapshot:

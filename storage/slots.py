@@ -47,6 +47,12 @@ class Slot:
     session: str
 
 
+def group_paths(root: zarr.Group) -> list[str]:
+    """Paths of all group nodes."""
+    scanners = [name for name in root.group_keys() if name not in TOP_NODES]
+    return sorted(f"{scanner}/{protocol}" for scanner in scanners for protocol in group_of(root, scanner).group_keys())
+
+
 def find_slots(root: zarr.Group, sessions: Iterable[str] | None = None) -> dict[str, Slot]:
     """Slots of the sessions (default: of all that are stored).
 

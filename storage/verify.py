@@ -14,9 +14,9 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from storage.repository import open_repository, readable_session
-from storage.schema import AFFINE, DIGEST, IMAGE_NAMES, SHARED
-from storage.slots import TOP_NODES
+from storage.repository import StoreError, open_repository, readable_session
+from storage.schema import AFFINE, DIGEST, IMAGE_NAMES, SCHEMA_VERSION, SHARED
+from storage.slots import group_paths
 from storage.tables import array_of, column, group_of, read_rows
 from storage.waves import digest_of
 
@@ -54,6 +54,10 @@ def verify(
         If there is no store to check.
     """
     root = zarr.open_group(readable_session(open_repository(location), at).store, mode="r", zarr_format=3)
+    if root.attrs["schema_version"] != SCHEMA_VERSION:
+        raise StoreError(
+            f"that state has another schema version than {SCHEMA_VERSION}; only the current one is checked"
+        )
     members: dict[str, list[str]] = {}
     problems: list[Problem] = []
     for path in group_paths(root):
@@ -72,12 +76,6 @@ def verify(
                 progress(done, total)
     problems.extend(_check_catalogue(root, members))
     return problems
-
-
-def group_paths(root: zarr.Group) -> list[str]:
-    """Paths of all group nodes."""
-    scanners = [name for name in root.group_keys() if name not in TOP_NODES]
-    return sorted(f"{scanner}/{protocol}" for scanner in scanners for protocol in group_of(root, scanner).group_keys())
 
 
 def _check_session(arrays: Mapping[str, zarr.Array[Any]], index: int, session: str) -> Iterator[Problem]:
