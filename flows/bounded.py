@@ -28,7 +28,7 @@ Result = TypeVar("Result")
 HEARTBEAT = 15.0
 """Seconds without a result after which the scheduler is asked whether it still knows the tasks."""
 
-PATIENCE = 8
+PATIENCE = 20
 """Heartbeats without a worker after which a run gives up."""
 
 MAX_SUBMISSIONS = 3

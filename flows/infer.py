@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.calibrate import calibrate, current_calibrations
-from flows.clusters import run_bounded, waves_for
+from flows.clusters import inference_resource, run_bounded, waves_for
 from flows.ingest import CODE_VERSION
 from flows.progress import Progress, part_of, quiet
 from flows.stages import InferTask, Outcome, clear_maps, infer_session, outcome_of
@@ -133,7 +133,13 @@ def _infer_wave(
         outcomes = [
             outcome_of(task.slot.session, "infer", result)
             for task, result in run_bounded(
-                client, infer_session, tasks, progress=progress, text="infer", key=lambda task: task.slot.session
+                client,
+                infer_session,
+                tasks,
+                progress=progress,
+                text="infer",
+                key=lambda task: task.slot.session,
+                resource=inference_resource(client),
             )
         ]
         good = [outcome for outcome in outcomes if outcome.fork is not None]

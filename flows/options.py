@@ -35,6 +35,9 @@ Assume = Annotated[
         help="YAML list: what is stated where headers are silent, or overrides the model of a group.",
     ),
 ]
+BySoftware = Annotated[
+    bool, typer.Option("--by-software", help="Tell scanners with another software version apart as scanners.")
+]
 Out = Annotated[Path, typer.Option("--out", help="Folder to write to.", show_default=False)]
 Checkpoint = Annotated[
     Path | None,

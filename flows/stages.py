@@ -152,6 +152,7 @@ def ingest_session(task: IngestTask) -> Outcome:
 
 def _ingest(task: IngestTask, stage: Stage) -> Outcome:
     from qmri_core.calibration import white_matter_signal
+    from qmri_core.preprocessing.quality import marks
     from qmri_core.preprocessing.session import preprocess
     from storage.discovery import read_volume
     from storage.waves import write_arrays
@@ -165,14 +166,12 @@ def _ingest(task: IngestTask, stage: Stage) -> Outcome:
         signals = white_matter_signal(result.images, result.tissue)
     with stage("write"):
         arrays: dict[str, Any] = {str(contrast): image for contrast, image in result.images.items()}
+        arrays |= {f"{contrast}_bias_field": field for contrast, field in result.bias_fields.items()}
         arrays |= {"brain_mask": result.brain_mask, "tissue": result.tissue, "affine": result.affine}
         fork = write_arrays(task.fork, task.slot, arrays)
-    quality = result.quality
-    values: dict[str, object] = {"reference_contrast": str(result.reference), "brain_volume": quality["brain_volume"]}
-    values |= {"coverage": quality["coverage"]}
-    for contrast in result.images:
-        values[f"{contrast}_white_matter_signal"] = signals[contrast]
-        values[f"{contrast}_alignment"] = quality.get(f"{contrast}_alignment", np.nan)
+    values: dict[str, object] = {"reference_contrast": str(result.reference), **result.quality}
+    values["quality_marks"] = ",".join(marks(result.quality))
+    values |= {f"{contrast}_white_matter_signal": signal for contrast, signal in signals.items()}
     return Outcome(
         session=task.slot.session,
         status=task.status,

@@ -30,8 +30,8 @@ def write_arrays(fork: icechunk.ForkSession, slot: Slot, arrays: Mapping[str, ND
     """Write volumes of one session, with the digest of each; runs on workers.
 
     ``arrays`` names images, maps or masks of the schema, each of the shape (z, y, x) of the group's grid, bias fields
-    of `storage.schema.FIELD_SHAPE`, or the ``affine``. Everything is checked before the first byte is written. Floats
-    are rounded to the bits that the schema keeps. The fork is returned for `storage.waves.commit`.
+    of `qmri_core.geometry.FIELD_SHAPE`, or the ``affine``. Everything is checked before the first byte is written.
+    Floats are rounded to the bits that the schema keeps. The fork is returned for `storage.waves.commit`.
 
     Raises
     ------

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec
 
 from qmri_core.acquisition import CONTRASTS
-from qmri_core.geometry import Grid
+from qmri_core.geometry import FIELD_SHAPE, Grid
 
 SCHEMA_VERSION = 2
 
@@ -177,9 +177,6 @@ AFFINE = Variable(
     long_name="homogeneous voxel index in the order x, y, z to RAS millimetres in the session's scanner frame",
     per_session_chunks=True,
 )
-
-FIELD_SHAPE = (13, 15, 13)
-"""Nodes (z, y, x) at which bias fields are kept, evenly from the first to the last voxel of the grid: about 15 mm."""
 
 BIAS_FIELDS: tuple[Variable, ...] = tuple(
     Variable(

@@ -15,12 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmri_core.acquisition import CONTRASTS, Contrast
-from qmri_core.geometry import Affine
+from qmri_core.evaluation import Truth
+from qmri_core.geometry import Affine, spacing_of
 from qmri_core.simulation.acquired import AcquiredSeries
 from qmri_core.simulation.anatomies import tissue_summary
 from qmri_core.simulation.cohort import SessionPlan
 from qmri_core.simulation.faults import EXPECTATIONS, Fault
 from qmri_core.simulation.sessions import SimulatedSession
+
+_FIELD_SPACING = 8.0
 
 
 def bids_labels(plan: SessionPlan) -> tuple[str, str]:
@@ -52,10 +55,14 @@ def write_bids_description(folder: Path) -> None:
 
 
 def write_truth(session: SimulatedSession, folder: Path, *, is_bids: bool) -> dict[str, str | float]:
-    """Write the truth maps of a session and return its row of ``sessions.csv``.
+    """Write the truth of a session and return its row of ``sessions.csv``.
 
     The maps lie in the frame of the session's T2w series (scanner RAS): T1map and T2map in seconds, PDmap with
-    CSF = 1, all within 0.01 % and 0 outside of the brain; tissue with 1 CSF, 2 grey and 3 white matter.
+    CSF = 1, all within 0.01 % and 0 outside of the brain; tissue with 1 CSF, 2 grey and 3 white matter; fractions of
+    these three along the fourth axis, within 0.2 %; labels as in `qmri_core.simulation.anatomies.Anatomy`; transmit
+    (actual over nominal angle) and receive (relative sensitivity) on a grid of about 8 mm. ``transforms.json`` holds
+    for each series, by number, its contrast and role, ``affine`` (voxel index x, y, z to scanner RAS of its first
+    volume), and ``pose`` (head's frame to scanner RAS).
 
     Returns
     -------
@@ -73,6 +80,26 @@ def write_truth(session: SimulatedSession, folder: Path, *, is_bids: bool) -> di
     for file_name, array in (("T1map", anatomy.t1), ("T2map", anatomy.t2), ("PDmap", anatomy.pd)):
         _save(target / f"{file_name}.nii.gz", _rounded_bits(np.where(brain, array, np.float32(0))), affine)
     _save(target / "tissue.nii.gz", anatomy.tissue, affine)
+    _save(target / "labels.nii.gz", anatomy.labels, affine)
+    shares = np.rint(anatomy.fractions * 255).astype(np.uint8)
+    _save(target / "fractions.nii.gz", shares, affine, slope=1 / 255)
+    step = max(1, round(_FIELD_SPACING / float(spacing_of(anatomy.affine)[0])))
+    coarse = affine @ np.diag([step, step, step, 1.0])
+    for file_name, field in (
+        ("transmit", session.fields.transmit_scale(anatomy)),
+        ("receive", session.fields.receive_sensitivity(anatomy)),
+    ):
+        _save(target / f"{file_name}.nii.gz", field[::step, ::step, ::step], coarse)
+    transforms = {
+        str(series.number): {
+            "contrast": str(series.series.contrast),
+            "role": str(series.role),
+            "affine": series.volumes[0].affine.tolist(),
+            "pose": series.pose.tolist(),
+        }
+        for series in session.series
+    }
+    (target / "transforms.json").write_text(json.dumps(transforms, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     person, study = bids_labels(plan) if is_bids else (plan.person.patient_id, plan.study_instance_uid)
     row: dict[str, str | float] = {
         "patient_id": person,
@@ -90,6 +117,33 @@ def write_truth(session: SimulatedSession, folder: Path, *, is_bids: bool) -> di
         row[f"{contrast}_scale"] = series.scale if series else float("nan")
         row[f"{contrast}_snr"] = series.snr if series else float("nan")
     return row
+
+
+def read_truth(folder: Path) -> Truth:
+    """Read what `write_truth` wrote of one session.
+
+    Raises
+    ------
+    ValueError
+        If a file is missing.
+    """
+    arrays: dict[str, NDArray[Any]] = {}
+    affine = np.eye(4)
+    for name in ("T1map", "T2map", "PDmap", "fractions", "labels"):
+        path = folder / f"{name}.nii.gz"
+        if not path.is_file():
+            raise ValueError(f"{folder.name} of the truth lacks {path.name}; simulate the cohort again")
+        image: Any = nib.load(path)
+        arrays[name] = np.ascontiguousarray(np.asarray(image.dataobj, dtype=np.float32).T)
+        affine = np.asarray(image.affine, dtype=np.float64)
+    return Truth(
+        t1=arrays["T1map"],
+        t2=arrays["T2map"],
+        pd=arrays["PDmap"],
+        fractions=arrays["fractions"],
+        labels=arrays["labels"].astype(np.uint8),
+        affine=affine,
+    )
 
 
 def manifest_row(session: SimulatedSession) -> dict[str, str]:
@@ -150,7 +204,7 @@ def write_truth_table(rows: Iterable[Mapping[str, str | float]], folder: Path) -
 
 
 def _save(path: Path, array: NDArray[np.generic], affine: Affine, *, slope: float | None = None) -> None:
-    """Write (z, y, x) as NIfTI, compressed lightly and without a time stamp, so that equal input gives equal bytes."""
+    """Write ([volume,] z, y, x) as NIfTI, compressed lightly, without a time stamp: equal input gives equal bytes."""
     image: Any = nib.Nifti1Image(np.ascontiguousarray(array).T, affine)  # type: ignore[no-untyped-call]
     image.header.set_xyzt_units("mm")
     image.header.set_qform(affine, code=1)

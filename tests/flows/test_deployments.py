@@ -5,14 +5,17 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from distributed import Client
 from end_to_end import Processed, last_snapshot, names_below
 from prefect_processes import Prefect, prefect, readme_lines
 
+from flows.prefect_plugin import DEPLOYMENTS
 from storage.cohort import catalogue, history, open_cohort, open_repository
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -32,33 +35,28 @@ def source(processed: Processed, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 @pytest.fixture(scope="module")
-def running(processed: Processed, source: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
+def running(
+    processed: Processed, source: Path, workers: Client, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Prefect]:
     folder = tmp_path_factory.mktemp("prefect")
     settings = {"QMRI_SOURCE": source, "QMRI_STORE": folder / "store", "QMRI_KEY_FILE": processed.key_file}
-    with prefect(folder, lines=readme_lines("Deployments"), QMRI_WORKERS=1, **settings) as installation:
+    address = workers.scheduler.address  # Dask workers that know nothing of Prefect, and serve all that asks them
+    with prefect(folder, lines=readme_lines("Deployments"), QMRI_SCHEDULER=address, **settings) as installation:
         yield installation
 
 
-def messages(store: str | Path) -> list[str]:
-    return [snapshot.message for snapshot in history(open_repository(store))]
-
-
-def test_the_literal_command_ingests_and_the_second_of_two_runs_finds_nothing_to_do(
-    running: Prefect, source: Path
-) -> None:
+def test_the_literal_command_ingests_and_commits(running: Prefect, source: Path) -> None:
     store = running.environment["QMRI_STORE"]
-    assert readme_lines("Deployments")[-1] == "prefect deployment run ingest-cohort"
-    runs = [
-        running.trigger(f"prefect deployment run {name}") for name in ("ingest-cohort", "ingest-cohort/ingest-cohort")
-    ]
-    states = [running.finished(run) for run in runs]
-    assert [state["name"] for state in states] == ["Completed", "Completed"], (states, running.log("worker"))
-    assert sorted(state["message"] for state in states) == ["done", "nothing to do: nothing was written"]
+    literal = readme_lines("Deployments")[-1]
+    assert literal == "prefect deployment run ingest-cohort"
+    state = running.finished(running.trigger(literal))
+    assert (state["name"], state["message"]) == ("Completed", "done"), running.log("worker")
     cohort = open_cohort(store)
     (group,) = [path for path in cohort.groups if path.count("/") == 2]
     assert cohort[group].sizes["session"] == 1
     assert float(cohort[group]["T1w"].max()) > 0
-    assert [message.split()[0] for message in messages(store)] == ["Calibrate", "Ingest", "Create"]  # nothing twice
+    messages = [snapshot.message for snapshot in history(open_repository(store))]
+    assert messages == ["Calibrate 1 groups", "Ingest 1 sessions", "Create the cohort"]
     _check_artifacts(running, source)
 
 
@@ -75,8 +73,25 @@ def _check_artifacts(running: Prefect, source: Path) -> None:
 
 def test_a_run_takes_few_prefect_tasks(running: Prefect) -> None:
     runs = running.api("/flow_runs/filter", {"flows": {"name": {"any_": ["ingest-cohort"]}}})
-    assert len(runs) == 2
-    assert len(running.api("/task_runs/filter", {})) <= 2 * len(runs)
+    assert len(runs) == 1
+    assert len(running.api("/task_runs/filter", {})) == 1
+
+
+def test_workers_know_nothing_of_prefect(running: Prefect, workers: Client) -> None:
+    del running  # has used them
+    assert not any(workers.run(lambda: "prefect" in sys.modules).values())
+
+
+def test_every_deployment_is_there_and_the_nightly_one_has_a_schedule(running: Prefect) -> None:
+    found = {deployment["name"]: deployment for deployment in running.api("/deployments/filter", {})}
+    assert set(found) == set(DEPLOYMENTS)
+    assert {deployment["work_pool_name"] for deployment in found.values()} == {"qmri"}
+    (schedule,) = found["reprocess-nightly"]["schedules"]
+    assert schedule["active"]
+    assert schedule["schedule"]["timezone"] == "Europe/Amsterdam"
+    assert all(deployment["global_concurrency_limit"]["limit"] == 1 for deployment in found.values())
+    assert all(not deployment["parameter_openapi_schema"].get("required") for deployment in found.values())
+    assert all(not deployment["schedules"] for name, deployment in found.items() if name != "reprocess-nightly")
 
 
 @pytest.fixture
@@ -86,7 +101,7 @@ def in_process(running: Prefect, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pr
 
     for name in ("QMRI_SOURCE", "QMRI_STORE", "QMRI_REPORT"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("QMRI_WORKERS", "1")
+    monkeypatch.setenv("QMRI_SCHEDULER", running.environment["QMRI_SCHEDULER"])
     monkeypatch.setenv("QMRI_KEY_FILE", running.environment["QMRI_KEY_FILE"])
     values = {PREFECT_API_URL: running.environment["PREFECT_API_URL"], PREFECT_HOME: running.folder / "home"}
     with temporary_settings(values):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import nibabel as nib
@@ -39,7 +40,27 @@ def test_summary_counts_what_is_there(cohort: SimulationSummary) -> None:
 def test_truth_is_beside_and_never_inside(cohort: SimulationSummary) -> None:
     assert all(Path(name).name.startswith("IM") for name in content(cohort.out))
     names = {Path(name).name for name in content(cohort.truth)}
-    assert names == {"sessions.csv", "T1map.nii.gz", "T2map.nii.gz", "PDmap.nii.gz", "tissue.nii.gz"}
+    maps = {f"{name}.nii.gz" for name in ("T1map", "T2map", "PDmap", "tissue", "fractions", "transmit", "receive")}
+    assert names == {"sessions.csv", "transforms.json", *maps}
+
+
+def test_fractions_fields_and_transforms_agree_with_the_maps(cohort: SimulationSummary) -> None:
+    folder = cohort.truth / rows(cohort)[0]["folder"]
+    images = {name: nib.load(folder / f"{name}.nii.gz") for name in ("tissue", "fractions", "transmit", "receive")}
+    tissue, fractions = (np.asarray(images[name].dataobj) for name in ("tissue", "fractions"))
+    brain = tissue > 0
+    assert_allclose(images["fractions"].affine, images["tissue"].affine)
+    assert np.mean(fractions[brain].argmax(axis=-1) + 1 == tissue[brain]) > 0.99  # ties after rounding to 1/255
+    transmit = np.asarray(images["transmit"].dataobj)
+    assert 0.7 < transmit.min() < 1 < transmit.max() < 1.3
+    assert np.asarray(images["receive"].dataobj).min() > 0.4
+    transforms = json.loads((folder / "transforms.json").read_text(encoding="utf-8"))
+    by_contrast = {one["contrast"]: one for one in transforms.values() if one["role"] == "image"}
+    assert set(by_contrast) == {"T1w", "T2w", "FLAIR"}
+    t2w, t1w = (np.array(by_contrast[name]["pose"]) for name in ("T2w", "T1w"))
+    assert 0.1 < np.linalg.norm((t1w - t2w)[:3, 3]) < 5  # the head moved between them
+    from_head = np.linalg.inv(t2w) @ images["tissue"].affine
+    assert_allclose(from_head[:3, :3], np.diag([8.0, 8.0, 8.0]), atol=1e-4)  # the maps are those of the T2w's pose
 
 
 def test_table_agrees_with_the_maps(cohort: SimulationSummary) -> None:
