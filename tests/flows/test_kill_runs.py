@@ -33,7 +33,7 @@ SMALL_WAVES = (
 
 
 def kill_when(moment: Callable[[], bool], *arguments: object, key_file: Path, log: Path, delay: float = 0.0) -> None:
-    """Start ``qmri`` as the leader of a process group, and kill the group without a word ``delay`` seconds after ``moment``."""
+    """Start ``qmri`` as the leader of a process group; kill the group without a word, ``delay`` s after ``moment``."""
     with log.open("wb") as output:
         process = subprocess.Popen(
             command(*arguments, code=SMALL_WAVES),
