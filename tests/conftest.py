@@ -1,4 +1,4 @@
-"""What holds for all tests: the same examples in every run, no limit on how long one takes, and who shares a process."""
+"""What holds for all tests: the same examples in every run, no limit on their time, and who shares a process."""
 
 import pytest
 from hypothesis import HealthCheck, settings
