@@ -139,8 +139,10 @@ def _by_voxels(
                 scales={contrast: float(record[f"{contrast}_scale"]) for contrast in acquisitions},
             )
         )
-    compared = _rows(run_bounded(client, evaluate_session, tasks, progress=progress, text="evaluate"))
-    pairs = _rows(run_bounded(client, evaluate_pair, pairs_of(tasks), progress=progress, text="pairs of sessions"))
+    of_sessions = run_bounded(client, evaluate_session, tasks, progress=progress, text="evaluate")
+    compared = _rows(of_sessions)
+    of_pairs = run_bounded(client, evaluate_pair, pairs_of(tasks), progress=progress, text="pairs of sessions")
+    pairs = _rows(of_pairs)
     regions = [row for row in compared if row["kind"] == "regions"]
     return {
         "voxels": voxel_table(row for row in compared if row["kind"] == "voxels"),
