@@ -72,6 +72,21 @@ def finite(array: NDArray[Any]) -> NDArray[np.bool_]:
     return np.asarray(np.isfinite(array))
 
 
+def other_weights() -> bytes:
+    """A small checkpoint with weights that matter: of a fresh network the last layer is zero, whatever the rest."""
+    import torch
+
+    from qmri_core.checkpoint import checkpoint_bytes
+    from qmri_core.network import MapNetwork, NetworkSettings
+
+    network = MapNetwork(NetworkSettings(widths=(4, 4, 4), embedding=4))
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(0.05 * torch.randn(parameter.shape, generator=generator))
+    return checkpoint_bytes(network, {})
+
+
 def command(*arguments: object, code: str | None = None) -> list[str]:
     """Command line of ``qmri``; with ``code``, which is to call it with ``sys.argv[1:]``, of a changed one."""
     start = ["-m", "flows.cli"] if code is None else ["-c", code]

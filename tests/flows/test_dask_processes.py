@@ -18,14 +18,12 @@ from typing import Any
 import pytest
 from certificates import write_certificates
 from distributed import Client
-from end_to_end import ROOT, Processed, arrays, assert_same_arrays
+from end_to_end import ROOT, Processed, arrays, assert_same_arrays, other_weights
 
 from flows.clusters import ClusterError, dask_client, run_bounded
 from flows.infer import infer
 from flows.settings import Settings
 from flows.weights import resident_checkpoint
-from qmri_core.checkpoint import checkpoint_bytes
-from qmri_core.network import MapNetwork, NetworkSettings
 from storage.checkpoints import register
 from storage.cohort import catalogue
 
@@ -107,7 +105,7 @@ def by_hand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ByHand]:
 
 @pytest.fixture(scope="module")
 def weights() -> bytes:
-    return checkpoint_bytes(MapNetwork(NetworkSettings(widths=(4, 4, 4), embedding=4)), {})
+    return other_weights()
 
 
 def stale_copy(processed: Processed, folder: Path, weights: bytes) -> str:
