@@ -56,7 +56,7 @@ def test_the_literal_command_ingests_and_commits(running: Prefect, source: Path)
     assert cohort[group].sizes["session"] == 1
     assert float(cohort[group]["T1w"].max()) > 0
     messages = [snapshot.message for snapshot in history(open_repository(store))]
-    assert messages == ["Calibrate 1 groups", "Ingest 1 sessions", "Create the cohort"]
+    assert messages == ["Account of an ingest", "Calibrate 1 groups", "Ingest 1 sessions", "Create the cohort"]
     _check_artifacts(running, source)
 
 
