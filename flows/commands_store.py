@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -12,11 +11,7 @@ import typer
 from flows.options import Out, Store
 from flows.progress import reporting
 
-PLANNED = {
-    "export-bids": "Write maps as a BIDS derivatives dataset.",
-}
-"""Commands of the contract that are not there yet."""
-
+At = Annotated[str | None, typer.Option("--at", help="Tag, snapshot id or time; default: now.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do it without asking.")]
 
 
@@ -25,9 +20,7 @@ def add_to(app: typer.Typer) -> None:
     for command in (status, verify, history, rollback, compact, forget, migrate):
         app.command()(command)
     app.command("export-zarr")(export_zarr)
-    for name, purpose in PLANNED.items():
-        anything = {"allow_extra_args": True, "ignore_unknown_options": True}
-        app.command(name, help=f"{purpose} (not there yet)", context_settings=anything)(_not_there(name))
+    app.command("export-bids")(export_bids)
 
 
 def status(store: Store) -> None:
@@ -148,11 +141,7 @@ def migrate(store: Store) -> None:
     typer.echo(f"schema {before} -> {after}" if before != after else f"schema {after} is up to date")
 
 
-def export_zarr(
-    store: Store,
-    out: Out,
-    at: Annotated[str | None, typer.Option("--at", help="Tag, snapshot id or time; default: now.")] = None,
-) -> None:
+def export_zarr(store: Store, out: Out, at: At = None) -> None:
     """Write the cohort as a plain Zarr (version 3) hierarchy for tools that know no Icechunk."""
     from storage.exports import export_zarr as run
 
@@ -161,12 +150,13 @@ def export_zarr(
     typer.echo(f"{count} objects in {out}")
 
 
-def _not_there(name: str) -> Callable[[], None]:
-    def command() -> None:
-        typer.echo(f"qmri {name}: not there yet", err=True)
-        raise typer.Exit(1)
+def export_bids(store: Store, out: Out, at: At = None) -> None:
+    """Write the maps as a BIDS derivatives dataset."""
+    from storage.bids import export_bids as run
 
-    return command
+    with reporting("export") as progress:
+        count = run(store, out, at=at, progress=progress)
+    typer.echo(f"maps of {count} sessions in {out}")
 
 
 def _size(store: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +73,10 @@ def check_whole_chunks(array: zarr.Array[Any], slot: Slot, shape: tuple[int, ...
         raise StoreError(f"{slot.session}: {array.path} has volumes of {array.shape[1:]}, {shape} was given")
 
 
-def read_arrays(location: str | Path, slot: Slot, names: Sequence[str]) -> dict[str, NDArray[Any]]:
-    """One session's values of the variables as stored, from the last commit; runs on workers.
+def read_arrays(
+    location: str | Path, slot: Slot, names: Sequence[str], *, at: str | datetime | None = None
+) -> dict[str, NDArray[Any]]:
+    """One session's values of the variables as stored, from the last commit or that of ``at``; runs on workers.
 
     Not computed is NaN in float variables, `storage.schema.NOT_COMPUTED` in masks, empty in texts.
 
@@ -84,7 +87,7 @@ def read_arrays(location: str | Path, slot: Slot, names: Sequence[str]) -> dict[
     StorageFaultError
         If the store cannot be opened.
     """
-    session = readable_session(open_repository(location))
+    session = readable_session(open_repository(location), at)
     group = zarr.open_group(session.store, path=slot.group, mode="r", zarr_format=3)
     check_owner(group, slot)
     unknown = [name for name in names if name not in WORKER_VARIABLES and name not in SESSION_VARIABLES]

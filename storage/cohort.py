@@ -16,7 +16,7 @@ import zarr
 from storage.repository import Snapshot, StoreError, history, open_repository, readable_session, tag, writing
 from storage.schema import CATALOGUE_COLUMNS, IMAGE_NAMES, PER_SESSION, SESSION_VARIABLES
 from storage.slots import Placement, Slot, find_slots
-from storage.tables import array_of, column, groups_of, read_rows, read_table, write_table
+from storage.tables import column, group_of, groups_of, read_rows, read_table, write_table
 from storage.waves import Wave, begin_append, begin_update, commit, read_arrays, write_arrays
 
 __all__ = [
@@ -90,9 +90,10 @@ def sessions(location: str | Path, *, at: str | datetime | None = None) -> pd.Da
     root = _root(location, at)
     tables = []
     for path in sorted(set(groups_of(root).values())):
-        names = column(array_of(root, f"{path}/session"))
+        arrays = dict(group_of(root, path).arrays())  # all at once: opening them one by one takes longer than reading
+        names = column(arrays["session"])
         table: dict[str, Any] = {"session": names, "group": path, "index": range(len(names))}
-        table |= {variable.name: column(array_of(root, f"{path}/{variable.name}")) for variable in PER_SESSION}
+        table |= {variable.name: column(arrays[variable.name]) for variable in PER_SESSION}
         tables.append(pd.DataFrame(table))
     empty = pd.DataFrame(columns=["session", "group", "index", *(variable.name for variable in PER_SESSION)])
     return pd.concat(tables, ignore_index=True) if tables else empty

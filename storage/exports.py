@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
 from icechunk import IcechunkStore
 from zarr.core.buffer import default_buffer_prototype
 
-from storage.repository import StoreError, faults, open_repository, readable_session
+from storage.repository import StoreError, open_repository, readable_session
 
 AT_A_TIME = 64
 """Objects that are copied at the same time."""
@@ -42,20 +43,31 @@ def export_zarr(
     StoreError
         If there is no store, or ``out`` is there already.
     """
+    session = readable_session(open_repository(location), at)
+    with new_folder(out) as folder:
+        return asyncio.run(_copy(session.store, folder, progress or (lambda _done, _total: None)))
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """Folder to write to, which becomes ``out`` when everything is in it.
+
+    Raises
+    ------
+    StoreError
+        If ``out`` is there already, or cannot be written.
+    """
     if out.exists():
         raise StoreError(f"{out}: is there already; give the name of a new folder")
-    session = readable_session(open_repository(location), at)
     part = out.with_name(f".{out.name}.part")
-    if part.exists():
-        shutil.rmtree(part)  # of an export that was cut short
     try:
+        if part.exists():
+            shutil.rmtree(part)  # of an export that was cut short
         part.mkdir(parents=True)
-        with faults(location):
-            count = asyncio.run(_copy(session.store, part, progress or (lambda _done, _total: None)))
+        yield part
         part.rename(out)
     except OSError as error:
         raise StoreError(f"{out}: cannot be written ({error.strerror})") from error
-    return count
 
 
 async def _copy(store: IcechunkStore, folder: Path, progress: Callable[[int, int], None]) -> int:

@@ -361,5 +361,7 @@ def _first_line(error: Exception) -> str:
     """What an error says first; texts of the operating system without the path."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
+    if isinstance(error, FileNotFoundError):
+        return "what was there is missing; was the store deleted?"
     lines = (re.sub(r"^\W*(x )?", "", line).strip() for line in str(error).splitlines())  # icechunk draws a tree
     return next((line for line in lines if line), type(error).__name__)

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
     import xarray as xr
 
+MAX_TRIES = 20
+"""How often a commit is done again because others were faster."""
+
 TableName = Literal["calibration", "statistics"]
 
 
@@ -123,25 +126,42 @@ def write_table(
     *,
     message: str,
     metadata: Mapping[str, object] | None = None,
+    since: str | None = None,
 ) -> str:
     """Replace a table as a whole in one commit; the id of the new snapshot is returned.
+
+    Parameters
+    ----------
+    since
+        Snapshot whose table the new one was made from: if another process has written the table after that, nothing is
+        written. Without it the later one counts.
 
     Raises
     ------
     StoreError
-        If another writer committed in between.
+        If another process has written the table since, or others commit faster time and again.
     StorageFaultError
         If the storage does not answer.
     """
+    # fixed-width text has no stable Zarr type
+    text = {key: value.astype(object) for key, value in dataset.variables.items() if value.dtype.kind == "U"}
     with faults():
-        session = repository.writable_session(MAIN)
-        root = zarr.open_group(session.store, mode="a", zarr_format=3)
-        if name in root:
-            del root[name]
-        # fixed-width text has no stable Zarr type
-        text = {key: value.astype(object) for key, value in dataset.variables.items() if value.dtype.kind == "U"}
-        dataset.assign(text).to_zarr(session.store, group=name, mode="w", zarr_format=3, consolidated=False)
-        return finish(session, message, metadata or {})
+        for _ in range(MAX_TRIES):
+            session = repository.writable_session(MAIN)
+            if since is not None:
+                before, now = _load(repository.readonly_session(snapshot_id=since), name), _load(session, name)
+                is_same = before is None if now is None else before is not None and before.identical(now)
+                if not is_same:
+                    raise StoreError(f"another process has written the table {name} meanwhile; run it again")
+            root = zarr.open_group(session.store, mode="a", zarr_format=3)
+            if name in root:
+                del root[name]
+            dataset.assign(text).to_zarr(session.store, group=name, mode="w", zarr_format=3, consolidated=False)
+            try:
+                return str(session.commit(message, metadata=dict(metadata or {})))
+            except icechunk.ConflictError:
+                continue
+    raise StoreError(f"others committed to the store {MAX_TRIES} times while this did; run it again")
 
 
 def finish(session: icechunk.Session, message: str, metadata: Mapping[str, object]) -> str:
@@ -154,9 +174,12 @@ def finish(session: icechunk.Session, message: str, metadata: Mapping[str, objec
 
 def read_table(location: str | Path, name: TableName, *, at: str | datetime | None = None) -> xr.Dataset | None:
     """Load a table; ``None`` if it was never written."""
+    return _load(readable_session(open_repository(location), at), name)
+
+
+def _load(session: icechunk.Session, name: str) -> xr.Dataset | None:
     import xarray as xr
 
-    session = readable_session(open_repository(location), at)
     if name not in zarr.open_group(session.store, mode="r", zarr_format=3):
         return None
     with xr.open_zarr(session.store, group=name, consolidated=False, chunks=None) as dataset:

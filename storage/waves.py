@@ -23,7 +23,7 @@ from storage.arrays import check_whole_chunks, digest_of, digests_of, read_array
 from storage.repository import MAIN, STAGING, StorageFaultError, StoreError, faults, stage
 from storage.schema import AFFINE, DIGEST, IMAGE_NAMES, PER_SESSION, SESSION_VARIABLES, SHARED, Status
 from storage.slots import Placement, Slot, find_slots, place, remove, slots_in
-from storage.tables import array_of, assign, cell, check_rows, column, group_of, groups_of, write_rows
+from storage.tables import MAX_TRIES, array_of, assign, cell, check_rows, column, group_of, groups_of, write_rows
 
 __all__ = [
     "Wave",
@@ -35,9 +35,6 @@ __all__ = [
     "read_arrays",
     "write_arrays",
 ]
-
-MAX_REBASES = 20
-"""How often a commit is done again because others were faster."""
 
 _COMMITTED = {AFFINE.name, *(variable.name for variable in PER_SESSION)}
 _log = logging.getLogger(__name__)
@@ -159,7 +156,7 @@ def commit(
     with faults():
         if wave is not None:
             wave.session.merge(*{id(fork): fork for fork in forks}.values())
-        for _ in range(MAX_REBASES):
+        for _ in range(MAX_TRIES):
             base = repository.lookup_branch(MAIN) if wave is None else wave.base
             session = repository.writable_session(MAIN) if wave is None else wave.session
             root = zarr.open_group(session.store, mode="a", zarr_format=3)
@@ -174,7 +171,7 @@ def commit(
             _log.warning("another process committed to the store meanwhile; this wave is done again on top of it")
             if wave is not None:
                 wave = _rebased(repository, wave, records, entries)
-    raise StoreError(f"others committed to the store {MAX_REBASES} times while this did; run it again")
+    raise StoreError(f"others committed to the store {MAX_TRIES} times while this did; run it again")
 
 
 def _finish(

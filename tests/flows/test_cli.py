@@ -19,7 +19,6 @@ from tiny_cohort import GROUPS, make_store
 from typer.testing import CliRunner, Result
 
 from flows.cli import app, explain
-from flows.commands_store import PLANNED
 from flows.progress import reporting
 from flows.summary import RunSummary, summarise
 
@@ -82,13 +81,6 @@ def test_every_command_of_the_contract_is_there() -> None:
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     assert set(commands) == set(contract.split())
     assert all(command.help for command in commands.values())
-
-
-@pytest.mark.parametrize("name", PLANNED)
-def test_what_is_not_there_yet_says_so(name: str) -> None:
-    result = qmri(name, "something", "--store", "cohort")
-    assert result.exit_code == 1
-    assert f"qmri {name}: not there yet" in result.output
 
 
 @pytest.mark.parametrize(

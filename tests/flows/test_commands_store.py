@@ -84,7 +84,9 @@ def test_forget_asks_says_what_ends_and_the_next_ingest_leaves_the_session_out(
     assert name not in slots(store)
 
 
-def test_export_and_migrate(store: Path, tmp_path: Path) -> None:
+def test_exports_and_migrate(store: Path, tmp_path: Path) -> None:
+    assert "maps of 3 sessions" in qmri("export-bids", "--store", store, "--out", tmp_path / "bids").output
+    assert len(list((tmp_path / "bids").rglob("*_T1map.nii.gz"))) == 6
     assert "objects in" in qmri("export-zarr", "--store", store, "--out", tmp_path / "plain").output
     tree = xr.open_datatree(tmp_path / "plain", engine="zarr", consolidated=False)  # type: ignore[arg-type]
     assert {slot.group for slot in slots(store).values()} <= {path.strip("/") for path in tree.groups}

@@ -208,8 +208,22 @@ def test_rows_and_tables_are_committed_while_a_wave_is_open(store: Path) -> None
     assert verify(store) == []
 
 
+def test_a_table_that_another_process_has_written_meanwhile_is_not_overwritten(store: Path) -> None:
+    first, second = (xr.Dataset({"scale": ("row", [value])}) for value in (1.0, 2.0))
+    with writing(store) as repository:
+        since = repository.lookup_branch("main")
+        commit(repository, None, [], values={}, rows=[row("ses-9", "failed")], message="m", metadata={})
+        middle = write_table(repository, "calibration", first, message="first", since=since)
+        with pytest.raises(StoreError, match="has written the table calibration meanwhile"):
+            write_table(repository, "calibration", second, message="second", since=since)
+        write_table(repository, "calibration", second, message="second", since=middle)
+    stored = read_table(store, "calibration")
+    assert stored is not None
+    assert stored["scale"].values.tolist() == [2.0]
+
+
 def test_a_commit_that_is_overtaken_for_ever_gives_up(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waves, "MAX_REBASES", 2)
+    monkeypatch.setattr(waves, "MAX_TRIES", 2)
     rebased = waves._rebased
 
     def overtaken(repository: icechunk.Repository, *arguments: Any) -> Wave:
