@@ -79,6 +79,6 @@ def test_training_batches_against_the_network() -> None:
         step = (time.process_time() - began) / 5
     finally:
         torch.set_num_threads(threads)
-    print(f"slab {slab_seconds:.2f} s, batch {batch * 1e3:.0f} ms, step of the network {step * 1e3:.0f} ms: batches are "
-          f"{step / batch:.1f} times as fast as the network")  # fmt: skip
+    print(f"slab {slab_seconds:.2f} s, batch {batch * 1e3:.0f} ms, step of the network {step * 1e3:.0f} ms: "
+          f"batches are {step / batch:.1f} times as fast as the network")  # fmt: skip
     assert step / batch > 0.2
