@@ -12,6 +12,7 @@ import xarray as xr
 from flows.clusters import run_bounded
 from flows.progress import Progress, quiet
 from flows.stages import Outcome, SummariseTask, summarise_session
+from flows.staleness import maps_identity
 from flows.tables import records
 from qmri_core.statistics import Moments, inter_group_variation
 from storage.cohort import sessions, slots
@@ -58,10 +59,7 @@ def aggregate(store: str, *, client: Client, out: Path | None = None, progress: 
     stored = sessions(store)
     places = slots(store)
     with_maps = set(stored.loc[(stored["checkpoint_digest"] != "") & (stored["status"] != Status.FAILED), "session"])
-    made = {
-        str(row["session"]): f"{row['checkpoint_digest']},{row['calibration_version']},{row['input_digest']}"
-        for row in records(stored)
-    }
+    made = {str(row["session"]): maps_identity(row) for row in records(stored)}
     table = read_statistics(store)
     current = {
         str(row["session"])

@@ -6,14 +6,19 @@ that dies casts suspicion on few. Every item ends as a result or as an exception
 
 from __future__ import annotations
 
+import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
+import dask
+from dask.utils import parse_timedelta
 from distributed import CancelledError, Client, Future, KilledWorker
+from distributed.scheduler import NoValidWorkerError
 
 from flows.progress import Progress, quiet
 
@@ -23,10 +28,12 @@ Result = TypeVar("Result")
 HEARTBEAT = 15.0
 """Seconds without a result after which the scheduler is asked whether it still knows the tasks."""
 
-PATIENCE = 8
+PATIENCE = 20
 """Heartbeats without a worker after which a run gives up."""
 
 MAX_SUBMISSIONS = 3
+
+LOST = "the connection to the Dask scheduler is lost; what is stored stays, run again to resume"
 
 
 class ClusterError(RuntimeError):
@@ -48,6 +55,36 @@ def waves(items: Iterable[Item], size: int) -> Iterator[tuple[Item, ...]]:
         yield wave
 
 
+def waves_for(client: Client, items: Sequence[Item], per_worker: int) -> Iterator[tuple[Item, ...]]:
+    """``items`` in order, in tuples of ``per_worker`` for each worker thread that is there by then."""
+    done = 0
+    while done < len(items):
+        size = per_worker * max(1, threads(client))
+        yield tuple(items[done : done + size])
+        done += size
+
+
+def threads(client: Client, resource: str | None = None) -> int:
+    """Worker threads of the cluster; with ``resource``, workers that have it.
+
+    Raises
+    ------
+    ClusterError
+        If the scheduler is gone and does not come back in the time that the client gives it.
+    """
+    for _ in range(MAX_SUBMISSIONS):
+        while client.status == "connecting":  # ends: the client closes when its own time is over
+            time.sleep(0.1)
+        if client.status != "running":
+            break
+        with suppress(OSError):  # lost at this moment; the status tells
+            if resource is None:
+                return sum(client.nthreads().values())
+            workers = client.scheduler_info(n_workers=-1)["workers"].values()
+            return sum(1 for worker in workers if worker["resources"].get(resource))
+    raise ClusterError(LOST)
+
+
 def run_bounded(
     client: Client,
     function: Callable[[Item], Result],
@@ -58,6 +95,7 @@ def run_bounded(
     text: str = "",
     key: Callable[[Item], str] | None = None,
     heartbeat: float = HEARTBEAT,
+    resource: str | None = None,
 ) -> Iterator[tuple[Item, Result | BaseException]]:
     """Run ``function`` on every item on the cluster and yield each item with its result as it comes.
 
@@ -82,17 +120,21 @@ def run_bounded(
         Name of an item's task in Dask's logs and dashboard: pseudonyms only.
     heartbeat
         Seconds without a result after which the scheduler is asked about the tasks.
+    resource
+        Workers must have one of it for each item; default: any worker will do.
 
     Raises
     ------
     ClusterError
-        If the scheduler is gone or no worker is left.
+        If the scheduler is gone or no worker is left (for the time ``qmri.no-worker-timeout`` of Dask's configuration).
     """
     total = len(items) if isinstance(items, Sized) else 0
     done = 0
     suspects: list[Item] = []
-    runner = _Runner(client=client, function=function, key=key, heartbeat=heartbeat)
+    runner = _Runner(client=client, function=function, key=key, heartbeat=heartbeat, resource=resource)
     progress(0, total, text)
+    if isinstance(items, Sized) and not items:  # no reason to ask for workers
+        return
     for item, outcome in runner.run(items, in_flight):
         if isinstance(outcome, KilledWorker):
             suspects.append(item)
@@ -119,6 +161,7 @@ class _Runner(Generic[Item, Result]):
     function: Callable[[Item], Result]
     key: Callable[[Item], str] | None
     heartbeat: float
+    resource: str | None
 
     def run(self, items: Iterable[Item], in_flight: int | None) -> Iterator[tuple[Item, Result | BaseException]]:
         waiting = iter(items)
@@ -146,40 +189,41 @@ class _Runner(Generic[Item, Result]):
                     continue
                 yield flight.item, _outcome(future)
         finally:
-            if flights:
-                self.client.cancel(list(flights), force=True)
+            if flights and self.client.status == "running":
+                with suppress(OSError):
+                    self.client.cancel(list(flights), force=True)
 
     def _room(self, in_flight: int | None) -> int:
-        return in_flight or max(1, 2 * sum(self.client.nthreads().values()))
+        available = threads(self.client, self.resource)  # waits for a scheduler that comes back
+        return in_flight or max(1, 2 * available)
 
     def _submit(
         self, flight: _Flight[Item], flights: dict[Future[Any], _Flight[Item]], finished: SimpleQueue[Future[Any]]
     ) -> None:
         name = self.key(flight.item) if self.key else getattr(self.function, "__name__", "item")
-        future = self.client.submit(self.function, flight.item, key=f"{name}-{uuid.uuid4().hex}", pure=False)
+        resources: Mapping[str, float] | None = {self.resource: 1} if self.resource else None
+        future = self.client.submit(
+            self.function, flight.item, key=f"{name}-{uuid.uuid4().hex}", pure=False, resources=resources
+        )
         flights[future] = _Flight(flight.item, flight.submissions + 1)
         future.add_done_callback(finished.put)
 
     def _check_cluster(self, lonely: int) -> int:
-        if self.client.status not in {"running", "connecting"}:
-            raise ClusterError(
-                "the connection to the Dask scheduler is lost; what is stored stays, run again to resume"
-            )
-        if self.client.status == "running" and self.client.nthreads():
+        if threads(self.client, self.resource):
             return 0
-        if lonely + 1 >= PATIENCE:
-            raise ClusterError(
-                f"no Dask worker for {PATIENCE * self.heartbeat:.0f} s; what is stored stays, run again to resume"
-            )
+        patience = max(PATIENCE * self.heartbeat, parse_timedelta(dask.config.get("qmri.no-worker-timeout", 0)))
+        if (lonely + 1) * self.heartbeat >= patience:
+            raise ClusterError(f"no Dask worker for {patience:.0f} s; what is stored stays, run again to resume")
         return lonely + 1
 
     def _revive(
         self, flights: dict[Future[Any], _Flight[Item]], finished: SimpleQueue[Future[Any]]
     ) -> Iterator[tuple[Item, BaseException]]:
         """Submit again what the scheduler no longer works on at two heartbeats in a row."""
-        if self.client.status != "running":
+        try:
+            alive = set(self.client.run_on_scheduler(_alive, keys=[future.key for future in flights]))
+        except OSError:  # the next look at the cluster tells
             return
-        alive = set(self.client.run_on_scheduler(_alive, keys=[future.key for future in flights]))
         for future, flight in list(flights.items()):
             flight.missed = 0 if future.key in alive or future.done() else flight.missed + 1
             if flight.missed < 2:
@@ -210,6 +254,8 @@ def _outcome(future: Future[Any]) -> Any:  # noqa: ANN401 - the result of a user
         if future.cancelled():
             return ClusterError("the Dask scheduler cancelled this task")
         error = future.exception()
+        if isinstance(error, NoValidWorkerError):
+            return ClusterError("no Dask worker could take this task")
         return future.result() if error is None else error
     except CancelledError:
         return ClusterError("the Dask scheduler cancelled this task")

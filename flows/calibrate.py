@@ -14,7 +14,7 @@ from qmri_core.calibration import CalibrationError, ScaleCalibration, calibrate_
 from qmri_core.population import FieldStrengthError, population
 from storage.acquisitions import acquisitions_of
 from storage.cohort import sessions
-from storage.repository import writing
+from storage.repository import MAIN, writing
 from storage.tables import read_table, write_table
 
 COLUMNS = ("group", "contrast", "version", "reference")
@@ -31,6 +31,26 @@ def calibrate(store: str, *, again: bool = False, progress: Progress = quiet) ->
     str or None
         The new snapshot; None if there was nothing to do.
     """
+    if _new_versions(store, again, progress) is None:
+        return None
+    with writing(store) as repository:
+        since = repository.lookup_branch(MAIN)
+        made = _new_versions(store, again, progress)  # another process may have been faster
+        if made is None:
+            return None
+        merged, n_groups = made
+        return write_table(
+            repository,
+            "calibration",
+            xr.Dataset({name: ("row", merged[name].to_numpy()) for name in merged.columns}),
+            message=f"Calibrate {n_groups} groups",
+            metadata={"run": "calibrate"},
+            since=since,
+        )
+
+
+def _new_versions(store: str, again: bool, progress: Progress) -> tuple[pd.DataFrame, int] | None:
+    """The whole table with new versions, and of how many groups; None if none is due."""
     stored = sessions(store)
     if stored.empty:
         return None
@@ -47,14 +67,7 @@ def calibrate(store: str, *, again: bool = False, progress: Progress = quiet) ->
     if not rows:
         return None
     merged = pd.concat([table, pd.DataFrame(rows)], ignore_index=True) if not table.empty else pd.DataFrame(rows)
-    with writing(store) as repository:
-        return write_table(
-            repository,
-            "calibration",
-            xr.Dataset({name: ("row", merged[name].to_numpy()) for name in merged.columns}),
-            message=f"Calibrate {len({row['group'] for row in rows})} groups",
-            metadata={"run": "calibrate"},
-        )
+    return merged, len({row["group"] for row in rows})
 
 
 def read_calibrations(store: str) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Commands that process sessions: demo, simulate, inspect, ingest, calibrate, infer, aggregate, report, evaluate."""
+"""Commands that process sessions, from simulate to evaluate, and that start a deployment."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 
 from flows.options import (
     Assume,
+    BySoftware,
     Checkpoint,
     Out,
     Source,
@@ -20,6 +21,7 @@ from flows.options import (
     settings_or_usage_error,
 )
 from flows.progress import reporting
+from flows.weights import Promotion
 
 
 class OutputFormat(StrEnum):
@@ -31,7 +33,7 @@ class OutputFormat(StrEnum):
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands of this module, in the order in which they are used."""
-    for command in (demo, simulate, inspect, ingest, calibrate, infer, aggregate, report, evaluate):
+    for command in (demo, simulate, inspect, ingest, calibrate, train, infer, aggregate, report, evaluate, run):
         app.command()(command)
 
 
@@ -88,16 +90,16 @@ def simulate(
     )
 
 
-def inspect(source: Source, assume: Assume = None) -> None:
+def inspect(source: Source, assume: Assume = None, by_software: BySoftware = False) -> None:
     """Show what ingest would do, and why: one line per series."""
-    from flows.inspection import inspect_source, series_rows, session_rows
-    from flows.summary import unmatched_line
+    from flows.inspection import SMALL_GROUP, inspect_source, series_rows, session_rows
+    from flows.summary import files_line, unmatched_line
     from flows.tables import group_labels, text_table
     from storage.pseudonyms import load_key
 
     key = load_key(settings_or_usage_error().key_file)
     with reporting("read headers") as progress:
-        found = inspect_source(source, key=key, assume=assume, progress=progress)
+        found = inspect_source(source, key=key, assume=assume, by_software=by_software, progress=progress)
     labels = group_labels(list(found.group_sizes))
     rows = series_rows(found, labels)
     typer.echo(text_table(["session", "series", "decision", "reason", "group", "explanation"], rows))
@@ -105,10 +107,10 @@ def inspect(source: Source, assume: Assume = None) -> None:
         typer.echo("\n" + text_table(["session", "would be", "reason", "explanation"], incomplete))
     typer.echo()
     for group, label in labels.items():
-        typer.echo(f"{label} = {group} ({found.group_sizes[group]} sessions)")
-    typer.echo(
-        f"{found.n_files} files ({found.n_other_files} no images), {len(rows)} series, {len(found.plans)} sessions"
-    )
+        size = found.group_sizes[group]
+        small = ", a small group" if size < SMALL_GROUP else ""
+        typer.echo(f"{label} = {group} ({size} sessions{small})")
+    typer.echo(f"{len(rows)} series, {len(found.plans)} sessions; {files_line(found.n_files, found.other_files)}")
     for position in found.unmatched:
         typer.echo(unmatched_line(position), err=True)
 
@@ -120,15 +122,28 @@ def ingest(
         Path | None, typer.Option(help="Write a CSV of pseudonyms and identities here; keep it as safe as the source.")
     ] = None,
     assume: Assume = None,
+    by_software: BySoftware = False,
     workers: Workers = None,
 ) -> None:
     """Preprocess the sessions of SOURCE that are new or have changed into the store."""
+    from flows.ingest import index_beside
     from flows.ingest import ingest as run
     from storage.pseudonyms import load_key
 
-    key = load_key(settings_or_usage_error().key_file)
+    key_file = settings_or_usage_error().key_file
+    key = load_key(key_file)
     with cluster(workers) as client, reporting("ingest") as progress:
-        summary = run(source, store, key=key, linkage=linkage, assume=assume, client=client, progress=progress)
+        summary = run(
+            source,
+            store,
+            key=key,
+            linkage=linkage,
+            assume=assume,
+            by_software=by_software,
+            index=index_beside(key_file, source),
+            client=client,
+            progress=progress,
+        )
     finish(summary)
 
 
@@ -141,6 +156,23 @@ def calibrate(store: Store) -> None:
     typer.echo(
         f"calibrated, snapshot {snapshot}" if snapshot else "no group can be calibrated: the store has no sessions"
     )
+
+
+def train(
+    store: Store,
+    out: Annotated[Path, typer.Option(help="File for the weights, .safetensors.", show_default=False)],
+    steps: Annotated[int, typer.Option(min=1, help="Steps of training.")] = 1000,
+    seed: Annotated[int | None, typer.Option(help="Seed; default: new heads in each run.")] = None,
+    promote: Annotated[
+        Promotion, typer.Option(help="Whether inference uses the result; better: on held-out simulated batches.")
+    ] = Promotion.IF_BETTER,
+) -> None:
+    """Train the promoted checkpoint further on simulated heads, and keep the result in the store."""
+    from flows.train import train_model
+
+    with reporting("train") as progress:
+        result = train_model(store, out=out, steps=steps, seed=seed, promote=promote, progress=progress)
+    typer.echo(result.text())
 
 
 def infer(store: Store, checkpoint: Checkpoint = None, workers: Workers = None) -> None:
@@ -187,11 +219,32 @@ def evaluate(
     store: Store,
     truth: Annotated[Path, typer.Option(help="Truth folder of the simulated cohort.", show_default=False)],
     linkage: Annotated[Path, typer.Option(help="Linkage table that ingest has written.", show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="Folder for the tables as CSV and JSON.")] = None,
+    workers: Workers = None,
 ) -> None:
-    """Compare the maps of a simulated cohort with the truth, beside the null model."""
+    """Compare the maps of a simulated cohort with the truth, beside the null model and the voxelwise estimate."""
+    from flows.evaluate import DETAILS
     from flows.evaluate import evaluate as run
-    from flows.tables import WORTHLESS_ALONE, evaluation_table, text_table
+    from flows.tables import WORTHLESS_ALONE, detail_tables, evaluation_table, text_table
 
-    result = run(store, truth, linkage)
+    with cluster(workers) as client, reporting("evaluate") as progress:
+        result = run(store, truth, linkage, client=client, out=out, progress=progress)
     typer.echo(text_table(*evaluation_table(result.table)))
+    for title, header, rows in detail_tables({name: getattr(result, name) for name in DETAILS}):
+        typer.echo(f"\n{title}\n\n{text_table(header, rows)}")
     typer.echo(f"\n{WORTHLESS_ALONE}")
+
+
+def run(
+    name: Annotated[
+        str, typer.Argument(help="Bare name of the deployment, such as ingest-cohort.", show_default=False)
+    ],
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until the run has ended, and fail if it has.")] = False,
+) -> None:
+    """Start a deployment of the Prefect server by its bare name."""
+    from flows.deployed.trigger import trigger
+
+    state = trigger(name, wait=wait)
+    typer.echo(state.text)
+    if state.is_failed:
+        raise typer.Exit(1)

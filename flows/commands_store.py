@@ -1,42 +1,34 @@
-"""Commands about a store: status, verify, and those that are still to come."""
+"""Commands about a store: its state, its history, what is to stay of it, and copies for other tools."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
-from flows.options import Store
+from flows.options import Out, Store
 from flows.progress import reporting
 
-PLANNED = {
-    "train": "Train a network on the store.",
-    "history": "List the snapshots of the store.",
-    "rollback": "Go back to a tagged snapshot.",
-    "compact": "Remove what no snapshot needs.",
-    "forget": "Remove a session from the store and its history.",
-    "export-bids": "Write maps as a BIDS derivatives dataset.",
-    "export-zarr": "Write the cohort as a plain Zarr hierarchy.",
-    "run": "Start a deployment by its bare name.",
-}
-"""Commands of the contract that are not there yet."""
+At = Annotated[str | None, typer.Option("--at", help="Tag, snapshot id or time; default: now.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do it without asking.")]
 
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    app.command()(status)
-    app.command()(verify)
-    for name, purpose in PLANNED.items():
-        anything = {"allow_extra_args": True, "ignore_unknown_options": True}
-        app.command(name, help=f"{purpose} (not there yet)", context_settings=anything)(_not_there(name))
+    for command in (status, verify, history, rollback, compact, forget, migrate):
+        app.command()(command)
+    app.command("export-zarr")(export_zarr)
+    app.command("export-bids")(export_bids)
 
 
 def status(store: Store) -> None:
-    """Count the sessions by group, status and reason; tell the store's size and last snapshot."""
+    """Count the sessions by group and state; tell what is stale and why, the last runs, and the size."""
+    from flows.staleness import stale_sessions
     from flows.tables import group_labels, text_table
-    from storage.cohort import catalogue, history, open_repository
+    from storage.cohort import catalogue, open_repository
+    from storage.repository import iterate_history
 
     rows = catalogue(store)
     labels = group_labels([group for group in rows["group"] if group])
@@ -49,9 +41,17 @@ def status(store: Store) -> None:
     typer.echo()
     for group, label in labels.items():
         typer.echo(f"{label} = {group}")
-    last = history(open_repository(store))[0]
-    typer.echo(f"{len(rows)} sessions, {_size(Path(store)) / 1e6:.1f} MB")
-    typer.echo(f"last snapshot {last.id} of {last.time:%Y-%m-%d %H:%M:%S} UTC: {last.message}")
+    stale = Counter(stale_sessions(store).values())
+    for why, count in sorted(stale.items()):
+        typer.echo(f"stale: {count} sessions: {why}")
+    typer.echo(f"{len(rows)} sessions, {sum(stale.values())} stale, {_size(store)}")
+    typer.echo()
+    typer.echo("last runs:")
+    for _, snapshot in zip(range(LAST_RUNS), iterate_history(open_repository(store)), strict=False):
+        typer.echo(f"  {snapshot.time:%Y-%m-%d %H:%M:%S} UTC  {snapshot.id}  {snapshot.message}")
+
+
+LAST_RUNS = 5
 
 
 def verify(store: Store) -> None:
@@ -67,13 +67,103 @@ def verify(store: Store) -> None:
         raise typer.Exit(1)
 
 
-def _not_there(name: str) -> Callable[[], None]:
-    def command() -> None:
-        typer.echo(f"qmri {name}: not there yet", err=True)
-        raise typer.Exit(1)
+def history(
+    store: Store,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Most commits to list.")] = 30,
+) -> None:
+    """List the commits, newest first, with their tags; each can be opened again."""
+    from storage.repository import iterate_history, open_repository, tags
 
-    return command
+    repository = open_repository(store)
+    names: dict[str, list[str]] = {}
+    for name, snapshot_id in tags(repository).items():
+        names.setdefault(snapshot_id, []).append(name)
+    for _, snapshot in zip(range(limit), iterate_history(repository), strict=False):
+        named = f"  [{', '.join(names.pop(snapshot.id))}]" if snapshot.id in names else ""
+        facts = ", ".join(f"{key}={value}" for key, value in sorted(snapshot.metadata.items()))
+        typer.echo(f"{snapshot.time:%Y-%m-%d %H:%M:%S} UTC  {snapshot.id}  {snapshot.message}  ({facts}){named}")
+    for snapshot_id, others in names.items():
+        typer.echo(f"{'':23}  {snapshot_id}  [{', '.join(others)}] (not among the above)")
 
 
-def _size(folder: Path) -> int:
-    return sum(entry.stat().st_size for entry in folder.rglob("*") if entry.is_file())
+def rollback(
+    tag: Annotated[str, typer.Argument(help="Tag, snapshot id or time of the state to go back to.")], store: Store
+) -> None:
+    """Make an earlier state the current one; the present one stays under a tag."""
+    from storage.lifecycle import rollback as run
+
+    snapshot, saved = run(store, tag)
+    typer.echo(f"rolled back to {tag}; snapshot {snapshot}. What was current until now is tagged {saved}")
+
+
+def compact(
+    store: Store,
+    keep_days: Annotated[
+        float, typer.Option("--keep-days", min=0, help="Commits younger than this, and tagged ones, stay.")
+    ] = 30.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be done.")] = False,
+) -> None:
+    """Let old commits end that have no tag, and delete what nothing needs any more."""
+    from storage.lifecycle import compact as run
+
+    done = run(store, keep_days=keep_days, dry_run=dry_run)
+    would = "would end" if dry_run else "ended"
+    typer.echo(
+        f"{done.snapshots} commits {would}; {done.objects} objects, {done.bytes / 1e6:.1f} MB "
+        f"{'can be deleted already' if dry_run else 'deleted'}"
+    )
+
+
+def forget(
+    session: Annotated[str, typer.Argument(help="Pseudonym of the session.")], store: Store, yes: Yes = False
+) -> None:
+    """Remove a session from the store and from its history, for ever."""
+    from flows.options import settings_or_usage_error
+    from storage.forget import forget as run
+    from storage.forget import holding
+    from storage.pseudonyms import load_key
+
+    found = holding(store, session)
+    typer.echo(f"{session} will be removed; all earlier commits end, and cannot be opened or rolled back to any more")
+    if found.tags:
+        typer.echo(f"these tags end too, because they hold it: {', '.join(found.tags)}")
+    if not yes:
+        typer.confirm("Go on?", abort=True)
+    run(store, session, key=load_key(settings_or_usage_error().key_file))
+    typer.echo(f"{session} is forgotten, and will not be ingested again; group statistics change with `qmri aggregate`")
+
+
+def migrate(store: Store) -> None:
+    """Bring a store that an older version wrote up to date."""
+    from storage.lifecycle import migrate as run
+
+    before, after = run(store)
+    typer.echo(f"schema {before} -> {after}" if before != after else f"schema {after} is up to date")
+
+
+def export_zarr(store: Store, out: Out, at: At = None) -> None:
+    """Write the cohort as a plain Zarr (version 3) hierarchy for tools that know no Icechunk."""
+    from storage.exports import export_zarr as run
+
+    with reporting("export") as progress:
+        count = run(store, out, at=at, progress=progress)
+    typer.echo(f"{count} objects in {out}")
+
+
+def export_bids(store: Store, out: Out, at: At = None) -> None:
+    """Write the maps as a BIDS derivatives dataset."""
+    from storage.bids import export_bids as run
+
+    with reporting("export") as progress:
+        count = run(store, out, at=at, progress=progress)
+    typer.echo(f"maps of {count} sessions in {out}")
+
+
+def _size(store: str) -> str:
+    from storage.locations import local_path
+    from storage.repository import open_repository
+
+    folder = local_path(store)
+    if folder is None:
+        return f"{open_repository(store).total_chunks_storage() / 1e6:.1f} MB of chunks"
+    return f"{sum(entry.stat().st_size for entry in Path(folder).rglob('*') if entry.is_file()) / 1e6:.1f} MB"

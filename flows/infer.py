@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.calibrate import calibrate, current_calibrations
-from flows.clusters import run_bounded, waves
+from flows.clusters import inference_resource, run_bounded, waves_for
 from flows.ingest import CODE_VERSION
 from flows.progress import Progress, part_of, quiet
 from flows.stages import InferTask, Outcome, clear_maps, infer_session, outcome_of
+from flows.staleness import why_maps
 from flows.summary import RunSummary, summarise
 from flows.tables import records as records_of
+from flows.weights import Weights, chosen_weights
 from qmri_core.acquisition import CONTRASTS
-from qmri_core.checkpoint import load_checkpoint
 from qmri_core.inference import INFERENCE_VERSION
 from qmri_core.population import FieldStrengthError, population
 from storage.acquisitions import acquisitions_of
@@ -32,6 +33,8 @@ SESSIONS_PER_WORKER = 8
 def infer(store: str, *, client: Client, checkpoint: Path | None = None, progress: Progress = quiet) -> RunSummary:
     """Compute maps of all stored sessions that lack current ones.
 
+    Made with ``checkpoint``, else the one that the store has promoted, else the shipped one.
+
     Groups without a calibration get their first. Sessions of a field strength without population values keep their
     images and get no maps (reason ``field_strength``).
 
@@ -41,8 +44,7 @@ def infer(store: str, *, client: Client, checkpoint: Path | None = None, progres
         If the weights or the store cannot be used.
     """
     open_cohort(store).close()
-    checkpoint = checkpoint.resolve() if checkpoint is not None else None  # workers may run in another folder
-    digest = load_checkpoint(checkpoint).digest
+    weights = chosen_weights(store, checkpoint)
     calibrate(store, progress=progress)
     calibrations = current_calibrations(store)
     stored = sessions(store)
@@ -53,13 +55,12 @@ def infer(store: str, *, client: Client, checkpoint: Path | None = None, progres
     for name, record in sorted(records.items()):
         if record["status"] == Status.SKIPPED:  # its input has changed since its images were stored, and is not usable
             continue
-        reason = _obstacle(record, calibrations)
+        reason = obstacle(record, calibrations)
         if reason is not None:
             without[name] = reason
             continue
         version, scales, _ = calibrations[str(record["group"])]
-        made_with = f"{version}/{INFERENCE_VERSION}"
-        if record["checkpoint_digest"] == digest and record["calibration_version"] == made_with:
+        if not why_maps(record, checkpoint=weights.digest, calibration=made_with(version)):
             continue
         acquisitions = acquisitions_of(record)
         tasks.append(
@@ -70,23 +71,31 @@ def infer(store: str, *, client: Client, checkpoint: Path | None = None, progres
                     contrast: scales[contrast].session_scale(float(record[f"{contrast}_white_matter_signal"]))
                     for contrast in acquisitions
                 },
-                "made_with": made_with,
+                "made_with": made_with(version),
+                "input_digest": record["input_digest"],
             }
         )
     snapshot = _record_reasons(store, {n: r for n, r in without.items() if records[n]["reason"] != str(r)})
-    done = 0
-    for wave in waves(tasks, SESSIONS_PER_WORKER * max(1, sum(client.nthreads().values()))):
-        snapshot = _infer_wave(store, wave, client, checkpoint, digest, part_of(progress, done, len(tasks)))
+    done = by_others = 0
+    for wave in waves_for(client, tasks, SESSIONS_PER_WORKER):
+        written, committed = _infer_wave(store, wave, client, weights, part_of(progress, done, len(tasks)))
+        snapshot, by_others = committed or snapshot, by_others + len(wave) - written
         done += len(wave)
     rows = records_of(catalogue(store))
     return summarise(
         [(str(r["session"]), str(r["status"]), str(r["reason"]), str(r["stage"])) for r in rows],
-        unchanged=len(rows) - len(tasks),
+        unchanged=len(rows) - len(tasks) + by_others,
         snapshot=snapshot,
     )
 
 
-def _obstacle(record: Mapping[str, Any], calibrations: Mapping[str, object]) -> Reason | None:
+def made_with(calibration: int) -> str:
+    """What a session's maps rest on beside the weights: version of its group's calibration, and of the method."""
+    return f"{calibration}/{INFERENCE_VERSION}"
+
+
+def obstacle(record: Mapping[str, Any], calibrations: Mapping[str, object]) -> Reason | None:
+    """Why a stored session gets no maps."""
     try:
         population(float(record["magnetic_field_strength"]))
     except FieldStrengthError:
@@ -98,12 +107,17 @@ def _infer_wave(
     store: str,
     wave: Sequence[Mapping[str, Any]],
     client: Client,
-    checkpoint: Path | None,
-    digest: str,
+    weights: Weights,
     progress: Progress,
-) -> str:
-    planned = {item["slot"].session: item for item in wave}
+) -> tuple[int, str | None]:
+    """How many sessions were inferred, and the snapshot; those that another run has changed since are left alone."""
     with writing(store) as repository:
+        rows = {str(row["session"]): row for row in records_of(catalogue(store))}
+        planned = {
+            name: item for item in wave if _is_as_planned(rows.get(name := item["slot"].session), item, weights.digest)
+        }
+        if not planned:
+            return 0, None
         begun = begin_update(repository, sorted(planned))
         tasks = [
             InferTask(
@@ -111,8 +125,7 @@ def _infer_wave(
                 slot=slot,
                 acquisitions=planned[slot.session]["acquisitions"],
                 scales=planned[slot.session]["scales"],
-                checkpoint=checkpoint,
-                digest=digest,
+                weights=weights,
                 fork=begun.fork,
             )
             for slot in begun.slots.values()
@@ -120,19 +133,37 @@ def _infer_wave(
         outcomes = [
             outcome_of(task.slot.session, "infer", result)
             for task, result in run_bounded(
-                client, infer_session, tasks, progress=progress, text="infer", key=lambda task: task.slot.session
+                client,
+                infer_session,
+                tasks,
+                progress=progress,
+                text="infer",
+                key=lambda task: task.slot.session,
+                resource=inference_resource(client),
             )
         ]
         good = [outcome for outcome in outcomes if outcome.fork is not None]
-        return commit(
+        return len(planned), commit(
             repository,
             begun,
             [outcome.fork or clear_maps(store, begun.slots[outcome.session], begun.fork) for outcome in outcomes],
-            values={name: _values(item, digest) for name, item in planned.items()},
+            values={name: _values(item, weights.digest) for name, item in planned.items()},
             rows=[_row(outcome, planned[outcome.session]) for outcome in outcomes],
             message=f"Infer maps of {len(good)} sessions",
-            metadata={"run": "infer", "sessions": len(good), "checkpoint": digest, "code_version": CODE_VERSION},
+            metadata={
+                "run": "infer",
+                "sessions": len(good),
+                "checkpoint": weights.digest,
+                "code_version": CODE_VERSION,
+            },
         )
+
+
+def _is_as_planned(row: Mapping[str, Any] | None, item: Mapping[str, Any], digest: str) -> bool:
+    if row is None:
+        return False
+    is_stale = bool(why_maps(row, checkpoint=digest, calibration=item["made_with"]))
+    return bool(row["group"]) and row["input_digest"] == item["input_digest"] and is_stale
 
 
 def _values(item: Mapping[str, Any], digest: str) -> dict[str, object]:

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from importlib.metadata import version
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.calibrate import calibrate
-from flows.clusters import run_bounded, waves
-from flows.plan import SessionPlan, plan_sessions, unmatched_entries
+from flows.clusters import run_bounded, waves_for
+from flows.ingest_plans import SourcePlans, known_rows
+from flows.ingest_rows import CODE_VERSION, is_done, row_of, values_of
+from flows.plan import SessionPlan, unmatched_entries
 from flows.progress import Progress, part_of, quiet
-from flows.stages import IngestTask, Outcome, ingest_session, outcome_of
-from flows.summary import RunSummary, summarise
-from flows.tables import records
-from qmri_core.preprocessing.session import PREPROCESSING_VERSION
-from storage.acquisitions import acquisition_values
+from flows.stages import IngestTask, ingest_session, outcome_of
+from flows.summary import RunSummary
+from storage.accounts import write_account
 from storage.assumptions import Assumption, Override, load_entries
-from storage.cohort import catalogue
-from storage.discovery import Discovery, discover
-from storage.repository import StoreError, writing
-from storage.schema import Status
+from storage.discovery import Discovery, LinkageRow, scan_source
+from storage.index import Scan, ScanTask, not_scanned, scan_files
+from storage.pseudonyms import key_path
+from storage.repository import writing
 from storage.waves import begin_append, commit
 
 if TYPE_CHECKING:
@@ -30,7 +32,8 @@ if TYPE_CHECKING:
 
 SESSIONS_PER_WORKER = 4
 """In one wave: a wave is what a kill can cost, a commit and idle workers at its end are what every wave costs."""
-CODE_VERSION = version("qmri-cohort")
+
+__all__ = ["CODE_VERSION", "index_beside", "ingest", "write_linkage"]
 
 
 def ingest(
@@ -41,12 +44,22 @@ def ingest(
     client: Client,
     linkage: Path | None = None,
     assume: Path | None = None,
+    by_software: bool = False,
+    index: Path | None = None,
     progress: Progress = quiet,
 ) -> RunSummary:
     """Bring every session of ``source`` into the store, or record why not.
 
     Sessions whose input, code and preprocessing have not changed since they were last seen are left alone, failed
-    ones too. Safe to kill at any time: what is committed stays, a re-run does the rest.
+    ones too. Safe to kill at any time: what is committed stays, a re-run does the rest. Memory does not grow with the
+    source but for some hundred bytes per session.
+
+    Parameters
+    ----------
+    by_software
+        Tell scanners with another software version apart as scanners.
+    index
+        File of the user that keeps what was read of the source; see `storage.discovery.scan_source`.
 
     Raises
     ------
@@ -57,57 +70,80 @@ def ingest(
         with writing(store, create=True):
             pass  # a store that cannot be written is found out before hours of work
     entries = load_entries(assume) if assume is not None else ()
-    assumptions = [entry for entry in entries if isinstance(entry, Assumption)]
-    found = discover(
-        source, key=key, assume=assumptions, progress=lambda done, total: progress(done, total, "discover")
-    )
-    if linkage is not None:
-        write_linkage(found, linkage)
-    plans = plan_sessions(found.series, [entry for entry in entries if isinstance(entry, Override)])
-    known = _known(store)
-    fresh = [plan for plan in plans if not _is_done(plan, known)]
-    to_do = sorted((plan for plan in fresh if plan.placement is not None), key=lambda plan: plan.session)
-    snapshot = _record_skipped(store, [plan for plan in fresh if plan.placement is None])
-    done = 0
-    size = SESSIONS_PER_WORKER * max(1, sum(client.nthreads().values()))
-    for wave in waves(to_do, size):
-        snapshot = _ingest_wave(store, wave, client, part_of(progress, done, len(to_do)))
-        done += len(wave)
-    snapshot = calibrate(store, progress=progress) or snapshot
-    summary = _summary(plans, store, unchanged=len(plans) - len(fresh), snapshot=snapshot)
-    return replace(summary, unmatched=unmatched_entries(entries, found.unmatched, plans))
+    with scan_source(
+        source,
+        key=key,
+        assume=[entry for entry in entries if isinstance(entry, Assumption)],
+        progress=lambda done, total: progress(done, total, "discover"),
+        index=index,
+        runner=lambda tasks: _scan_on_workers(client, tasks),
+    ) as scanned:
+        if linkage is not None:
+            write_linkage((scanned.session(session)[1] for session in scanned.sessions), linkage)
+        overrides = [entry for entry in entries if isinstance(entry, Override)]
+        run = SourcePlans(scanned, store, key, overrides, by_software)
+        to_do, snapshot = run.sort_out()
+        done = by_others = 0
+        for wave in waves_for(client, to_do, SESSIONS_PER_WORKER):
+            plans = [run.plan(session) for session in wave]
+            written, committed = _ingest_wave(store, plans, client, part_of(progress, done, len(to_do)))
+            snapshot, by_others = committed or snapshot, by_others + len(wave) - written
+            done += len(wave)
+        snapshot = calibrate(store, progress=progress) or snapshot
+        summary = run.summary(snapshot, by_others)
+        unmatched = unmatched_entries(entries, scanned.unmatched, run.used)
+    with writing(store) as repository:
+        snapshot = write_account(repository, summary.account()) or snapshot
+    return replace(summary, unmatched=unmatched, snapshot=snapshot)
 
 
-def write_linkage(found: Discovery, path: Path) -> None:
+def index_beside(key_file: Path | None, source: Path) -> Path | None:
+    """Where a user's index of a source is kept: beside the key. None where nothing can be written there."""
+    folder = (key_file or key_path()).parent / "index"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError:
+        return None
+    return folder / f"{hashlib.sha256(os.fsencode(source.absolute())).hexdigest()[:16]}.sqlite"
+
+
+def write_linkage(rows: Iterable[LinkageRow] | Discovery, path: Path) -> None:
     """Write which session is whose: CSV for the user alone, readable by nobody else; never into the store."""
     path.touch(mode=0o600)
     path.chmod(0o600)  # of a file that was there before, too
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["session", "patient_id", "study_instance_uid", "path"])
-        writer.writerows((row.session, row.patient_id, row.study_instance_uid, row.path) for row in found.linkage)
+        rows = rows.linkage if isinstance(rows, Discovery) else rows
+        writer.writerows((row.session, row.patient_id, row.study_instance_uid, row.path) for row in rows)
 
 
-def _known(store: str) -> Mapping[str, Mapping[str, object]]:
-    return {str(row["session"]): row for row in records(catalogue(store))}
+def _scan_on_workers(client: Client, tasks: Iterable[ScanTask]) -> Iterator[list[Scan]]:
+    """Scan batches of files on the cluster, the first one here: small sources need no more.
+
+    A file that costs a worker its life is told as unreadable.
+    """
+    rest = iter(tasks)
+    yield from map(scan_files, islice(rest, 1))
+    if (second := next(rest, None)) is None:
+        return
+    for task, scans in run_bounded(client, scan_files, chain((second,), rest), text="discover"):
+        if not isinstance(scans, BaseException):
+            yield scans
+            continue
+        alone = [replace(task, paths=(path,)) for path in task.paths]
+        for one, result in run_bounded(client, scan_files, alone, in_flight=1):
+            yield [not_scanned(one.paths[0])] if isinstance(result, BaseException) else result
 
 
-def _is_done(plan: SessionPlan, known: Mapping[str, Mapping[str, object]]) -> bool:
-    row = known.get(plan.session)
-    return row is not None and all(row[name] == value for name, value in _versions(plan).items())
-
-
-def _versions(plan: SessionPlan) -> dict[str, object]:
-    return {
-        "input_digest": plan.input_digest,
-        "code_version": CODE_VERSION,
-        "preprocessing_version": str(PREPROCESSING_VERSION),
-    }
-
-
-def _ingest_wave(store: str, wave: Sequence[SessionPlan], client: Client, progress: Progress) -> str:
-    plans = {plan.session: plan for plan in wave}
+def _ingest_wave(store: str, wave: Sequence[SessionPlan], client: Client, progress: Progress) -> tuple[int, str | None]:
+    """How many sessions were written, and the snapshot; what another run has done since the plan is left alone."""
     with writing(store) as repository:
+        known = known_rows(store)
+        wave = [plan for plan in wave if not is_done(plan, known.get(plan.session))]
+        if not wave:
+            return 0, None
+        plans = {plan.session: plan for plan in wave}
         begun = begin_append(repository, [plan.placement for plan in wave if plan.placement is not None])
         tasks = [
             IngestTask(
@@ -127,82 +163,12 @@ def _ingest_wave(store: str, wave: Sequence[SessionPlan], client: Client, progre
             )
         ]
         outcomes.sort(key=lambda outcome: outcome.session)
-        return commit(
+        return len(wave), commit(
             repository,
             begun,
             [outcome.fork for outcome in outcomes if outcome.fork is not None],
-            values={o.session: _values(plans[o.session], o) for o in outcomes if o.fork is not None},
-            rows=[_row(plans[o.session], o) for o in outcomes],
+            values={o.session: values_of(plans[o.session], o) for o in outcomes if o.fork is not None},
+            rows=[row_of(plans[o.session], o) for o in outcomes],
             message=f"Ingest {len(outcomes)} sessions",
             metadata={"run": "ingest", "sessions": len(outcomes), "code_version": CODE_VERSION},
         )
-
-
-def _values(plan: SessionPlan, outcome: Outcome) -> dict[str, object]:
-    first = next(iter(plan.chosen.values()))
-    values: dict[str, object] = {
-        "sex": first.sex,
-        "age": first.age,
-        "day": first.day,
-        "magnetic_field_strength": first.header.magnetic_field_strength,
-        **outcome.values,
-    }
-    for acquisition in plan.acquisitions.values():
-        values |= acquisition_values(acquisition)
-    return values
-
-
-def _row(plan: SessionPlan, outcome: Outcome | None = None) -> dict[str, object]:
-    row: dict[str, object] = {
-        "session": plan.session,
-        "person": plan.person,
-        "status": str(plan.status),
-        "reason": str(plan.reason or ""),
-        "explanation": plan.explanation,
-        "contrasts": ",".join(plan.chosen),
-        "n_series": len(plan.series),
-        "stage": "plan" if plan.placement is None else "",
-        "error": "",
-        **_versions(plan),
-    }
-    if plan.placement is not None:
-        row |= {"scanner": plan.placement.scanner, "protocol": plan.placement.protocol}
-    if outcome is not None:
-        row["duration"] = outcome.duration
-        if outcome.status is Status.FAILED:
-            row |= {
-                "status": str(outcome.status),
-                "reason": str(outcome.reason),
-                "stage": outcome.stage,
-                "error": outcome.error,
-                "explanation": outcome.explanation,
-            }
-    return row
-
-
-def _record_skipped(store: str, plans: Sequence[SessionPlan]) -> str | None:
-    if not plans:
-        return None
-    with writing(store) as repository:
-        return commit(
-            repository,
-            None,
-            [],
-            values={},
-            rows=[_row(plan) for plan in plans],
-            message=f"Record {len(plans)} skipped sessions",
-            metadata={"run": "ingest", "skipped": len(plans), "code_version": CODE_VERSION},
-        )
-
-
-def _summary(plans: Sequence[SessionPlan], store: str, *, unchanged: int, snapshot: str | None) -> RunSummary:
-    known = _known(store)
-    lost = [plan.session for plan in plans if plan.session not in known]
-    if lost:
-        raise StoreError(f"{len(lost)} sessions are in no state after the run: {', '.join(lost[:5])}")
-    rows = [known[plan.session] for plan in plans]
-    return summarise(
-        [(str(row["session"]), str(row["status"]), str(row["reason"]), str(row["stage"])) for row in rows],
-        unchanged=unchanged,
-        snapshot=snapshot,
-    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,14 +13,20 @@ from storage.discovery import discover
 
 Rows = list[tuple[str, ...]]
 
+SMALL_GROUP = 5
+"""Sessions; the calibration of a group with fewer rests on few people."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inspection:
-    """Plans of all sessions of a source; ``unmatched`` holds the positions of assume entries that matched nothing."""
+    """Plans of all sessions of a source; ``unmatched`` holds the positions of assume entries that matched nothing.
+
+    ``other_files`` counts the files that are no image that is read, by reason.
+    """
 
     plans: tuple[SessionPlan, ...]
     n_files: int
-    n_other_files: int
+    other_files: Mapping[str, int]
     unmatched: tuple[int, ...]
 
     @property
@@ -30,9 +36,14 @@ class Inspection:
 
 
 def inspect_source(
-    source: Path, *, key: bytes, assume: Path | None = None, progress: Callable[[int, int], None] | None = None
+    source: Path,
+    *,
+    key: bytes,
+    assume: Path | None = None,
+    by_software: bool = False,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Inspection:
-    """Discover, classify and group a source as ingest does.
+    """Discover, classify and group a source as ingest into an empty store does.
 
     Raises
     ------
@@ -42,12 +53,14 @@ def inspect_source(
     entries = load_entries(assume) if assume is not None else ()
     assumptions = [entry for entry in entries if isinstance(entry, Assumption)]
     found = discover(source, key=key, assume=assumptions, progress=progress)
-    plans = plan_sessions(found.series, [entry for entry in entries if isinstance(entry, Override)])
+    overrides = [entry for entry in entries if isinstance(entry, Override)]
+    plans = plan_sessions(found.series, overrides, by_software=by_software)
+    used = [entry for plan in plans for entry in plan.overrides]
     return Inspection(
         plans=tuple(plans),
         n_files=found.n_files,
-        n_other_files=sum(found.unreadable.values()),
-        unmatched=unmatched_entries(entries, found.unmatched, plans),
+        other_files=found.unreadable,
+        unmatched=unmatched_entries(entries, found.unmatched, used),
     )
 
 

@@ -30,7 +30,17 @@ Workers = Annotated[
 Assume = Annotated[
     Path | None,
     typer.Option(
-        "--assume", help="YAML list: what is stated where headers are silent, or overrides the model of a group."
+        "--assume",
+        envvar="QMRI_ASSUME",
+        help="YAML list: what is stated where headers are silent, or overrides the model of a group.",
+    ),
+]
+BySoftware = Annotated[
+    bool,
+    typer.Option(
+        "--by-software",
+        envvar="QMRI_BY_SOFTWARE",
+        help="Tell scanners with another software version apart as scanners.",
     ),
 ]
 Out = Annotated[Path, typer.Option("--out", help="Folder to write to.", show_default=False)]
@@ -54,10 +64,10 @@ def settings_or_usage_error(**values: object) -> Settings:
 
 @contextmanager
 def cluster(workers: int | None) -> Iterator[Client]:
-    """Client of the cluster that the settings and the command's ``--workers`` ask for."""
-    from flows.clusters import dask_client
+    """Client of the cluster that the settings and the command's ``--workers`` ask for; starts when it is first used."""
+    from flows.clusters import client_on_demand
 
-    with dask_client(settings_or_usage_error(workers=workers)) as client:
+    with client_on_demand(settings_or_usage_error(workers=workers)) as client:
         yield client
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as Many
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 
 import numpy as np
 
 from qmri_core.acquisition import CONTRASTS, Acquisition, AcquisitionError, Contrast, Sequence
 from qmri_core.classification import Decision, SkipReason
-from qmri_core.grouping import canonical_spacing, grid_of, protocol_key, scanner_key
+from qmri_core.grouping import canonical_spacing, grid_of, protocol_keys, scanner_key, settle
 from qmri_core.physics.header import acquisition_from_header
 from storage.assumptions import Assumption, Override, overriding
 from storage.schema import Reason, Status
@@ -44,19 +45,96 @@ class SessionPlan:
     input_digest: str = ""
     overrides: tuple[Override, ...] = field(default=(), repr=False)
     """What the user states of the models of this session's group."""
+    groups: tuple[str, ...] = ()
+    """Groups that the session may belong to, by headers alone: its own, and those behind bin edges that it is near."""
+
+    @property
+    def content(self) -> str:
+        """Digest of the T1w pixels; equal for the same images under other identifiers. Empty if not known."""
+        t1w = self.chosen.get(Contrast.T1W)
+        return t1w.content if t1w is not None and self.placement is not None else ""
+
+    @property
+    def series_text(self) -> str:
+        """What was decided on each series, as compact JSON: number, contrast or reason, explanation."""
+        rows = [
+            [one.number, str(decision.contrast if decision.reason is None else decision.reason), decision.explanation]
+            for one, decision in zip(self.series, self.decisions, strict=True)
+        ]
+        return json.dumps(rows, separators=(",", ":"))
 
 
-def plan_sessions(series: Iterable[Series], overrides: Many[Override] = ()) -> list[SessionPlan]:
-    """One plan per session, in the order of the session pseudonyms."""
+def plan_sessions(
+    series: Iterable[Series], overrides: Many[Override] = (), *, by_software: bool = False
+) -> list[SessionPlan]:
+    """One plan per session, in the order of the session pseudonyms, as into an empty store."""
     ordered = sorted(series, key=lambda one: (one.session, one.number, one.digest))
-    return [plan_session(tuple(members), overrides) for _, members in groupby(ordered, key=lambda one: one.session)]
+    members = {session: tuple(group) for session, group in groupby(ordered, key=lambda one: one.session)}
+    first = [plan_session(one, overrides, by_software=by_software) for one in members.values()]
+    agreed = agree(first, {})
+    return [finish_plan(plan, agreed, overrides, by_software=by_software) for plan in first]
 
 
-def plan_session(members: tuple[Series, ...], overrides: Many[Override] = ()) -> SessionPlan:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agreement:
+    """What only all sessions together tell: the group of each, and which hold the same images as another."""
+
+    groups: Mapping[str, str] = field(default_factory=dict, repr=False)
+    twins: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+def agree(plans: Iterable[SessionPlan], stored: Mapping[str, str]) -> Agreement:
+    """Settle groups and find images that occur twice; of ``plans`` little is kept.
+
+    Parameters
+    ----------
+    plans
+        First plans of all sessions of a source, see `plan_session`.
+    stored
+        Group of each session that the store holds.
+    """
+    candidates: dict[str, tuple[str, ...]] = {}
+    holders: dict[str, list[str]] = defaultdict(list)
+    for plan in plans:
+        if plan.placement is None:
+            continue
+        candidates[plan.session] = plan.groups
+        if plan.content:
+            holders[plan.content].append(plan.session)
+    twins: dict[str, str] = {}
+    for sessions in holders.values():
+        first, *others = sorted(sessions, key=lambda session: (session not in stored, session))
+        twins |= dict.fromkeys(others, first)
+    return Agreement(groups=settle(candidates, stored), twins=twins)
+
+
+def finish_plan(
+    plan: SessionPlan, agreed: Agreement, overrides: Many[Override] = (), *, by_software: bool = False
+) -> SessionPlan:
+    """Make the final plan of a session from its first one."""
+    twin = agreed.twins.get(plan.session)
+    if twin is not None:
+        return replace(
+            plan,
+            status=Status.SKIPPED,
+            reason=Reason.DUPLICATE,
+            explanation=f"its T1w image is that of session {twin}, under other identifiers",
+            placement=None,
+        )
+    group = agreed.groups.get(plan.session)
+    if group is None or plan.placement is None or group == plan.placement.group:
+        return plan
+    return plan_session(plan.series, overrides, by_software=by_software, group=group)
+
+
+def plan_session(
+    members: tuple[Series, ...], overrides: Many[Override] = (), *, by_software: bool = False, group: str = ""
+) -> SessionPlan:
     """Decide on one session from the records of its series.
 
-    The group follows from headers alone. The first of ``overrides`` that matches it and a contrast changes that
-    contrast's acquisition, and with it the digest of the input.
+    The group follows from headers alone, unless ``group`` names another one of the session's candidates. The first of
+    ``overrides`` that matches the group and a contrast changes that contrast's acquisition, and with it the digest of
+    the input. With ``by_software`` another software version makes another scanner.
     """
     decisions = decide_session(members)
     chosen = {
@@ -84,7 +162,8 @@ def plan_session(members: tuple[Series, ...], overrides: Many[Override] = ()) ->
 
     absent = [contrast for contrast in CONTRASTS if contrast not in chosen]
     if Contrast.T1W in absent or len(chosen) < MIN_CONTRASTS:
-        return skipped(Reason.MISSING_CONTRAST, _what_is_missing(chosen, absent, decisions))
+        reason = Reason.NO_PARAMETERS if _is_silent(decisions) else Reason.MISSING_CONTRAST
+        return skipped(reason, _what_is_missing(chosen, absent, decisions))
     decided = {decision.contrast: decision.sequence for decision in decisions if decision.reason is None}
     sequences: dict[Contrast, Sequence] = {}
     acquisitions: dict[Contrast, Acquisition] = {}
@@ -101,10 +180,10 @@ def plan_session(members: tuple[Series, ...], overrides: Many[Override] = ()) ->
             return skipped(Reason.NO_PARAMETERS, f"{error}; state what is missing with --assume")
     t1w = chosen[Contrast.T1W]
     spacings = {contrast: canonical_spacing(np.asarray(one.affine)) for contrast, one in chosen.items()}
-    protocol = protocol_key(acquisitions, spacings)
-    placement = Placement(
-        session=t1w.session, scanner=scanner_key(t1w.header, t1w.device), protocol=protocol, grid=grid_of(protocol)
-    )
+    scanner = scanner_key(t1w.header, t1w.device, software=by_software)
+    protocols = protocol_keys(acquisitions, spacings)
+    protocol = group.partition("/")[2] or protocols[0]
+    placement = Placement(session=t1w.session, scanner=scanner, protocol=protocol, grid=grid_of(protocol))
     applied |= {c: entry for c in chosen if (entry := overriding(overrides, placement.group, c)) is not None}
     if applied:
         digest = _digest([digest, *(f"{c} {sorted(entry.model.items())}" for c, entry in applied.items())])
@@ -131,20 +210,30 @@ def plan_session(members: tuple[Series, ...], overrides: Many[Override] = ()) ->
         placement=placement,
         input_digest=digest,
         overrides=tuple(applied.values()),
+        groups=tuple(f"{scanner}/{one}" for one in protocols),
     )
 
 
 def unmatched_entries(
-    entries: Many[Assumption | Override], unmatched: Iterable[int], plans: Many[SessionPlan]
+    entries: Many[Assumption | Override], unmatched: Iterable[int], used: Iterable[Override]
 ) -> tuple[int, ...]:
-    """Positions of the assume entries that matched nothing, where ``unmatched`` counts those with ``match`` only."""
+    """Positions of the assume entries that matched nothing.
+
+    ``unmatched`` counts those with ``match`` only; ``used`` are the overrides that some plan holds.
+    """
     places = [place for place, entry in enumerate(entries) if isinstance(entry, Assumption)]
-    unused = [
-        place
-        for place, entry in enumerate(entries)
-        if isinstance(entry, Override) and not any(entry in plan.overrides for plan in plans)
-    ]
+    applied = list(used)
+    unused = [place for place, entry in enumerate(entries) if isinstance(entry, Override) and entry not in applied]
     return tuple(sorted([*unused, *(places[index] for index in unmatched)]))
+
+
+def _is_silent(decisions: Iterable[Decision]) -> bool:
+    """Whether headers without numbers are why the session has no contrast: nothing else could be one."""
+    anatomical = [one for one in decisions if one.reason in {None, *_MAY_BE_CONTRAST}]
+    return bool(anatomical) and all(one.reason is SkipReason.NO_PARAMETERS for one in anatomical)
+
+
+_MAY_BE_CONTRAST = {SkipReason.NO_PARAMETERS, SkipReason.CONTRAST_UNKNOWN, SkipReason.DUPLICATE}
 
 
 def _what_is_missing(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "QMRI_"
+CLUSTERS = ("local", "gpu", "slurm", "kubernetes")
+"""What starts with a run and ends with it: processes of this machine, one per GPU of it, Slurm jobs, pods."""
 T = TypeVar("T")
 
 
@@ -27,13 +29,23 @@ class Settings(BaseSettings):
     store
         Location of the cohort store: a path or the address of an object store.
     scheduler
-        Address of a running Dask scheduler (``tcp://host:8786``); unset, worker processes start on this machine.
+        Where Dask workers are: the address of a running scheduler (``tcp://host:8786``), or one of `CLUSTERS`; unset
+        is ``local``: worker processes start on this machine.
     checkpoint
         Network weights to use instead of the promoted or the shipped ones.
     key_file
         Key of the pseudonyms; unset, the one in the user's configuration folder.
+    assume
+        YAML file with what headers are silent about.
+    by_software
+        Tell scanners with another software version apart as scanners.
+    report
+        Folder for the report and the tables of a deployment; unset, beside a local store.
     workers
-        Worker processes on this machine; unset, as many as cores and memory allow.
+        Worker processes; unset, as many as the machine's cores and memory, its GPUs, or the cluster's own
+        configuration allow.
+    tls_ca, tls_cert, tls_key
+        PEM files: scheduler and workers then talk by TLS only, with certificates that this authority has signed.
     debug
         Show the traceback of an error.
     """
@@ -45,15 +57,30 @@ class Settings(BaseSettings):
     scheduler: str | None = None
     checkpoint: Path | None = None
     key_file: Path | None = None
+    assume: Path | None = None
+    by_software: bool = False
+    report: Path | None = None
+    tls_ca: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
     workers: Annotated[int, Field(ge=1, le=4096)] | None = None
     debug: bool = False
 
     @field_validator("scheduler")
     @classmethod
     def _is_address(cls, value: str | None) -> str | None:
-        if value is not None and "://" not in value:
-            raise ValueError("not the address of a Dask scheduler such as tcp://host:8786")
+        if value is not None and "://" not in value and value not in CLUSTERS:
+            raise ValueError(
+                f"neither the address of a Dask scheduler such as tcp://host:8786 nor one of {', '.join(CLUSTERS)}"
+            )
         return value
+
+    @model_validator(mode="after")
+    def _has_all_certificates(self) -> Self:
+        given = [name for name in ("tls_ca", "tls_cert", "tls_key") if getattr(self, name) is not None]
+        if given and len(given) < 3:
+            raise ValueError(f"{PREFIX}{given[0].upper()} is set: TLS needs {PREFIX}TLS_CA, _CERT and _KEY together")
+        return self
 
     def require_source(self) -> Path:
         """Return ``source``; raise `SettingsError` naming the variable where it is unset."""
@@ -86,7 +113,9 @@ def _required(value: T | None, name: str) -> T:
 
 
 def _explain(location: tuple[int | str, ...], message: str, given: dict[str, Any]) -> str:
-    name = str(location[0]) if location else "settings"
+    if not location:
+        return message.removeprefix("Value error, ")
+    name = str(location[0])
     variable = PREFIX + name.upper()
     value = given.get(name, os.environ.get(variable))
     return f"{variable}={value}: {message}" if name in Settings.model_fields else f"{name}: there is no such setting"

@@ -16,13 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flows.bounded import ClusterError
 from qmri_core.acquisition import Acquisition, Contrast
+from storage.locations import StorageFaultError
 from storage.schema import Reason, Status
 from storage.series import ReadError, Series
 
 if TYPE_CHECKING:
     from icechunk import ForkSession
 
+    from flows.weights import Weights
     from storage.slots import Slot
 
 MAPS = ("T1map", "T2map", "PDmap")
@@ -73,6 +76,8 @@ OWN_PACKAGES = {"qmri_core", "storage", "flows"}
 def at_boundary(session: str, work: Callable[[Stage], Outcome]) -> Outcome:
     """Run the work of one session; whatever it raises becomes a failed outcome.
 
+    A store that cannot be written now is no fault of the session: that error goes on, and ends the run.
+
     Only texts of exceptions that this project raises are kept, since they are known to name no path and no header
     text; of any other exception the type and the line of our code stay.
     """
@@ -80,6 +85,8 @@ def at_boundary(session: str, work: Callable[[Stage], Outcome]) -> Outcome:
     began = time.perf_counter()
     try:
         return work(stage)
+    except StorageFaultError:
+        raise
     except Exception as error:  # noqa: BLE001 - the session boundary: a session that fails is data
         kind = type(error).__name__
         is_known = kind in REASONS and type(error).__module__.split(".")[0] in OWN_PACKAGES
@@ -95,9 +102,19 @@ def at_boundary(session: str, work: Callable[[Stage], Outcome]) -> Outcome:
 
 
 def outcome_of(session: str, stage: str, result: Outcome | BaseException) -> Outcome:
-    """Outcome of a session whose worker may have died in the middle: that is a failed session too."""
+    """Outcome of a session whose worker may have died in the middle: that is a failed session too.
+
+    Raises
+    ------
+    ClusterError
+        If the cluster lost the task, which is not the session's fault: a later run does it.
+    """
+    if isinstance(result, ClusterError):
+        raise result
     if not isinstance(result, BaseException):
         return result
+    if isinstance(result, StorageFaultError):
+        raise result
     return Outcome(
         session=session,
         status=Status.FAILED,
@@ -135,6 +152,7 @@ def ingest_session(task: IngestTask) -> Outcome:
 
 def _ingest(task: IngestTask, stage: Stage) -> Outcome:
     from qmri_core.calibration import white_matter_signal
+    from qmri_core.preprocessing.quality import marks
     from qmri_core.preprocessing.session import preprocess
     from storage.discovery import read_volume
     from storage.waves import write_arrays
@@ -148,14 +166,12 @@ def _ingest(task: IngestTask, stage: Stage) -> Outcome:
         signals = white_matter_signal(result.images, result.tissue)
     with stage("write"):
         arrays: dict[str, Any] = {str(contrast): image for contrast, image in result.images.items()}
+        arrays |= {f"{contrast}_bias_field": field for contrast, field in result.bias_fields.items()}
         arrays |= {"brain_mask": result.brain_mask, "tissue": result.tissue, "affine": result.affine}
         fork = write_arrays(task.fork, task.slot, arrays)
-    quality = result.quality
-    values: dict[str, object] = {"reference_contrast": str(result.reference), "brain_volume": quality["brain_volume"]}
-    values |= {"coverage": quality["coverage"]}
-    for contrast in result.images:
-        values[f"{contrast}_white_matter_signal"] = signals[contrast]
-        values[f"{contrast}_alignment"] = quality.get(f"{contrast}_alignment", np.nan)
+    values: dict[str, object] = {"reference_contrast": str(result.reference), **result.quality}
+    values["quality_marks"] = ",".join(marks(result.quality))
+    values |= {f"{contrast}_white_matter_signal": signal for contrast, signal in signals.items()}
     return Outcome(
         session=task.slot.session,
         status=task.status,
@@ -173,8 +189,7 @@ class InferTask:
     slot: Slot
     acquisitions: Mapping[Contrast, Acquisition] = field(repr=False)
     scales: Mapping[Contrast, float] = field(repr=False)
-    checkpoint: Path | None = field(repr=False)
-    digest: str = field(repr=False)
+    weights: Weights = field(repr=False)
     fork: ForkSession = field(repr=False)
 
 
@@ -184,7 +199,7 @@ def infer_session(task: InferTask) -> Outcome:
 
 
 def _infer(task: InferTask, stage: Stage) -> Outcome:
-    from qmri_core.checkpoint import resident_checkpoint
+    from flows.weights import resident_checkpoint
     from qmri_core.inference import infer_maps
     from storage.waves import read_arrays, write_arrays
 
@@ -194,7 +209,7 @@ def _infer(task: InferTask, stage: Stage) -> Outcome:
         stored = read_arrays(task.location, task.slot, [*names, "brain_mask"])
         mask = (stored["brain_mask"] == 1).astype(np.uint8)
     with stage("load_model"):
-        network = resident_checkpoint(task.checkpoint, task.digest).network
+        network = resident_checkpoint(task.weights).network
     with stage("infer"):
         images = {contrast: stored[str(contrast)] for contrast in task.acquisitions}
         maps = infer_maps(network, images, mask, task.acquisitions, task.scales)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 SESSIONS_FAILED = 3
 """Exit status of a run that finished although sessions of its source have failed."""
@@ -39,6 +39,12 @@ class RunSummary:
         Identifier of the last commit, None where nothing was written.
     unmatched
         Positions of the assume file's entries that matched nothing.
+    n_files, other_files
+        Files of the source, and those that are no image that is read, by reason.
+    small_groups
+        Groups of few sessions in the store, with their sizes.
+    marks
+        How often each quality figure was beyond its limit.
 
     Raises
     ------
@@ -56,6 +62,10 @@ class RunSummary:
     failures: tuple[Failure, ...] = ()
     snapshot: str | None = None
     unmatched: tuple[int, ...] = ()
+    n_files: int = 0
+    other_files: Mapping[str, int] = field(default_factory=dict)
+    small_groups: Mapping[str, int] = field(default_factory=dict)
+    marks: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         accounted = self.complete + self.partial + self.skipped + self.failed
@@ -68,6 +78,20 @@ class RunSummary:
     def exit_status(self) -> int:
         """0, or 3 where sessions failed."""
         return SESSIONS_FAILED if self.failed else 0
+
+    def account(self) -> dict[str, Any]:
+        """What is kept of the run in the store: counts and codes, the same for the same source and outcome."""
+        return {
+            "found": self.found,
+            "complete": self.complete,
+            "partial": self.partial,
+            "skipped": self.skipped,
+            "failed": self.failed,
+            "reasons": dict(sorted(self.reasons.items())),
+            "files": self.n_files,
+            "other_files": dict(sorted(self.other_files.items())),
+            "marks": dict(self.marks),
+        }
 
     def text(self) -> str:
         """Describe the run for people, without a path or an identity."""
@@ -83,8 +107,19 @@ class RunSummary:
             f"  failed: {session} in {stage or 'unknown stage'}: {reason}" for session, reason, stage in self.failures
         ]
         lines += [unmatched_line(position) for position in self.unmatched]
+        if self.n_files:
+            lines.append(files_line(self.n_files, self.other_files))
+        lines += [f"small group: {group} ({size} sessions)" for group, size in self.small_groups.items()]
+        if self.marks:
+            lines.append("marked: " + ", ".join(f"{count} {mark}" for mark, count in self.marks.items()))
         lines.append(f"snapshot {self.snapshot}" if self.snapshot else "nothing was written")
         return "\n".join(lines)
+
+
+def files_line(n_files: int, other: Mapping[str, int]) -> str:
+    """Tell how many files there were, and why some are no image that is read."""
+    reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(other.items()))
+    return f"{n_files} files" + (f", of them no image that is read: {reasons}" if reasons else "")
 
 
 def unmatched_line(position: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -103,6 +103,41 @@ def evaluation_table(evaluation: pd.DataFrame) -> tuple[list[str], Rows]:
     return ["quantity", "model", "n", "bias", "slope", "r", "CoV", "true CoV"], rows
 
 
+def detail_tables(result: Mapping[str, pd.DataFrame]) -> list[tuple[str, list[str], Rows]]:
+    """Title, header and rows of each table of an evaluation by voxels that is not empty, in the order of ``result``.
+
+    Keys and columns as in `flows.evaluation_tables`.
+    """
+    columns: Mapping[str, tuple[str, Mapping[str, Callable[[float], str]]]] = {
+        "voxels": (
+            "Voxels of which at least 97 % is one tissue",
+            {"n_sessions": _count, "median_error": percent, "bias": percent, "ccc": _plain, "within_r": _plain}
+            | {"within_one": percent, "within_two": percent},
+        ),
+        "regions": (
+            "Medians of regions over sessions",
+            {"n_sessions": _count, "bias": percent, "slope": _plain, "r": _plain, "cov": percent, "true_cov": percent},
+        ),
+        "lesions": ("Contrast of lesions to white matter, estimated / true", {"n_sessions": _count, "ratio": _plain}),
+        "pairs": (
+            "Two sessions of one person, voxels of one tissue",
+            {"n_pairs": _count, "r": _plain, "ccc": _plain, "difference": percent},
+        ),
+    }
+    tables = []
+    for name, frame in result.items():
+        if frame.empty:
+            continue
+        title, numbers = columns[name]
+        keys = [str(key) for key in frame.columns if isinstance(frame[key].iloc[0], str)]
+        rows = [
+            [*(str(row[key]) for key in keys), *(show(row[number]) for number, show in numbers.items())]
+            for row in _records(frame)
+        ]
+        tables.append((title, [*keys, *(number.replace("_", " ") for number in numbers)], rows))
+    return tables
+
+
 def mean_and_sd(mean: float, sd: float, name: str) -> str:
     """Mean and standard deviation of a map, in the unit in which people read it and with the decimals of the mean."""
     if math.isnan(mean) or math.isnan(sd):
@@ -129,6 +164,10 @@ def percent(value: float) -> str:
 
 def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
+
+
+def _count(value: float) -> str:
+    return str(int(value))
 
 
 def _plain(value: float) -> str:

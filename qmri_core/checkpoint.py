@@ -6,11 +6,10 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 
 from qmri_core.network import MapNetwork, NetworkSettings
 
@@ -32,16 +31,21 @@ class Checkpoint:
     training: Mapping[str, object]
 
 
-def save_checkpoint(path: Path, network: MapNetwork, training: Mapping[str, object]) -> str:
-    """Write weights, settings and training record; returns the file's digest. The file appears whole or not at all."""
+def checkpoint_bytes(network: MapNetwork, training: Mapping[str, object]) -> bytes:
+    """Content of a checkpoint file: weights, settings and training record."""
     metadata = {
         "format": FORMAT,
         "version": str(FORMAT_VERSION),
         "settings": json.dumps(asdict(network.settings), sort_keys=True),
         "training": json.dumps(dict(training), sort_keys=True),
     }
+    return bytes(save({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, metadata))
+
+
+def save_checkpoint(path: Path, network: MapNetwork, training: Mapping[str, object]) -> str:
+    """Write weights, settings and training record; returns the file's digest. The file appears whole or not at all."""
     partial = path.with_name(path.name + ".partial")
-    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, partial, metadata)
+    partial.write_bytes(checkpoint_bytes(network, training))
     partial.replace(path)
     return digest_of(path)
 
@@ -62,18 +66,29 @@ def load_checkpoint(path: Path | None = None) -> Checkpoint:
     file = SHIPPED if path is None else path
     if not file.is_file():
         raise CheckpointError(f"there is no checkpoint file at {file}; give one with --checkpoint or QMRI_CHECKPOINT")
+    return read_checkpoint(file.read_bytes(), name=file.name)
+
+
+def read_checkpoint(content: bytes, *, name: str) -> Checkpoint:
+    """Weights from the content of a file; ``name`` stands in errors.
+
+    Raises
+    ------
+    CheckpointError
+        If it is no checkpoint, or one of another version; with what to do.
+    """
     try:
-        with safe_open(file, framework="pt") as handle:
-            metadata = handle.metadata() or {}
-            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 - not a mapping
+        tensors = load(content)
     except SafetensorError as error:
-        raise CheckpointError(f"{file.name} is not a safetensors file: {error}") from error
+        raise CheckpointError(f"{name} is not a safetensors file: {error}") from error
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])  # the format's own layout
+    metadata = header.get("__metadata__", {})
     if metadata.get("format") != FORMAT:
-        raise CheckpointError(f"{file.name} is a safetensors file, but no checkpoint of this project")
+        raise CheckpointError(f"{name} is a safetensors file, but no checkpoint of this project")
     version = metadata.get("version", "?")
     if version != str(FORMAT_VERSION):
         raise CheckpointError(
-            f"{file.name} is a checkpoint of format version {version}; this code reads version {FORMAT_VERSION}: "
+            f"{name} is a checkpoint of format version {version}; this code reads version {FORMAT_VERSION}: "
             "train again, or use the release that wrote it"
         )
     settings = json.loads(metadata["settings"])
@@ -81,21 +96,7 @@ def load_checkpoint(path: Path | None = None) -> Checkpoint:
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
-        raise CheckpointError(f"{file.name}: weights do not fit the settings stored with them") from error
+        raise CheckpointError(f"{name}: weights do not fit the settings stored with them") from error
     network.eval()
-    return Checkpoint(network=network, digest=digest_of(file), training=json.loads(metadata["training"]))
-
-
-@lru_cache(maxsize=2)
-def resident_checkpoint(path: Path | None, digest: str) -> Checkpoint:
-    """The checkpoint, loaded once per process; ``digest`` is what the plan says it must be.
-
-    Raises
-    ------
-    CheckpointError
-        If the file has changed since the plan was made.
-    """
-    checkpoint = load_checkpoint(path)
-    if checkpoint.digest != digest:
-        raise CheckpointError("the checkpoint file changed while the run was using it; start the run again")
-    return checkpoint
+    digest = hashlib.sha256(content).hexdigest()
+    return Checkpoint(network=network, digest=digest, training=json.loads(metadata["training"]))

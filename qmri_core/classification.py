@@ -1,4 +1,8 @@
-"""Contrast and pulse-sequence family of a series, decided by its numbers; names are never read."""
+"""Contrast and pulse-sequence family of a series, decided by its numbers.
+
+Names never say what a series is. That a name says scout or angiography counts only against a gradient echo whose
+numbers fit those as well as a T1w image.
+"""
 
 from __future__ import annotations
 
@@ -36,12 +40,20 @@ class Context:
     diffusion: bool = False
     angiography: bool = False
     contrast_agent: bool = False
+    field_map: bool = False
+    named_localizer: bool = False
+    named_angiography: bool = False
+    """The last two: words of a name, which only break ties."""
     n_orientations: int = 1
     """Slice orientations under the same series identifier."""
     n_echoes: int = 1
     """Echo times of one acquisition, this one included."""
     n_inversion_times: int = 1
     """Inversion times with otherwise equal parameters in the session, this one included."""
+    n_flip_angles: int = 1
+    """Flip angles with otherwise equal parameters in the session, this one included."""
+    n_sibling_echoes: int = 1
+    """Echo times with otherwise equal parameters in the session, in series of their own, this one included."""
     n_volumes: int = 1
     """Repeated volumes of the same acquisition under the same series identifier."""
     has_phase: bool = False
@@ -70,10 +82,11 @@ _PHASE = frozenset({"P", "PHASE", "R", "REAL", "I", "IMAGINARY"})
 _DERIVED = frozenset(
     {
         "DERIVED", "MPR", "MIP", "MINIP", "PROJECTION", "REFORMATTED", "SUBTRACTION", "SUBTRACT", "UNI", "DIVISION",
-        "T1 MAP", "T2 MAP", "T2_STAR MAP", "RHO MAP", "ADC", "FA", "TRACEW", "CSA MPR", "SCREEN SAVE", "RESAMPLED",
+        "T1 MAP", "T2 MAP", "MAP", "ADC", "FA", "TRACEW", "CSA MPR", "SCREEN SAVE", "RESAMPLED",
     }
 )  # fmt: skip
-_NO_ANATOMY = frozenset({"PERFUSION", "ASL", "TIME_OF_FLIGHT", "TOF", "SWI", "FLOW_ENCODED", "FMRI"})
+_NO_ANATOMY = frozenset({"PERFUSION", "ASL", "TIME_OF_FLIGHT", "TOF", "ANGIO", "SWI", "FLOW_ENCODED", "FMRI"})
+_CHEMICAL_SHIFT = frozenset({"FAT", "OPP_PHASE"})
 
 # Nominal T1 (s), T2 (s) and proton density of white matter, grey matter and CSF at 3 T. They order the tissues of a
 # sequence, and that order is the contrast; at 1.5 T the order is the same.
@@ -81,6 +94,7 @@ _WHITE, _GREY, _CSF = (0.85, 0.075, 0.70), (1.35, 0.095, 0.82), (4.3, 1.8, 1.0)
 _EDGE_T1 = 1.08  # white over grey matter, at least, in a T1w image
 _EDGE_T2 = 1.10  # CSF over grey and grey over white matter, at least, in a T2w image
 _CSF_NULL = 0.15  # largest |Mz| of CSF at excitation, relative to equilibrium, that counts as nulled
+_CSF_EARLY = -0.25  # the same on the side of short TI: an imperfect inversion and a cold fluid recover sooner
 
 
 def classify(
@@ -120,7 +134,7 @@ def classify(
         excluded = _excluded(header, context)
         if excluded is not None:
             return excluded
-    found = _contrast(header, context) if contrast is None else _stated(header, contrast, sequence)
+    found = _contrast(header, context, spacing) if contrast is None else _stated(header, contrast, sequence)
     if problem is not None:
         if found.reason is SkipReason.NO_PARAMETERS and found.contrast is None:
             return found
@@ -155,18 +169,24 @@ def _excluded(header: SeriesHeader, context: Context) -> Decision | None:
         return _skip(SkipReason.EPI, "echo-planar readout")
     if _PHASE & kinds:
         return _skip(SkipReason.PHASE, "phase, real or imaginary part")
+    if {"LOCALIZER", "SCOUT"} & kinds and not _DERIVED & kinds:
+        return _skip(SkipReason.LOCALIZER, "image type of a localizer")
     if _DERIVED & kinds:
         return _skip(SkipReason.DERIVED, f"image type {_codes(_DERIVED & kinds)}")
-    if {"LOCALIZER", "SCOUT"} & kinds or context.n_orientations > 1:
+    if context.n_orientations > 1:
         return _skip(SkipReason.LOCALIZER, f"{context.n_orientations} slice orientations in one series")
-    if context.angiography or _NO_ANATOMY & kinds:
+    if context.field_map:
+        return _skip(SkipReason.FIELD_MAP, "sequence of a field map")
+    if _CHEMICAL_SHIFT & kinds:
+        return _skip(SkipReason.CONTRAST_UNKNOWN, f"chemical shift image, {_codes(_CHEMICAL_SHIFT & kinds)}")
+    if context.angiography or _NO_ANATOMY & kinds or "VASCTOF_GEMS" in header.scan_options:
         return _skip(SkipReason.CONTRAST_UNKNOWN, "angiography, perfusion or susceptibility imaging")
     if context.contrast_agent:
         return _skip(SkipReason.CONTRAST_UNKNOWN, "after a contrast agent")
     return None
 
 
-def _contrast(header: SeriesHeader, context: Context) -> Decision:
+def _contrast(header: SeriesHeader, context: Context, spacing: tuple[float, float, float]) -> Decision:
     """Contrast and family from timing alone."""
     if header.repetition_time is None and header.echo_time is None and header.inversion_time is None:
         return _skip(SkipReason.NO_PARAMETERS, "neither TR, TE nor TI in the header")
@@ -181,8 +201,12 @@ def _contrast(header: SeriesHeader, context: Context) -> Decision:
         return _skip(SkipReason.CONTRAST_UNKNOWN, f"one of {context.n_inversion_times} inversion times")
     if context.n_volumes > 2:
         return _skip(SkipReason.CONTRAST_UNKNOWN, f"one of {context.n_volumes} repeated volumes")
+    if context.n_flip_angles > 2:
+        return _skip(SkipReason.CONTRAST_UNKNOWN, f"one of {context.n_flip_angles} flip angles, {_numbers(header)}")
+    if context.n_sibling_echoes > 2:
+        return _skip(SkipReason.CONTRAST_UNKNOWN, f"one of {context.n_sibling_echoes} echoes, {_numbers(header)}")
     if gradient:
-        return _gradient_echo(header)
+        return _gradient_echo(header, context, spacing)
     if gradient is None or header.repetition_time is None or header.echo_time is None:
         return _skip(SkipReason.CONTRAST_UNKNOWN, f"family not determined, {_numbers(header)}")
     return _echo_train(header)
@@ -205,7 +229,7 @@ def is_gradient_echo(header: SeriesHeader) -> bool | None:
     return None
 
 
-def _gradient_echo(header: SeriesHeader) -> Decision:
+def _gradient_echo(header: SeriesHeader, context: Context, spacing: tuple[float, float, float]) -> Decision:
     tr, echo, angle = header.repetition_time, header.echo_time, header.flip_angle
     if echo is not None and echo > 0.012:
         return _skip(SkipReason.CONTRAST_UNKNOWN, f"gradient echo with T2* weighting, {_numbers(header)}")
@@ -218,11 +242,46 @@ def _gradient_echo(header: SeriesHeader) -> Decision:
         return _taken(Contrast.T1W, Sequence.MPRAGE, header)
     if tr is None or angle is None:
         return _skip(SkipReason.CONTRAST_UNKNOWN, f"TR or flip angle missing, {_numbers(header)}")
-    balanced = set(header.sequence_variant) == {"SS"} and tr < 0.015 and angle > math.radians(25)
+    other = _no_plain_gradient_echo(header, context, spacing, tr, angle)
+    if other is not None:
+        return other
     white, grey, csf = (_spoiled(tissue, tr, angle) for tissue in (_WHITE, _GREY, _CSF))
-    if balanced or white < _EDGE_T1 * grey or csf > 0.75 * white:
+    if white < _EDGE_T1 * grey or csf > 0.75 * white:
         return _skip(SkipReason.CONTRAST_UNKNOWN, f"gradient echo without T1 weighting, {_numbers(header)}")
     return _taken(Contrast.T1W, Sequence.SPOILED_GRADIENT_ECHO, header)
+
+
+def _no_plain_gradient_echo(
+    header: SeriesHeader, context: Context, spacing: tuple[float, float, float], tr: float, angle: float
+) -> Decision | None:
+    """Say what else than a T1w image an unprepared gradient echo is, if it is."""
+    numbers = _numbers(header)
+    if context.has_phase:
+        return _skip(SkipReason.FIELD_MAP, f"gradient echo with phase, {numbers}")
+    if context.n_sibling_echoes > 1:
+        return _skip(SkipReason.CONTRAST_UNKNOWN, f"one of {context.n_sibling_echoes} gradient echoes, {numbers}")
+    is_quick = tr < 0.015
+    flat = header.mr_acquisition_type == "2D" and tr < 0.1  # slice after slice: no multi-slice T1w image
+    if context.named_localizer and (is_quick or flat):
+        return _skip(SkipReason.LOCALIZER, f"quick gradient echo named a localizer, {numbers}")
+    if header.mr_acquisition_type != "2D" and tr < 0.0038 and min(spacing) >= 1.5:
+        return _skip(SkipReason.LOCALIZER, f"quick and coarse gradient echo, {numbers}")
+    if flat:
+        reason = SkipReason.LOCALIZER if is_quick else SkipReason.CONTRAST_UNKNOWN
+        return _skip(reason, f"single-slice gradient echo, {numbers}")
+    steep = math.radians(34.5)
+    if is_quick and (angle > steep or (set(header.sequence_variant) == {"SS"} and angle > math.radians(25))):
+        return _skip(SkipReason.CONTRAST_UNKNOWN, f"balanced gradient echo or angiography, {numbers}")
+    if "MTC" in header.sequence_variant:
+        return _skip(SkipReason.CONTRAST_UNKNOWN, f"gradient echo with magnetisation transfer, {numbers}")
+    if context.named_angiography or (
+        header.mr_acquisition_type == "3D"
+        and "FC" in header.scan_options
+        and 0.015 <= tr <= 0.045
+        and sorted(spacing)[1] < 0.75
+    ):
+        return _skip(SkipReason.CONTRAST_UNKNOWN, f"gradient echo of an angiography, {numbers}")
+    return None
 
 
 def is_mprage(header: SeriesHeader) -> bool:
@@ -236,14 +295,15 @@ def _echo_train(header: SeriesHeader) -> Decision:
     tr, echo, ti = header.repetition_time, header.echo_time, header.inversion_time
     assert tr is not None  # noqa: S101  # checked by the caller
     assert echo is not None  # noqa: S101
+    if ti is not None and ti < 0.3 and header.scanning_sequence and "IR" not in header.scanning_sequence:
+        ti = None  # of a fat-selective pulse
     if ti is None and "IR" in header.scanning_sequence:
         return _skip(SkipReason.CONTRAST_UNKNOWN, f"inversion recovery without TI, {_numbers(header)}")
     if ti is not None:
-        nulled = abs(_recovery(_CSF, tr, ti)) < _CSF_NULL
-        if nulled and ti >= 1.4 and echo >= 0.06:
+        fluid = _recovery(_CSF, tr, ti)
+        if _CSF_EARLY < fluid < _CSF_NULL and ti >= 1.4 and echo >= 0.06:
             return _taken(Contrast.FLAIR, family(header, Contrast.FLAIR), header)
-        t1_weighted = nulled and 0.5 <= ti < 1.4 and echo <= 0.04
-        if t1_weighted:
+        if abs(fluid) < _CSF_NULL and 0.5 <= ti < 1.4 and echo <= 0.04:
             return _taken(Contrast.T1W, Sequence.INVERSION_RECOVERY_TSE, header)
         return _skip(SkipReason.CONTRAST_UNKNOWN, f"inversion recovery that is no FLAIR, {_numbers(header)}")
     effective = min(echo, 0.12)  # variable flip trains hold the signal longer than their echo time says

@@ -11,6 +11,10 @@ Affine = NDArray[np.float64]
 """Homogeneous 4 x 4 matrix from voxel index in the order x, y, z to RAS millimetres."""
 
 
+FIELD_SHAPE = (13, 15, 13)
+"""Nodes (z, y, x) at which smooth fields are kept, evenly from the first to the last voxel of a grid: about 15 mm."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grid:
     """Shape and spacing that all sessions of a group share; each session adds its own affine.

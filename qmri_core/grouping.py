@@ -12,9 +12,11 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, replace
+from itertools import combinations
 
 from qmri_core.acquisition import CONTRASTS, Acquisition, Contrast, SeriesHeader
 from qmri_core.classification import Decision, SkipReason
@@ -46,6 +48,20 @@ EDGE_MARGIN = 0.0035
 _EDGE = 0.5 + 2 * EDGE_MARGIN  # where a bin ends, in widths above its middle
 _SHORT = 0.02  # s; echo times below have finer bins
 _INNER = 0.1  # s; repetition times below are those of single gradient echoes
+
+
+NEAR = 0.15
+"""Distance from a bin's edge, in widths, within which a session may belong to the neighbouring group as well."""
+
+MAX_ALTERNATIVES = 8
+"""Keys that a session near edges may have beside its own."""
+
+
+def neighbours(value: float, width: float) -> tuple[int, ...]:
+    """Bins other than its own whose edge is `NEAR` to a value: none or one."""
+    number = binned(value, width)
+    into = value / width - (number - 1 + _EDGE)
+    return (number - 1,) if into < NEAR else (number + 1,) if into > 1 - NEAR else ()
 
 
 def binned(value: float, width: float) -> int:
@@ -174,16 +190,79 @@ def protocol_key(
     ValueError
         If there is no contrast.
     """
+    return protocol_keys(acquisitions, spacings)[0]
+
+
+def protocol_keys(
+    acquisitions: Mapping[Contrast, Acquisition], spacings: Mapping[Contrast, tuple[float, float, float]]
+) -> tuple[str, ...]:
+    """The key of a protocol, and those of the groups behind the bin edges that it is `NEAR` to.
+
+    Sessions of one protocol whose values scatter around an edge are brought together by putting each into the larger
+    of its groups; see `settle`.
+    """
     if not acquisitions:
         raise ValueError("a protocol needs at least one contrast; a session without any has no group")
     present = [contrast for contrast in CONTRASTS if contrast in acquisitions]
-    parts = [_readable(acquisitions[contrast]) for contrast in present]
     reference = next(contrast for contrast in REFERENCES if contrast in acquisitions)
-    spacing = _group_spacing(spacings[reference])
-    detail = repr([(contrast.value, _bins(acquisitions[contrast])) for contrast in present]) + repr(spacing)
+    own = {contrast: dict(_bins(acquisitions[contrast])) for contrast in present}
+    places = [(contrast, name, other) for contrast in present for name, other in _near(acquisitions[contrast])]
+    size = _group_spacing(spacings[reference])
+    sizes = [size, *(other for other in _near_spacings(spacings[reference]) if other != size)]
+    keys = []
+    for chosen in _subsets(places):
+        bins = {contrast: dict(own[contrast]) for contrast in present}
+        for contrast, name, other in chosen:
+            bins[contrast][name] = other
+        keys += [_key(acquisitions, bins, one) for one in sizes]
+    return tuple(dict.fromkeys(keys))[: 1 + MAX_ALTERNATIVES]
+
+
+def _subsets(places: list[tuple[Contrast, str, int]]) -> list[tuple[tuple[Contrast, str, int], ...]]:
+    """Subsets of at most three places, small ones first."""
+    return [chosen for size in range(min(3, len(places)) + 1) for chosen in combinations(places, size)]
+
+
+def _key(
+    acquisitions: Mapping[Contrast, Acquisition],
+    bins: Mapping[Contrast, Mapping[str, int]],
+    spacing: tuple[float, float, float],
+) -> str:
+    parts = [_readable(acquisitions[contrast], numbers) for contrast, numbers in bins.items()]
+    detail = repr([(contrast.value, tuple(numbers.items())) for contrast, numbers in bins.items()]) + repr(spacing)
     digest = hashlib.sha256(detail.encode()).hexdigest()[:4]
     size = "x".join(f"{value:.1f}" for value in spacing)
     return f"{'_'.join(parts)}_{size}mm-{digest}"
+
+
+def settle(candidates: Mapping[str, tuple[str, ...]], stored: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Choose one group for each session, so that values at the edge of a bin tear no protocol apart.
+
+    Parameters
+    ----------
+    candidates
+        For each session the groups that it may belong to, its own first.
+    stored
+        Groups of the sessions that a store holds already.
+
+    Returns
+    -------
+    dict
+        The group of each session of ``candidates``: where it is stored already, else the one with most sessions,
+        else its own. The result does not depend on the order of the sessions.
+    """
+    stored = stored or {}
+    sizes = Counter(group for session, group in stored.items() if session not in candidates)
+    sizes.update(
+        held if (held := stored.get(session)) in groups else groups[0] for session, groups in candidates.items()
+    )
+    chosen = {}
+    for session, groups in candidates.items():
+        held = stored.get(session)
+        most = max(sizes[group] for group in groups)
+        first = min(group for group in groups if sizes[group] == most)
+        chosen[session] = held if held in groups else first
+    return chosen
 
 
 _SHORT_NAMES = {
@@ -196,9 +275,8 @@ _SHORT_NAMES = {
 }
 
 
-def _readable(one: Acquisition) -> str:
+def _readable(one: Acquisition, bins: Mapping[str, int]) -> str:
     parts = [one.contrast.value.lower(), _SHORT_NAMES[one.sequence.value]]
-    bins = dict(_bins(one))
     width = TOLERANCES["repetition_time"] if one.repetition_time >= _INNER else TOLERANCES["inner_repetition_time"]
     parts.append(f"tr{_milliseconds(bins['repetition_time'] * width)}")
     if one.inversion_time is not None:
@@ -215,6 +293,20 @@ def _milliseconds(value: float) -> str:
 
 def _bins(one: Acquisition) -> tuple[tuple[str, int], ...]:
     """Bin of every parameter that changes the signal, in a fixed order."""
+    return tuple((name, -1 if value is None else binned(value, width)) for name, value, width in _values(one))
+
+
+def _near(one: Acquisition) -> list[tuple[str, int]]:
+    """Bins beside their own that parameters are near to."""
+    return [
+        (name, other)
+        for name, value, width in _values(one)
+        if value is not None and name != "field_strength"
+        for other in neighbours(value, width)
+    ]
+
+
+def _values(one: Acquisition) -> tuple[tuple[str, float | None, float], ...]:
     inner = one.repetition_time < _INNER
     short = one.echo_time < _SHORT
     values: list[tuple[str, float | None, str]] = [
@@ -227,17 +319,40 @@ def _bins(one: Acquisition) -> tuple[tuple[str, int], ...]:
         ("echo_train_length", one.echo_train_length, "echo_train_length"),
         ("field_strength", _nominal(one.field_strength), "field_strength"),
     ]
-    return tuple((name, -1 if value is None else binned(value, TOLERANCES[kind])) for name, value, kind in values)
+    return tuple((name, value, TOLERANCES[kind]) for name, value, kind in values)
 
 
 def _group_spacing(spacing: tuple[float, float, float]) -> tuple[float, float, float]:
     """Spacing of the grid: bins of 0.5 mm from 1 to 8 mm, equal along all axes for isotropic voxels."""
+    x, y, z = (_limited(binned(value, TOLERANCES["spacing"])) for value in _isotropic(spacing))
+    return (x, y, z)
+
+
+def _near_spacings(spacing: tuple[float, float, float]) -> list[tuple[float, float, float]]:
+    """Spacings of grids behind one edge."""
+    width = TOLERANCES["spacing"]
+    even = _isotropic(spacing)
+    own = _group_spacing(spacing)
+    if even[0] == even[1] == even[2]:
+        return [(size, size, size) for size in map(_limited, neighbours(even[0], width))]
+    result = []
+    for axis, value in enumerate(even):
+        for other in neighbours(value, width):
+            changed = list(own)
+            changed[axis] = _limited(other)
+            result.append((changed[0], changed[1], changed[2]))
+    return result
+
+
+def _isotropic(spacing: tuple[float, float, float]) -> tuple[float, float, float]:
     if max(spacing) < 1.05 * min(spacing):
         mean = math.prod(spacing) ** (1 / 3)
-        spacing = (mean, mean, mean)
-    width = TOLERANCES["spacing"]
-    x, y, z = (min(max(binned(value, width) * width, 1.0), 8.0) for value in spacing)
-    return (x, y, z)
+        return (mean, mean, mean)
+    return spacing
+
+
+def _limited(number: int) -> float:
+    return min(max(number * TOLERANCES["spacing"], 1.0), 8.0)
 
 
 def grid_of(protocol: str) -> Grid:

@@ -40,7 +40,7 @@ class Maps:
 
 
 def infer_maps(
-    network: MapNetwork,
+    network: MapNetwork | None,
     images: Mapping[Contrast, NDArray[np.float32]],
     mask: NDArray[np.uint8],
     acquisitions: Mapping[Contrast, Acquisition],
@@ -51,7 +51,7 @@ def infer_maps(
     Parameters
     ----------
     network
-        In evaluation mode.
+        In evaluation mode; ``None`` for the voxelwise estimate alone, a baseline.
     images
         Aligned images, shape (z, y, x), arbitrary unit.
     mask
@@ -105,7 +105,7 @@ def infer_maps(
 
 
 def run_network(
-    network: MapNetwork, relative: Tensor, mask: Tensor, physics: VoxelwiseEstimator
+    network: MapNetwork | None, relative: Tensor, mask: Tensor, physics: VoxelwiseEstimator
 ) -> tuple[Tensor, Tensor]:
     """Log maps and log standard deviations from signals relative to the reference white matter.
 
@@ -118,6 +118,8 @@ def run_network(
     """
     compressed = compress(relative)
     voxelwise = physics(compressed)
+    if network is None:
+        return voxelwise, physics.log_sd.to(voxelwise)[:, None, None].expand_as(voxelwise)
     n = relative.shape[0]
     everything = torch.zeros((n, len(CONTRASTS), *relative.shape[-2:]), dtype=relative.dtype, device=relative.device)
     present = torch.zeros((n, len(CONTRASTS)), dtype=relative.dtype, device=relative.device)

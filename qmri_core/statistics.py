@@ -100,6 +100,75 @@ def inter_group_variation(session_medians: Iterable[Sequence[float]]) -> Variati
     return Variation(n_groups=over_groups.count, mean=mean, sd=sd, cov=sd / mean if over_groups.count else float("nan"))
 
 
+@dataclass(frozen=True, slots=True)
+class JointMoments:
+    """Moments of pairs (x, y), true and estimated; two of them add up to those of the union."""
+
+    count: int = 0
+    mean_x: float = 0.0
+    mean_y: float = 0.0
+    sum_xx: float = 0.0
+    sum_yy: float = 0.0
+    sum_xy: float = 0.0
+    """Sums of products of deviations from the means."""
+
+    @classmethod
+    def of(cls, x: ArrayLike, y: ArrayLike) -> JointMoments:
+        """Moments of the pairs in which both are finite, accumulated in float64.
+
+        Raises
+        ------
+        ValueError
+            If the values do not come in pairs.
+        """
+        a, b = np.asarray(x, dtype=np.float64).ravel(), np.asarray(y, dtype=np.float64).ravel()
+        if a.shape != b.shape:
+            raise ValueError(f"{b.size} estimated and {a.size} true values; they must come in pairs")
+        both = np.isfinite(a) & np.isfinite(b)
+        a, b = a[both], b[both]
+        if a.size == 0:
+            return cls()
+        mean_x, mean_y = float(a.mean()), float(b.mean())
+        a, b = a - mean_x, b - mean_y
+        return cls(int(a.size), mean_x, mean_y, float(a @ a), float(b @ b), float(a @ b))
+
+    def __add__(self, other: JointMoments) -> JointMoments:
+        count = self.count + other.count
+        if count == 0:
+            return JointMoments()
+        x, y = other.mean_x - self.mean_x, other.mean_y - self.mean_y
+        weight = self.count * other.count / count
+        return JointMoments(
+            count,
+            self.mean_x + x * other.count / count,
+            self.mean_y + y * other.count / count,
+            self.sum_xx + other.sum_xx + x * x * weight,
+            self.sum_yy + other.sum_yy + y * y * weight,
+            self.sum_xy + other.sum_xy + x * y * weight,
+        )
+
+    def centred(self) -> JointMoments:
+        """The same pairs with their means taken away, so that adding does not bring in differences of means."""
+        return JointMoments(self.count, 0.0, 0.0, self.sum_xx, self.sum_yy, self.sum_xy)
+
+    @property
+    def slope(self) -> float:
+        """Least-squares slope of y on x; NaN with fewer than three pairs or constant x."""
+        return self.sum_xy / self.sum_xx if self.count > 2 and self.sum_xx > 0 else float("nan")
+
+    @property
+    def r(self) -> float:
+        """Pearson correlation; NaN with fewer than three pairs or if either side is constant."""
+        product = self.sum_xx * self.sum_yy
+        return self.sum_xy / float(np.sqrt(product)) if self.count > 2 and product > 0 else float("nan")
+
+    @property
+    def ccc(self) -> float:
+        """Lin's concordance correlation coefficient (Lin 1989, Biometrics 45:255); NaN with fewer than three pairs."""
+        spread = self.sum_xx + self.sum_yy + self.count * (self.mean_x - self.mean_y) ** 2
+        return 2 * self.sum_xy / spread if self.count > 2 and spread > 0 else float("nan")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agreement:
     """Estimated against true values."""
@@ -112,30 +181,22 @@ class Agreement:
     r: float
     """Pearson correlation; NaN if either side is constant."""
     ccc: float
-    """Lin's concordance correlation coefficient (Lin 1989, Biometrics 45:255)."""
+    """Lin's concordance correlation coefficient."""
 
 
 def agreement(estimated: ArrayLike, true: ArrayLike) -> Agreement:
     """Agreement over the pairs in which both are finite.
 
     Slope, r and ccc are NaN with fewer than three pairs, the bias where a true value is 0 (centred values).
+
+    Raises
+    ------
+    ValueError
+        If the values do not come in pairs.
     """
+    moments = JointMoments.of(true, estimated)
     y, x = np.asarray(estimated, dtype=np.float64).ravel(), np.asarray(true, dtype=np.float64).ravel()
-    if y.shape != x.shape:
-        raise ValueError(f"{y.size} estimated and {x.size} true values; they must come in pairs")
     both = np.isfinite(x) & np.isfinite(y)
     x, y = x[both], y[both]
-    n = int(x.size)
-    bias = float(np.mean(y / x - 1)) if n and x.all() else float("nan")
-    if n < 3:
-        return Agreement(n=n, bias=bias, slope=float("nan"), r=float("nan"), ccc=float("nan"))
-    vx, vy = float(x.var()), float(y.var())
-    covariance = float(np.mean((x - x.mean()) * (y - y.mean())))
-    spread = vx + vy + float(x.mean() - y.mean()) ** 2
-    return Agreement(
-        n=n,
-        bias=bias,
-        slope=covariance / vx if vx > 0 else float("nan"),
-        r=covariance / float(np.sqrt(vx * vy)) if vx > 0 and vy > 0 else float("nan"),
-        ccc=2 * covariance / spread if spread > 0 else float("nan"),
-    )
+    bias = float(np.mean(y / x - 1)) if x.size and x.all() else float("nan")
+    return Agreement(n=moments.count, bias=bias, slope=moments.slope, r=moments.r, ccc=moments.ccc)

@@ -23,6 +23,8 @@ N_SAMPLES = 6000
 RIDGE = 1e-3
 REFERENCE_TISSUES = 5
 """White matter, grey matter, CSF, a lesion and iron-rich nuclei: their signals describe a protocol to the network."""
+ERROR_GAIN = 5.0
+"""Brings the estimator's error to the size of the other conditions."""
 N_CONDITIONS = len(CONTRASTS) * (REFERENCE_TISSUES + 1) + 3
 
 
@@ -45,6 +47,11 @@ class VoxelwiseEstimator:
     """Model signal of the reference white matter, by contrast."""
     white_matter: tuple[float, float, float]
     """Reference T1 [s], T2 [s] and PD."""
+
+    @property
+    def log_sd(self) -> Tensor:
+        """Log of the estimator's own error of log T1, T2 and PD over the population, shape (3,)."""
+        return torch.from_numpy(self.conditions[-3:] / ERROR_GAIN).log()
 
     def __call__(self, compressed: Tensor) -> Tensor:
         """Log T1, T2, PD over the white-matter reference.
@@ -121,7 +128,7 @@ def _estimator(acquisitions: tuple[Acquisition, ...]) -> VoxelwiseEstimator:
         start = CONTRASTS.index(acquisition.contrast) * step
         conditions[start] = 1.0
         conditions[start + 1 : start + step] = prints.numpy()
-    conditions[-3:] = 5.0 * error.numpy()
+    conditions[-3:] = ERROR_GAIN * error.numpy()
     return VoxelwiseEstimator(
         contrasts=tuple(acquisition.contrast for acquisition in acquisitions),
         centre=centre.numpy(),

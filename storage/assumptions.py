@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from qmri_core.acquisition import Contrast, SeriesHeader
-from storage.dicom import manufacturer_of, slug
+from storage.header import code_words, manufacturer_of, slug
 
 Words = str | tuple[str, ...]
 
@@ -151,19 +151,13 @@ def header_of(values: Mapping[str, Any]) -> SeriesHeader:
         mr_acquisition_type=kind if kind in {"2D", "3D"} else "",
         scanning_sequence=_codes(values.get("ScanningSequence"), {"SE", "IR", "GR", "EP", "RM"}),
         sequence_variant=_codes(values.get("SequenceVariant"), {"SK", "MTC", "SS", "TRSS", "SP", "MP", "OSP"}),
-        image_type=_codes(values.get("ImageType"), _IMAGE_TYPES),
+        image_type=code_words(values.get("ImageType")),
         repetition_time=_float(values.get("RepetitionTime")),
         echo_time=_float(values.get("EchoTime")),
         inversion_time=_float(values.get("InversionTime")),
         flip_angle=None if angle is None else math.radians(angle),
         echo_train_length=None if length is None else int(length),
     )
-
-
-_IMAGE_TYPES = {
-    "ORIGINAL", "DERIVED", "PRIMARY", "SECONDARY", "M", "P", "R", "I", "MAGNITUDE", "PHASE", "REAL", "IMAGINARY",
-    "NORM", "ND", "DIS2D", "DIS3D", "MPR", "MIP", "UNI", "MOSAIC", "DIFFUSION", "ADC", "FA", "TRACEW", "LOCALIZER",
-}  # fmt: skip
 
 
 def fill(header: SeriesHeader, parameters: Parameters) -> SeriesHeader:

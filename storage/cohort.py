@@ -16,7 +16,7 @@ import zarr
 from storage.repository import Snapshot, StoreError, history, open_repository, readable_session, tag, writing
 from storage.schema import CATALOGUE_COLUMNS, IMAGE_NAMES, PER_SESSION, SESSION_VARIABLES
 from storage.slots import Placement, Slot, find_slots
-from storage.tables import array_of, column, groups_of, read_rows, read_table, write_table
+from storage.tables import column, group_of, groups_of, read_rows, read_table, write_table
 from storage.waves import Wave, begin_append, begin_update, commit, read_arrays, write_arrays
 
 __all__ = [
@@ -51,7 +51,8 @@ def open_cohort(
     Parameters
     ----------
     location
-        Local path of the store.
+        A path, or ``s3://bucket/prefix``, ``gs://bucket/prefix``, ``az://container/prefix``; see
+        `storage.locations.storage_of`.
     at
         Snapshot id, tag or time; default: the last commit.
     chunks
@@ -62,6 +63,7 @@ def open_cohort(
     -------
     xarray.DataTree
         One node per group, ``tree["<scanner>/<protocol>"]``, and ``catalogue``. Not computed is NaN.
+        ``tree.qmri.table()`` has all sessions as a DataFrame.
 
     Raises
     ------
@@ -88,12 +90,37 @@ def sessions(location: str | Path, *, at: str | datetime | None = None) -> pd.Da
     root = _root(location, at)
     tables = []
     for path in sorted(set(groups_of(root).values())):
-        names = column(array_of(root, f"{path}/session"))
+        arrays = dict(group_of(root, path).arrays())  # all at once: opening them one by one takes longer than reading
+        names = column(arrays["session"])
         table: dict[str, Any] = {"session": names, "group": path, "index": range(len(names))}
-        table |= {variable.name: column(array_of(root, f"{path}/{variable.name}")) for variable in PER_SESSION}
+        table |= {variable.name: column(arrays[variable.name]) for variable in PER_SESSION}
         tables.append(pd.DataFrame(table))
     empty = pd.DataFrame(columns=["session", "group", "index", *(variable.name for variable in PER_SESSION)])
     return pd.concat(tables, ignore_index=True) if tables else empty
+
+
+@xr.register_datatree_accessor("qmri")  # type: ignore[no-untyped-call,untyped-decorator,unused-ignore]
+class CohortAccessor:
+    """``open_cohort(...).qmri``: what xarray has no word for."""
+
+    def __init__(self, tree: xr.DataTree) -> None:
+        self._tree = tree
+
+    def table(self) -> pd.DataFrame:
+        """All sessions of all groups, one row each: group, coordinates and every per-session value.
+
+        Indexed by session pseudonym; sorted by group, then as stored. Reads the values, and no image.
+        """
+        names = [variable.name for variable in PER_SESSION]
+        tables = []
+        for path in self._tree.groups:
+            node = self._tree[path]
+            if "session" in node.dims and "T1w" in node:
+                values = node.to_dataset()[names].to_dataframe()
+                values.insert(0, "group", path.strip("/"))
+                tables.append(values[["group", *names]])
+        empty = pd.DataFrame(columns=["group", *names], index=pd.Index([], name="session"))
+        return pd.concat(tables) if tables else empty
 
 
 def slots(location: str | Path, *, at: str | datetime | None = None) -> dict[str, Slot]:

@@ -21,6 +21,7 @@ from qmri_core.acquisition import Contrast
 from qmri_core.classification import Context, SkipReason
 from qmri_core.geometry import Volume, spacing_of
 from storage.assumptions import header_of
+from storage.pixels import check_size
 from storage.pseudonyms import pseudonym
 from storage.series import NO_AFFINE, LinkageRow, ReadError, Series
 from storage.stacks import matrix
@@ -144,8 +145,9 @@ def read_nifti(series: Series) -> Volume:
     Raises
     ------
     ReadError
-        If the file cannot be read whole.
+        If the file cannot be read whole, or declares a volume that no memory would hold.
     """
+    check_size(series)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import gzip
 import io
+import math
 import warnings
-from pathlib import Path
 from typing import Any
 
 import highdicom
@@ -19,6 +18,7 @@ from pydicom.pixels.utils import pixel_array
 from qmri_core.geometry import Volume
 from storage.dicom import PHILIPS_NESTED
 from storage.elements import BROKEN, first_item, get_number, get_vector, private_item, private_number
+from storage.files import BROKEN_ARCHIVE, Reader
 from storage.series import ReadError, Series
 
 _TAGS: list[Any] = [
@@ -30,6 +30,8 @@ _TAGS: list[Any] = [
     *range(0x20050010, 0x20050020),  # creators of private blocks
     *(0x2005000E + (block << 8) for block in range(0x10, 0x20)),  # Philips scale slope
 ]  # fmt: skip
+MAX_VOXELS = 2**29
+"""Of one volume: 2 GiB in memory; a head at 0.4 mm has a quarter of it."""
 _PHILIPS_SCALE = "Philips MR Imaging DD 001"
 _AFFINE_TOLERANCE = 0.01  # mm at the far corner, between the headers read by discovery and by the library
 
@@ -45,6 +47,12 @@ def read_dicom(series: Series) -> Volume:
     ReadError
         Naming the instance whose pixels are missing, damaged or of another size.
     """
+    check_size(series)
+    with Reader(series.paths) as reader:
+        return _read(series, reader)
+
+
+def _read(series: Series, reader: Reader) -> Volume:
     files: dict[int, Dataset] = {}
     columns, rows, n_slices = series.shape
     array = np.empty((n_slices, rows, columns), dtype=np.float32)
@@ -53,7 +61,7 @@ def read_dicom(series: Series) -> Volume:
     pixel_spacing: tuple[float, ...] = ()
     for z, (file, frame) in enumerate(series.frames):
         if file not in files:
-            files = {file: _open(series, file)}  # one file at a time is enough: slices of a file are neighbours
+            files = {file: _open(series, reader, file)}  # one file at a time is enough: slices of a file are neighbours
         dataset = files[file]
         instance = int(get_number(dataset, "InstanceNumber") or 0)
         array[z] = _pixels(series, dataset, frame, instance, (rows, columns))
@@ -67,15 +75,13 @@ def read_dicom(series: Series) -> Volume:
     return Volume(array=array, affine=affine)
 
 
-def _open(series: Series, file: int) -> Dataset:
+def _open(series: Series, reader: Reader, file: int) -> Dataset:
     try:
-        data = Path(series.paths[file]).read_bytes()
-        if data[:2] == b"\x1f\x8b":
-            data = gzip.decompress(data)
+        data = reader.read(series.paths[file])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return pydicom.dcmread(io.BytesIO(data), force=True, specific_tags=_TAGS)
-    except BROKEN as error:
+    except (*BROKEN, *BROKEN_ARCHIVE, MemoryError) as error:
         raise ReadError(
             f"session {series.session}, series {series.number}: file {file + 1} of {len(series.paths)} cannot be read "
             f"({type(error).__name__}); copy it again from its origin"
@@ -98,6 +104,21 @@ def _pixels(series: Series, dataset: Dataset, frame: int, instance: int, shape: 
     if philips and scale and slope:
         return np.asarray((stored * slope + intercept) / (slope * scale), dtype=np.float32)
     return np.asarray(stored * slope + intercept, dtype=np.float32)
+
+
+def check_size(series: Series) -> None:
+    """Refuse a volume that no memory would hold, before a byte of it is read.
+
+    Raises
+    ------
+    ReadError
+        Beyond `MAX_VOXELS`.
+    """
+    if math.prod(series.shape) > MAX_VOXELS:
+        raise ReadError(
+            f"session {series.session}, series {series.number}: its header declares a volume of {series.shape} voxels; "
+            f"at most {MAX_VOXELS} are read"
+        )
 
 
 def _groups(dataset: Dataset, frame: int) -> tuple[Dataset, Dataset]:

@@ -11,13 +11,14 @@ import tempfile
 from pathlib import Path
 from typing import Literal
 
-Kind = Literal["session", "person", "device", "software"]
+Kind = Literal["session", "person", "device", "software", "tombstone"]
 
 _FORM: dict[str, tuple[str, int]] = {
     "session": ("ses-", 12),
     "person": ("sub-", 12),
     "device": ("", 6),
     "software": ("", 6),
+    "tombstone": ("", 32),
 }
 _KEY_BYTES = 32
 
@@ -90,7 +91,7 @@ def pseudonym(key: bytes, kind: Kind, *identifiers: str) -> str:
 
     HMAC-SHA-256 over the kind and the length-prefixed identifiers, so that neither another kind nor another way to
     split the same text gives the same value. Sessions get ``ses-`` and 12 hexadecimal digits, persons ``sub-`` and 12,
-    devices and software versions 6.
+    devices and software versions 6, marks of forgotten sessions 32.
     """
     prefix, digits = _FORM[kind]
     message = bytearray(kind.encode())

@@ -52,6 +52,8 @@ class Series:
     paths: tuple[str, ...] = field(repr=False)
     frames: tuple[tuple[int, int], ...] = field(repr=False)
     """For each slice in the order of z: index into ``paths`` and frame in that file."""
+    content: str = field(default="", repr=False)
+    """Digest of the pixels alone: the same for a copy whose identifiers were rewritten."""
     problem: SkipReason | None = None
     explanation: str = ""
     """What the problem is, in numbers."""

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmri_core.acquisition import CONTRASTS, Contrast
+from qmri_core.evaluation import Truth
 from qmri_core.geometry import Affine, spacing_of
 from qmri_core.simulation.acquired import AcquiredSeries
 from qmri_core.simulation.anatomies import tissue_summary
@@ -58,9 +59,10 @@ def write_truth(session: SimulatedSession, folder: Path, *, is_bids: bool) -> di
 
     The maps lie in the frame of the session's T2w series (scanner RAS): T1map and T2map in seconds, PDmap with
     CSF = 1, all within 0.01 % and 0 outside of the brain; tissue with 1 CSF, 2 grey and 3 white matter; fractions of
-    these three along the fourth axis, within 0.2 %; transmit (actual over nominal angle) and receive (relative
-    sensitivity) on a grid of about 8 mm. ``transforms.json`` holds for each series, by number, its contrast and role,
-    ``affine`` (voxel index x, y, z to scanner RAS of its first volume), and ``pose`` (head's frame to scanner RAS).
+    these three along the fourth axis, within 0.2 %; labels as in `qmri_core.simulation.anatomies.Anatomy`; transmit
+    (actual over nominal angle) and receive (relative sensitivity) on a grid of about 8 mm. ``transforms.json`` holds
+    for each series, by number, its contrast and role, ``affine`` (voxel index x, y, z to scanner RAS of its first
+    volume), and ``pose`` (head's frame to scanner RAS).
 
     Returns
     -------
@@ -78,6 +80,7 @@ def write_truth(session: SimulatedSession, folder: Path, *, is_bids: bool) -> di
     for file_name, array in (("T1map", anatomy.t1), ("T2map", anatomy.t2), ("PDmap", anatomy.pd)):
         _save(target / f"{file_name}.nii.gz", _rounded_bits(np.where(brain, array, np.float32(0))), affine)
     _save(target / "tissue.nii.gz", anatomy.tissue, affine)
+    _save(target / "labels.nii.gz", anatomy.labels, affine)
     shares = np.rint(anatomy.fractions * 255).astype(np.uint8)
     _save(target / "fractions.nii.gz", shares, affine, slope=1 / 255)
     step = max(1, round(_FIELD_SPACING / float(spacing_of(anatomy.affine)[0])))
@@ -114,6 +117,33 @@ def write_truth(session: SimulatedSession, folder: Path, *, is_bids: bool) -> di
         row[f"{contrast}_scale"] = series.scale if series else float("nan")
         row[f"{contrast}_snr"] = series.snr if series else float("nan")
     return row
+
+
+def read_truth(folder: Path) -> Truth:
+    """Read what `write_truth` wrote of one session.
+
+    Raises
+    ------
+    ValueError
+        If a file is missing.
+    """
+    arrays: dict[str, NDArray[Any]] = {}
+    affine = np.eye(4)
+    for name in ("T1map", "T2map", "PDmap", "fractions", "labels"):
+        path = folder / f"{name}.nii.gz"
+        if not path.is_file():
+            raise ValueError(f"{folder.name} of the truth lacks {path.name}; simulate the cohort again")
+        image: Any = nib.load(path)
+        arrays[name] = np.ascontiguousarray(np.asarray(image.dataobj, dtype=np.float32).T)
+        affine = np.asarray(image.affine, dtype=np.float64)
+    return Truth(
+        t1=arrays["T1map"],
+        t2=arrays["T2map"],
+        pd=arrays["PDmap"],
+        fractions=arrays["fractions"],
+        labels=arrays["labels"].astype(np.uint8),
+        affine=affine,
+    )
 
 
 def manifest_row(session: SimulatedSession) -> dict[str, str]:

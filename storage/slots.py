@@ -11,12 +11,11 @@ import zarr
 
 from qmri_core.geometry import Grid
 from storage.repository import StoreError
-from storage.schema import AFFINE, DIGESTS, IMAGES, PER_SESSION, Variable, create_group
+from storage.schema import EXTENDED, Variable, create_group
 from storage.tables import array_of, assign, column, group_of, groups_of
 
 _KEY = re.compile(r"[a-z0-9][a-z0-9._-]*")
-TOP_NODES = {"catalogue", "calibration", "statistics"}
-_EXTENDED = (*IMAGES, AFFINE, *PER_SESSION, *DIGESTS)
+TOP_NODES = {"catalogue", "calibration", "statistics", "checkpoints"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +45,12 @@ class Slot:
     group: str
     index: int
     session: str
+
+
+def group_paths(root: zarr.Group) -> list[str]:
+    """Paths of all group nodes."""
+    scanners = [name for name in root.group_keys() if name not in TOP_NODES]
+    return sorted(f"{scanner}/{protocol}" for scanner in scanners for protocol in group_of(root, scanner).group_keys())
 
 
 def find_slots(root: zarr.Group, sessions: Iterable[str] | None = None) -> dict[str, Slot]:
@@ -113,14 +118,14 @@ def place(root: zarr.Group, path: str, members: Sequence[Placement]) -> dict[str
 
 
 def _resize(group: zarr.Group, size: int) -> None:
-    extended = {"session", *(variable.name for variable in _EXTENDED)}
+    extended = {"session", *(variable.name for variable in EXTENDED)}
     for name, array in group.arrays():  # all at once: opening them one by one takes longer than resizing
         if name in extended and array.shape[0] != size:
             array.resize((size, *array.shape[1:]))
 
 
 def _empty(group: zarr.Group, index: int) -> None:
-    for variable in _EXTENDED:
+    for variable in EXTENDED:
         array_of(group, variable.name)[index] = variable.fill
 
 
@@ -136,7 +141,7 @@ def remove(root: zarr.Group, path: str, session: str) -> None:
             del root[scanner]
         return
     if index != last:
-        for name in ("session", *(variable.name for variable in _EXTENDED)):
+        for name in ("session", *(variable.name for variable in EXTENDED)):
             array = array_of(group, name)
             array[index] = array[last]
     _empty(group, last)  # what a shared chunk holds beyond the end would come back when the axis grows

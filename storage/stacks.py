@@ -91,14 +91,19 @@ def _near(a: tuple[float, ...] | None, b: tuple[float, ...] | None, tolerance: f
 def stacks(frames: Sequence[Frame]) -> list[Stack]:
     """Volumes that the frames of one split group make: usually one.
 
-    Second and further copies of the same instance become stacks of their own, marked as copies. Frames that fill the
+    Second and further copies of the same instance become stacks of their own, marked as copies: the same identifier and
+    place, and the same pixels as far as two transfer syntaxes can be compared. Frames that fill the
     same positions several times are separated where a temporal position or acquisition number does so evenly.
     """
     ordered = sorted(frames, key=lambda frame: (frame.instance.path, frame.index))
     seen: dict[Hashable, int] = {}
+    pixels: dict[Hashable, str] = {}
     copies: list[list[Frame]] = []
     for frame in ordered:
-        key: Hashable = (frame.instance.sop_instance or frame.instance.path, frame.index, _rounded(frame.position))
+        one = frame.instance
+        key: Hashable = (one.sop_instance or one.path, frame.index, _rounded(frame.position))
+        if pixels.setdefault((key, one.transfer_syntax), one.pixels) != one.pixels:
+            key = (one.path, key)  # another image under the same identifier
         occurrence = seen.get(key, 0)
         seen[key] = occurrence + 1
         if occurrence == len(copies):
@@ -117,18 +122,87 @@ def _rounded(position: tuple[float, ...] | None) -> tuple[float, ...] | None:
 
 
 def _volumes(frames: list[Frame]) -> list[list[Frame]]:
-    """Frames parted by a counter of the header, if that and nothing less gives every position once."""
-    if not stack(frames).defect:
+    """Frames parted by a counter or clock of the header, if that and nothing less gives the same positions each time.
+
+    A counter that parts the slices of one volume (those of a second pass, say) gives other positions in each part.
+    """
+    if len(frames) < 2 or not stack(frames).defect:
         return [frames]
-    for counter in range(len(frames[0].volume)):
+    for counter in range(min(len(frame.volume) for frame in frames)):
         parts: dict[float, list[Frame]] = {}
         for frame in frames:
-            parts.setdefault(frame.volume[counter] if counter < len(frame.volume) else 0.0, []).append(frame)
+            parts.setdefault(frame.volume[counter], []).append(frame)
         if len(parts) > 1 and len({len(part) for part in parts.values()}) == 1:
-            volumes = [parts[value] for value in sorted(parts)]
-            if not any(stack(part).defect for part in volumes):
-                return volumes
+            volumes = [stack(parts[value]) for value in sorted(parts)]
+            if not any(volume.defect for volume in volumes) and all(_coincide(volumes[0], one) for one in volumes):
+                return [list(volume.frames) for volume in volumes]
     return [frames]
+
+
+def _coincide(one: Stack, other: Stack) -> bool:
+    a, b = (np.asarray([frame.position for frame in volume.frames]) for volume in (one, other))
+    return bool(np.abs(a - b).max() < 0.1 * one.spacing[2])
+
+
+HEAD = 100.0
+"""Millimetres: a volume of evenly spaced slices that reaches so far is no part of another."""
+
+
+def join(volumes: Sequence[Stack]) -> list[Stack]:
+    """Put together again what one acquisition was split into, whatever the series identifiers say.
+
+    ``volumes`` are of one study. Those of equal timing, orientation and raster are one volume if all their slices
+    together are evenly spaced, without gap or double, and none of them is a head by itself; where all of them are not,
+    those of one series number may be.
+    """
+    families: list[list[Stack]] = []
+    result: list[Stack] = []
+    for volume in volumes:
+        if not _may_be_part(volume):
+            result.append(volume)
+            continue
+        family = next((one for one in families if _same_kind(one[0].frames[0], volume.frames[0])), None)
+        if family is None:
+            families.append([volume])
+        else:
+            family.append(volume)
+    for family in families:
+        whole = _union(family)
+        if whole is not None:
+            result.append(whole)
+            continue
+        numbers: dict[int, list[Stack]] = {}
+        for part in family:
+            numbers.setdefault(part.frames[0].instance.number, []).append(part)
+        for parts in numbers.values():
+            whole = _union(parts)
+            result += parts if whole is None else [whole]
+    return result
+
+
+def _may_be_part(volume: Stack) -> bool:
+    if volume.is_copy or volume.n_volumes > 1 or any(frame.instance.problem for frame in volume.frames):
+        return False
+    return not (len(volume.frames) > 1 and not volume.defect and _is_head(volume))
+
+
+def _is_head(volume: Stack) -> bool:
+    """Whether a stack reaches over a head with slices that do not leave room for others between them."""
+    thickness = volume.frames[0].thickness or volume.spacing[2]
+    return volume.spacing[2] * volume.shape[2] >= HEAD and volume.spacing[2] < 1.7 * thickness
+
+
+def _same_kind(one: Frame, other: Frame) -> bool:
+    a, b = one.instance, other.instance
+    return (a.rows, a.columns) == (b.rows, b.columns) and _alike(one, other)
+
+
+def _union(parts: Sequence[Stack]) -> Stack | None:
+    if len(parts) < 2:
+        return None
+    whole = stack([frame for part in parts for frame in part.frames])
+    thickness = whole.frames[0].thickness or whole.spacing[2]
+    return None if whole.defect or whole.spacing[2] < 0.7 * thickness else whole
 
 
 def stack(frames: Sequence[Frame], *, is_copy: bool = False, n_volumes: int = 1) -> Stack:

@@ -11,13 +11,16 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from storage.repository import MAIN, STAGING, StoreError, open_repository, readable_session
+from storage.repository import MAIN, StoreError, faults, open_repository, readable_session
 from storage.schema import CATALOGUE, CATALOGUE_COLUMNS, Reason, Status, Variable
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     import xarray as xr
+
+MAX_TRIES = 20
+"""How often a commit is done again because others were faster."""
 
 TableName = Literal["calibration", "statistics"]
 
@@ -123,44 +126,65 @@ def write_table(
     *,
     message: str,
     metadata: Mapping[str, object] | None = None,
+    since: str | None = None,
 ) -> str:
     """Replace a table as a whole in one commit; the id of the new snapshot is returned.
+
+    Parameters
+    ----------
+    since
+        Snapshot whose table the new one was made from: if another process has written the table after that, nothing is
+        written. Without it the later one counts.
 
     Raises
     ------
     StoreError
-        If a wave is open, or another writer committed in between.
+        If another process has written the table since, or others commit faster time and again.
+    StorageFaultError
+        If the storage does not answer.
     """
-    if STAGING in repository.list_branches():
-        raise StoreError(f"the table {name} cannot be written while a wave is open; commit the wave first")
-    session = repository.writable_session(MAIN)
-    root = zarr.open_group(session.store, mode="a", zarr_format=3)
-    if name in root:
-        del root[name]
     # fixed-width text has no stable Zarr type
     text = {key: value.astype(object) for key, value in dataset.variables.items() if value.dtype.kind == "U"}
-    dataset.assign(text).to_zarr(session.store, group=name, mode="w", zarr_format=3, consolidated=False)
-    return finish(session, message, dict(metadata or {}))
+    with faults():
+        for _ in range(MAX_TRIES):
+            session = repository.writable_session(MAIN)
+            if since is not None:
+                before, now = _load(repository.readonly_session(snapshot_id=since), name), _load(session, name)
+                is_same = before is None if now is None else before is not None and before.identical(now)
+                if not is_same:
+                    raise StoreError(f"another process has written the table {name} meanwhile; run it again")
+            root = zarr.open_group(session.store, mode="a", zarr_format=3)
+            if name in root:
+                del root[name]
+            dataset.assign(text).to_zarr(session.store, group=name, mode="w", zarr_format=3, consolidated=False)
+            try:
+                return str(session.commit(message, metadata=dict(metadata or {})))
+            except icechunk.ConflictError:
+                continue
+    raise StoreError(f"others committed to the store {MAX_TRIES} times while this did; run it again")
+
+
+def finish(session: icechunk.Session, message: str, metadata: Mapping[str, object]) -> str:
+    """Commit, or raise `StoreError` if another process was faster; the id of the new snapshot."""
+    try:
+        return str(session.commit(message, metadata=dict(metadata)))
+    except icechunk.ConflictError as error:
+        raise StoreError("another process committed to the store since this one began; run it again") from error
 
 
 def read_table(location: str | Path, name: TableName, *, at: str | datetime | None = None) -> xr.Dataset | None:
     """Load a table; ``None`` if it was never written."""
+    return _load(readable_session(open_repository(location), at), name)
+
+
+def _load(session: icechunk.Session, name: str) -> xr.Dataset | None:
     import xarray as xr
 
-    session = readable_session(open_repository(location), at)
     if name not in zarr.open_group(session.store, mode="r", zarr_format=3):
         return None
     with xr.open_zarr(session.store, group=name, consolidated=False, chunks=None) as dataset:
         loaded: xr.Dataset = dataset.load()
         return loaded
-
-
-def finish(session: icechunk.Session, message: str, metadata: Mapping[str, object]) -> str:
-    """Commit, or raise `StoreError` if another writer was there."""
-    try:
-        return str(session.commit(message, metadata=dict(metadata)))
-    except icechunk.ConflictError as error:
-        raise StoreError("another writer committed to the store since this one began; run it again") from error
 
 
 def group_of(root: zarr.Group, path: str) -> zarr.Group:

@@ -14,9 +14,9 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from storage.repository import open_repository, readable_session
-from storage.schema import AFFINE, IMAGES, SHARED
-from storage.slots import TOP_NODES
+from storage.repository import StoreError, open_repository, readable_session
+from storage.schema import AFFINE, DIGEST, IMAGE_NAMES, SCHEMA_VERSION, SHARED
+from storage.slots import group_paths
 from storage.tables import array_of, column, group_of, read_rows
 from storage.waves import digest_of
 
@@ -54,6 +54,10 @@ def verify(
         If there is no store to check.
     """
     root = zarr.open_group(readable_session(open_repository(location), at).store, mode="r", zarr_format=3)
+    if root.attrs["schema_version"] != SCHEMA_VERSION:
+        raise StoreError(
+            f"that state has another schema version than {SCHEMA_VERSION}; only the current one is checked"
+        )
     members: dict[str, list[str]] = {}
     problems: list[Problem] = []
     for path in group_paths(root):
@@ -74,17 +78,16 @@ def verify(
     return problems
 
 
-def group_paths(root: zarr.Group) -> list[str]:
-    """Paths of all group nodes."""
-    scanners = [name for name in root.group_keys() if name not in TOP_NODES]
-    return sorted(f"{scanner}/{protocol}" for scanner in scanners for protocol in group_of(root, scanner).group_keys())
-
-
 def _check_session(arrays: Mapping[str, zarr.Array[Any]], index: int, session: str) -> Iterator[Problem]:
-    for variable in IMAGES:
-        message = _check_volume(arrays, variable.name, index)
+    try:
+        recorded = dict(zip(IMAGE_NAMES, map(str, np.asarray(arrays[DIGEST.name][index])), strict=True))
+    except UNREADABLE as error:
+        yield Problem(session=session, variable=DIGEST.name, message=_what(error))
+        recorded = {}
+    for name in IMAGE_NAMES:
+        message = _check_volume(arrays[name], index, recorded.get(name))
         if message:
-            yield Problem(session=session, variable=variable.name, message=message)
+            yield Problem(session=session, variable=name, message=message)
     try:
         affine = np.asarray(arrays[AFFINE.name][index], dtype=np.float64)
     except UNREADABLE as error:
@@ -94,13 +97,12 @@ def _check_session(arrays: Mapping[str, zarr.Array[Any]], index: int, session: s
             yield Problem(session=session, variable=AFFINE.name, message="is not finite")
 
 
-def _check_volume(arrays: Mapping[str, zarr.Array[Any]], name: str, index: int) -> str:
+def _check_volume(array: zarr.Array[Any], index: int, recorded: str | None) -> str:
     try:
-        recorded = str(arrays[f"{name}_digest"][index])
-        found = digest_of(np.asarray(arrays[name][index]))
+        found = digest_of(np.asarray(array[index]))
     except UNREADABLE as error:
         return _what(error)
-    if found == recorded:
+    if recorded is None or found == recorded:
         return ""
     if not recorded:
         return "holds values, but none were recorded as written"
@@ -140,8 +142,13 @@ def _check_shared(
             yield Problem(session="", variable=key, message=f"{group.path}: {_what(error)}")
             continue
         for session, value in zip(names, values, strict=True):
-            if session in position and rows[key][position[session]] != value:
+            if session in position and not _same(rows[key][position[session]], value):
                 yield Problem(session=session, variable=key, message="differs between the group and the catalogue")
+
+
+def _same(one: object, other: object) -> bool:
+    """Whether two values are equal; not known (NaN) is equal to itself."""
+    return one == other or (one != one and other != other)
 
 
 def _what(error: Exception) -> str:

@@ -1,39 +1,43 @@
 """Writing sessions: plan in one process, write whole chunks on workers, commit once.
 
-A wave that appends sessions extends its groups on a staging branch, because a forked session needs a clean parent and
-no reader may see sessions without images. The commit merges the forks there and then moves the main branch to it in one
-step. A wave that was cut short leaves only the staging branch behind, which the next writer drops.
+Every wave has a branch of its own, because a forked session needs a clean parent and no reader may see sessions
+without images. The commit merges the forks there and then moves the main branch to it in one step. If another writer
+has moved it meanwhile, the wave is done again on top of that, from what its workers have written. A wave that was cut
+short leaves only its branch behind, which a later writer drops.
 """
 
 from __future__ import annotations
 
-import hashlib
+import itertools
+import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import icechunk
 import numpy as np
 import zarr
-from numpy.typing import NDArray
 
-from storage.repository import MAIN, STAGING, StoreError, drop_staging, open_repository, readable_session
-from storage.schema import (
-    AFFINE,
-    PER_SESSION,
-    SESSION_VARIABLES,
-    SHARED,
-    WORKER_VARIABLES,
-    Status,
-    Variable,
-    rounded,
-)
-from storage.slots import Placement, Slot, check_owner, find_slots, place, remove, slots_in
-from storage.tables import array_of, assign, cell, check_rows, finish, group_of, groups_of, write_rows
+from storage.arrays import check_whole_chunks, digest_of, digests_of, read_arrays, write_arrays
+from storage.repository import MAIN, STAGING, StorageFaultError, StoreError, faults, stage
+from storage.schema import AFFINE, DIGEST, IMAGE_NAMES, PER_SESSION, SESSION_VARIABLES, SHARED, Status
+from storage.slots import Placement, Slot, find_slots, place, remove, slots_in
+from storage.tables import MAX_TRIES, array_of, assign, cell, check_rows, column, group_of, groups_of, write_rows
+
+__all__ = [
+    "Wave",
+    "begin_append",
+    "begin_update",
+    "check_whole_chunks",
+    "commit",
+    "digest_of",
+    "read_arrays",
+    "write_arrays",
+]
 
 _COMMITTED = {AFFINE.name, *(variable.name for variable in PER_SESSION)}
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,41 +47,49 @@ class Wave:
     fork: icechunk.ForkSession
     slots: Mapping[str, Slot]
     base: str
-    appends: bool
+    branch: str
+    placements: tuple[Placement, ...] = field(repr=False)
     session: icechunk.Session = field(repr=False)
+
+    @property
+    def appends(self) -> bool:
+        """Whether the wave gives sessions a place; otherwise it writes more of stored ones."""
+        return bool(self.placements)
 
 
 def begin_append(repository: icechunk.Repository, placements: Sequence[Placement]) -> Wave:
     """Give each session a slot: groups are created, session axes extended, on a branch that no reader sees.
 
     A session that its group holds already keeps its slot, emptied; one that another group holds leaves that group.
-    A wave that was begun before and not committed is lost.
 
     Raises
     ------
     StoreError
         If a session occurs twice, or a group exists with another grid.
+    StorageFaultError
+        If the storage does not answer.
     """
     if len({placement.session for placement in placements}) < len(placements):
         raise StoreError("a session occurs twice in one wave; two workers would write the same chunks")
-    drop_staging(repository)
-    base = repository.lookup_branch(MAIN)
-    repository.create_branch(STAGING, base)
-    session = repository.writable_session(STAGING)
-    root = zarr.open_group(session.store, mode="a", zarr_format=3)
-    stored = groups_of(root, (placement.session for placement in placements))
-    by_group: dict[str, list[Placement]] = defaultdict(list)
-    for placement in placements:
-        by_group[placement.group].append(placement)
-        if stored.get(placement.session, placement.group) != placement.group:
-            remove(root, stored[placement.session], placement.session)
-    slots: dict[str, Slot] = {}
-    for group, members in by_group.items():
-        slots |= place(root, group, members)
-    if session.has_uncommitted_changes:
-        session.commit(f"Make room for {len(slots)} sessions", metadata={STAGING: True})
-        session = repository.writable_session(STAGING)
-    return Wave(fork=session.fork(), slots=slots, base=base, appends=True, session=session)
+    with faults():
+        base = repository.lookup_branch(MAIN)
+        branch = stage(repository, base)
+        session = repository.writable_session(branch)
+        root = zarr.open_group(session.store, mode="a", zarr_format=3)
+        stored = groups_of(root, (placement.session for placement in placements))
+        by_group: dict[str, list[Placement]] = defaultdict(list)
+        for placement in placements:
+            by_group[placement.group].append(placement)
+            if stored.get(placement.session, placement.group) != placement.group:
+                remove(root, stored[placement.session], placement.session)
+        slots: dict[str, Slot] = {}
+        for group, members in by_group.items():
+            slots |= place(root, group, members)
+        if session.has_uncommitted_changes:
+            session.commit(f"Make room for {len(slots)} sessions", metadata={STAGING: True})
+            session = repository.writable_session(branch)
+        fork = session.fork()
+    return Wave(fork=fork, slots=slots, base=base, branch=branch, placements=tuple(placements), session=session)
 
 
 def begin_update(repository: icechunk.Repository, sessions: Sequence[str]) -> Wave:
@@ -87,70 +99,16 @@ def begin_update(repository: icechunk.Repository, sessions: Sequence[str]) -> Wa
     ------
     StoreError
         If a session is not stored.
+    StorageFaultError
+        If the storage does not answer.
     """
-    drop_staging(repository)
-    base = repository.lookup_branch(MAIN)
-    session = repository.writable_session(MAIN)
-    slots = find_slots(zarr.open_group(session.store, mode="r", zarr_format=3), sessions)
-    return Wave(fork=session.fork(), slots=slots, base=base, appends=False, session=session)
-
-
-def write_arrays(fork: icechunk.ForkSession, slot: Slot, arrays: Mapping[str, NDArray[Any]]) -> icechunk.ForkSession:
-    """Write volumes of one session, with the digest of each; runs on workers.
-
-    ``arrays`` names images, maps or masks of the schema, each of the shape (z, y, x) of the group's grid, or the
-    ``affine``. Everything is checked before the first byte is written. Floats are rounded to the bits that the schema
-    keeps. The fork is returned for `commit`.
-
-    Raises
-    ------
-    StoreError
-        If a name, shape or dtype does not fit, or the slot is not this session's.
-    """
-    group = zarr.open_group(fork.store, path=slot.group, mode="r+", zarr_format=3)
-    check_owner(group, slot)
-    checked: list[tuple[zarr.Array[Any], Variable, NDArray[Any]]] = []
-    for name, values in arrays.items():
-        if name not in WORKER_VARIABLES:
-            raise StoreError(f"{slot.session}: {name} is no variable that workers write: {', '.join(WORKER_VARIABLES)}")
-        array = array_of(group, name)
-        check_whole_chunks(array, slot, np.shape(values))
-        try:
-            checked.append((array, WORKER_VARIABLES[name], rounded(np.asarray(values), WORKER_VARIABLES[name])))
-        except ValueError as error:
-            raise StoreError(f"{slot.session}: {error}") from error
-    for array, variable, stored in checked:
-        array[slot.index] = stored
-        if variable is not AFFINE:
-            array_of(group, f"{variable.name}_digest")[slot.index] = digest_of(stored)
-    return fork
-
-
-def check_whole_chunks(array: zarr.Array[Any], slot: Slot, shape: tuple[int, ...]) -> None:
-    """Raise `StoreError` unless writing ``shape`` at the slot covers whole chunks that no other session shares."""
-    if array.chunks[0] != 1 or array.shards is not None:
-        raise StoreError(f"{array.path}: chunks of {array.chunks[0]} sessions; two workers would overwrite each other")
-    if shape != array.shape[1:]:
-        raise StoreError(f"{slot.session}: {array.path} has volumes of {array.shape[1:]}, {shape} was given")
-
-
-def read_arrays(location: str | Path, slot: Slot, names: Sequence[str]) -> dict[str, NDArray[Any]]:
-    """One session's values of the variables as stored, from the last commit; runs on workers.
-
-    Not computed is NaN in float variables, `storage.schema.NOT_COMPUTED` in masks, empty in texts.
-
-    Raises
-    ------
-    StoreError
-        If the slot is not this session's any more, or a name is unknown.
-    """
-    session = readable_session(open_repository(location))
-    group = zarr.open_group(session.store, path=slot.group, mode="r", zarr_format=3)
-    check_owner(group, slot)
-    unknown = [name for name in names if name not in WORKER_VARIABLES and name not in SESSION_VARIABLES]
-    if unknown:
-        raise StoreError(f"{slot.session}: no such variables: {', '.join(unknown)}")
-    return {name: np.asarray(array_of(group, name)[slot.index]) for name in names}
+    with faults():
+        base = repository.lookup_branch(MAIN)
+        slots = find_slots(_root(repository, base), sessions)
+        branch = stage(repository, base)
+        session = repository.writable_session(branch)
+        fork = session.fork()
+    return Wave(fork=fork, slots=slots, base=base, branch=branch, placements=(), session=session)
 
 
 def commit(
@@ -164,6 +122,10 @@ def commit(
     metadata: Mapping[str, object] | None = None,
 ) -> str:
     """Commit what the workers wrote, per-session values and catalogue rows in one step; the new snapshot's id.
+
+    If another writer committed since the wave began, the wave is rebased: its volumes get slots in the state of now.
+    Sessions that the other one forgot, or whose images it replaced while this wave made maps of them, are left out; the
+    next run finds them as they are.
 
     Parameters
     ----------
@@ -182,18 +144,120 @@ def commit(
     ------
     StoreError
         If an appended session lacks its row, its affine or any image; if a name or value is not in the schema; if
-        another writer or a later wave came in between. Nothing is committed then.
+        others were faster time and again. Nothing is committed then.
+    StorageFaultError
+        If the storage does not answer. What was committed before stays.
     """
     check_rows(rows)
-    session = repository.writable_session(MAIN) if wave is None else wave.session
-    distinct = list({id(fork): fork for fork in forks}.values())
-    if wave is not None:
-        session.merge(*distinct)
-    elif distinct:
+    if wave is None and forks:
         raise StoreError("forks without their wave cannot be committed")
-    root = zarr.open_group(session.store, mode="a", zarr_format=3)
     records = {str(row["session"]): dict(row) for row in rows}
     entries = {name: dict(given) for name, given in values.items()}
+    with faults():
+        if wave is not None:
+            wave.session.merge(*{id(fork): fork for fork in forks}.values())
+        for _ in range(MAX_TRIES):
+            base = repository.lookup_branch(MAIN) if wave is None else wave.base
+            session = repository.writable_session(MAIN) if wave is None else wave.session
+            root = zarr.open_group(session.store, mode="a", zarr_format=3)
+            _record(root, wave, records, entries)
+            if not session.has_uncommitted_changes:
+                if wave is not None:
+                    repository.delete_branch(wave.branch)
+                return base
+            snapshot = _finish(repository, wave, session, message, dict(metadata or {}))
+            if snapshot is not None:
+                return snapshot
+            _log.warning("another process committed to the store meanwhile; this wave is done again on top of it")
+            if wave is not None:
+                wave = _rebased(repository, wave, records, entries)
+    raise StoreError(f"others committed to the store {MAX_TRIES} times while this did; run it again")
+
+
+def _finish(
+    repository: icechunk.Repository,
+    wave: Wave | None,
+    session: icechunk.Session,
+    message: str,
+    metadata: dict[str, Any],
+) -> str | None:
+    """Make the session's state the store's; ``None`` if another writer was faster."""
+    try:
+        snapshot = str(session.commit(message, metadata=metadata))
+    except icechunk.ConflictError:
+        if wave is not None:
+            raise StorageFaultError("the wave's own branch has gone or moved; run it again") from None
+        return None
+    if wave is None:
+        return snapshot
+    try:
+        repository.reset_branch(MAIN, snapshot, from_snapshot_id=wave.base)
+    except icechunk.IcechunkError:
+        if repository.lookup_branch(MAIN) == wave.base:
+            raise
+        # an answer that was lost on its way looks like a conflict when the request is repeated
+        newer = itertools.takewhile(lambda info: info.id != wave.base, repository.ancestry(branch=MAIN))
+        if all(info.id != snapshot for info in newer):
+            return None
+    repository.delete_branch(wave.branch)
+    return snapshot
+
+
+def _rebased(repository: icechunk.Repository, wave: Wave, records: dict[str, Any], entries: dict[str, Any]) -> Wave:
+    """Begin the wave anew in the state of now, with the volumes that were written; forget what does not hold any more.
+
+    ``records`` and ``entries`` lose the sessions that are left out.
+    """
+    done = zarr.open_group(repository.readonly_session(branch=wave.branch).store, mode="r", zarr_format=3)
+    before, now = _root(repository, wave.base), _root(repository, repository.lookup_branch(MAIN))
+    written = find_slots(done, [name for name in groups_of(done, wave.slots) if name in wave.slots])
+    if wave.appends:
+        gone = _seen(before) - _seen(now)
+        fresh = begin_append(repository, [member for member in wave.placements if member.session not in gone])
+    else:
+        fresh = begin_update(repository, [name for name in wave.slots if _still_holds(name, before, done, now)])
+    for name in set(wave.slots) - set(fresh.slots):
+        records.pop(name, None)
+        entries.pop(name, None)
+    base = zarr.open_group(fresh.fork.store, mode="r", zarr_format=3)
+    for name, slot in fresh.slots.items():
+        if name not in written:  # it failed, and lost its slot
+            continue
+        source = group_of(done, written[name].group)
+        there, here = digests_of(done, written[name]), digests_of(base, slot)
+        changed = [image for image in IMAGE_NAMES if there[image] != here[image]]
+        write_arrays(
+            fresh.fork,
+            slot,
+            {key: np.asarray(array_of(source, key)[written[name].index]) for key in (*changed, AFFINE.name)},
+        )
+    fresh.session.merge(fresh.fork)
+    repository.delete_branch(wave.branch)
+    return fresh
+
+
+def _still_holds(session: str, before: zarr.Group, done: zarr.Group, now: zarr.Group) -> bool:
+    """Whether everything that an update read of the session, and did not write, is as it was."""
+    if session not in groups_of(now, [session]):
+        return False
+    old, new, current = (digests_of(root, find_slots(root, [session])[session]) for root in (before, done, now))
+    return all(current[name] == old[name] for name in IMAGE_NAMES if new[name] == old[name])
+
+
+def _seen(root: zarr.Group) -> set[str]:
+    return set(map(str, column(array_of(root, "catalogue/session"))))
+
+
+def _root(repository: icechunk.Repository, snapshot: str) -> zarr.Group:
+    return zarr.open_group(repository.readonly_session(snapshot_id=snapshot).store, mode="r", zarr_format=3)
+
+
+def _record(
+    root: zarr.Group, wave: Wave | None, given: Mapping[str, Mapping[str, Any]], values: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Write rows and values, and drop the slots of sessions that failed."""
+    records = {name: dict(row) for name, row in given.items()}
+    entries = {name: dict(entry) for name, entry in values.items()}
     placed = dict(wave.slots) if wave is not None and wave.appends else {}
     appended = _drop_failed(root, placed, records)
     others = [name for name in groups_of(root, {*entries, *records}) if name not in placed]
@@ -203,25 +267,6 @@ def commit(
     _write_values(root, slots, entries)
     _check_appended(root, appended)
     write_rows(root, list(records.values()), fresh=placed)
-    if not session.has_uncommitted_changes:
-        return str(repository.lookup_branch(MAIN))
-    snapshot = finish(session, message, metadata or {})
-    if wave is not None and wave.appends:
-        try:
-            repository.reset_branch(MAIN, snapshot, from_snapshot_id=wave.base)
-        except icechunk.IcechunkError as error:
-            raise StoreError("another writer committed to the store since the wave began; run it again") from error
-        drop_staging(repository)
-    return snapshot
-
-
-def digest_of(array: NDArray[Any]) -> str:
-    """Digest of an array's dtype, shape and bytes as stored; empty if nothing in it is computed."""
-    is_computed = ~np.isnan(array) if array.dtype.kind == "f" else array != np.iinfo(array.dtype).max
-    if not is_computed.any():
-        return ""
-    head = f"{array.dtype.str}{array.shape}".encode()
-    return hashlib.sha256(head + np.ascontiguousarray(array).tobytes()).hexdigest()[:32]
 
 
 def _share(name: str, records: dict[str, Any], entries: dict[str, Any], slots: Mapping[str, Slot]) -> None:
@@ -281,11 +326,10 @@ def _check_appended(root: zarr.Group, appended: Mapping[str, Slot]) -> None:
         group = group_of(root, path)
         index = np.asarray([member.index for member in members])
         affines = np.asarray(array_of(group, "affine").oindex[index, :, :])
-        digests = [
-            np.asarray(array_of(group, f"{contrast}_digest").oindex[index]) for contrast in ("T1w", "T2w", "FLAIR")
-        ]
+        contrasts = [IMAGE_NAMES.index(name) for name in ("T1w", "T2w", "FLAIR")]
+        digests = np.asarray(array_of(group, DIGEST.name).oindex[index, :], dtype=object)[:, contrasts]
         for position, member in enumerate(members):
             if not np.isfinite(affines[position]).all():
                 raise StoreError(f"{member.session}: appended without a finite affine")
-            if not any(digest[position] for digest in digests):
+            if not any(digests[position]):
                 raise StoreError(f"{member.session}: appended without an image")

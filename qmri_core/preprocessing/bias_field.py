@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 - the name that its documentation uses
 from numpy.typing import NDArray
+from scipy import ndimage
+
+from qmri_core.geometry import FIELD_SHAPE
 
 WORKING_SPACING = 6.0
 """Millimetres at which the field is fitted; it is smooth over centimetres."""
@@ -46,3 +49,23 @@ def bias_field(
     log_field = sitk.GetArrayFromImage(method.GetLogBiasFieldAsImage(full))
     log_field = log_field - log_field[mask > 0].mean()
     return np.asarray(np.exp(log_field), dtype=np.float32)
+
+
+def thinned(field: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Values of a field at `qmri_core.geometry.FIELD_SHAPE` nodes, which is what is kept of it."""
+    places = np.meshgrid(
+        *(np.linspace(0, size - 1, n) for size, n in zip(field.shape, FIELD_SHAPE, strict=True)), indexing="ij"
+    )
+    return np.asarray(np.exp(ndimage.map_coordinates(np.log(field), places, order=1)), dtype=np.float32)
+
+
+def expanded(nodes: NDArray[np.float32], shape: tuple[int, int, int]) -> NDArray[np.float32]:
+    """The field of ``shape`` (z, y, x) from the nodes that `thinned` gave; within 0.5 % of it in the brain.
+
+    The stored image times this field is the image as it was resampled from the scanner's.
+    """
+    places = np.meshgrid(
+        *(np.linspace(0, n - 1, size) for size, n in zip(shape, nodes.shape, strict=True)), indexing="ij"
+    )
+    wide = ndimage.map_coordinates(np.log(nodes.astype(np.float64)), places, order=3, mode="nearest")
+    return np.asarray(np.exp(wide), dtype=np.float32)

@@ -11,12 +11,13 @@ from scipy import ndimage
 
 from qmri_core.acquisition import CONTRASTS, Contrast
 from qmri_core.geometry import Affine, Grid, Volume, closest_canonical, spacing_of
-from qmri_core.preprocessing.alignment import align, resample
-from qmri_core.preprocessing.bias_field import bias_field
+from qmri_core.preprocessing.alignment import AlignmentError, align, resample
+from qmri_core.preprocessing.bias_field import bias_field, thinned
 from qmri_core.preprocessing.brain_mask import brain_mask
+from qmri_core.preprocessing.quality import figures_of_contrast
 from qmri_core.preprocessing.tissue import segment
 
-PREPROCESSING_VERSION = 1
+PREPROCESSING_VERSION = 2
 """Raised when results change; makes stored sessions stale."""
 REFERENCE_ORDER = (Contrast.T2W, Contrast.FLAIR, Contrast.T1W)
 MARGIN = 10.0
@@ -41,8 +42,11 @@ class Preprocessed:
     tissue: NDArray[np.uint8]
     affine: Affine
     reference: Contrast
+    bias_fields: dict[Contrast, NDArray[np.float32]]
+    """Fields by which the images were divided, at `qmri_core.geometry.FIELD_SHAPE` nodes."""
     quality: dict[str, float]
-    """``brain_volume`` [l], ``coverage`` [1], ``<contrast>_alignment`` (mutual information, nats)."""
+    """``brain_volume`` [l], ``coverage`` [1], ``alignment_residual`` [mm], ``<contrast>_alignment`` (mutual
+    information, nats), and as ``<contrast>_<figure>`` those of `quality.figures_of_contrast`."""
 
 
 def preprocess(volumes: Mapping[Contrast, Volume], grid: Grid) -> Preprocessed:
@@ -96,18 +100,62 @@ def preprocess(volumes: Mapping[Contrast, Volume], grid: Grid) -> Preprocessed:
         )
     final_mask = covered.astype(np.uint8)
     near = _grow(on_grid, grid.spacing[::-1], MARGIN)
+    fields: dict[Contrast, NDArray[np.float32]] = {}
     for contrast, image in images.items():
         field = bias_field(image, final_mask, grid.spacing)
+        fields[contrast] = thinned(field)
         images[contrast] = np.where(near, image / field, np.nan).astype(np.float32)
     tissue = segment(images, final_mask)
+    inside = {
+        contrast: mask > 0 if contrast is Contrast.T1W else _brain_in(volumes[contrast], from_t1w[contrast], t1w, mask)
+        for contrast in images
+    }
+    quality["alignment_residual"] = _circle(volumes, from_t1w, inside, t1w, mask)
+    for contrast, image in images.items():
+        figures = figures_of_contrast(volumes[contrast], inside[contrast], image, tissue, grid.spacing)
+        quality |= {f"{contrast}_{name}": value for name, value in figures.items()}
     return Preprocessed(
         images=images,
         brain_mask=final_mask,
         tissue=tissue,
         affine=affine,
         reference=reference,
+        bias_fields=fields,
         quality=quality,
     )
+
+
+def _brain_in(native: Volume, from_t1w: Affine, t1w: Volume, mask: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """The brain in the voxels of another series."""
+    to_t1w = np.linalg.inv(t1w.affine) @ np.linalg.inv(from_t1w) @ native.affine
+    z, y, x = native.array.shape
+    turned = to_t1w[2::-1, 2::-1]  # both ends in the order z, y, x
+    return np.asarray(
+        ndimage.affine_transform(mask, turned, offset=to_t1w[2::-1, 3], output_shape=(z, y, x), order=0) > 0
+    )
+
+
+def _circle(
+    volumes: Mapping[Contrast, Volume],
+    from_t1w: Mapping[Contrast, Affine],
+    inside: Mapping[Contrast, NDArray[np.bool_]],
+    t1w: Volume,
+    mask: NDArray[np.uint8],
+) -> float:
+    """Mean distance in the brain, mm, by which aligning T1w, a second series, a third one and T1w again misses.
+
+    The last step is an alignment that was not used: of the third series to the second, or back to T1w if there are two.
+    """
+    others = [contrast for contrast in CONTRASTS if contrast in volumes and contrast is not Contrast.T1W]
+    second, third = others[0], others[-1] if len(others) > 1 else Contrast.T1W
+    around = _grow(inside[second], tuple(spacing_of(volumes[second].affine)[::-1].tolist()), ALIGNMENT_MARGIN)
+    try:
+        onward, _ = align(volumes[second], volumes[third], around.astype(np.uint8))
+    except AlignmentError:
+        return float("nan")
+    points = np.argwhere(mask)[::997, ::-1] @ t1w.affine[:3, :3].T + t1w.affine[:3, 3]
+    circle = np.linalg.inv(from_t1w[third]) @ onward @ from_t1w[second] - np.eye(4)
+    return float(np.linalg.norm(points @ circle[:3, :3].T + circle[:3, 3], axis=1).mean())
 
 
 def _frame(grid: Grid, reference: Volume, from_t1w: Affine, t1w: Volume, mask: NDArray[np.uint8]) -> Affine:

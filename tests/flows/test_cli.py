@@ -19,7 +19,6 @@ from tiny_cohort import GROUPS, make_store
 from typer.testing import CliRunner, Result
 
 from flows.cli import app, explain
-from flows.commands_store import PLANNED
 from flows.progress import reporting
 from flows.summary import RunSummary, summarise
 
@@ -77,18 +76,11 @@ def test_help_is_fast_and_imports_nothing_heavy() -> None:
 def test_every_command_of_the_contract_is_there() -> None:
     contract = (
         "demo simulate inspect ingest calibrate train infer aggregate report evaluate status verify history rollback "
-        "compact forget export-bids export-zarr protocol synthesize run"
+        "compact forget migrate export-bids export-zarr protocol synthesize run"
     )
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     assert set(commands) == set(contract.split())
     assert all(command.help for command in commands.values())
-
-
-@pytest.mark.parametrize("name", PLANNED)
-def test_what_is_not_there_yet_says_so(name: str) -> None:
-    result = qmri(name, "something", "--store", "cohort")
-    assert result.exit_code == 1
-    assert f"qmri {name}: not there yet" in result.output
 
 
 @pytest.mark.parametrize(

@@ -32,8 +32,8 @@ SMALL_WAVES = (
 """One session per commit, so that three sessions are enough to be killed between two commits."""
 
 
-def kill_when(moment: Callable[[], bool], *arguments: object, key_file: Path, log: Path) -> None:
-    """Start ``qmri`` as the leader of a process group, and kill the group without a word at ``moment``."""
+def kill_when(moment: Callable[[], bool], *arguments: object, key_file: Path, log: Path, delay: float = 0.0) -> None:
+    """Start ``qmri`` as the leader of a process group; kill the group without a word, ``delay`` s after ``moment``."""
     with log.open("wb") as output:
         process = subprocess.Popen(
             command(*arguments, code=SMALL_WAVES),
@@ -49,6 +49,7 @@ def kill_when(moment: Callable[[], bool], *arguments: object, key_file: Path, lo
                 assert process.poll() is None, f"ended before it was killed:\n{log.read_text()}"
                 assert time.monotonic() < end, f"the moment never came:\n{log.read_text()}"
                 time.sleep(0.05)
+            time.sleep(delay)
         finally:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -76,7 +77,7 @@ def committed(store: Path) -> pd.DataFrame:
 
 
 def is_in_a_wave(store: Path) -> bool:
-    return "staging" in open_repository(store).list_branches()
+    return len(open_repository(store).list_branches()) > 1
 
 
 @pytest.fixture(scope="module")
@@ -138,3 +139,39 @@ def test_maps_are_those_of_an_undisturbed_run(
     last = last_snapshot(survivor)
     assert infer(str(survivor), checkpoint=processed.checkpoint, client=workers).snapshot is None
     assert last_snapshot(survivor) == last
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_runs_that_are_killed_five_times_each_end_where_undisturbed_ones_do(
+    processed: Processed, tmp_path: Path
+) -> None:
+    """About 10 minutes on two free cores."""
+    store = tmp_path / "store"
+
+    def n_done(column: str) -> int:
+        return int((committed(store)[column] != "").sum())
+
+    def killed(run: tuple[object, ...], column: str) -> None:
+        for number, (n, delay) in enumerate([(0, 0.0), (0, 2.0), (1, 0.0), (1, 1.0), (2, 0.0)]):
+
+            def moment(n: int = n) -> bool:
+                return n_done(column) >= n and (store / "refs").is_dir() and is_in_a_wave(store)
+
+            kill_when(
+                moment, *run, "--workers", "1", key_file=processed.key_file, log=tmp_path / f"log-{number}", delay=delay
+            )
+            assert verify(store) == []
+            assert n_done(column) >= n
+
+    ingest_run = ("ingest", processed.source, "--store", store)
+    killed(ingest_run, "session")
+    assert qmri(*ingest_run, "--workers", "1", key_file=processed.key_file).returncode == 0
+    infer_run = ("infer", "--store", store, "--checkpoint", processed.checkpoint)
+    killed(infer_run, "checkpoint_digest")
+    assert qmri(*infer_run, "--workers", "1", key_file=processed.key_file).returncode == 0
+    expected, found = arrays(processed.store), arrays(store)
+    assert set(found) == set(expected)
+    for session, stored in expected.items():
+        assert_same_arrays(found[session], stored)
+    assert verify(store) == []

@@ -131,6 +131,22 @@ def test_maps_are_near_the_truth_and_the_null_model_does_not_vary(processed: Pro
     assert (tmp_path / "evaluation.csv").is_file()
 
 
+def test_voxels_and_regions_are_compared_in_the_place_where_they_are(
+    processed: Processed, workers: Client, tmp_path: Path
+) -> None:
+    result = evaluate(processed.store, processed.truth, processed.linkage, client=workers, out=tmp_path)
+    voxels = result.voxels.set_index(["model", "tissue", "map"])
+    assert set(voxels["n_sessions"]) == {3}
+    # were the frames of map and truth not the same, grey and white matter would be mixed up: r would be near 0
+    assert voxels.loc[("network", "parenchyma", "T1map"), "ccc"] > 0.5
+    assert voxels.loc[("null model", "WM", "T1map"), "n"] == voxels.loc[("network", "WM", "T1map"), "n"]
+    assert np.isnan(voxels.loc[("null model", "WM", "T1map"), "within_r"])
+    assert np.isnan(voxels.loc[("null model", "WM", "T1map"), "within_one"])
+    assert set(result.regions["region"]) >= {"wm", "gm", "thalamus", "putamen"}
+    assert result.pairs.empty  # nobody was scanned twice
+    assert {"evaluation.csv", "voxels.csv", "regions.csv", "evaluation.json"} <= set(names_below(tmp_path))
+
+
 def test_doing_it_again_writes_nothing(processed: Processed, workers: Client) -> None:
     before = last_snapshot(processed.store)
     again = ingest(processed.source, processed.store, key=processed.key, client=workers)

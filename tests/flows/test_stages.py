@@ -24,6 +24,7 @@ from flows.stages import (
     ingest_session,
     summarise_session,
 )
+from flows.weights import Weights
 from qmri_core.acquisition import Acquisition, Contrast, Sequence
 from qmri_core.calibration import CalibrationError
 from qmri_core.checkpoint import digest_of
@@ -179,8 +180,7 @@ def infer_task(store: str, checkpoint: Path) -> InferTask:
         slot=wave.slots[name],
         acquisitions=ACQUISITIONS,
         scales={Contrast.T1W: 250.0, Contrast.T2W: 300.0},
-        checkpoint=checkpoint,
-        digest=digest_of(checkpoint),
+        weights=Weights(digest=digest_of(checkpoint), file=checkpoint),
         fork=wave.fork,
     )
 

@@ -14,7 +14,6 @@ from qmri_core.checkpoint import (
     CheckpointError,
     digest_of,
     load_checkpoint,
-    resident_checkpoint,
     save_checkpoint,
 )
 from qmri_core.network import MapNetwork, NetworkSettings
@@ -59,10 +58,3 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     save_file({"x": torch.zeros(1)}, newer, {"format": FORMAT, "version": "99"})
     with pytest.raises(CheckpointError, match="format version 99"):
         load_checkpoint(newer)
-
-
-def test_a_file_that_changes_under_a_run_is_noticed(file: Path) -> None:
-    digest = digest_of(file)
-    assert resident_checkpoint(file, digest) is resident_checkpoint(file, digest)
-    with pytest.raises(CheckpointError, match="changed"):
-        resident_checkpoint(file, "0" * 64)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qmri_core.statistics import Moments, agreement, inter_group_variation, tissue_statistics
+from qmri_core.statistics import JointMoments, Moments, agreement, inter_group_variation, tissue_statistics
 
 values = st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=60)
 
@@ -75,3 +75,35 @@ def test_values_centred_on_zero_have_a_slope_but_no_relative_error() -> None:
 def test_unpaired_values_are_refused() -> None:
     with pytest.raises(ValueError, match="pairs"):
         agreement([1.0, 2.0], [1.0])
+
+
+pairs = st.lists(st.tuples(st.floats(-1e3, 1e3, width=32), st.floats(-1e3, 1e3, width=32)), min_size=1, max_size=40)
+
+
+@given(parts=st.lists(pairs, min_size=1, max_size=5))
+def test_any_partition_of_pairs_merges_to_the_whole(parts: list[list[tuple[float, float]]]) -> None:
+    x, y = np.asarray([pair for part in parts for pair in part]).T
+    merged = reduce(add, (JointMoments.of(*np.asarray(part).T) for part in parts), JointMoments())
+    assert merged.count == x.size
+    scale = max(1.0, float(np.abs([x, y]).max())) ** 2 * x.size
+    covariance = np.cov(x, y, ddof=0) * x.size if x.size > 1 else np.zeros((2, 2))
+    found = np.array([[merged.sum_xx, merged.sum_xy], [merged.sum_xy, merged.sum_yy]])
+    np.testing.assert_allclose(found, covariance, rtol=1e-9, atol=1e-9 * scale)
+    np.testing.assert_allclose([merged.mean_x, merged.mean_y], [x.mean(), y.mean()], rtol=1e-9, atol=1e-9)
+
+
+def test_centred_parts_hide_differences_of_means() -> None:
+    x = np.array([1.0, 2.0, 3.0])
+    apart = JointMoments.of(x, x) + JointMoments.of(x + 10, x - 10)
+    assert apart.slope < 0
+    assert (JointMoments.of(x, x).centred() + JointMoments.of(x + 10, x - 10).centred()).slope == pytest.approx(1.0)
+
+
+def test_correlation_and_concordance_are_those_of_their_definitions() -> None:
+    rng = np.random.default_rng(4)
+    x = rng.normal(size=50)
+    y = 0.5 * x + rng.normal(size=50) + 0.3
+    moments = JointMoments.of(x, y)
+    assert moments.r == pytest.approx(np.corrcoef(x, y)[0, 1])
+    expected = 2 * np.cov(x, y, ddof=0)[0, 1] / (x.var() + y.var() + (x.mean() - y.mean()) ** 2)
+    assert moments.ccc == pytest.approx(expected)

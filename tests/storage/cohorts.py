@@ -46,7 +46,7 @@ def row(session: str, status: str = "complete", **values: object) -> dict[str, o
     return {"session": session, "status": status, "input_digest": f"input of {session}", **values}
 
 
-def ingest(location: Path, placements: Sequence[Placement]) -> str:
+def ingest(location: Path | str, placements: Sequence[Placement]) -> str:
     """Store the sessions in one wave, each through a fork of its own."""
     with writing(location, create=True) as repository:
         wave = begin_append(repository, placements)
@@ -65,7 +65,7 @@ def ingest(location: Path, placements: Sequence[Placement]) -> str:
         )
 
 
-def infer(location: Path, sessions: Iterable[str]) -> str:
+def infer(location: Path | str, sessions: Iterable[str]) -> str:
     """Store maps of the sessions in one wave."""
     with writing(location) as repository:
         wave = begin_update(repository, list(sessions))

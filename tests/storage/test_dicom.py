@@ -15,8 +15,9 @@ from pydicom.uid import EnhancedMRImageStorage, RLELossless
 from slices import STUDY, header, voxels, write, write_series
 
 from qmri_core.classification import SkipReason
-from storage.dicom import field_strength, manufacturer_of, scan_file, slug
+from storage.dicom import scan_file
 from storage.discovery import decide, discover, read_volume
+from storage.header import field_strength, manufacturer_of, slug
 
 KEY = bytes(32)
 

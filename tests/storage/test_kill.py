@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import base64
+import itertools
+import os
+import pickle
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from cohorts import ingest, maps, placement, row
+from cohorts import images, ingest, maps, placement, row
 
-from storage.repository import history, open_repository, writing
+from storage.cohort import slots
+from storage.repository import StoreError, history, open_repository, writing
+from storage.schema import IMAGE_NAMES
 from storage.slots import find_slots
 from storage.tables import column, group_of, read_rows
 from storage.verify import verify
-from storage.waves import begin_update, commit, write_arrays
+from storage.waves import begin_append, begin_update, commit, write_arrays
 
-N_KILLS = 10
 WAVES = [[(f"ses-{wave}{n}", f"scanner-{n % 2}/protocol-{wave % 2}") for n in range(3)] for wave in range(5)]
 """Three sessions each, over four groups."""
 
 
-def write_all(location: Path) -> None:
+def write_all(location: Path | str) -> None:
     """Ingest and infer, wave after wave, what is not in the store yet; says each snapshot."""
     import zarr
 
@@ -40,11 +47,20 @@ def write_all(location: Path) -> None:
                 print(commit(repository, wave, forks, values={}, rows=done, message="maps", metadata={}), flush=True)
 
 
-def start(location: Path) -> subprocess.Popen[str]:
+def die_inside_a_wave(location: Path | str) -> None:
+    """Make room for sessions, write one of them, and be killed."""
+    with writing(location) as repository:
+        wave = begin_append(repository, [placement("ses-x"), placement("ses-y", "scanner-9/protocol-9")])
+        write_arrays(wave.fork, wave.slots["ses-x"], images("ses-x"))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def start(location: Path | str, *arguments: str) -> subprocess.Popen[str]:
     process = subprocess.Popen(
-        [sys.executable, __file__, str(location)],
+        [sys.executable, __file__, str(location), *arguments],
         cwd=Path(__file__).parents[2],
-        env={"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -53,7 +69,7 @@ def start(location: Path) -> subprocess.Popen[str]:
     return process
 
 
-def everything(location: Path) -> dict[tuple[str, str], bytes]:
+def everything(location: Path | str) -> dict[tuple[str, str], bytes]:
     """All stored values of all sessions, and their places."""
     import zarr
 
@@ -70,13 +86,12 @@ def everything(location: Path) -> dict[tuple[str, str], bytes]:
     return result | {(slot.session, "place"): f"{slot.group} {slot.index}".encode() for slot in slots}
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(280)
-def test_a_store_survives_sigkill_at_any_moment(tmp_path: Path) -> None:
-    undisturbed = tmp_path / "undisturbed"
+def survive(location: Callable[[], Path | str], n_kills: int, seed: int) -> None:
+    """Kill the committing process again and again; the store must open at its last commit every time."""
+    undisturbed = location()
     process = start(undisturbed)
     begun = time.monotonic()
-    n_commits = len(process.communicate(timeout=120)[0].split())
+    n_commits = len(process.communicate(timeout=300)[0].split())
     duration = time.monotonic() - begun
     assert process.returncode == 0
     assert n_commits == 2 * len(WAVES)
@@ -84,37 +99,126 @@ def test_a_store_survives_sigkill_at_any_moment(tmp_path: Path) -> None:
     assert {session for session, _ in expected} == {session for members in WAVES for session, _ in members}
     assert len(expected) > 60 * 15
 
-    rng = np.random.default_rng(20)
-    location = tmp_path / "store-0"
-    kills = stale = 0
-    while kills < N_KILLS:
-        process = start(location)
+    rng = np.random.default_rng(seed)
+    place, kills = location(), 0
+    while kills < n_kills:
+        process = start(place)
         try:
             said, _ = process.communicate(timeout=rng.uniform(0.0, duration / 4))
         except subprocess.TimeoutExpired:
             process.kill()
             said, _ = process.communicate()
             kills += 1
-        if not (location / "refs").is_dir():
+        try:
+            repository = open_repository(place)
+        except StoreError:  # killed before the store was made
             assert not said.split()
             continue
-        repository = open_repository(location)
         assert set(said.split()) <= {snapshot.id for snapshot in history(repository)}
-        stale += "staging" in repository.list_branches()
-        assert_whole_waves(location)
+        assert_whole_waves(place)
         if process.returncode == 0:
-            assert everything(location) == expected
-            location = tmp_path / f"store-{kills}"
-    process = start(location)
-    process.communicate(timeout=120)
+            assert everything(place) == expected
+            place = location()
+    process = start(place)
+    process.communicate(timeout=300)
     assert process.returncode == 0
-    assert everything(location) == expected
+    assert everything(place) == expected
+    assert verify(place) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(280)
+def test_a_store_survives_sigkill_at_any_moment(tmp_path: Path) -> None:
+    """Ten moments here, a hundred in the soak run."""
+    survive(folders(tmp_path), 10, seed=20)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_a_store_survives_a_hundred_kills(tmp_path: Path) -> None:
+    """5 to 10 minutes on two free cores."""
+    survive(folders(tmp_path), 100, seed=21)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_a_store_in_an_object_store_survives_kills(s3: Callable[[], str]) -> None:
+    """20 kills, 4 minutes on two free cores."""
+    survive(s3, 20, seed=22)
+
+
+def folders(parent: Path) -> Callable[[], Path]:
+    numbers = itertools.count()
+    return lambda: parent / f"store-{next(numbers)}"
+
+
+def kill_workers(location: Path, n_kills: int, seed: int) -> None:
+    """Kill a worker while it writes one of two sessions of a wave; the other one is committed."""
+    rng = np.random.default_rng(seed)
+    for n in range(n_kills):
+        lost, good = f"ses-lost{n}", f"ses-good{n}"
+        with writing(location, create=True) as repository:
+            wave = begin_append(repository, [placement(lost), placement(good)])
+            process = start(location, "worker")
+            assert process.stdin is not None
+            process.stdin.write(base64.b64encode(pickle.dumps((wave.fork, wave.slots[lost]))).decode() + "\n")
+            process.stdin.flush()
+            time.sleep(rng.uniform(0.0, 0.3))
+            process.kill()
+            process.communicate()
+            fork = write_arrays(wave.fork, wave.slots[good], images(good))
+            rows = [row(lost, "failed", reason="worker_lost"), row(good)]
+            commit(repository, wave, [fork], values={}, rows=rows, message="m", metadata={})
+        assert good in slots(location)
+        assert lost not in slots(location)
     assert verify(location) == []
-    assert open_repository(location).list_branches() == {"main"}
-    assert stale > 0  # else no kill fell between a wave's two commits, and nothing was shown
+    ingest(location, [placement(f"ses-lost{n}") for n in range(n_kills)])  # a later run
+    undisturbed = location.with_name("undisturbed")
+    ingest(undisturbed, [placement(f"ses-{kind}{n}") for n in range(n_kills) for kind in ("lost", "good")])
+    found, expected = contents(location), contents(undisturbed)
+    assert found == expected
 
 
-def assert_whole_waves(location: Path) -> None:
+def contents(location: Path) -> dict[tuple[str, str], bytes]:
+    """All images of all sessions, wherever they lie."""
+    return {key: value for key, value in everything(location).items() if key[1] in IMAGE_NAMES}
+
+
+def test_a_killed_worker_costs_its_session_and_nothing_else(tmp_path: Path) -> None:
+    kill_workers(tmp_path / "store", 2, seed=1)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+def test_a_hundred_killed_workers_cost_their_sessions_and_nothing_else(tmp_path: Path) -> None:
+    """3 to 6 minutes on two free cores."""
+    kill_workers(tmp_path / "store", 100, seed=2)
+
+
+def work() -> None:
+    """Write one session through the fork that comes on standard input, over and over, until killed."""
+    fork, slot = pickle.loads(base64.b64decode(sys.stdin.readline()))  # noqa: S301 - as Dask does
+    while True:
+        write_arrays(fork, slot, images(slot.session))
+
+
+def test_a_kill_between_the_two_commits_of_a_wave_leaves_what_was_there(tmp_path: Path) -> None:
+    location = tmp_path / "store"
+    ingest(location, [placement("ses-a")])
+    before, last = everything(location), history(open_repository(location))[0].id
+    process = start(location, "inside")
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    assert len(open_repository(location).list_branches()) == 2  # the wave's own
+    assert history(open_repository(location))[0].id == last
+    assert everything(location) == before
+    with writing(location) as repository:
+        assert repository.list_branches() == {"main"}
+    ingest(location, [placement("ses-x")])
+    assert verify(location) == []
+
+
+def assert_whole_waves(location: Path | str) -> None:
     """Each wave is there as a whole or not at all, and what is there is right."""
     import zarr
 
@@ -129,4 +233,7 @@ def assert_whole_waves(location: Path) -> None:
 
 if __name__ == "__main__":
     print("ready", flush=True)
-    write_all(Path(sys.argv[1]))
+    if sys.argv[2:] == ["worker"]:
+        work()
+    place = sys.argv[1] if "://" in sys.argv[1] else Path(sys.argv[1])
+    (die_inside_a_wave if sys.argv[2:] else write_all)(place)

@@ -133,11 +133,11 @@ def test_copies_in_three_transfer_syntaxes_count_once(unpacked: Any) -> None:
     assert codes == ["FLAIR", "skip:duplicate", "skip:duplicate"]
 
 
-def test_doubled_positions_are_refused_with_the_instance(unpacked: Any) -> None:
-    ((series, decision),) = decisions(unpacked("acr-siemens-skyra-sameuid"))
-    assert decision.reason is SkipReason.INCOMPLETE
-    assert "share a position" in decision.explanation
-    assert series.n_instances == 22
+def test_two_exports_under_one_identifier_are_never_mixed(unpacked: Any) -> None:
+    found = decisions(unpacked("acr-siemens-skyra-sameuid"))
+    assert [code(decision) for _, decision in found] == ["skip:contrast_unknown"] * 2
+    assert [len({Path(path).parent for path in series.paths}) for series, _ in found] == [1, 1]
+    assert [series.n_instances for series, _ in found] == [11, 11]
 
 
 def dcm2niix(series: Series, folder: Path) -> list[Any]:

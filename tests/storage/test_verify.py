@@ -51,7 +51,7 @@ def test_damaged_chunks_are_named_by_session_and_variable(store: Path, damage: s
     before = contents(store)
     files = sorted((store / "chunks").iterdir())
     rng = np.random.default_rng(7)
-    for file in rng.choice(files, 3, replace=False):  # type: ignore[arg-type]
+    for file in rng.choice(files, 3, replace=False):  # type: ignore[arg-type]  # each is the one chunk of a volume
         path = Path(file)
         content = bytearray(path.read_bytes())
         if damage == "delete":
@@ -62,6 +62,7 @@ def test_damaged_chunks_are_named_by_session_and_variable(store: Path, damage: s
     after = contents(store)
     damaged = {key for key in before if before[key] != after[key]}
     assert len(damaged) == 3
+    assert [after[key] for key in damaged] == [None] * 3, "a damaged chunk must not be read as values"
     assert {(problem.session, problem.variable) for problem in verify(store)} == damaged
 
 

@@ -18,8 +18,6 @@ from storage.simulation_files import manifest_row
 
 LATER = {"read_error", "field_of_view", "brain_mask", "alignment"}
 """Reasons that show only when pixels are decoded and images aligned."""
-OPEN = {Fault.NO_NUMBERS: "reported as missing_contrast", Fault.CORRUPTED_PIXELS: "GDCM ends the worker"}
-"""What ingest does not do yet."""
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +46,6 @@ def test_expectations_use_the_names_of_the_catalogue() -> None:
 
 @pytest.mark.parametrize("fault", Fault)
 def test_every_session_is_planned_as_it_must_be(fault: Fault, plans: dict[Fault, SessionPlan]) -> None:
-    if fault is Fault.NO_NUMBERS:
-        pytest.xfail(OPEN[fault])
     expected, plan = EXPECTATIONS[fault], plans[fault]
     if expected.reason in LATER:
         assert plan.status == Status.COMPLETE
@@ -91,7 +87,7 @@ def test_every_session_ends_as_its_manifest_says(tmp_path: Path, workers: Client
         got = str(found["status"]), str(found["reason"] or "")
         if got != (row["status"], row["reason"]):
             wrong[row["fault"]] = got
-    assert not {fault: got for fault, got in wrong.items() if fault not in OPEN}
+    assert not wrong
 
 
 def test_source_of_foreign_files_alone_is_refused(tmp_path: Path) -> None:

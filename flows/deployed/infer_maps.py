@@ -1,0 +1,40 @@
+"""Flow and deployment ``infer-maps``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import State, flow, task
+
+from flows.deployed.publish import end_state, failed_sessions
+from flows.deployed.run import RESUMED, Explained, run_settings, working
+from flows.settings import Settings
+from flows.summary import RunSummary
+
+NAME = "infer-maps"
+
+
+@task(name="infer-sessions", **RESUMED)
+def infer_sessions(chosen: Settings) -> RunSummary:
+    """Infer the maps that are missing or stale, and commit them."""
+    from flows.infer import infer
+
+    with working(NAME, chosen) as (client, progress):
+        return infer(chosen.require_store(), checkpoint=chosen.checkpoint, client=client, progress=progress)
+
+
+@flow(name=NAME)
+def infer_maps(store: str | None = None, checkpoint: Path | None = None) -> State[RunSummary]:
+    """Infer T1, T2 and PD maps of every session that lacks current ones.
+
+    Parameters
+    ----------
+    store, checkpoint
+        Default: ``QMRI_STORE`` and ``QMRI_CHECKPOINT`` of the worker's environment; without a checkpoint the promoted
+        one, else the shipped one.
+    """
+    with Explained():
+        chosen = run_settings(store=store, checkpoint=checkpoint)
+        before = failed_sessions(chosen.require_store())
+    summary = infer_sessions(chosen)
+    return end_state(NAME, summary, before=before)

@@ -1,0 +1,50 @@
+"""Flow and deployment ``ingest-cohort``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import State, flow, task
+
+from flows.deployed.publish import end_state, failed_sessions
+from flows.deployed.run import RESUMED, Explained, ingest_options, run_settings, working
+from flows.settings import Settings
+from flows.summary import RunSummary
+
+NAME = "ingest-cohort"
+
+
+@task(name="ingest-sessions", **RESUMED)
+def ingest_sessions(chosen: Settings, linkage: Path | None) -> RunSummary:
+    """Preprocess what is new or has changed, and commit it."""
+    from flows.ingest import ingest
+
+    with working(NAME, chosen) as (client, progress):
+        return ingest(
+            chosen.require_source(),
+            chosen.require_store(),
+            linkage=linkage,
+            client=client,
+            progress=progress,
+            **ingest_options(chosen),
+        )
+
+
+@flow(name=NAME)
+def ingest_cohort(
+    source: Path | None = None, store: str | None = None, assume: Path | None = None, linkage: Path | None = None
+) -> State[RunSummary]:
+    """Bring every session of the source that is new or has changed into the store.
+
+    Parameters
+    ----------
+    source, store, assume
+        Default: ``QMRI_SOURCE``, ``QMRI_STORE``, ``QMRI_ASSUME`` of the worker's environment.
+    linkage
+        File for the table of who is who; default: none is written.
+    """
+    with Explained():
+        chosen = run_settings(source=source, store=store, assume=assume)
+        before = failed_sessions(chosen.require_store())
+    summary = ingest_sessions(chosen, linkage)
+    return end_state(NAME, summary, before=before)

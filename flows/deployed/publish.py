@@ -1,0 +1,111 @@
+"""What a run shows at its end: tables and the report's link as artifacts, and a state that says what was lost."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+from prefect.logging import get_run_logger
+from prefect.states import Completed, Failed
+
+from flows.settings import Settings
+from flows.summary import RunSummary
+
+if TYPE_CHECKING:
+    from prefect import State
+
+    from flows.aggregate import AggregateResult
+
+MAX_LISTED = 500
+"""Failed sessions listed by name; all stand in the catalogue."""
+
+LOST = "SessionsFailed"
+"""Name of the state of a run in which sessions failed that had not before; its type is Failed, so that it pages."""
+
+LOST_BEFORE = "CompletedWithFailures"
+"""Name of the state of a run that found only sessions that had failed before; its type is Completed."""
+
+
+def failed_sessions(store: str) -> Set[str]:
+    """Sessions that the catalogue calls failed; none where there is no store."""
+    from storage.cohort import StoreError, catalogue, open_repository
+
+    try:
+        open_repository(store)
+    except StoreError:
+        return set()
+    rows = catalogue(store)
+    return set(rows.loc[rows["status"] == "failed", "session"])
+
+
+def end_state(name: str, summary: RunSummary, *, before: Set[str], text: str = "") -> State[RunSummary]:
+    """Publish the summary of a run, and make the state in which it ends.
+
+    Parameters
+    ----------
+    name
+        Of the flow.
+    summary
+        Of the run.
+    before
+        Sessions that had failed when the run began.
+    text
+        What more there is to say.
+    """
+    counts = {status: getattr(summary, status) for status in ("found", "complete", "partial", "skipped", "failed")}
+    create_table_artifact(
+        [{**counts, "unchanged": summary.unchanged, "snapshot": summary.snapshot or "-"}],
+        key=f"{name}-result",
+        description="Sessions by status",
+    )
+    create_table_artifact(
+        [{"reason": reason, "sessions": count} for reason, count in sorted(summary.reasons.items())],
+        key=f"{name}-reasons",
+        description="Why sessions are not complete",
+    )
+    create_table_artifact(
+        [failure._asdict() for failure in summary.failures[:MAX_LISTED]],
+        key=f"{name}-failures",
+        description=f"Failed sessions (at most {MAX_LISTED} of {summary.failed})",
+    )
+    get_run_logger().info(summary.text())
+    fresh = [failure for failure in summary.failures if failure.session not in before]
+    told = f"{text}; " if text else ""
+    if fresh:
+        message = f"{told}{len(fresh)} sessions failed in this run, {summary.failed} in all; everything else is stored"
+        return Failed(name=LOST, message=message)
+    if summary.failed:
+        return Completed(name=LOST_BEFORE, message=f"{told}{summary.failed} sessions have failed before", data=summary)
+    is_new = summary.snapshot is not None
+    return Completed(message=text or ("done" if is_new else "nothing to do: nothing was written"), data=summary)
+
+
+def report_folder(chosen: Settings) -> Path | None:
+    """Where report and tables go: ``QMRI_REPORT``, else beside a local store, else nowhere."""
+    if chosen.report is not None:
+        return chosen.report
+    store = chosen.require_store()
+    return None if "://" in store else Path(f"{store.rstrip('/')}-report")
+
+
+def publish_report(name: str, result: AggregateResult, page: Path | None) -> None:
+    """Publish the tables of groups and variation, and the link of the report."""
+    from flows.tables import WORTHLESS_ALONE, group_labels, group_table, variation_table
+
+    labels = group_labels([str(group) for group in result.groups["group"]])
+    for what, (header, rows) in (
+        ("groups", group_table(result.groups, labels)),
+        ("variation", variation_table(result.variation)),
+    ):
+        create_table_artifact(
+            [dict(zip(header, row, strict=True)) for row in rows], key=f"{name}-{what}", description=WORTHLESS_ALONE
+        )
+    create_markdown_artifact(
+        "\n".join(f"- {label} = `{group}`" for group, label in labels.items()) or "no group",
+        key=f"{name}-labels",
+        description="Groups by label",
+    )
+    if page is not None:
+        create_link_artifact(page.as_uri(), key=f"{name}-report", link_text="Report of the cohort")

@@ -1,0 +1,58 @@
+"""Flow and deployment ``reprocess-nightly``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prefect import State, flow, task
+
+from flows.deployed.publish import end_state, failed_sessions, publish_report, report_folder
+from flows.deployed.run import RESUMED, Explained, ingest_options, run_settings, working
+from flows.settings import Settings
+from flows.summary import RunSummary
+
+if TYPE_CHECKING:
+    from flows.reprocess import Reprocessed
+
+NAME = "reprocess-nightly"
+
+
+@task(name="reprocess-sessions", **RESUMED)
+def reprocess_sessions(chosen: Settings) -> Reprocessed:
+    """Ingest, infer and aggregate what is not current, tag the snapshot, write the report if anything has changed."""
+    from flows.report.build import write_report
+    from flows.reprocess import reprocess
+
+    store, folder = chosen.require_store(), report_folder(chosen)
+    with working(NAME, chosen) as (client, progress):
+        result, tables = reprocess(
+            chosen.require_source(),
+            store,
+            checkpoint=chosen.checkpoint,
+            client=client,
+            out=folder,
+            progress=progress,
+            **ingest_options(chosen),
+        )
+        page = None if result.snapshot is None or folder is None else write_report(store, folder, aggregate=tables)
+    publish_report(NAME, tables, page)
+    return result
+
+
+@flow(name=NAME)
+def reprocess_nightly(
+    source: Path | None = None, store: str | None = None, assume: Path | None = None, checkpoint: Path | None = None
+) -> State[RunSummary]:
+    """Ingest what is new, infer what is stale, aggregate, tag the snapshot; never makes a new calibration of a group.
+
+    Parameters
+    ----------
+    source, store, assume, checkpoint
+        Default: ``QMRI_SOURCE``, ``QMRI_STORE``, ``QMRI_ASSUME``, ``QMRI_CHECKPOINT`` of the worker's environment.
+    """
+    with Explained():
+        chosen = run_settings(source=source, store=store, assume=assume, checkpoint=checkpoint)
+        before = failed_sessions(chosen.require_store())
+    result = reprocess_sessions(chosen)
+    return end_state(NAME, result.summary, before=before, text=result.text())

@@ -1,0 +1,150 @@
+"""What the five flows share: settings, one Dask client, progress, and errors that name nobody."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import httpx
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.exceptions import PrefectException
+from prefect.logging import get_run_logger
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+from flows.cli import explain
+from flows.clusters import ClusterError, client_on_demand
+from flows.progress import Progress
+from flows.settings import Settings, SettingsError, settings
+from storage.locations import StorageFaultError
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+INTERVAL = 5.0
+"""Seconds between two updates of a run's progress artifact and log."""
+
+SERVER_IS_AWAY = (httpx.HTTPError, PrefectException, OSError)
+"""What a call of the Prefect server can raise; progress is not worth failing for."""
+
+
+class RunError(RuntimeError):
+    """A run failed; the text names no path below a source and no header text."""
+
+
+PASSING = (ClusterError, StorageFaultError)
+"""Errors of what a run stands on, not of its input: what is stored stays, and another try does the rest."""
+
+
+def is_passing(task: Any, run: Any, state: Any) -> bool:  # noqa: ANN401, ARG001 - signature of Prefect
+    """Whether a task failed for want of its cluster or its storage."""
+    return isinstance(state.result(raise_on_failure=False), PASSING)
+
+
+RESUMED: dict[str, Any] = {
+    "retries": 2,
+    "retry_delay_seconds": [5, 60],
+    "retry_condition_fn": is_passing,
+    "cache_policy": NO_CACHE,
+}
+"""Options of a task that works on a cluster and a store: Prefect tries again when one of them was lost."""
+
+
+def run_settings(**values: Any) -> Settings:  # noqa: ANN401 - checked by the settings
+    """Settings of a deployment's run: its parameters, else the environment of the Prefect worker.
+
+    Raises
+    ------
+    SettingsError
+        If a path is relative: the run's working directory is none that a user would think of.
+    """
+    chosen = settings(**values)
+    for name in ("source", "store", "checkpoint", "key_file", "assume", "report"):
+        value = getattr(chosen, name)
+        if value is not None and "://" not in str(value) and not Path(value).is_absolute():
+            raise SettingsError(f"QMRI_{name.upper()}={value}: a deployment needs an absolute path")
+    return chosen
+
+
+def ingest_options(chosen: Settings) -> dict[str, Any]:
+    """What ingest takes from the settings, beside source and store."""
+    from flows.ingest import index_beside
+    from storage.pseudonyms import load_key
+
+    return {
+        "key": load_key(chosen.key_file),
+        "assume": chosen.assume,
+        "by_software": chosen.by_software,
+        "index": index_beside(chosen.key_file, chosen.require_source()),
+    }
+
+
+@contextmanager
+def working(name: str, chosen: Settings) -> Iterator[tuple[Client, Progress]]:
+    """Client, started when it is first needed, and progress of one task of the flow ``name``."""
+    with Explained(), ExitStack() as stack:
+        logging.getLogger("distributed").setLevel(logging.WARNING)  # Prefect shows what every library has to say
+        stack.enter_context(workers_without_prefect())
+        yield stack.enter_context(client_on_demand(chosen)), PublishedProgress(name)
+
+
+class Explained(AbstractContextManager[None]):
+    """Turns an error into one line that may be shown to everybody: texts of libraries can hold names of patients."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Raise `RunError` in place of what was raised; what is worth another try keeps its type."""
+        if isinstance(error, PASSING):
+            raise type(error)(explain(error)) from None
+        if isinstance(error, Exception):
+            raise RunError(explain(error)) from None
+
+
+class PublishedProgress:
+    """Progress as an artifact and in the log of a run, a few times a minute."""
+
+    def __init__(self, name: str, *, interval: float = INTERVAL) -> None:
+        self._name, self._interval = name, interval
+        self._logger: logging.Logger | logging.LoggerAdapter[Any] = get_run_logger()
+        self._artifact: Any = None
+        self._last, self._text = -float("inf"), ""
+
+    def __call__(self, done: int, total: int, text: str = "") -> None:
+        """Publish ``done`` of ``total``, unless something was published just now."""
+        now = time.monotonic()
+        is_over = total > 0 and done >= total
+        if now - self._last < self._interval and not (text == self._text and is_over):
+            return
+        self._last, self._text = now, text
+        line = f"{text}: {done} of {total}" if total else f"{text}: {done}"
+        self._logger.info(line)
+        share = 100 * done / total if total else 0.0
+        try:
+            with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):  # a server that restarts costs no time here
+                if self._artifact is None:
+                    self._artifact = create_progress_artifact(share, key=f"{self._name}-progress", description=line)
+                else:
+                    update_progress_artifact(self._artifact, share, description=line)
+        except SERVER_IS_AWAY as error:
+            self._logger.warning("progress could not be published (%s); the run goes on", type(error).__name__)
+
+
+@contextmanager
+def workers_without_prefect() -> Iterator[None]:
+    """Hide what this process was started as: worker processes import their parent's main module, Prefect's engine."""
+    main = sys.modules["__main__"]
+    hidden = {name: getattr(main, name, None) for name in ("__spec__", "__file__")}
+    for name in hidden:
+        setattr(main, name, None)
+    try:
+        yield
+    finally:
+        for name, value in hidden.items():
+            setattr(main, name, value)

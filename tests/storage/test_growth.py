@@ -1,0 +1,94 @@
+"""What a store costs as it grows: 100, 1,000 and 10,000 tiny sessions over 20 groups."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cohorts import images, placement, row
+
+from qmri_core.geometry import Grid
+from storage.cohort import (
+    begin_append,
+    catalogue,
+    commit,
+    open_cohort,
+    open_repository,
+    sessions,
+    slots,
+    write_arrays,
+    writing,
+)
+from storage.repository import snapshot_of, tag
+
+GRID = Grid(shape=(2, 4, 4), spacing=(2.0, 2.0, 2.0))
+N_GROUPS = 20
+WAVE = 32
+SIZES = (100, 1_000, 10_000)
+
+
+def append(location: Path, names: list[int]) -> None:
+    members = [placement(f"ses-{n:06d}", f"scanner-{n % N_GROUPS}/protocol-0", GRID) for n in names]
+    with writing(location, create=True) as repository:
+        wave = begin_append(repository, members)
+        for member in members:
+            write_arrays(wave.fork, wave.slots[member.session], images(member.session, GRID.shape))
+        commit(
+            repository,
+            wave,
+            [wave.fork],
+            values={member.session: {"age": 40.0, "coverage": 1.0} for member in members},
+            rows=[row(member.session, "partial", contrasts="T1w,T2w,FLAIR") for member in members],
+            message=f"Ingest {len(members)} sessions",
+        )
+
+
+def seconds(work: Callable[[], object], times: int = 3) -> float:
+    """Least processor time of all threads: what other processes do at the same time does not count."""
+
+    def once() -> float:
+        began = time.process_time()
+        work()
+        return time.process_time() - began
+
+    return min(once() for _ in range(times))
+
+
+def resident() -> float:
+    """Memory of this process in MB."""
+    fields = Path("/proc/self/statm").read_text().split()
+    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_the_cost_of_a_wave_does_not_grow_with_the_store(tmp_path: Path) -> None:
+    """Five minutes on two free cores, most of it to make the 10,000 sessions; prints a table."""
+    location, numbers, total = tmp_path / "store", itertools.count(), 0
+    of_wave = {}
+    print()
+    for size in SIZES:
+        while total < size:
+            batch = min(512, size - total)
+            append(location, list(itertools.islice(numbers, batch)))
+            total += batch
+        of_wave[size] = seconds(lambda: append(location, list(itertools.islice(numbers, WAVE)))) / WAVE
+        total += 3 * WAVE
+        with writing(location) as repository:
+            tag(repository, f"at-{size}")
+        figures = {
+            "open": seconds(lambda: open_repository(location)),
+            "open by tag": seconds(lambda: snapshot_of(open_repository(location), "at-100")),
+            "list": seconds(lambda: catalogue(location)),
+            "decide that nothing is to be done": seconds(
+                lambda: (catalogue(location), sessions(location), slots(location))
+            ),
+            "open as a tree": seconds(lambda: open_cohort(location), 1),
+        }
+        told = ", ".join(f"{name} {value:.2f} s" for name, value in figures.items())
+        print(f"{total:6d} sessions: {of_wave[size] * 1e3:.0f} ms per session of a wave, {told}, {resident():.0f} MB")
+    assert of_wave[10_000] <= 1.3 * of_wave[100]
