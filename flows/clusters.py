@@ -105,7 +105,9 @@ class _OnDemand:
 
 @contextmanager
 def _remote_client(settings: Settings, timeout: float) -> Iterator[Client]:
-    address, security = settings.scheduler, security_of(settings)
+    address, security = str(settings.scheduler), security_of(settings)
+    if security is None and address.startswith("tls://"):
+        raise ClusterError(f"QMRI_SCHEDULER={address}: set QMRI_TLS_CA, QMRI_TLS_CERT and QMRI_TLS_KEY for it")
     try:
         client = Client(address, timeout=timeout, set_as_default=False, security=security)
     except (OSError, ValueError) as error:

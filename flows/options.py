@@ -36,7 +36,12 @@ Assume = Annotated[
     ),
 ]
 BySoftware = Annotated[
-    bool, typer.Option("--by-software", help="Tell scanners with another software version apart as scanners.")
+    bool,
+    typer.Option(
+        "--by-software",
+        envvar="QMRI_BY_SOFTWARE",
+        help="Tell scanners with another software version apart as scanners.",
+    ),
 ]
 Out = Annotated[Path, typer.Option("--out", help="Folder to write to.", show_default=False)]
 Checkpoint = Annotated[

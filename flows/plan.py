@@ -162,7 +162,8 @@ def plan_session(
 
     absent = [contrast for contrast in CONTRASTS if contrast not in chosen]
     if Contrast.T1W in absent or len(chosen) < MIN_CONTRASTS:
-        return skipped(Reason.MISSING_CONTRAST, _what_is_missing(chosen, absent, decisions))
+        reason = Reason.NO_PARAMETERS if _is_silent(decisions) else Reason.MISSING_CONTRAST
+        return skipped(reason, _what_is_missing(chosen, absent, decisions))
     decided = {decision.contrast: decision.sequence for decision in decisions if decision.reason is None}
     sequences: dict[Contrast, Sequence] = {}
     acquisitions: dict[Contrast, Acquisition] = {}
@@ -224,6 +225,15 @@ def unmatched_entries(
     applied = list(used)
     unused = [place for place, entry in enumerate(entries) if isinstance(entry, Override) and entry not in applied]
     return tuple(sorted([*unused, *(places[index] for index in unmatched)]))
+
+
+def _is_silent(decisions: Iterable[Decision]) -> bool:
+    """Whether headers without numbers are why the session has no contrast: nothing else could be one."""
+    anatomical = [one for one in decisions if one.reason in {None, *_MAY_BE_CONTRAST}]
+    return bool(anatomical) and all(one.reason is SkipReason.NO_PARAMETERS for one in anatomical)
+
+
+_MAY_BE_CONTRAST = {SkipReason.NO_PARAMETERS, SkipReason.CONTRAST_UNKNOWN, SkipReason.DUPLICATE}
 
 
 def _what_is_missing(

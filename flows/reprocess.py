@@ -48,7 +48,9 @@ def reprocess(
     key: bytes,
     client: Client,
     assume: Path | None = None,
+    by_software: bool = False,
     checkpoint: Path | None = None,
+    index: Path | None = None,
     out: Path | None = None,
     progress: Progress = quiet,
 ) -> tuple[Reprocessed, AggregateResult]:
@@ -60,6 +62,10 @@ def reprocess(
 
     Parameters
     ----------
+    assume, by_software, checkpoint
+        As those of `ingest` and `infer`.
+    index
+        File of the user that keeps what was read of the source: what has not changed is not read again.
     out
         Folder for the tables as CSV; optional.
 
@@ -69,7 +75,16 @@ def reprocess(
         If the source, the assume file, the weights or the store cannot be used.
     """
     before = _last_snapshot(store)
-    ingested = ingest(source, store, key=key, assume=assume, client=client, progress=progress)
+    ingested = ingest(
+        source,
+        store,
+        key=key,
+        assume=assume,
+        by_software=by_software,
+        index=index,
+        client=client,
+        progress=progress,
+    )
     summary = infer(store, checkpoint=checkpoint, client=client, progress=progress)
     tables = aggregate(store, client=client, out=out, progress=progress)
     after = _last_snapshot(store)

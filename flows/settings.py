@@ -37,6 +37,8 @@ class Settings(BaseSettings):
         Key of the pseudonyms; unset, the one in the user's configuration folder.
     assume
         YAML file with what headers are silent about.
+    by_software
+        Tell scanners with another software version apart as scanners.
     report
         Folder for the report and the tables of a deployment; unset, beside a local store.
     workers
@@ -56,6 +58,7 @@ class Settings(BaseSettings):
     checkpoint: Path | None = None
     key_file: Path | None = None
     assume: Path | None = None
+    by_software: bool = False
     report: Path | None = None
     tls_ca: Path | None = None
     tls_cert: Path | None = None

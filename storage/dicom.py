@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator
@@ -40,11 +41,13 @@ from storage.header import (
     sex_of,
     software_of,
     traits_of,
+    traits_of_frame,
     words_of,
 )
 
 # Archives hold many small violations of the standard, and a validation warning would quote the value.
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # what it logs of damaged files may hold their texts
 
 _MR_IMAGE = "1.2.840.10008.5.1.4.1.1.4"
 _MR_IMAGES = frozenset({_MR_IMAGE, f"{_MR_IMAGE}.1", f"{_MR_IMAGE}.4"})
@@ -308,7 +311,7 @@ def _frames(
                 get_number(header, "TemporalPositionIdentifier") or 0.0,
                 *_counters(header, location, get_integer(header, "EchoNumbers")),
             ),
-            traits=traits_of((header,), header),
+            traits=traits_of(header),
         ),
     )
 
@@ -329,6 +332,7 @@ def _enhanced_frames(
     header: Dataset, shared: Dataset, groups: Iterable[Dataset], instance: Instance, software: str
 ) -> Iterator[Frame]:
     headers: dict[tuple[Any, ...], SeriesHeader] = {}
+    common = traits_of(header)
     for index, group in enumerate(groups):
         items: dict[str, Dataset | None] = {}
         for name in _GROUPS:
@@ -359,7 +363,7 @@ def _enhanced_frames(
                 get_number(content, "TemporalPositionIndex") or get_number(header, "TemporalPositionIdentifier") or 0.0,
                 *_counters(header, instance.path, get_integer(nested, "EchoNumbers")),
             ),
-            traits=traits_of(sources, header),
+            traits=common | traits_of_frame(sources),
         )
 
 

@@ -61,8 +61,7 @@ def _doubled(plan: SessionPlan, files: Files) -> Files:
     added = []
     for k in range(3):
         file = copy.copy(members[len(members) // 2 + k])
-        ds = file.content = copy.copy(file.dataset)
-        ds.file_meta = copy.copy(ds.file_meta)
+        ds = file.content = copy.deepcopy(file.dataset)  # a shallow copy shares its elements
         ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = UID(plan.uid("doubled", k))
         ds.InstanceNumber = len(members) + 1 + k
         ds.PixelData = ds.PixelData[::-1]

@@ -8,11 +8,11 @@ import zlib
 from typing import Any, cast
 
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 
 BROKEN = (
-    InvalidDicomError, OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, NotImplementedError,
-    ArithmeticError, RecursionError, struct.error, zlib.error,
+    InvalidDicomError, BytesLengthException, OSError, EOFError, ValueError, TypeError, LookupError, AttributeError,
+    NotImplementedError, ArithmeticError, RecursionError, struct.error, zlib.error,
 )  # fmt: skip
 """What pydicom and its decoders raise on damaged files."""
 

@@ -151,19 +151,16 @@ def _code(word: str) -> str:
     return next((code for code in ("ADC", "TRACEW", "ASL", "TOF", "PROJECTION", "SUBTRACTION") if code in parts), "")
 
 
-def traits_of(sources: tuple[Dataset, ...], top: Dataset) -> frozenset[str]:
-    """Facts for classification that are not kept; see `storage.dicom.Frame`."""
-    found = set()
-    if _diffusion_weighting(sources, top) > 0:
+def traits_of(top: Dataset) -> frozenset[str]:
+    """Facts of a file for classification that are not kept; see `storage.dicom.Frame`."""
+    found = set(traits_of_frame((top,)))
+    if _diffusion_weighting(top) > 0:
         found.add("diffusion")
     name = get_text(top, "SequenceName")
-    if first_value(sources, "AngioFlag") == "Y" or _TOF_SEQUENCE.search(name):
+    if _TOF_SEQUENCE.search(name):
         found.add("angiography")
     if re.match(r"\*?fm[23]d", name):
         found.add("field_map")
-    given = (first_number(sources, "ContrastBolusVolume") or 0) + (first_number(sources, "ContrastBolusTotalDose") or 0)
-    if given > 0 or _AGENTS.search(str(first_value(sources, "ContrastBolusAgent") or "").lower()):
-        found.add("contrast_agent")
     named = f"{get_text(top, 'SeriesDescription')} {get_text(top, 'ProtocolName')}".replace("_", " ")
     if _LOCALIZER_NAMES.search(named):
         found.add("named_localizer")
@@ -172,10 +169,22 @@ def traits_of(sources: tuple[Dataset, ...], top: Dataset) -> frozenset[str]:
     return frozenset(found)
 
 
-def _diffusion_weighting(sources: tuple[Dataset, ...], top: Dataset) -> float:
-    """Largest b-value in s/mm2 that the standard or a vendor's field gives."""
+def traits_of_frame(sources: tuple[Dataset, ...]) -> frozenset[str]:
+    """Those of them that the frames of one file may differ in."""
+    found = set()
+    if (first_number(sources, "DiffusionBValue") or 0) > 0:
+        found.add("diffusion")
+    if first_value(sources, "AngioFlag") == "Y":
+        found.add("angiography")
+    given = (first_number(sources, "ContrastBolusVolume") or 0) + (first_number(sources, "ContrastBolusTotalDose") or 0)
+    if given > 0 or _AGENTS.search(str(first_value(sources, "ContrastBolusAgent") or "").lower()):
+        found.add("contrast_agent")
+    return frozenset(found)
+
+
+def _diffusion_weighting(top: Dataset) -> float:
+    """Largest b-value in s/mm2 that a vendor's field gives."""
     values = [
-        first_number(sources, "DiffusionBValue"),
         private_number(top, 0x0019, "SIEMENS MR HEADER", 0x0C),
         private_number(top, 0x2001, PHILIPS, 0x03),
         private_number(top, 0x0065, "Image Private Header", 0x09),

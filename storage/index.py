@@ -145,6 +145,9 @@ def _add(frames: tuple[Frame, ...] | None, key: bytes, records: list[Record], ot
         other["not_image"] += 1
     elif frames:
         one = frames[0].instance
+        if one.problem is not None and not one.study:  # a header that was cut short, say: it belongs to no session
+            other[str(one.problem)] += 1
+            return
         records.append(
             Record(
                 session=session_of(one.patient, study_of(frames[0]), key),

@@ -91,14 +91,19 @@ def _near(a: tuple[float, ...] | None, b: tuple[float, ...] | None, tolerance: f
 def stacks(frames: Sequence[Frame]) -> list[Stack]:
     """Volumes that the frames of one split group make: usually one.
 
-    Second and further copies of the same instance become stacks of their own, marked as copies. Frames that fill the
+    Second and further copies of the same instance become stacks of their own, marked as copies: the same identifier and
+    place, and the same pixels as far as two transfer syntaxes can be compared. Frames that fill the
     same positions several times are separated where a temporal position or acquisition number does so evenly.
     """
     ordered = sorted(frames, key=lambda frame: (frame.instance.path, frame.index))
     seen: dict[Hashable, int] = {}
+    pixels: dict[Hashable, str] = {}
     copies: list[list[Frame]] = []
     for frame in ordered:
-        key: Hashable = (frame.instance.sop_instance or frame.instance.path, frame.index, _rounded(frame.position))
+        one = frame.instance
+        key: Hashable = (one.sop_instance or one.path, frame.index, _rounded(frame.position))
+        if pixels.setdefault((key, one.transfer_syntax), one.pixels) != one.pixels:
+            key = (one.path, key)  # another image under the same identifier
         occurrence = seen.get(key, 0)
         seen[key] = occurrence + 1
         if occurrence == len(copies):

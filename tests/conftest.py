@@ -1,8 +1,16 @@
-"""What holds for all tests: the same examples in every run, and no limit on how long one of them takes."""
+"""What holds for all tests: the same examples in every run, no limit on their time, and who shares a process."""
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 settings.register_profile(
     "same-every-time", derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("same-every-time")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of a file together where several processes run them, and all that need the processed cohort."""
+    for item in items:
+        name = "processed" if "processed" in getattr(item, "fixturenames", ()) else item.path.name
+        item.add_marker(pytest.mark.xdist_group(name))

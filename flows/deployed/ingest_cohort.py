@@ -7,7 +7,7 @@ from pathlib import Path
 from prefect import State, flow, task
 
 from flows.deployed.publish import end_state, failed_sessions
-from flows.deployed.run import RESUMED, Explained, run_settings, working
+from flows.deployed.run import RESUMED, Explained, ingest_options, run_settings, working
 from flows.settings import Settings
 from flows.summary import RunSummary
 
@@ -18,17 +18,15 @@ NAME = "ingest-cohort"
 def ingest_sessions(chosen: Settings, linkage: Path | None) -> RunSummary:
     """Preprocess what is new or has changed, and commit it."""
     from flows.ingest import ingest
-    from storage.pseudonyms import load_key
 
     with working(NAME, chosen) as (client, progress):
         return ingest(
             chosen.require_source(),
             chosen.require_store(),
-            key=load_key(chosen.key_file),
             linkage=linkage,
-            assume=chosen.assume,
             client=client,
             progress=progress,
+            **ingest_options(chosen),
         )
 
 

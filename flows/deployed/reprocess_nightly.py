@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from prefect import State, flow, task
 
 from flows.deployed.publish import end_state, failed_sessions, publish_report, report_folder
-from flows.deployed.run import RESUMED, Explained, run_settings, working
+from flows.deployed.run import RESUMED, Explained, ingest_options, run_settings, working
 from flows.settings import Settings
 from flows.summary import RunSummary
 
@@ -23,19 +23,17 @@ def reprocess_sessions(chosen: Settings) -> Reprocessed:
     """Ingest, infer and aggregate what is not current, tag the snapshot, write the report if anything has changed."""
     from flows.report.build import write_report
     from flows.reprocess import reprocess
-    from storage.pseudonyms import load_key
 
     store, folder = chosen.require_store(), report_folder(chosen)
     with working(NAME, chosen) as (client, progress):
         result, tables = reprocess(
             chosen.require_source(),
             store,
-            key=load_key(chosen.key_file),
-            assume=chosen.assume,
             checkpoint=chosen.checkpoint,
             client=client,
             out=folder,
             progress=progress,
+            **ingest_options(chosen),
         )
         page = None if result.snapshot is None or folder is None else write_report(store, folder, aggregate=tables)
     publish_report(NAME, tables, page)

@@ -22,6 +22,7 @@ from flows.cli import explain
 from flows.clusters import ClusterError, client_on_demand
 from flows.progress import Progress
 from flows.settings import Settings, SettingsError, settings
+from storage.locations import StorageFaultError
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -37,24 +38,22 @@ class RunError(RuntimeError):
     """A run failed; the text names no path below a source and no header text."""
 
 
-def is_cluster_error(task: Any, run: Any, state: Any) -> bool:  # noqa: ANN401, ARG001 - signature of Prefect
-    """Whether a task failed for want of its cluster; what it has stored stays, so trying again does the rest."""
-    try:
-        state.result()
-    except ClusterError:
-        return True
-    except RunError:
-        return False
-    return False
+PASSING = (ClusterError, StorageFaultError)
+"""Errors of what a run stands on, not of its input: what is stored stays, and another try does the rest."""
+
+
+def is_passing(task: Any, run: Any, state: Any) -> bool:  # noqa: ANN401, ARG001 - signature of Prefect
+    """Whether a task failed for want of its cluster or its storage."""
+    return isinstance(state.result(raise_on_failure=False), PASSING)
 
 
 RESUMED: dict[str, Any] = {
     "retries": 2,
     "retry_delay_seconds": [5, 60],
-    "retry_condition_fn": is_cluster_error,
+    "retry_condition_fn": is_passing,
     "cache_policy": NO_CACHE,
 }
-"""Options of a task that works on a cluster: a lost one is looked for again, by Prefect."""
+"""Options of a task that works on a cluster and a store: Prefect tries again when one of them was lost."""
 
 
 def run_settings(**values: Any) -> Settings:  # noqa: ANN401 - checked by the settings
@@ -73,12 +72,25 @@ def run_settings(**values: Any) -> Settings:  # noqa: ANN401 - checked by the se
     return chosen
 
 
+def ingest_options(chosen: Settings) -> dict[str, Any]:
+    """What ingest takes from the settings, beside source and store."""
+    from flows.ingest import index_beside
+    from storage.pseudonyms import load_key
+
+    return {
+        "key": load_key(chosen.key_file),
+        "assume": chosen.assume,
+        "by_software": chosen.by_software,
+        "index": index_beside(chosen.key_file, chosen.require_source()),
+    }
+
+
 @contextmanager
 def working(name: str, chosen: Settings) -> Iterator[tuple[Client, Progress]]:
     """Client, started when it is first needed, and progress of one task of the flow ``name``."""
     with Explained(), ExitStack() as stack:
         logging.getLogger("distributed").setLevel(logging.WARNING)  # Prefect shows what every library has to say
-        stack.enter_context(_workers_without_prefect())
+        stack.enter_context(workers_without_prefect())
         yield stack.enter_context(client_on_demand(chosen)), PublishedProgress(name)
 
 
@@ -88,9 +100,9 @@ class Explained(AbstractContextManager[None]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Raise `RunError` in place of what was raised; `ClusterError` stays, since it is worth another try."""
-        if isinstance(error, ClusterError):
-            raise ClusterError(explain(error)) from None
+        """Raise `RunError` in place of what was raised; what is worth another try keeps its type."""
+        if isinstance(error, PASSING):
+            raise type(error)(explain(error)) from None
         if isinstance(error, Exception):
             raise RunError(explain(error)) from None
 
@@ -125,7 +137,7 @@ class PublishedProgress:
 
 
 @contextmanager
-def _workers_without_prefect() -> Iterator[None]:
+def workers_without_prefect() -> Iterator[None]:
     """Hide what this process was started as: worker processes import their parent's main module, Prefect's engine."""
     main = sys.modules["__main__"]
     hidden = {name: getattr(main, name, None) for name in ("__spec__", "__file__")}

@@ -13,7 +13,7 @@ MAX_ROTATION = np.deg2rad(30.0)
 """Between series of one visit; more is a failed registration."""
 HISTOGRAM_BINS = 32
 WORKING_SPACING = 4.0
-"""Millimetres; the fixed image is thinned out to about this before the search."""
+"""Millimetres; the fixed image is averaged to about this before the search."""
 ENOUGH_INFORMATION = 0.2
 """Nats. Seen: 0.44 to 0.91 on simulated and 0.45 to 0.66 on real clinical sessions when right, about 0.1 when wrong."""
 COARSE = 4.0
@@ -83,9 +83,11 @@ def align(fixed: Volume, moving: Volume, mask: NDArray[np.uint8]) -> tuple[Affin
     centre_index = np.append(np.argwhere(mask).mean(axis=0)[::-1], 1.0)
     centre = (RAS_TO_LPS @ fixed.affine @ centre_index)[:3]
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)  # the metric adds up in the order in which threads end
-    # every voxel of a coarser fixed image: as fast as random samples of the fine one, and without their noise
+    # every voxel of a coarser fixed image: as fast as random samples of the fine one, and without their noise;
     shrink = [max(1, round(WORKING_SPACING / spacing)) for spacing in fixed_image.GetSpacing()]
-    fixed_image, mask_image = sitk.Shrink(fixed_image, shrink), sitk.Shrink(mask_image, shrink)
+    # means of blocks lie where the coarser voxels do, thinned out samples of an even factor half a voxel beside
+    fixed_image = sitk.BinShrink(fixed_image, shrink)
+    mask_image = sitk.Cast(sitk.BinShrink(sitk.Cast(mask_image, sitk.sitkFloat32), shrink) >= 0.5, sitk.sitkUInt8)
     start = _best_start(fixed_image, moving_image, mask_image, centre)
     at_start = _information(fixed_image, moving_image, mask_image, start)
     transform, information = start, at_start
@@ -191,7 +193,7 @@ def _best_start(
         fixed, moving, sitk.Euler3DTransform(), sitk.CenteredTransformInitializerFilter.GEOMETRY
     )
     coarse = [max(1, round(COARSE / spacing)) for spacing in moving.GetSpacing()]
-    smooth_moving = sitk.Shrink(sitk.SmoothingRecursiveGaussian(moving, COARSE), coarse)
+    smooth_moving = sitk.BinShrink(sitk.SmoothingRecursiveGaussian(moving, COARSE), coarse)
     smooth_fixed = sitk.SmoothingRecursiveGaussian(fixed, COARSE)
     best, most = sitk.Euler3DTransform(), -np.inf
     for translation in ((0.0, 0.0, 0.0), sitk.Euler3DTransform(geometry).GetTranslation()):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from sklearn.mixture import GaussianMixture
 
 from qmri_core.acquisition import Contrast
 
@@ -65,6 +64,8 @@ def segment(images: dict[Contrast, NDArray[np.float32]], mask: NDArray[np.uint8]
     chosen = rng.choice(candidates, size=min(N_FIT, candidates.size), replace=False)
     is_white = brightness[chosen] > np.median(brightness[chosen])
     means = np.stack([features[chosen][~is_white].mean(axis=0), features[chosen][is_white].mean(axis=0)])
+    from sklearn.mixture import GaussianMixture  # takes a second to import
+
     mixture = GaussianMixture(2, covariance_type="tied", means_init=means, reg_covar=1e-4, random_state=0)
     mixture.fit(features[chosen])
     white = mixture.predict_proba(features)[:, int(np.argmax((mixture.means_ / spread) @ signs))]

@@ -7,6 +7,7 @@ import json
 import shutil
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,11 @@ from distributed import Client
 from end_to_end import Processed, last_snapshot, names_below
 from prefect_processes import Prefect, prefect, readme_lines
 
+from flows.clusters import dask_client
+from flows.deployed.run import workers_without_prefect
+from flows.deployed.trigger import TriggerError, trigger
 from flows.prefect_plugin import DEPLOYMENTS
+from flows.settings import Settings
 from storage.cohort import catalogue, history, open_cohort, open_repository
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -56,7 +61,7 @@ def test_the_literal_command_ingests_and_commits(running: Prefect, source: Path)
     assert cohort[group].sizes["session"] == 1
     assert float(cohort[group]["T1w"].max()) > 0
     messages = [snapshot.message for snapshot in history(open_repository(store))]
-    assert messages == ["Calibrate 1 groups", "Ingest 1 sessions", "Create the cohort"]
+    assert messages == ["Account of an ingest", "Calibrate 1 groups", "Ingest 1 sessions", "Create the cohort"]
     _check_artifacts(running, source)
 
 
@@ -171,3 +176,32 @@ def test_aggregate_publishes_tables_and_the_report(in_process: Prefect, processe
     assert page.as_uri() in artifacts["aggregate-cohort-report"]["data"]
     assert len(json.loads(artifacts["aggregate-cohort-groups"]["data"])) == 2
     assert len(json.loads(artifacts["aggregate-cohort-variation"]["data"])) == 9
+
+
+def test_the_worker_processes_of_a_run_do_not_import_prefect(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that is started by another one imports what that one was started as: in a run, Prefect's engine."""
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", find_spec("prefect.engine"))
+    with workers_without_prefect(), dask_client(Settings.model_construct(workers=1)) as client:
+        assert not any(client.run(lambda: "prefect" in sys.modules).values())
+
+
+def test_an_error_of_a_library_names_nobody(
+    in_process: Prefect, processed: Processed, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from flows.deployed.aggregate_cohort import aggregate_cohort
+
+    def fails(*_: object, **__: object) -> None:
+        raise KeyError("Halvorsen_Chiara")
+
+    monkeypatch.setattr("flows.aggregate.aggregate", fails)
+    state: Any = aggregate_cohort(store=processed.store, return_state=True)
+    assert state.is_failed()
+    assert "internal error (KeyError)" in state.message
+    shown = state.message + caplog.text + json.dumps(in_process.api("/logs/filter", {"limit": 200}))
+    assert "Halvorsen" not in shown
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_deployment_that_is_not_there_is_told() -> None:
+    with pytest.raises(TriggerError, match="no deployment nonsense; known to this project: ingest-cohort"):
+        trigger("nonsense")

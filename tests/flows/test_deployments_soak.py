@@ -21,6 +21,9 @@ from storage.verify import verify
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(3000)]
 
 LITERAL = "prefect deployment run ingest-cohort"
+ONCE = ["Create the cohort", "Ingest 1 sessions", "Calibrate 1 groups", "Account of an ingest"]
+"""Commits of a source with one session that is ingested once."""
+
 LONG = 1500.0
 """Seconds to wait for a run whose predecessor died without a word: its place is kept for some minutes."""
 
@@ -59,7 +62,12 @@ def test_the_same_deployment_triggered_twice_does_its_work_once(processed: Proce
         states = [running.finished(run) for run in runs]
         assert [state["name"] for state in states] == ["Completed", "Completed"]
         assert sorted(state["message"] for state in states) == ["done", "nothing to do: nothing was written"]
-        assert commits(running) == ["Create the cohort", "Ingest 1 sessions", "Calibrate 1 groups"]
+        assert commits(running) == [
+            "Create the cohort",
+            "Ingest 1 sessions",
+            "Calibrate 1 groups",
+            "Account of an ingest",
+        ]
 
 
 def test_a_server_that_restarts_does_not_end_the_run(processed: Processed, tmp_path: Path) -> None:
@@ -72,7 +80,12 @@ def test_a_server_that_restarts_does_not_end_the_run(processed: Processed, tmp_p
         wait_until(running.is_healthy, "the server to come back")
         state = running.finished(run)
         assert state["name"] == "Completed", running.log("worker")
-        assert commits(running) == ["Create the cohort", "Ingest 1 sessions", "Calibrate 1 groups"]
+        assert commits(running) == [
+            "Create the cohort",
+            "Ingest 1 sessions",
+            "Calibrate 1 groups",
+            "Account of an ingest",
+        ]
         images_are_those_of(processed, running)
 
 
@@ -85,7 +98,12 @@ def test_a_prefect_worker_that_dies_is_followed_by_one_that_does_the_rest(proces
         running.start("prefect worker start --pool qmri")
         state = running.finished(running.trigger(LITERAL), patience=LONG)
         assert state["name"] == "Completed", running.log("worker")
-        assert commits(running) == ["Create the cohort", "Ingest 1 sessions", "Calibrate 1 groups"]
+        assert commits(running) == [
+            "Create the cohort",
+            "Ingest 1 sessions",
+            "Calibrate 1 groups",
+            "Account of an ingest",
+        ]
         images_are_those_of(processed, running)
 
 

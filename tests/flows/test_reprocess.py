@@ -73,11 +73,13 @@ def cohort(processed: Processed, tmp_path_factory: pytest.TempPathFactory) -> Pr
 
 
 def run(cohort: Processed, client: object) -> Reprocessed:
-    return reprocess(cohort.source, cohort.store, key=cohort.key, client=cast(Client, client))[0]
+    index = Path(cohort.store).parent / "index.sqlite"
+    return reprocess(cohort.source, cohort.store, key=cohort.key, client=cast(Client, client), index=index)[0]
 
 
 @pytest.fixture(scope="module")
-def quiet_night(cohort: Processed) -> tuple[Reprocessed, dict[str, int], dict[str, int]]:
+def quiet_night(cohort: Processed, workers: Client) -> tuple[Reprocessed, dict[str, int], dict[str, int]]:
+    assert run(cohort, workers).snapshot is None  # nothing new either, but the source is read for the first time
     before = files(cohort.store)
     return run(cohort, Untouchable()), before, files(cohort.store)
 
@@ -111,7 +113,7 @@ def _edit(cohort: Processed, session: str) -> None:
 
 
 def _add_twin(cohort: Processed, session: str) -> None:
-    """The same images as another person's."""
+    """Nearly the same images as another person's."""
     (plan,) = [plan for plan in cohort.plans() if plan.session == session]
     for contrast, series in plan.chosen.items():
         folder = cohort.source / "twin" / str(contrast)
@@ -119,6 +121,7 @@ def _add_twin(cohort: Processed, session: str) -> None:
         for number, path in enumerate(series.paths):
             dataset = pydicom.dcmread(path)
             dataset.PatientID = "twin"
+            dataset.PixelData = (dataset.pixel_array + 1).tobytes()  # a copy would be recognised as one
             for name in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
                 setattr(dataset, name, f"{getattr(dataset, name)}.1"[-64:].lstrip("."))
             dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
@@ -138,6 +141,7 @@ def test_only_the_added_and_the_changed_session_are_done(processed: Processed, n
     store, result = night.cohort.store, night.result
     assert messages(store, since=night.before) == [
         "Ingest 2 sessions",
+        "Account of an ingest",
         "Infer maps of 2 sessions",
         "Aggregate 2 sessions",
     ]
