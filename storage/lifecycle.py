@@ -88,6 +88,7 @@ def rollback(location: str | Path, name: str) -> tuple[str, str]:
         try:
             repository.reset_branch(MAIN, snapshot, from_snapshot_id=current)
         except icechunk.IcechunkError as error:
+            repository.delete_tag(saved)
             raise StoreError("another process committed to the store meanwhile; run it again") from error
         finally:
             repository.delete_branch(branch)
