@@ -29,7 +29,7 @@ from storage.repository import snapshot_of, tag
 GRID = Grid(shape=(2, 4, 4), spacing=(2.0, 2.0, 2.0))
 N_GROUPS = 20
 WAVE = 32
-ROUNDS = 4
+ROUNDS = 8
 SIZES = (100, 1_000, 10_000)
 
 
