@@ -26,7 +26,7 @@ def plan_with(fault: Fault, *, seed: int = 3) -> SessionPlan:
     return next(plan for plan in plans if plan.fault is fault)
 
 
-def quick_session(plan: SessionPlan, *, resolution: float = 8.0) -> SimulatedSession:
+def quick_session(plan: SessionPlan, *, resolution: float = 12.0) -> SimulatedSession:
     """Everything as simulated, but for the signal, which is the proton density."""
 
     def signal(anatomy: Anatomy, *_: object, **__: object) -> np.ndarray:

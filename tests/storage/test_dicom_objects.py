@@ -51,7 +51,9 @@ def test_groups_use_every_kind_of_object_and_transfer_syntax() -> None:
     }
 
 
-@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize(
+    "group", [pytest.param(name, marks=() if name in DISTINCT else pytest.mark.soak) for name in GROUPS]
+)
 def test_dcm2niix_converts_every_series(group: str, tmp_path: Path) -> None:
     dcm2niix = pytest.importorskip("dcm2niix")
     one = session(group)
