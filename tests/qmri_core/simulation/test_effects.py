@@ -93,13 +93,14 @@ def test_slice_profile_changes_contrast_as_the_bloch_integral_does(angle: int) -
 
 def test_spoiling_correction_is_the_phase_graph_between_its_nodes() -> None:
     acquisition = next(p for p in protocol_table() if p.name == "G15").series[0].acquisition
+    acquisition = replace(acquisition, repetition_time=0.05, flip_angle=math.radians(25))  # few states, much left over
     spoiled = replace(acquisition, spoiling_increment=math.radians(50))
     t1, t2, scale = torch.tensor([0.83, 1.31, 0.6]), torch.tensor([0.074, 0.11, 0.05]), torch.tensor([0.93, 1.07, 1.21])
     one = torch.ones(3)
     expected = signal(spoiled, one, t1, t2, transmit_scale=scale) / signal(
         acquisition, one, t1, t2, transmit_scale=scale
     )
-    assert_allclose(spoiling_correction(spoiled, t1, t2, scale), expected, rtol=5e-3)
+    assert_allclose(spoiling_correction(spoiled, t1, t2, scale), expected, rtol=1e-2)
     assert float((expected - 1).abs().max()) > 1e-3
 
 
