@@ -119,8 +119,8 @@ class PublishedProgress:
     def __call__(self, done: int, total: int, text: str = "") -> None:
         """Publish ``done`` of ``total``, unless something was published just now."""
         now = time.monotonic()
-        is_over = total > 0 and done >= total
-        if now - self._last < self._interval and not (text == self._text and is_over):
+        is_due = now - self._last >= self._interval or text != self._text or (total > 0 and done >= total)
+        if not is_due:
             return
         self._last, self._text = now, text
         line = f"{text}: {done} of {total}" if total else f"{text}: {done}"

@@ -202,10 +202,10 @@ def test_slurm_jobs_are_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{Path(__file__).parent}")
     configuration = load("slurm/dask.yaml")
     with dask.config.set(configuration), dask_client(Settings.model_construct(scheduler="slurm", workers=1)) as client:
-        assert client.cluster.adaptive.maximum == 1
         outcomes = [outcome for _, outcome in run_bounded(client, seen, range(3))]
         assert set(client.nthreads().values()) == {1}
     assert {threads for _, threads in outcomes} == {"1"}
+    assert len((tmp_path / "jobs").read_text().split()) == 1  # at most as many as there may be workers
     script = (tmp_path / "jobs.script").read_text()
     assert "#SBATCH --cpus-per-task=1" in script
     assert "#SBATCH --mem=4G" in script

@@ -29,9 +29,9 @@ from qmri_core.network import MapNetwork, NetworkSettings
 from storage.checkpoints import register
 from storage.cohort import catalogue
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
-PATIENCE = 240.0
+PATIENCE = 600.0
 """Seconds to wait for a process on a busy machine."""
 
 

@@ -29,7 +29,7 @@ from storage.checkpoints import register
 from storage.cohort import history, open_cohort, open_repository, slots
 from storage.verify import verify
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 class Untouchable:
