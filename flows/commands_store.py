@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from flows.options import Out, Store
+from flows.options import Assume, Out, Store
 from flows.progress import reporting
 
 At = Annotated[str | None, typer.Option("--at", help="Tag, snapshot id or time; default: now.")]
@@ -54,14 +54,28 @@ def status(store: Store) -> None:
 LAST_RUNS = 5
 
 
-def verify(store: Store) -> None:
+def verify(
+    store: Store,
+    source: Annotated[
+        Path | None, typer.Option("--source", help="Read this source again, and compare its digests too.")
+    ] = None,
+    assume: Assume = None,
+) -> None:
     """Read everything that is stored and compare it with what was written."""
     from storage.verify import verify as run
 
     with reporting("verify") as progress:
-        problems = run(store, progress=progress)
-    for problem in problems:
-        typer.echo(f"{problem.session or '-'}  {problem.variable or '-'}  {problem.message}")
+        problems = [(one.session, one.variable, one.message) for one in run(store, progress=progress)]
+    if source is not None:
+        from flows.ingest_plans import source_problems
+        from flows.options import settings_or_usage_error
+        from storage.pseudonyms import load_key
+
+        key = load_key(settings_or_usage_error().key_file)
+        with reporting("read the source") as progress:
+            problems += source_problems(source, store, key=key, assume=assume, progress=progress)
+    for session, variable, message in problems:
+        typer.echo(f"{session or '-'}  {variable or '-'}  {message}")
     typer.echo(f"{len(problems)} problems found" if problems else "everything is as it was written")
     if problems:
         raise typer.Exit(1)

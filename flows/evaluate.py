@@ -77,6 +77,7 @@ def evaluate(
     ValueError
         If the truth or the linkage table is missing.
     """
+    statistics = read_statistics(store)
     if not (truth / "sessions.csv").is_file():
         raise ValueError(f"{truth}: holds no truth (sessions.csv); give the folder that `qmri simulate` wrote")
     if not linkage.is_file():
@@ -84,7 +85,7 @@ def evaluate(
     links = pd.read_csv(linkage, dtype=str)[["session", "study_instance_uid"]]
     known = {"patient_id": str, "study_instance_uid": str, "subject": str}
     true = pd.read_csv(truth / "sessions.csv", dtype=known).merge(links, on="study_instance_uid")
-    medians = _medians(read_statistics(store), true)
+    medians = _medians(statistics, true)
     if medians.empty:
         raise StoreError("no stored session with maps has a row in the truth; is it the truth of this cohort?")
     result = EvaluateResult(table=medians)

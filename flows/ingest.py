@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 SESSIONS_PER_WORKER = 4
 """In one wave: a wave is what a kill can cost, a commit and idle workers at its end are what every wave costs."""
 
+BATCHES_HERE = 32
+"""Batches of files that are scanned without workers: some seconds."""
+
 __all__ = ["CODE_VERSION", "index_beside", "ingest", "write_linkage"]
 
 
@@ -119,15 +122,15 @@ def write_linkage(rows: Iterable[LinkageRow] | Discovery, path: Path) -> None:
 
 
 def _scan_on_workers(client: Client, tasks: Iterable[ScanTask]) -> Iterator[list[Scan]]:
-    """Scan batches of files on the cluster, the first one here: small sources need no more.
+    """Scan batches of files on the cluster, the first ones here: small sources need no more.
 
     A file that costs a worker its life is told as unreadable.
     """
     rest = iter(tasks)
-    yield from map(scan_files, islice(rest, 1))
-    if (second := next(rest, None)) is None:
+    yield from map(scan_files, islice(rest, BATCHES_HERE))
+    if (further := next(rest, None)) is None:
         return
-    for task, scans in run_bounded(client, scan_files, chain((second,), rest), text="discover"):
+    for task, scans in run_bounded(client, scan_files, chain((further,), rest), text="discover"):
         if not isinstance(scans, BaseException):
             yield scans
             continue

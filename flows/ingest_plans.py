@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from flows.ingest_rows import CODE_VERSION, is_done, row_of
 from flows.inspection import SMALL_GROUP
 from flows.plan import Agreement, SessionPlan, agree, finish_plan, plan_session
+from flows.progress import Progress
 from flows.summary import RunSummary, summarise
 from flows.tables import records
-from storage.assumptions import Override
+from storage.assumptions import Assumption, Override, load_entries
 from storage.cohort import catalogue
-from storage.discovery import Scanned
+from storage.discovery import Scanned, scan_source
 from storage.forget import forgotten
 from storage.repository import StoreError, writing
 from storage.schema import Reason, Status
@@ -86,6 +88,26 @@ class SourcePlans:
             small_groups={group: size for group, size in sorted(sizes.items()) if size < SMALL_GROUP},
             marks=dict(sorted(marks.items())),
         )
+
+
+def source_problems(
+    source: Path, store: str, *, key: bytes, assume: Path | None, progress: Progress
+) -> list[tuple[str, str, str]]:
+    """Read a source again: sessions whose bytes are no longer those that were ingested, as session, variable, message.
+
+    Sessions of the source that the store has never seen are no problem of the store; `qmri inspect` tells of them.
+    """
+    entries = load_entries(assume) if assume is not None else ()
+    stated = [entry for entry in entries if isinstance(entry, Assumption)]
+    with scan_source(source, key=key, assume=stated, progress=lambda done, total: progress(done, total)) as scanned:
+        overrides = [entry for entry in entries if isinstance(entry, Override)]
+        plans, known = SourcePlans(scanned, store, key, overrides, by_software=False), known_rows(store)
+        seen = [session for session in scanned.sessions if session in known]
+        return [
+            (session, "input_digest", "its source is not what was ingested")
+            for session in seen
+            if plans.plan(session).input_digest != known[session]["input_digest"]
+        ]
 
 
 def known_rows(store: str) -> Mapping[str, Mapping[str, object]]:

@@ -9,8 +9,8 @@ from typing import Any
 import icechunk
 import zarr
 
-from storage.repository import MAIN, open_repository, readable_session
-from storage.tables import finish
+from storage.repository import open_repository, readable_session
+from storage.tables import change
 
 _ATTRIBUTE = "last_ingest"
 
@@ -20,12 +20,12 @@ def write_account(repository: icechunk.Repository, account: Mapping[str, Any]) -
 
     ``account`` holds counts and codes only, and must fit into JSON. Earlier ones stay in the history.
     """
-    session = repository.writable_session(MAIN)
-    root = zarr.open_group(session.store, mode="a", zarr_format=3)
-    if root.attrs.get(_ATTRIBUTE) == dict(account):
-        return None
-    root.attrs[_ATTRIBUTE] = dict(account)
-    return finish(session, "Account of an ingest", {"run": "ingest", **account})
+
+    def edit(root: zarr.Group) -> None:
+        if root.attrs.get(_ATTRIBUTE) != dict(account):
+            root.attrs[_ATTRIBUTE] = dict(account)
+
+    return change(repository, edit, "Account of an ingest", {"run": "ingest", **account})
 
 
 def read_account(location: str | Path) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import zarr
 
-from storage.repository import MAIN, StoreError, faults, open_repository, readable_session, writing
-from storage.tables import array_of, finish, group_of
+from storage.repository import MAIN, StoreError, open_repository, readable_session, writing
+from storage.tables import array_of, change, group_of
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -45,14 +45,13 @@ def register(location: str | Path, content: bytes, *, record: Mapping[str, objec
     Raises
     ------
     StoreError
-        If the location cannot be written, or another writer came in between.
+        If the location cannot be written.
     StorageFaultError
         If the storage does not answer.
     """
     digest = hashlib.sha256(content).hexdigest()
-    with writing(location) as repository, faults(location):
-        session = repository.writable_session(MAIN)
-        root = zarr.open_group(session.store, mode="a", zarr_format=3)
+
+    def edit(root: zarr.Group) -> None:
         node = root.require_group(NODE)
         if digest not in node:
             node.create_array(
@@ -64,8 +63,10 @@ def register(location: str | Path, content: bytes, *, record: Mapping[str, objec
         array_of(node, digest).attrs.update({"record": json.loads(json.dumps(record, default=str))})
         if promote:
             root.attrs[PROMOTED] = digest
-        what = "Promote" if promote else "Register"
-        finish(session, f"{what} checkpoint {digest[:12]}", {"run": "train", "checkpoint": digest})
+
+    what = "Promote" if promote else "Register"
+    with writing(location) as repository:
+        change(repository, edit, f"{what} checkpoint {digest[:12]}", {"run": "train", "checkpoint": digest})
     return digest
 
 
@@ -77,13 +78,16 @@ def promote(location: str | Path, digest: str) -> str:
     StoreError
         If the store holds no such checkpoint.
     """
-    with writing(location) as repository, faults(location):
-        session = repository.writable_session(MAIN)
-        root = zarr.open_group(session.store, mode="a", zarr_format=3)
+
+    def edit(root: zarr.Group) -> None:
         if NODE not in root or digest not in group_of(root, NODE):
             raise StoreError(f"{location}: holds no checkpoint {digest[:12]}; register it first, with `qmri train`")
         root.attrs[PROMOTED] = digest
-        return finish(session, f"Promote checkpoint {digest[:12]}", {"run": "promote", "checkpoint": digest})
+
+    with writing(location) as repository:
+        metadata = {"run": "promote", "checkpoint": digest}
+        snapshot = change(repository, edit, f"Promote checkpoint {digest[:12]}", metadata)
+        return snapshot or repository.lookup_branch(MAIN)
 
 
 def promoted(location: str | Path, *, at: str | datetime | None = None) -> str:

@@ -61,6 +61,8 @@ def enhanced(plan: SessionPlan, series: AcquiredSeries, slices: Many[FileDataset
     ds.SOPClassUID, ds.SOPInstanceUID = EnhancedMRImageStorage, meta.MediaStorageSOPInstanceUID
     ds.InstanceNumber = number
     _describe(ds, series)
+    if series.role is Role.REFORMAT:
+        del ds.MRAcquisitionType  # of originals only
     when = f"{first.AcquisitionDate}{first.AcquisitionTime}"
     ds.AcquisitionDateTime, ds.AcquisitionDuration = when, 180.0
     organisation = plan.uid("dimensions", series.number, number)
@@ -139,8 +141,8 @@ def _shared(series: AcquiredSeries, first: FileDataset) -> Dataset:
         PartialFourier="NO",
         ParallelAcquisition="NO",
     )
-    if header.inversion_time is not None:
-        modifier.InversionTimes = header.inversion_time * 1e3
+    if acquisition.inversion_time is not None:  # Philips writes 0 where it hides the prepulse
+        modifier.InversionTimes = (header.inversion_time or 0.0) * 1e3
     coil = _item(
         ReceiveCoilName=first.ReceiveCoilName,
         ReceiveCoilManufacturerName="",

@@ -61,7 +61,7 @@ def _doubled(plan: SessionPlan, files: Files) -> Files:
     added = []
     for k in range(3):
         file = copy.copy(members[len(members) // 2 + k])
-        ds = file.content = copy.deepcopy(file.dataset)  # a shallow copy shares its elements
+        ds = file.content = copy.deepcopy(file.dataset)  # elements are shared otherwise
         ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = UID(plan.uid("doubled", k))
         ds.InstanceNumber = len(members) + 1 + k
         ds.PixelData = ds.PixelData[::-1]
@@ -81,8 +81,7 @@ def _sent_twice(plan: SessionPlan, files: Files) -> Files:
     added = []
     for k, member in enumerate(_of(files, Contrast.FLAIR)):
         file = copy.copy(member)
-        ds = file.content = copy.copy(file.dataset)
-        ds.file_meta = copy.copy(ds.file_meta)
+        ds = file.content = copy.deepcopy(file.dataset)  # elements are shared otherwise
         ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = UID(plan.uid("sent again", k))
         ds.SeriesInstanceUID = plan.uid("series sent again")
         file.folder += "_resent"

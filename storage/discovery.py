@@ -151,10 +151,10 @@ def scan_source(
         for scans in runner(ScanTask(paths=batch, root=str(root), key=key) for batch in batches):
             kept.add(scans)
         kept.forget_unseen()
-        if progress is not None:
-            progress(done, max(done, total))
         if done == 0:
             raise SourceError(f"source {source} holds no file; give the folder that holds the DICOM or NIfTI files")
+        if progress is not None:
+            progress(done, max(done, total))
         scanned = Scanned(kept, source, key, assume)
         if not scanned.sessions:
             raise SourceError(_nothing(source, scanned.n_files, scanned.unreadable))

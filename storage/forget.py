@@ -16,7 +16,7 @@ from storage.pseudonyms import pseudonym
 from storage.repository import MAIN, StoreError, faults, open_repository, open_waves, readable_session, writing
 from storage.schema import CATALOGUE
 from storage.slots import remove
-from storage.tables import array_of, column, group_of, groups_of
+from storage.tables import array_of, change, column, group_of, groups_of
 
 TOMBSTONES = "forgotten"
 """Root attribute: keyed hashes of the sessions that were forgotten."""
@@ -107,22 +107,18 @@ def forget(location: str | Path, session: str, *, key: bytes) -> Holding:
 
 def _remove(repository: icechunk.Repository, session: str, mark: str) -> None:
     """Commit a state without the session; there is always a new commit, before which all others end."""
-    while True:
-        store = repository.writable_session(MAIN)
-        root = zarr.open_group(store.store, mode="a", zarr_format=3)
+
+    def edit(root: zarr.Group) -> None:
         group = groups_of(root, [session]).get(session)
         if group is not None:
             remove(root, group, session)
         _remove_row(group_of(root, "catalogue"), session)
         for name in ("statistics", "calibration"):
-            _remove_from_table(store, root, name, session)
+            _remove_from_table(root, name, session)
         root.attrs[TOMBSTONES] = sorted(tombstones(root) | {mark})
         root.attrs["forgotten_last"] = datetime.now(UTC).isoformat()
-        try:
-            store.commit("Forget a session", metadata={"run": "forget"})
-        except icechunk.ConflictError:
-            continue
-        return
+
+    change(repository, edit, "Forget a session", {"run": "forget"})
 
 
 def _remove_row(catalogue: zarr.Group, session: str) -> None:
@@ -138,12 +134,12 @@ def _remove_row(catalogue: zarr.Group, session: str) -> None:
         array.resize((len(names) - 1,))
 
 
-def _remove_from_table(store: icechunk.Session, root: zarr.Group, name: str, session: str) -> None:
+def _remove_from_table(root: zarr.Group, name: str, session: str) -> None:
     import xarray as xr
 
     if name not in root or "session" not in group_of(root, name):
         return
-    with xr.open_zarr(store.store, group=name, consolidated=False, chunks=None) as opened:
+    with xr.open_zarr(root.store, group=name, consolidated=False, chunks=None) as opened:
         table = opened.load()
     (dim,) = table["session"].dims
     keep = np.flatnonzero(table["session"].values != session)
@@ -153,7 +149,7 @@ def _remove_from_table(store: icechunk.Session, root: zarr.Group, name: str, ses
     kept = table.isel({dim: keep})
     for variable in kept.variables.values():
         variable.encoding.clear()
-    kept.to_zarr(store.store, group=name, mode="w", zarr_format=3, consolidated=False)
+    kept.to_zarr(root.store, group=name, mode="w", zarr_format=3, consolidated=False)
 
 
 def _has(root: zarr.Group, session: str) -> bool:

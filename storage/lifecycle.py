@@ -33,7 +33,7 @@ from storage.schema import (
     create_variable,
 )
 from storage.slots import group_paths
-from storage.tables import array_of, column, group_of
+from storage.tables import array_of, change, column, group_of
 
 KEEP_DAYS = 30
 """Retention rule of `compact`: days for which every commit can be opened again."""
@@ -88,6 +88,7 @@ def rollback(location: str | Path, name: str) -> tuple[str, str]:
         try:
             repository.reset_branch(MAIN, snapshot, from_snapshot_id=current)
         except icechunk.IcechunkError as error:
+            repository.delete_tag(saved)
             raise StoreError("another process committed to the store meanwhile; run it again") from error
         finally:
             repository.delete_branch(branch)
@@ -132,29 +133,21 @@ def migrate(location: str | Path) -> tuple[int, int]:
     -------
     tuple
         Schema version before and after; equal where there was nothing to do.
-
-    Raises
-    ------
-    StoreError
-        If another writer committed meanwhile.
     """
     with writing(location, outdated=True) as repository, faults(location):
-        session = repository.writable_session(MAIN)
-        root = zarr.open_group(session.store, mode="a", zarr_format=3)
+        root = zarr.open_group(repository.readonly_session(MAIN).store, mode="r", zarr_format=3)
         stated: Any = root.attrs["schema_version"]  # a whole number, or the store would not have been opened
         before = int(stated)
-        for version in range(before, SCHEMA_VERSION):
-            _STEPS[version](root)
-        if before < SCHEMA_VERSION:
-            root.attrs["schema_version"] = SCHEMA_VERSION
-            try:
-                session.commit(
-                    f"Migrate from schema {before} to {SCHEMA_VERSION}",
-                    metadata={"run": "migrate", "schema_version": SCHEMA_VERSION},
-                )
-            except icechunk.ConflictError as error:
-                raise StoreError("another process committed to the store meanwhile; run it again") from error
+        metadata = {"run": "migrate", "schema_version": SCHEMA_VERSION}
+        change(repository, _migrate, f"Migrate from schema {before} to {SCHEMA_VERSION}", metadata)
     return before, SCHEMA_VERSION
+
+
+def _migrate(root: zarr.Group) -> None:
+    stated: Any = root.attrs["schema_version"]
+    for version in range(int(stated), SCHEMA_VERSION):
+        _STEPS[version](root)
+        root.attrs["schema_version"] = version + 1
 
 
 def _join_digests(root: zarr.Group) -> None:

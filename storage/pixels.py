@@ -33,6 +33,12 @@ _TAGS: list[Any] = [
 MAX_VOXELS = 2**29
 """Of one volume: 2 GiB in memory; a head at 0.4 mm has a quarter of it."""
 _PHILIPS_SCALE = "Philips MR Imaging DD 001"
+_DECODERS = {
+    "1.2.840.10008.1.2.4.90": "pillow", "1.2.840.10008.1.2.4.91": "pillow",  # JPEG 2000
+    "1.2.840.10008.1.2.4.80": "pyjpegls", "1.2.840.10008.1.2.4.81": "pyjpegls",  # JPEG-LS
+    "1.2.840.10008.1.2.4.50": "pillow",  # JPEG baseline
+}  # fmt: skip
+"""Decoders that raise an error on damaged streams, where pydicom's first choice, gdcm, ends the process."""
 _AFFINE_TOLERANCE = 0.01  # mm at the far corner, between the headers read by discovery and by the library
 
 
@@ -93,7 +99,8 @@ def _pixels(series: Series, dataset: Dataset, frame: int, instance: int, shape: 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             single = int(get_number(dataset, "NumberOfFrames") or 1) == 1
-            stored = pixel_array(dataset) if single else pixel_array(dataset, index=frame)
+            options: dict[str, Any] = {"decoding_plugin": _DECODERS.get(_syntax_of(dataset), "")}
+            stored = pixel_array(dataset, **options) if single else pixel_array(dataset, index=frame, **options)
     except (*BROKEN, MemoryError, RuntimeError) as error:
         raise ReadError(_complaint(series, instance, f"cannot be decoded ({type(error).__name__})")) from None
     stored = stored.reshape(stored.shape[-2:]) if stored.ndim == 3 and stored.shape[0] == 1 else stored
@@ -104,6 +111,10 @@ def _pixels(series: Series, dataset: Dataset, frame: int, instance: int, shape: 
     if philips and scale and slope:
         return np.asarray((stored * slope + intercept) / (slope * scale), dtype=np.float32)
     return np.asarray(stored * slope + intercept, dtype=np.float32)
+
+
+def _syntax_of(dataset: Dataset) -> str:
+    return str(getattr(getattr(dataset, "file_meta", None), "TransferSyntaxUID", ""))
 
 
 def check_size(series: Series) -> None:

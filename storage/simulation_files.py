@@ -81,7 +81,9 @@ def write_truth(session: SimulatedSession, folder: Path, *, is_bids: bool) -> di
         _save(target / f"{file_name}.nii.gz", _rounded_bits(np.where(brain, array, np.float32(0))), affine)
     _save(target / "tissue.nii.gz", anatomy.tissue, affine)
     _save(target / "labels.nii.gz", anatomy.labels, affine)
-    shares = np.rint(anatomy.fractions * 255).astype(np.uint8)
+    shares = np.empty(anatomy.fractions.shape, dtype=np.uint8)
+    for share, fraction in zip(shares, anatomy.fractions, strict=True):  # one after the other, for memory
+        np.rint(fraction * 255, out=share, casting="unsafe")
     _save(target / "fractions.nii.gz", shares, affine, slope=1 / 255)
     step = max(1, round(_FIELD_SPACING / float(spacing_of(anatomy.affine)[0])))
     coarse = affine @ np.diag([step, step, step, 1.0])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -164,12 +164,34 @@ def write_table(
     raise StoreError(f"others committed to the store {MAX_TRIES} times while this did; run it again")
 
 
-def finish(session: icechunk.Session, message: str, metadata: Mapping[str, object]) -> str:
-    """Commit, or raise `StoreError` if another process was faster; the id of the new snapshot."""
-    try:
-        return str(session.commit(message, metadata=dict(metadata)))
-    except icechunk.ConflictError as error:
-        raise StoreError("another process committed to the store since this one began; run it again") from error
+def change(
+    repository: icechunk.Repository,
+    edit: Callable[[zarr.Group], None],
+    message: str,
+    metadata: Mapping[str, object],
+) -> str | None:
+    """Commit what ``edit`` does to the root group; the new snapshot's id, or None if it changed nothing.
+
+    ``edit`` is called again, on the state of then, if another writer was faster.
+
+    Raises
+    ------
+    StoreError
+        What ``edit`` raises; or if others were faster time and again.
+    StorageFaultError
+        If the storage does not answer.
+    """
+    with faults():
+        for _ in range(MAX_TRIES):
+            session = repository.writable_session(MAIN)
+            edit(zarr.open_group(session.store, mode="a", zarr_format=3))
+            if not session.has_uncommitted_changes:
+                return None
+            try:
+                return str(session.commit(message, metadata=dict(metadata)))
+            except icechunk.ConflictError:
+                continue
+    raise StoreError(f"others committed to the store {MAX_TRIES} times while this did; run it again")
 
 
 def read_table(location: str | Path, name: TableName, *, at: str | datetime | None = None) -> xr.Dataset | None:

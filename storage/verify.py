@@ -15,8 +15,8 @@ import zarr
 from numpy.typing import NDArray
 
 from storage.repository import StoreError, open_repository, readable_session
-from storage.schema import AFFINE, DIGEST, IMAGE_NAMES, SCHEMA_VERSION, SHARED
-from storage.slots import group_paths
+from storage.schema import AFFINE, DIGEST, IMAGE_NAMES, PER_SESSION, SCHEMA_VERSION, SHARED
+from storage.slots import TOP_NODES, group_paths
 from storage.tables import array_of, column, group_of, read_rows
 from storage.waves import digest_of
 
@@ -75,7 +75,20 @@ def verify(
             if progress is not None:
                 progress(done, total)
     problems.extend(_check_catalogue(root, members))
+    problems.extend(_check_tables(root))
     return problems
+
+
+def _check_tables(root: zarr.Group) -> Iterator[Problem]:
+    """Whether everything that belongs to no session can be read."""
+    for name in sorted(TOP_NODES - {"catalogue"}):
+        if name not in root:
+            continue
+        for key, array in sorted(group_of(root, name).arrays()):
+            try:
+                column(array)
+            except UNREADABLE as error:
+                yield Problem(session="", variable=f"{name}/{key}", message=_what(error))
 
 
 def _check_session(arrays: Mapping[str, zarr.Array[Any]], index: int, session: str) -> Iterator[Problem]:
@@ -129,19 +142,20 @@ def _check_catalogue(root: zarr.Group, members: dict[str, list[str]]) -> Iterato
         if group and session not in members.get(group, []):
             yield Problem(session=session, variable="", message=f"the catalogue says {group}, which lacks it")
     for path, names in members.items():
-        yield from _check_shared(group_of(root, path), names, rows, position)
+        yield from _check_values(group_of(root, path), names, rows, position)
 
 
-def _check_shared(
+def _check_values(
     group: zarr.Group, names: list[str], rows: dict[str, NDArray[Any]], position: dict[str, int]
 ) -> Iterator[Problem]:
-    for key in SHARED:
+    for variable in PER_SESSION:
+        key = variable.name
         try:
             values = column(array_of(group, key))
         except UNREADABLE as error:
             yield Problem(session="", variable=key, message=f"{group.path}: {_what(error)}")
             continue
-        for session, value in zip(names, values, strict=True):
+        for session, value in zip(names, values if key in SHARED else (), strict=key in SHARED):
             if session in position and not _same(rows[key][position[session]], value):
                 yield Problem(session=session, variable=key, message="differs between the group and the catalogue")
 

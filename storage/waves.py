@@ -260,8 +260,8 @@ def _record(
     entries = {name: dict(entry) for name, entry in values.items()}
     placed = dict(wave.slots) if wave is not None and wave.appends else {}
     appended = _drop_failed(root, placed, records)
-    others = [name for name in groups_of(root, {*entries, *records}) if name not in placed]
-    slots = find_slots(root, others) | appended
+    others = {*entries, *records} - set(placed)
+    slots = appended if not others else find_slots(root, groups_of(root, others)) | appended
     for name in dict.fromkeys((*records, *entries)):
         _share(name, records, entries, slots)
     _write_values(root, slots, entries)

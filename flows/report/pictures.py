@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,7 +46,9 @@ def session_picture(session: xr.Dataset, title: str) -> Picture:
     spacing = _spacing(session)
     names = (*IMAGES, *MAP_WINDOWS)
     height = 2.3 * shown.shape[0] * spacing[0] / (shown.shape[1] * spacing[1])
-    figure = Figure(figsize=(2.3 * len(names), height + 0.75), layout="constrained", facecolor="white")
+    figure = Figure(figsize=(2.3 * len(names), height + 1.1), layout="constrained", facecolor="white")
+    quality, marks = quality_text(session)
+    figure.suptitle(quality, fontsize=8, color="#b00020" if marks else "#222222")
     for axes, name in zip(figure.subplots(1, len(names)), names, strict=True):
         section = np.asarray(session[name][index, rows, columns].values)
         _draw(figure, axes, name, section, shown, spacing)
@@ -54,8 +57,31 @@ def session_picture(session: xr.Dataset, title: str) -> Picture:
     what = ", ".join(name for name in names)
     return Picture(
         uri="data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii"),
-        alt=f"{title}: one axial slice of {what}, with the outline of the brain mask",
+        alt=f"{title}: one axial slice of {what}, with the outline of the brain mask; {quality}",
     )
+
+
+def quality_text(session: xr.Dataset) -> tuple[str, str]:
+    """Quality figures of one session in one line, and the names of those that are marked."""
+
+    def shown(name: str, form: str) -> str:
+        value = float(session[name].values) if name in session else math.nan
+        return format(value, form) if math.isfinite(value) else "-"
+
+    marks = str(session["quality_marks"].values) if "quality_marks" in session else ""
+    parts = [
+        f"brain {shown('brain_volume', '.2f')} l",
+        f"coverage {shown('coverage', '.2f')}",
+        f"alignment residual {shown('alignment_residual', '.2f')} mm",
+    ]
+    for title, name, form in (
+        ("SNR", "snr", ".0f"),
+        ("contrast", "contrast", ".2f"),
+        ("sharpness", "sharpness", ".2f"),
+        ("artefacts", "artefacts", ".3f"),
+    ):
+        parts.append(f"{title} " + "/".join(shown(f"{contrast}_{name}", form) for contrast in IMAGES))
+    return ", ".join(parts) + (f"; marked: {marks}" if marks else ""), marks
 
 
 def _draw(

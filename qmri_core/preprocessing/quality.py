@@ -25,7 +25,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "T2w_contrast": (-math.inf, -0.02),
     "FLAIR_contrast": (-math.inf, -0.01),
     "sharpness": (0.10, math.inf),
-    "artefacts": (0.0, 0.05),
+    "artefacts": (0.0, 0.02),
 }
 """Lowest and highest value that is not marked, by the name of a figure, with or without its contrast."""
 

@@ -25,6 +25,9 @@ MARGIN = 10.0
 ALIGNMENT_MARGIN = 15.0
 """Millimetres around the brain that the alignment looks at: with the scalp, which holds on where the brain of a
 spin-echo T1w has little contrast."""
+MASK_GROWTH = 1.0
+"""Millimetres by which the brain mask is widened: deepbet's edge lies 1 to 2 mm inside of the fluid in sulci (simulated
+heads, whose masks then have a Dice of 0.97 instead of 0.955)."""
 MIN_COVERAGE = 0.6
 """Share of the brain that all contrasts must cover."""
 
@@ -84,15 +87,14 @@ def preprocess(volumes: Mapping[Contrast, Volume], grid: Grid) -> Preprocessed:
         for contrast in CONTRASTS
         if contrast in volumes
     }
-    soft_mask = Volume(array=ndimage.gaussian_filter(mask.astype(np.float32), 0.6), affine=t1w.affine)
-    on_grid = np.nan_to_num(resample(soft_mask, grid, affine, to_t1w)) > 0.5
+    depth = Volume(array=_distance(mask > 0, native_spacing), affine=t1w.affine)
+    on_grid = np.nan_to_num(resample(depth, grid, affine, to_t1w), nan=np.inf) < MASK_GROWTH
     covered = on_grid.copy()
     for image in images.values():
         covered &= np.isfinite(image)
     voxel_litres = float(np.prod(grid.spacing)) * 1e-6
-    native_litres = float(mask.sum()) * abs(float(np.linalg.det(t1w.affine[:3, :3]))) * 1e-6
-    quality["brain_volume"] = native_litres
-    quality["coverage"] = float(covered.sum()) * voxel_litres / native_litres
+    quality["brain_volume"] = float(on_grid.sum()) * voxel_litres
+    quality["coverage"] = float(covered.sum()) / max(float(on_grid.sum()), 1.0)
     if quality["coverage"] < MIN_COVERAGE:
         raise FieldOfViewError(
             f"all contrasts together cover {quality['coverage']:.0%} of the brain on the grid; "
@@ -174,6 +176,14 @@ def _frame(grid: Grid, reference: Volume, from_t1w: Affine, t1w: Volume, mask: N
         room = " x ".join(f"{v:.0f}" for v in extent)
         raise FieldOfViewError(f"a brain of {size} mm does not fit the group grid of {room} mm")
     return grid.affine(rotation, rotation @ ((low + high) / 2))
+
+
+def _distance(mask: NDArray[np.bool_], spacing: tuple[float, ...]) -> NDArray[np.float32]:
+    """Millimetres to the edge of the mask, negative inside; ``spacing`` in array order."""
+    half = min(spacing) / 2  # distances are to centres of voxels, the edge lies between them
+    outside = ndimage.distance_transform_edt(~mask, sampling=spacing)
+    inside = ndimage.distance_transform_edt(mask, sampling=spacing)
+    return np.asarray(np.where(mask, half - inside, outside - half), dtype=np.float32)
 
 
 def _grow(mask: NDArray[np.bool_], spacing: tuple[float, ...], distance: float) -> NDArray[np.bool_]:

@@ -93,7 +93,7 @@ def test_a_store_that_is_not_one(command: str, tmp_path: Path) -> None:
     for store, what in (
         (tmp_path / "nowhere", "no such folder; was the store's path mistyped, or `qmri ingest` not run yet?"),
         (file, "is a file"),
-        (folder, "is not a cohort store; give the folder that `qmri ingest --store` wrote"),
+        (folder, "is not a cohort store; give the place that `qmri ingest --store` wrote"),
     ):
         message = refused(command, *more, "--store", store)
         assert str(store) in message

@@ -79,9 +79,23 @@ def test_forget_asks_says_what_ends_and_the_next_ingest_leaves_the_session_out(
     assert name in slots(store)
     assert f"{name} is forgotten" in qmri("forget", name, "--store", store, "--yes").output
     again = ingest(processed.source, str(store), key=processed.key, client=workers)
-    assert (again.found, again.skipped, again.unchanged, again.snapshot) == (3, 1, 3, None)
+    assert (again.found, again.skipped, again.complete) == (3, 1, 2)
     assert again.reasons["forgotten"] == 1
     assert name not in slots(store)
+
+
+def test_verify_reads_the_source_again(store: Path, processed: Processed, tmp_path: Path) -> None:
+    sound = qmri("verify", "--store", store, "--source", processed.source)
+    assert "everything is as it was written" in sound.output
+    changed = Path(shutil.copytree(processed.source, tmp_path / "changed"))
+    file = max((path for path in changed.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    content = bytearray(file.read_bytes())
+    content[-100] ^= 1  # a bit of a pixel
+    file.write_bytes(content)
+    found = qmri("verify", "--store", store, "--source", changed)
+    assert found.exit_code == 1
+    assert found.output.count("its source is not what was ingested") == 1
+    assert file.name not in found.output
 
 
 def test_exports_and_migrate(store: Path, tmp_path: Path) -> None:

@@ -19,9 +19,9 @@ from storage.cohort import catalogue, open_repository
 from storage.repository import StoreError
 from storage.verify import verify
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
-PATIENCE = 300.0
+PATIENCE = 600.0
 """Seconds to wait for the moment of the kill."""
 
 SMALL_WAVES = (
@@ -97,7 +97,7 @@ def survivor(processed: Processed, tmp_path_factory: pytest.TempPathFactory) -> 
     assert len(committed(store)) == 1
     assert is_in_a_wave(store)  # what the killed wave has left is there, and hidden from readers
     assert verify(store) == []
-    again = qmri(*run, "--workers", "2", key_file=processed.key_file)
+    again = qmri(*run, "--workers", "2", key_file=processed.key_file, timeout=900)
     assert again.returncode == 0, again.stderr
     assert "3 sessions found = 3 complete + 0 partial + 0 skipped + 0 failed, 1 of them unchanged" in again.stdout
     assert not is_in_a_wave(store)
@@ -166,10 +166,10 @@ def test_runs_that_are_killed_five_times_each_end_where_undisturbed_ones_do(
 
     ingest_run = ("ingest", processed.source, "--store", store)
     killed(ingest_run, "session")
-    assert qmri(*ingest_run, "--workers", "1", key_file=processed.key_file).returncode == 0
+    assert qmri(*ingest_run, "--workers", "1", key_file=processed.key_file, timeout=900).returncode == 0
     infer_run = ("infer", "--store", store, "--checkpoint", processed.checkpoint)
     killed(infer_run, "checkpoint_digest")
-    assert qmri(*infer_run, "--workers", "1", key_file=processed.key_file).returncode == 0
+    assert qmri(*infer_run, "--workers", "1", key_file=processed.key_file, timeout=900).returncode == 0
     expected, found = arrays(processed.store), arrays(store)
     assert set(found) == set(expected)
     for session, stored in expected.items():

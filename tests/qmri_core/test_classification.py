@@ -99,6 +99,52 @@ def test_what_the_numbers_do_not_determine_is_left_out(one: SeriesHeader) -> Non
     assert (decision.contrast, decision.reason) == (None, SkipReason.CONTRAST_UNKNOWN)
 
 
+@pytest.mark.parametrize(
+    ("one", "context", "spacing", "reason"),
+    [
+        # an unprepared gradient echo may be much else than a T1w image
+        (header("GR", "3D", 3.15, 1.37, None, 8, 1, "SP"), Context(), (1.6, 1.6, 1.6), SkipReason.LOCALIZER),
+        (header("GR", "2D", 8.6, 4.0, None, 20, 1, "SP"), Context(), SPACING, SkipReason.LOCALIZER),
+        (header("GR", "3D", 5.6, 2.4, None, 12, 1), Context(named_localizer=True), SPACING, SkipReason.LOCALIZER),
+        (header("GR", "2D", 24, 6.0, None, 60, 1, "SP"), Context(), SPACING, SkipReason.CONTRAST_UNKNOWN),
+        (header("GR", "3D", 5.7, 2.5, None, 70, 1, "SP SS"), Context(), SPACING, SkipReason.CONTRAST_UNKNOWN),
+        (header("GR", "3D", 3.1, 1.2, None, 38, 1, "SP"), Context(), SPACING, SkipReason.CONTRAST_UNKNOWN),
+        (header("GR", "3D", 21, 3.6, None, 20, 1, "SP MTC"), Context(), SPACING, SkipReason.CONTRAST_UNKNOWN),
+        (header("GR", "3D", 21, 3.6, None, 20, 1, "SP"), Context(named_angiography=True), SPACING,
+         SkipReason.CONTRAST_UNKNOWN),
+        (replace(header("GR", "3D", 21, 3.6, None, 20, 1, "SP"), scan_options=("FC",)), Context(), (0.4, 0.4, 0.6),
+         SkipReason.CONTRAST_UNKNOWN),
+        (header("GR", "2D", 500, 4.9, None, 60, 1, "SP"), Context(has_phase=True), SPACING, SkipReason.FIELD_MAP),
+        (header("GR", "2D", 500, 4.9, None, 60, 1, "SP"), Context(field_map=True), SPACING, SkipReason.FIELD_MAP),
+        (header("GR", "3D", 15, 2.2, None, 18, 1, "SP"), Context(n_flip_angles=4), SPACING,
+         SkipReason.CONTRAST_UNKNOWN),
+        (header("GR", "3D", 30, 4.6, None, 25, 1, "SP"), Context(n_sibling_echoes=3), SPACING,
+         SkipReason.CONTRAST_UNKNOWN),
+    ],
+)  # fmt: skip
+def test_what_a_gradient_echo_may_be_beside_t1w(
+    one: SeriesHeader, context: Context, spacing: tuple[float, float, float], reason: SkipReason
+) -> None:
+    assert classify(one, shape=SHAPE, spacing=spacing, context=context).reason is reason
+
+
+@pytest.mark.parametrize(
+    ("one", "contrast"),
+    [
+        (header("GR", "3D", 7.3, 3.0, 400, 11, 1), Contrast.T1W),
+        (header("GR", "3D", 9.8, 4.6, None, 15, 1, "SP"), Contrast.T1W),
+        (header("SE", "2D", 4000, 90, 180, 150, 16), Contrast.T2W),  # TI of a fat-selective pulse
+        (header("SE IR", "2D", 10000, 110, 2000, 150, 16), Contrast.FLAIR),  # fluid a little early
+        (header("SE IR", "2D", 10000, 120, 1900, 150, 16), Contrast.FLAIR),
+    ],
+)
+def test_names_of_angiography_and_early_fluid_do_not_hide_anatomy(one: SeriesHeader, contrast: Contrast) -> None:
+    context = Context(named_localizer=True, named_angiography=one.inversion_time is not None)
+    if one.inversion_time is None:
+        context = Context()
+    assert decide(one, context=context).contrast is contrast
+
+
 T2_TSE = header("SE", "2D", 6000, 100, None, 150, 16)
 
 
@@ -113,6 +159,9 @@ T2_TSE = header("SE", "2D", 6000, 100, None, 150, 16)
         ({}, Context(n_orientations=3), SkipReason.LOCALIZER),
         ({}, Context(contrast_agent=True), SkipReason.CONTRAST_UNKNOWN),
         ({}, Context(angiography=True), SkipReason.CONTRAST_UNKNOWN),
+        ({"image_type": ("ORIGINAL", "PRIMARY", "DIXON", "FAT")}, Context(), SkipReason.CONTRAST_UNKNOWN),
+        ({"image_type": ("ORIGINAL", "PRIMARY", "MAP")}, Context(), SkipReason.DERIVED),
+        ({"image_type": ("ORIGINAL", "PRIMARY", "LOCALIZER")}, Context(), SkipReason.LOCALIZER),
         ({}, Context(n_echoes=8), SkipReason.CONTRAST_UNKNOWN),
         ({}, Context(n_inversion_times=6), SkipReason.CONTRAST_UNKNOWN),
         ({}, Context(n_volumes=40), SkipReason.CONTRAST_UNKNOWN),

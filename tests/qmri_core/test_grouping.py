@@ -22,7 +22,9 @@ from qmri_core.grouping import (
     choose,
     grid_of,
     protocol_key,
+    protocol_keys,
     scanner_key,
+    settle,
 )
 
 
@@ -176,3 +178,38 @@ def test_exactly_one_per_contrast_is_taken(numbers: list[int], contrasts: list[C
     candidates = [candidate(n, contrast=c) for n, c in zip(numbers, contrasts, strict=False)]
     taken = [one.contrast for one in choose(candidates) if one.reason is None]
     assert sorted(taken) == sorted({one.decision.contrast for one in candidates})
+
+
+def test_a_value_near_an_edge_may_belong_to_both_groups_and_settles_in_the_larger() -> None:
+    """TR of 2.2 s and a bin of 10 ms: the edge lies at 2205.07 ms, where a shortest TR may scatter around it."""
+    low, high = (protocol_keys(acquisitions(repetition_time=tr), SPACINGS) for tr in (2.2049, 2.2052))
+    far = protocol_keys(acquisitions(repetition_time=2.2), SPACINGS)
+    assert low[0] != high[0]
+    assert set(low) >= {low[0], high[0]}
+    assert set(high) >= {low[0], high[0]}
+    assert far[0] == low[0]
+    assert high[0] not in far
+    chosen = settle({"a": low, "b": high, "c": high, "d": far})
+    assert chosen == dict.fromkeys("abcd", low[0])
+    assert settle({"d": far, "c": high, "a": low, "b": high}) == chosen
+
+
+def test_a_stored_session_keeps_its_group() -> None:
+    low, high = (protocol_keys(acquisitions(repetition_time=tr), SPACINGS) for tr in (2.2049, 2.2052))
+    stored = {"old": high[0], **{f"other-{n}": low[0] for n in range(5)}}
+    assert settle({"old": high, "new": high}, stored) == {"old": high[0], "new": low[0]}
+
+
+@given(values=st.lists(st.floats(2.2046, 2.2055), min_size=1, max_size=8))
+def test_sessions_scattered_around_an_edge_are_one_group(values: list[float]) -> None:
+    candidates = {str(n): protocol_keys(acquisitions(repetition_time=tr), SPACINGS) for n, tr in enumerate(values)}
+    assert len(set(settle(candidates).values())) == 1
+
+
+@given(milliseconds=st.integers(2000, 2100))
+def test_protocols_that_differ_by_more_than_a_bin_never_settle_together(milliseconds: int) -> None:
+    one, other = (
+        protocol_keys(acquisitions(repetition_time=ms / 1000), SPACINGS) for ms in (milliseconds, milliseconds + 14)
+    )
+    chosen = settle({"a": one, "b": other})
+    assert chosen["a"] != chosen["b"]

@@ -4,10 +4,11 @@ from pathlib import Path
 import icechunk
 import numpy as np
 import pytest
+import xarray as xr
 import zarr
 from cohorts import GROUP, infer, ingest, placement
 
-from storage.cohort import open_repository, read_arrays, slots, writing
+from storage.cohort import open_repository, read_arrays, slots, write_table, writing
 from storage.schema import IMAGE_NAMES
 from storage.verify import Problem, verify
 
@@ -95,6 +96,17 @@ def test_disagreement_is_named(
     problems = verify(store)
     assert [(problem.session, problem.variable) for problem in problems] == [expected[:2]]
     assert expected[2] in problems[0].message
+
+
+def test_a_table_that_cannot_be_read_is_named(store: Path) -> None:
+    before = set((store / "chunks").iterdir())
+    table = xr.Dataset({"median": ("row", np.random.default_rng(0).random(1000))})
+    with writing(store) as repository:
+        write_table(repository, "statistics", table, message="m")
+    assert verify(store) == []
+    (new,) = set((store / "chunks").iterdir()) - before
+    new.unlink()
+    assert [problem.variable for problem in verify(store)] == ["statistics/median"]
 
 
 def test_rows_and_sessions_that_lack_each_other_are_named(store: Path) -> None:

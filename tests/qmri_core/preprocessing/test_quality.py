@@ -1,0 +1,109 @@
+"""Quality figures against images whose noise, contrast, blur and ghosts are known."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from qmri_core.geometry import FIELD_SHAPE, Volume
+from qmri_core.preprocessing.bias_field import expanded, thinned
+from qmri_core.preprocessing.quality import LIMITS, artefacts, contrast_of, figures_of_contrast, marks, noise, sharpness
+
+SPACING = (2.0, 2.0, 2.0)
+SHAPE = (40, 48, 44)
+
+
+def head() -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """Values and tissue of a ball of white matter in grey matter in air."""
+    z, y, x = np.indices(SHAPE)
+    radius = np.sqrt((z - 20.0) ** 2 + (y - 24.0) ** 2 + (x - 22.0) ** 2)
+    tissue = np.where(radius < 9, 3, np.where(radius < 13, 2, 0)).astype(np.uint8)
+    return np.choose(tissue, [0.0, 0.0, 100.0, 150.0]).astype(np.float32), tissue
+
+
+def noisy(array: NDArray[np.float32], deviation: float, seed: int = 0) -> NDArray[np.float32]:
+    """Magnitude image with noise of a standard deviation in both channels."""
+    rng = np.random.default_rng(seed)
+    parts = rng.normal(0, deviation, (2, *array.shape))
+    return np.hypot(array + parts[0], parts[1]).astype(np.float32)
+
+
+def volume(array: NDArray[np.float32]) -> Volume:
+    return Volume(array=array, affine=np.diag([*SPACING, 1.0]))
+
+
+@pytest.mark.parametrize("deviation", [2.0, 5.0, 10.0])
+def test_noise_is_the_deviation_that_was_added(deviation: float) -> None:
+    values, tissue = head()
+    assert noise(volume(noisy(values, deviation)), tissue > 0) == pytest.approx(deviation, rel=0.12)  # 1,500 blocks
+
+
+def test_noise_is_not_known_where_there_is_no_room() -> None:
+    values, _ = head()
+    assert math.isnan(noise(volume(values), np.zeros(SHAPE, dtype=bool)))
+
+
+def test_contrast_is_that_of_the_medians() -> None:
+    values, tissue = head()
+    assert contrast_of(values, tissue) == pytest.approx((50 / 250, 150.0, 100.0))
+
+
+def test_blur_makes_an_edge_less_steep_and_noise_does_not() -> None:
+    values, tissue = head()
+    figures = [
+        sharpness(ndimage.gaussian_filter(values, width), tissue, SPACING, 50.0) for width in (0.0, 0.7, 1.5, 2.5)
+    ]
+    assert figures == sorted(figures, reverse=True)
+    assert figures[0] > 2 * figures[-1] > 0
+    assert sharpness(noisy(values, 5.0), tissue, SPACING, 50.0) == pytest.approx(figures[0], rel=0.05)
+    inverted = sharpness(-values, tissue, SPACING, -50.0)
+    assert inverted == pytest.approx(figures[0])
+
+
+def test_ghosts_are_seen_in_the_air_and_noise_is_not() -> None:
+    values, _ = head()
+    clean = artefacts(volume(noisy(values, 3.0)), 150.0)
+    ghost = values + 0.1 * np.roll(values, 23, axis=1)  # motion of every other line puts it half a field of view away
+    assert clean < 0.002
+    assert artefacts(volume(noisy(ghost, 3.0)), 150.0) > LIMITS["artefacts"][1]
+
+
+def test_air_that_was_filled_is_not_judged() -> None:
+    values, _ = head()
+    assert math.isnan(artefacts(volume(values), 150.0))
+    assert math.isnan(artefacts(volume(np.full(SHAPE, 100.0, dtype=np.float32)), 100.0))
+
+
+def test_marks_name_what_is_beyond_its_limit() -> None:
+    values, tissue = head()
+    figures = figures_of_contrast(volume(noisy(values, 3.0)), tissue > 0, values, tissue, SPACING)
+    assert set(figures) == {"snr", "contrast", "sharpness", "artefacts"}
+    assert figures["snr"] == pytest.approx(50.0, rel=0.12)
+    good = {"brain_volume": 1.4, "coverage": 1.0, "alignment_residual": 0.3, "T1w_snr": 50.0, "T2w_contrast": -0.2}
+    assert marks(good) == ()
+    bad = {"brain_volume": 0.7, "coverage": 0.8, "T1w_snr": 5.0, "T2w_contrast": 0.2, "FLAIR_sharpness": math.nan}
+    assert marks(bad) == ("brain_volume", "coverage", "T1w_snr", "T2w_contrast")
+
+
+@given(values=st.dictionaries(st.sampled_from(["T1w_alignment", "unknown", "snr"]), st.floats()))
+def test_what_has_no_limit_is_never_marked(values: dict[str, float]) -> None:
+    assert set(marks(values)) <= {"snr"}
+
+
+def test_a_kept_field_gives_the_field_back() -> None:
+    """Splines of N4 have four spans over the field of view; the nodes are three times as dense."""
+    rng = np.random.default_rng(1)
+    shape = (92, 112, 92)
+    coarse = rng.normal(0, 0.15, (5, 5, 5))
+    places = np.meshgrid(*(np.linspace(0, 4, size) for size in shape), indexing="ij")
+    field = np.exp(ndimage.map_coordinates(coarse, places, order=3, mode="nearest")).astype(np.float32)
+    nodes = thinned(field)
+    assert nodes.shape == FIELD_SHAPE
+    inner = (slice(8, -8),) * 3
+    np.testing.assert_allclose(expanded(nodes, shape)[inner], field[inner], rtol=0.01)
