@@ -40,7 +40,8 @@ def test_summary_counts_what_is_there(cohort: SimulationSummary) -> None:
 def test_truth_is_beside_and_never_inside(cohort: SimulationSummary) -> None:
     assert all(Path(name).name.startswith("IM") for name in content(cohort.out))
     names = {Path(name).name for name in content(cohort.truth)}
-    maps = {f"{name}.nii.gz" for name in ("T1map", "T2map", "PDmap", "tissue", "fractions", "transmit", "receive")}
+    kinds = ("T1map", "T2map", "PDmap", "tissue", "labels", "fractions", "transmit", "receive")
+    maps = {f"{name}.nii.gz" for name in kinds}
     assert names == {"sessions.csv", "transforms.json", *maps}
 
 
