@@ -39,7 +39,11 @@ def checkpoint_bytes(network: MapNetwork, training: Mapping[str, object]) -> byt
         "settings": json.dumps(asdict(network.settings), sort_keys=True),
         "training": json.dumps(dict(training), sort_keys=True),
     }
-    return bytes(save({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, metadata))
+    content = bytes(save({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, metadata))
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # in a fixed order: equal weights and records are equal bytes
+    return len(header).to_bytes(8, "little") + header + content[end:]
 
 
 def save_checkpoint(path: Path, network: MapNetwork, training: Mapping[str, object]) -> str:
