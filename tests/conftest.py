@@ -10,7 +10,8 @@ settings.load_profile("same-every-time")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a file together where several processes run them, and all that need the processed cohort."""
+    """Keep a file together where several processes run the tests, and all files that need the processed cohort."""
+    shared = {item.path for item in items if "processed" in getattr(item, "fixturenames", ())}
     for item in items:
-        name = "processed" if "processed" in getattr(item, "fixturenames", ()) else item.path.name
+        name = "processed" if item.path in shared else item.path.name
         item.add_marker(pytest.mark.xdist_group(name))

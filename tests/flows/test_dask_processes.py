@@ -117,9 +117,9 @@ def stale_copy(processed: Processed, folder: Path, weights: bytes) -> str:
 
 @pytest.fixture(scope="module")
 def expected(processed: Processed, weights: bytes, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """What one process makes of it."""
+    """What one worker process makes of it."""
     store = stale_copy(processed, tmp_path_factory.mktemp("one"), weights)
-    with dask_client(Settings.model_construct(workers=1), processes=False) as client:
+    with dask_client(Settings.model_construct(workers=1)) as client:
         assert infer(store, client=client).complete == 3
     return arrays(store)
 
@@ -183,6 +183,7 @@ def test_a_worker_that_is_killed_costs_nothing(
     assert_as_expected(store, expected)
 
 
+@pytest.mark.soak
 def test_a_scheduler_that_is_killed_ends_the_run_and_the_next_one_does_it(
     by_hand: ByHand, processed: Processed, expected: Any, weights: bytes, workers: Client, tmp_path: Path
 ) -> None:
