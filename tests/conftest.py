@@ -9,6 +9,7 @@ settings.register_profile(
 settings.load_profile("same-every-time")
 
 
+@pytest.hookimpl(tryfirst=True)  # before the names of groups are taken
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep a file together where several processes run the tests, and all files that need the processed cohort."""
     shared = {item.path for item in items if "processed" in getattr(item, "fixturenames", ())}
