@@ -6,4 +6,3 @@ settings.register_profile(
     "same-every-time", derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("same-every-time")
-
