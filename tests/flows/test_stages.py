@@ -200,7 +200,8 @@ def test_maps_are_written_to_the_fork(store: str, checkpoint: Path) -> None:
 
 
 def test_a_checkpoint_that_changed_meanwhile_fails_the_session(store: str, checkpoint: Path) -> None:
-    outcome = infer_session(replace(infer_task(store, checkpoint), digest="0" * 64))
+    changed = Weights(digest="0" * 64, file=checkpoint)
+    outcome = infer_session(replace(infer_task(store, checkpoint), weights=changed))
     assert (outcome.status, outcome.stage, outcome.fork) == (Status.FAILED, "load_model", None)
     assert outcome.error == "CheckpointError"
 
