@@ -99,7 +99,7 @@ def environment(key_file: Path, **more: object) -> dict[str, str]:
     return own | {"QMRI_KEY_FILE": str(key_file)} | {name: str(value) for name, value in more.items()}
 
 
-def qmri(*arguments: object, key_file: Path, timeout: float = 200) -> subprocess.CompletedProcess[str]:
+def qmri(*arguments: object, key_file: Path, timeout: float = 900) -> subprocess.CompletedProcess[str]:
     """Run the real command line in a process of its own."""
     return subprocess.run(
         command(*arguments),
