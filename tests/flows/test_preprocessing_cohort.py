@@ -32,7 +32,7 @@ def dice(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
     return float(2 * (one & other).sum() / (one.sum() + other.sum()))
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_masks_and_tissue_of_a_small_cohort_are_near_the_truth(processed: Processed) -> None:
     """Voxels of 3 mm, of which half hold two tissues; the limits of the soak run hold at 2 mm."""
     truth = pd.read_csv(processed.truth / "sessions.csv", dtype=str)

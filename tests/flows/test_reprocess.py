@@ -27,7 +27,7 @@ from storage.checkpoints import register
 from storage.cohort import history, open_cohort, open_repository, slots
 from storage.verify import verify
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(1800)]  # four minutes; test_deployments.py has the empty night
 
 
 class Untouchable:
@@ -169,7 +169,6 @@ def test_the_new_state_is_tagged_with_the_day(night: Night) -> None:
     assert night.result.tag in night.result.text()
 
 
-@pytest.mark.soak
 def test_a_promoted_checkpoint_makes_all_maps_anew_and_no_image(night: Night, workers: Client) -> None:
     store = night.cohort.store
     before = arrays(store)
@@ -192,7 +191,6 @@ def test_a_promoted_checkpoint_makes_all_maps_anew_and_no_image(night: Night, wo
     assert result.tag != night.result.tag  # a second change of one day has a name of its own
 
 
-@pytest.mark.soak
 def test_two_runs_at_once_do_nothing_twice(processed: Processed, workers: Client, tmp_path: Path) -> None:
     """The second one starts, and plans, while the first one works; then it finds its work done."""
     store = str(tmp_path / "store")
