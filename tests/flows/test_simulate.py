@@ -111,7 +111,7 @@ def test_truth_lies_where_the_t2w_series_saw_the_head(cohort: SimulationSummary)
 
 def test_same_seed_same_bytes_also_on_workers_and_with_more_sessions(cohort: SimulationSummary, tmp_path: Path) -> None:
     with (
-        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0") as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
         again = simulate(tmp_path / "in", client=client, **(SMALL | {"sessions": 5}))
