@@ -22,7 +22,7 @@ from qmri_core.acquisition import Contrast
 from storage.cohort import catalogue, slots
 from storage.verify import verify
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1800)
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ from storage.cohort import catalogue, read_arrays, slots
 from storage.verify import verify
 from tests.storage.residues import texts
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 MAPS = ("T1map", "T2map", "PDmap", "T1map_sd", "T2map_sd", "PDmap_sd", "residual")
 IMAGES = ("T1w", "T2w", "FLAIR")

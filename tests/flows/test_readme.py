@@ -27,7 +27,7 @@ def test_every_command_is_run_here_or_by_ci() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_the_commands_work_one_after_the_other_and_the_snippet_on_their_store(tmp_path: Path) -> None:
     environment = os.environ | {"QMRI_KEY_FILE": str(tmp_path / "key"), "PATH": _with_scripts()}
     for block in blocks("console"):

@@ -31,7 +31,7 @@ KEY = bytes(32)
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(900),
+    pytest.mark.timeout(1800),
     pytest.mark.skipif(
         not OPEN_MS.is_dir(), reason="no real data: set QMRI_DATA_DIR to the folder that holds sessions/ and dicom/"
     ),
