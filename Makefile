@@ -16,7 +16,7 @@ demo: $(VENV)/.ready  ## simulate a small cohort as DICOM, run everything, print
 	$(BIN)/qmri demo --out $(DEMO)
 
 test: $(VENV)/.ready  ## all tests but soak and benchmarks
-	OMP_NUM_THREADS=1 ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS=1 $(BIN)/python -m pytest -m "not soak and not bench" --numprocesses auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS=1 $(BIN)/python -m pytest -m "not soak and not bench" --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.ready  ## formatting, lint rules and types
 	$(BIN)/ruff format --check .

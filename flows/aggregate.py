@@ -16,6 +16,7 @@ from flows.staleness import maps_identity
 from flows.tables import records
 from qmri_core.statistics import Moments, inter_group_variation
 from storage.cohort import sessions, slots
+from storage.locations import absolute
 from storage.repository import StoreError, writing
 from storage.schema import Status
 from storage.tables import read_table, write_table
@@ -68,7 +69,7 @@ def aggregate(store: str, *, client: Client, out: Path | None = None, progress: 
         and row["made_with"] == made[str(row["session"])]
         and row["group"] == places[str(row["session"])].group
     }
-    tasks = [SummariseTask(location=store, slot=places[name]) for name in sorted(with_maps - current)]
+    tasks = [SummariseTask(location=absolute(store), slot=places[name]) for name in sorted(with_maps - current)]
     rows: list[dict[str, object]] = []
     for task, result in run_bounded(
         client, summarise_session, tasks, progress=progress, text="aggregate", key=lambda task: task.slot.session

@@ -21,6 +21,7 @@ from flows.voxel_evaluation import EvaluationTask, evaluate_pair, evaluate_sessi
 from qmri_core.population import population
 from storage.acquisitions import acquisitions_of
 from storage.cohort import sessions, slots
+from storage.locations import absolute
 from storage.repository import StoreError
 from storage.schema import Status
 
@@ -132,7 +133,7 @@ def _by_voxels(
         acquisitions = acquisitions_of(record)
         tasks.append(
             EvaluationTask(
-                location=store,
+                location=absolute(store),
                 slot=places[str(row["session"])],
                 subject=str(row["subject"]),
                 truth=truth.resolve() / str(row["folder"]),

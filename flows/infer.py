@@ -20,6 +20,7 @@ from qmri_core.inference import INFERENCE_VERSION
 from qmri_core.population import FieldStrengthError, population
 from storage.acquisitions import acquisitions_of
 from storage.cohort import catalogue, open_cohort, sessions, slots
+from storage.locations import absolute
 from storage.repository import writing
 from storage.schema import Reason, Status
 from storage.waves import begin_update, commit
@@ -44,6 +45,7 @@ def infer(store: str, *, client: Client, checkpoint: Path | None = None, progres
         If the weights or the store cannot be used.
     """
     open_cohort(store).close()
+    store = absolute(store)
     weights = chosen_weights(store, checkpoint)
     calibrate(store, progress=progress)
     calibrations = current_calibrations(store)

@@ -72,6 +72,7 @@ def ingest(
     if source.exists():  # a mistyped source leaves no empty store behind
         with writing(store, create=True):
             pass  # a store that cannot be written is found out before hours of work
+    source = source.absolute()  # workers may run in another folder
     entries = load_entries(assume) if assume is not None else ()
     with scan_source(
         source,

@@ -98,7 +98,8 @@ def simulate(
         raise ValueError("the design faults breaks DICOM files; BIDS has none of them")
     if not 0.5 <= resolution <= 8.0:
         raise ValueError(f"resolution {resolution:g} mm not in [0.5, 8]; coarser slices hold no brain")
-    truth = out.with_name(out.name + "-truth") if truth is None else truth
+    out = out.absolute()  # workers may run in another folder
+    truth = out.with_name(out.name + "-truth") if truth is None else truth.absolute()
     _check_folders(out, truth)
     from storage.simulation_files import write_bids_description, write_manifest, write_truth_table
     from storage.templates import label_maps
@@ -114,7 +115,7 @@ def simulate(
             truth=str(truth),
             resolution=resolution,
             output_format=output_format,
-            labels=None if labels is None else str(labels),
+            labels=None if labels is None else str(labels.absolute()),
         )
         for plan in plans
     ]

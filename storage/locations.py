@@ -41,6 +41,12 @@ def local_path(location: str | Path) -> Path | None:
     return Path(parts.path) if parts.scheme == "file" else None
 
 
+def absolute(location: str) -> str:
+    """The same location for processes that run in another folder."""
+    path = local_path(location)
+    return location if path is None else str(path.absolute())
+
+
 def storage_of(location: str | Path) -> icechunk.Storage:
     """Storage of a location.
 

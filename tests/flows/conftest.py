@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from distributed import Client
 from end_to_end import Processed
+from filelock import FileLock
 
 
 @pytest.fixture(scope="session")
@@ -37,14 +40,30 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def processed(tmp_path_factory: pytest.TempPathFactory, workers: Client, checkpoint: Path) -> Processed:
-    """Three sessions in two groups (two and one) after ingest, infer and aggregate, undisturbed."""
+    """Three sessions in two groups (two and one) after ingest, infer and aggregate, undisturbed.
+
+    Made by whichever of the test processes needs it first, for all of them.
+    """
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    kept = shared / "cohort.pickle"
+    with FileLock(shared / "cohort.lock"):
+        if not kept.is_file():
+            cohort = process(tmp_path_factory.mktemp("cohort"), workers, checkpoint)
+            kept.write_bytes(pickle.dumps(cohort))
+        made: Processed = pickle.loads(kept.read_bytes())  # noqa: S301 - written above
+    return made
+
+
+def process(folder: Path, workers: Client, checkpoint: Path) -> Processed:
+    """Simulate a cohort and take it the whole way."""
     from flows.aggregate import aggregate
     from flows.infer import infer
     from flows.ingest import ingest
     from flows.simulate import simulate
     from storage.pseudonyms import load_key
 
-    folder = tmp_path_factory.mktemp("cohort")
     source, store, linkage, key_file = folder / "in", str(folder / "store"), folder / "linkage.csv", folder / "key"
     simulated = simulate(source, sessions=3, groups=2, resolution=3.0, seed=2, client=workers)
     ingested = ingest(source, store, key=load_key(key_file), linkage=linkage, client=workers)

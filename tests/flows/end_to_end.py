@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from distributed import Client
 from numpy.typing import NDArray
 
 from flows.aggregate import AggregateResult
@@ -99,12 +100,15 @@ def environment(key_file: Path, **more: object) -> dict[str, str]:
     return own | {"QMRI_KEY_FILE": str(key_file)} | {name: str(value) for name, value in more.items()}
 
 
-def qmri(*arguments: object, key_file: Path, timeout: float = 900) -> subprocess.CompletedProcess[str]:
-    """Run the real command line in a process of its own."""
+def qmri(
+    *arguments: object, key_file: Path, workers: Client | None = None, timeout: float = 900
+) -> subprocess.CompletedProcess[str]:
+    """Run the real command line in a process of its own; with ``workers`` on a cluster that is already there."""
+    more = {} if workers is None else {"QMRI_SCHEDULER": workers.scheduler.address}
     return subprocess.run(
         command(*arguments),
         cwd=ROOT,
-        env=environment(key_file),
+        env=environment(key_file, **more),
         capture_output=True,
         text=True,
         check=False,

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from flows.cli import app, explain
 from flows.infer import infer
 from flows.ingest import ingest
+from flows.plan import SessionPlan
 from qmri_core.acquisition import Contrast
 from storage.cohort import catalogue, slots
 from storage.verify import verify
@@ -175,15 +176,21 @@ class Mixed:
     lone: str
 
 
+def leave_t1w_alone(plan: SessionPlan) -> None:
+    """Remove all series but the T1w that was chosen: the second-best ones too."""
+    for series in plan.series:
+        if series != plan.chosen[Contrast.T1W]:
+            for path in series.paths:
+                Path(path).unlink()
+
+
 @pytest.fixture(scope="module")
 def mixed(processed: Processed, tmp_path_factory: pytest.TempPathFactory) -> Mixed:
     folder = tmp_path_factory.mktemp("mixed")
     source = folder / "in"
     shutil.copytree(processed.source, source)
     good, damaged, lone = processed.plans(source)
-    for contrast in (Contrast.T2W, Contrast.FLAIR):
-        for path in lone.chosen[contrast].paths:
-            Path(path).unlink()
+    leave_t1w_alone(lone)
     victim = Path(damaged.chosen[Contrast.T1W].paths[7])
     victim.write_bytes(victim.read_bytes()[:-3001])
     (victim.parents[2] / "SecretName.dcm").write_text("a letter to SecretName")
@@ -198,7 +205,7 @@ def mixed(processed: Processed, tmp_path_factory: pytest.TempPathFactory) -> Mix
 
 @pytest.mark.slow
 def test_a_damaged_session_does_not_stop_the_others(processed: Processed, mixed: Mixed, workers: Client) -> None:
-    first = qmri("ingest", mixed.source, "--store", mixed.store, "--workers", 1, key_file=processed.key_file)
+    first = qmri("ingest", mixed.source, "--store", mixed.store, key_file=processed.key_file, workers=workers)
     assert first.returncode == 3, first.stderr
     assert "3 sessions found = 1 complete + 0 partial + 1 skipped + 1 failed" in first.stdout
     assert f"failed: {mixed.damaged} in read: read_error" in first.stdout
@@ -227,7 +234,7 @@ def test_a_damaged_session_does_not_stop_the_others(processed: Processed, mixed:
 def test_the_rest_of_the_way_works_on_the_good_session(processed: Processed, mixed: Mixed, workers: Client) -> None:
     inferred = infer(str(mixed.store), checkpoint=processed.checkpoint, client=workers)
     assert (inferred.complete, inferred.failed, inferred.exit_status) == (1, 1, 3)  # one has failed, earlier
-    aggregated = qmri("aggregate", "--store", mixed.store, "--workers", 1, key_file=processed.key_file)
+    aggregated = qmri("aggregate", "--store", mixed.store, key_file=processed.key_file, workers=workers)
     assert aggregated.returncode == 0, aggregated.stderr
     assert "WM T1 [ms]" in aggregated.stdout
     (group,) = {slot.group for slot in slots(mixed.store).values()}
@@ -240,10 +247,7 @@ def test_a_failed_session_is_tried_again_when_its_input_has_changed(
 ) -> None:
     before = catalogue(mixed.store).set_index("session").loc[mixed.damaged]
     (plan,) = (plan for plan in processed.plans(mixed.source) if plan.session == mixed.damaged)
-    for series in plan.series:  # the second-best ones too
-        if series != plan.chosen[Contrast.T1W]:
-            for path in series.paths:
-                Path(path).unlink()
+    leave_t1w_alone(plan)
     run = ingest(mixed.source, str(mixed.store), key=processed.key, client=workers)
     assert (run.complete, run.skipped, run.failed, run.unchanged, run.exit_status) == (1, 2, 0, 2, 0)
     after = catalogue(mixed.store).set_index("session").loc[mixed.damaged]

@@ -81,7 +81,7 @@ def is_in_a_wave(store: Path) -> bool:
 
 
 @pytest.fixture(scope="module")
-def survivor(processed: Processed, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def survivor(processed: Processed, workers: Client, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store whose ingest was killed in the second of three waves, and then run again."""
     folder = tmp_path_factory.mktemp("killed")
     store = folder / "store"
@@ -97,7 +97,7 @@ def survivor(processed: Processed, tmp_path_factory: pytest.TempPathFactory) -> 
     assert len(committed(store)) == 1
     assert is_in_a_wave(store)  # what the killed wave has left is there, and hidden from readers
     assert verify(store) == []
-    again = qmri(*run, "--workers", "2", key_file=processed.key_file, timeout=900)
+    again = qmri(*run, key_file=processed.key_file, workers=workers)
     assert again.returncode == 0, again.stderr
     assert "3 sessions found = 3 complete + 0 partial + 0 skipped + 0 failed, 1 of them unchanged" in again.stdout
     assert not is_in_a_wave(store)

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from distributed import Client
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 
@@ -28,8 +29,12 @@ def test_every_command_is_run_here_or_by_ci() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_the_commands_work_one_after_the_other_and_the_snippet_on_their_store(tmp_path: Path) -> None:
-    environment = os.environ | {"QMRI_KEY_FILE": str(tmp_path / "key"), "PATH": _with_scripts()}
+def test_the_commands_work_one_after_the_other_and_the_snippet_on_their_store(workers: Client, tmp_path: Path) -> None:
+    environment = os.environ | {
+        "QMRI_KEY_FILE": str(tmp_path / "key"),
+        "QMRI_SCHEDULER": workers.scheduler.address,  # workers that are there already
+        "PATH": _with_scripts(),
+    }
     for block in blocks("console"):
         for line in block.splitlines():
             if line.startswith("qmri"):

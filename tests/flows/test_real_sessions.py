@@ -50,7 +50,7 @@ def test_what_is_assumed_reaches_complete_sessions_only() -> None:
     }
     assert complete == {f"patient{number}/study{study}" for number in ("01", "12") for study in (1, 2)}
     rest = [plan for plan in plans.values() if plan.status is not Status.COMPLETE]
-    assert {(plan.status, plan.reason) for plan in rest} == {(Status.SKIPPED, Reason.MISSING_CONTRAST)}
+    assert {(plan.status, plan.reason) for plan in rest} == {(Status.SKIPPED, Reason.NO_PARAMETERS)}
     for plan in plans.values():
         assert plan.status is not Status.COMPLETE or len(plan.series) == 3  # neither masks nor lesions
         for acquisition in plan.acquisitions.values():
@@ -83,19 +83,21 @@ def test_sessions_without_t2w_end_partial_where_the_rest_is_stated(tmp_path: Pat
         ),
     ],
 )
-def test_raw_clinical_sessions_become_maps_and_a_report(studies: list[str], checkpoint: Path, tmp_path: Path) -> None:
+def test_raw_clinical_sessions_become_maps_and_a_report(
+    studies: list[str], checkpoint: Path, workers: Client, tmp_path: Path
+) -> None:
     source, store, key = tmp_path / "source", tmp_path / "store", tmp_path / "key"
     for study in (*studies, "patient19/study2"):
         shutil.copytree(OPEN_MS / study, source / study)
-    ingested = qmri("ingest", source, "--store", store, "--assume", ASSUME, key_file=key, timeout=800)
+    ingested = qmri("ingest", source, "--store", store, "--assume", ASSUME, key_file=key, workers=workers, timeout=800)
     assert ingested.returncode == 0, ingested.stderr
     n = len(studies)
     assert f"{n + 1} sessions found = {n} complete + 0 partial + 1 skipped + 0 failed" in ingested.stdout
-    infer = qmri("infer", "--store", store, "--checkpoint", checkpoint, "--workers", 1, key_file=key)
+    infer = qmri("infer", "--store", store, "--checkpoint", checkpoint, key_file=key, workers=workers)
     assert infer.returncode == 0, infer.stderr
-    aggregate = qmri("aggregate", "--store", store, "--out", tmp_path / "tables", "--workers", 1, key_file=key)
+    aggregate = qmri("aggregate", "--store", store, "--out", tmp_path / "tables", key_file=key, workers=workers)
     assert aggregate.returncode == 0, aggregate.stderr
-    report = qmri("report", "--store", store, "--out", tmp_path / "report", "--workers", 1, key_file=key)
+    report = qmri("report", "--store", store, "--out", tmp_path / "report", key_file=key, workers=workers)
     assert report.returncode == 0, report.stderr
 
     stored = sessions(store).set_index("session")

@@ -12,7 +12,7 @@ from qmri_core.training import TrainingSettings, make_batch, make_slab, train
 from qmri_core.training_protocols import random_protocol
 from tests.phantoms import phantom_atlas
 
-SETTINGS = TrainingSettings(n_steps=100, n_protocols=2, n_slabs=3, slices=2, size=32, widths=(4, 4, 4))
+SETTINGS = TrainingSettings(n_steps=100, n_protocols=1, n_slabs=3, slices=2, size=32, widths=(4, 4, 4))
 
 
 @pytest.mark.slow
