@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
+PYTEST := OMP_NUM_THREADS=1 ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS=1 $(BIN)/python -m pytest \
+	--numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test lint format bench soak clean
+.PHONY: demo test walk lint format bench soak clean
 
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -15,8 +17,11 @@ $(VENV)/.ready: pyproject.toml
 demo: $(VENV)/.ready  ## simulate a small cohort as DICOM, run everything, print the tables, write the report
 	$(BIN)/qmri demo --out $(DEMO)
 
-test: $(VENV)/.ready  ## all tests but soak and benchmarks
-	OMP_NUM_THREADS=1 ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS=1 $(BIN)/python -m pytest -m "not soak and not bench" --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+test: $(VENV)/.ready  ## all tests but walks, soak and benchmarks
+	$(PYTEST) -m "not walk and not soak and not bench"
+
+walk: $(VENV)/.ready  ## whole runs in processes of their own: the README's commands, kills, Prefect, a real session
+	$(PYTEST) -m "walk and not soak"
 
 lint: $(VENV)/.ready  ## formatting, lint rules and types
 	$(BIN)/ruff format --check .

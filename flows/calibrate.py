@@ -94,6 +94,40 @@ def current_calibrations(store: str) -> dict[str, tuple[int, dict[Contrast, Scal
     return result
 
 
+def calibration_table(store: str) -> pd.DataFrame:
+    """What the current calibrations say, beside what they started from, and how far the data have moved each.
+
+    One row per group and contrast: the values of `ScaleCalibration`, ``version``, ``reference``, and the smallest and
+    largest ratio of a session's scale to the group's (``session_low``, ``session_high``).
+
+    Raises
+    ------
+    StoreError
+        If there is no store.
+    """
+    stored = sessions(store)
+    rows: list[dict[str, object]] = []
+    for group, (version, scales, reference) in sorted(current_calibrations(store).items()):
+        members = stored[stored["group"] == group]
+        for contrast, scale in scales.items():
+            ratios = [
+                scale.session_scale(float(value)) / scale.scale for value in members[f"{contrast}_white_matter_signal"]
+            ]
+            rows.append(
+                {
+                    "group": group,
+                    "contrast": str(contrast),
+                    "version": version,
+                    **asdict(scale),
+                    "session_low": min(ratios, default=float("nan")),
+                    "session_high": max(ratios, default=float("nan")),
+                    "reference": reference,
+                }
+            )
+    columns = ["group", "contrast", "version", *NUMBERS, "session_low", "session_high", "reference"]
+    return pd.DataFrame(rows, columns=columns)
+
+
 def _group_rows(group: str, members: pd.DataFrame, version: int) -> list[dict[str, object]]:
     rows = records(members.sort_values("session"))
     acquisitions = acquisitions_of(rows[0])

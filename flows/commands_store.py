@@ -17,7 +17,7 @@ Yes = Annotated[bool, typer.Option("--yes", help="Do it without asking.")]
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    for command in (status, verify, history, rollback, compact, forget, migrate):
+    for command in (status, calibration, verify, history, rollback, compact, forget, migrate):
         app.command()(command)
     app.command("export-zarr")(export_zarr)
     app.command("export-bids")(export_bids)
@@ -52,6 +52,49 @@ def status(store: Store) -> None:
 
 
 LAST_RUNS = 5
+
+
+def calibration(
+    store: Store, out: Annotated[Path | None, typer.Option("--out", help="CSV file to write the table to.")] = None
+) -> None:
+    """Show the intensity scales of every group: what they rest on, and how far the data have moved each."""
+    from flows.calibrate import calibration_table
+    from flows.tables import group_labels, records, text_table
+
+    table = calibration_table(store)
+    if out is not None:
+        table.to_csv(out, index=False)
+    if table.empty:
+        typer.echo("no group is calibrated yet; qmri ingest and qmri infer calibrate")
+        return
+    labels = group_labels(list(table["group"]))
+    header = ["group", "contrast", "version", "n", "scale", "reference", "people", "seen", "to scale", "sessions"]
+    lines = [
+        [
+            labels[row["group"]],
+            row["contrast"],
+            str(row["version"]),
+            str(row["n_sessions"]),
+            f"{row['scale']:.4g}",
+            f"{row['reference_signal']:.4f}",
+            f"{row['biology']:.1%}",
+            "-" if row["n_sessions"] < 2 else f"{row['spread']:.1%}",
+            f"{row['shrinkage']:.0%}",
+            f"{row['session_low'] - 1:+.1%} to {row['session_high'] - 1:+.1%}",
+        ]
+        for row in records(table)
+    ]
+    typer.echo(text_table(header, lines))
+    typer.echo()
+    for group, label in labels.items():
+        typer.echo(f"{label} = {group}")
+    for reference in sorted(set(table["reference"])):
+        typer.echo(f"rests on: {reference}")
+    typer.echo(
+        "scale: image units per unit of PD and signal; reference: the model's signal of the population's white matter. "
+        "people: spread of that signal over people, from the population's; seen: over the sessions. to scale: "
+        "share of a session's deviation taken for its scale, the rest is left to the person; sessions: over the group's"
+    )
 
 
 def verify(

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from flows.calibrate import calibrate, current_calibrations
 from flows.clusters import inference_resource, run_bounded, waves_for
-from flows.ingest import CODE_VERSION
+from flows.ingest_rows import CODE_VERSION
 from flows.progress import Progress, part_of, quiet
 from flows.stages import InferTask, Outcome, clear_maps, infer_session, outcome_of
 from flows.staleness import why_maps
 from flows.summary import RunSummary, summarise
 from flows.tables import records as records_of
 from flows.weights import Weights, chosen_weights
+from qmri_core import versions
 from qmri_core.acquisition import CONTRASTS
-from qmri_core.inference import INFERENCE_VERSION
 from qmri_core.population import FieldStrengthError, population
 from storage.acquisitions import acquisitions_of
 from storage.cohort import catalogue, open_cohort, sessions, slots
@@ -93,7 +93,7 @@ def infer(store: str, *, client: Client, checkpoint: Path | None = None, progres
 
 def made_with(calibration: int) -> str:
     """What a session's maps rest on beside the weights: version of its group's calibration, and of the method."""
-    return f"{calibration}/{INFERENCE_VERSION}"
+    return f"{calibration}/{versions.INFERENCE}"
 
 
 def obstacle(record: Mapping[str, Any], calibrations: Mapping[str, object]) -> Reason | None:

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from flows.plan import SessionPlan
 from flows.stages import Outcome
 from flows.staleness import why_images
-from qmri_core.preprocessing.session import PREPROCESSING_VERSION
+from qmri_core import versions
 from storage.acquisitions import acquisition_values
 from storage.schema import Status
 
@@ -29,7 +29,7 @@ def versions_of(plan: SessionPlan) -> dict[str, object]:
     return {
         "input_digest": plan.input_digest,
         "code_version": CODE_VERSION,
-        "preprocessing_version": str(PREPROCESSING_VERSION),
+        "preprocessing_version": str(versions.PREPROCESSING),
     }
 
 

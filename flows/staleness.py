@@ -61,13 +61,13 @@ def stale_sessions(store: str) -> dict[str, str]:
     """Sessions that the next run would do again without looking at the source, and why."""
     from flows.calibrate import current_calibrations
     from flows.infer import made_with, obstacle
-    from flows.ingest import CODE_VERSION
+    from flows.ingest_rows import CODE_VERSION
     from flows.tables import records
     from flows.weights import chosen_weights
-    from qmri_core.preprocessing.session import PREPROCESSING_VERSION
+    from qmri_core import versions
     from storage.cohort import catalogue, sessions
 
-    ours: dict[str, object] = {"code_version": CODE_VERSION, "preprocessing_version": str(PREPROCESSING_VERSION)}
+    ours: dict[str, object] = {"code_version": CODE_VERSION, "preprocessing_version": str(versions.PREPROCESSING)}
     stale = {
         str(row["session"]): why for row in records(catalogue(store)) if (why := why_images(row, ours)) and row["group"]
     }

@@ -6,11 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from qmri_core.acquisition import Acquisition, Contrast
-from qmri_core.physics.registry import signal
 from qmri_core.population import Population, population
 from qmri_core.preprocessing.tissue import WHITE_MATTER, core
 
@@ -107,6 +105,10 @@ def calibrate_scale(signals: Sequence[float], acquisition: Acquisition) -> Scale
 
 def reference_signal(acquisition: Acquisition, values: Population) -> float:
     """Magnitude of the model's signal for the population's white matter."""
+    import torch
+
+    from qmri_core.physics.registry import signal
+
     wm = values.white_matter
     pd, t1, t2 = (torch.tensor(v, dtype=torch.float64) for v in (wm.pd, wm.t1, wm.t2))
     return abs(float(signal(acquisition, pd, t1, t2)))
@@ -114,6 +116,10 @@ def reference_signal(acquisition: Acquisition, values: Population) -> float:
 
 def biological_spread(acquisition: Acquisition, values: Population) -> float:
     """Standard deviation of the log white-matter signal over people, from the population's spread of T1, T2 and PD."""
+    import torch
+
+    from qmri_core.physics.registry import signal
+
     wm = values.white_matter
     rng = np.random.default_rng(0)
     noise = rng.standard_normal((3, N_BIOLOGY))

@@ -7,11 +7,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from safetensors import SafetensorError
-from safetensors.torch import load, save
-
-from qmri_core.network import MapNetwork, NetworkSettings
+if TYPE_CHECKING:
+    from qmri_core.network import MapNetwork
 
 FORMAT = "qmri-cohort-checkpoint"
 FORMAT_VERSION = 1
@@ -33,6 +32,8 @@ class Checkpoint:
 
 def checkpoint_bytes(network: MapNetwork, training: Mapping[str, object]) -> bytes:
     """Content of a checkpoint file: weights, settings and training record."""
+    from safetensors.torch import save
+
     metadata = {
         "format": FORMAT,
         "version": str(FORMAT_VERSION),
@@ -81,6 +82,11 @@ def read_checkpoint(content: bytes, *, name: str) -> Checkpoint:
     CheckpointError
         If it is no checkpoint, or one of another version; with what to do.
     """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    from qmri_core.network import MapNetwork, NetworkSettings
+
     try:
         tensors = load(content)
     except SafetensorError as error:

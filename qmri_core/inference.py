@@ -16,8 +16,6 @@ from qmri_core.network import MULTIPLE, MapNetwork, assemble
 from qmri_core.physics.registry import fast_signal
 from qmri_core.voxelwise import VoxelwiseEstimator, compress, estimator
 
-INFERENCE_VERSION = 1
-"""Raised when results change; makes stored maps stale."""
 BLOCK = 8
 """Slices per pass; fixed, so that results do not depend on what else is computed."""
 

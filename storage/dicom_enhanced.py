@@ -11,7 +11,7 @@ from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID, EnhancedMRImageStorage, ExplicitVRLittleEndian
 
 from qmri_core.acquisition import Sequence
-from qmri_core.physics.registry import ECHO_TRAINS
+from qmri_core.physics.sequences import ECHO_TRAINS
 from qmri_core.simulation.acquired import AcquiredSeries, Role
 from qmri_core.simulation.cohort import SessionPlan
 

@@ -10,12 +10,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 
-import torch
-
 from qmri_core.acquisition import Acquisition, AcquisitionError, Contrast, Sequence, SeriesHeader
 from qmri_core.physics.flip_trains import START, variable_flip_train
-from qmri_core.physics.phase_graph import echo_amplitude
-from qmri_core.physics.registry import ECHO_TRAINS, check
+from qmri_core.physics.sequences import ECHO_TRAINS, check
 from qmri_core.physics.vendors import (
     INVERSION_EFFICIENCY,
     T2_PREPARATION_TIME,
@@ -293,6 +290,10 @@ def _train(draft: _Draft, length: int, centre: int, maximum: float) -> tuple[flo
 
 def _centre_of_contrast(echo_time: float, spacing: float, length: int, latest: int) -> int:
     """Echo at which grey matter has lost as much to relaxation as after ``echo_time`` of a plain spin echo."""
+    import torch
+
+    from qmri_core.physics.phase_graph import echo_amplitude
+
     low = variable_flip_train(
         length, max(START + 1, latest), minimum=math.radians(30), centre=math.radians(60), maximum=math.radians(120)
     )

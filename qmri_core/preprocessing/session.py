@@ -17,8 +17,6 @@ from qmri_core.preprocessing.brain_mask import brain_mask
 from qmri_core.preprocessing.quality import figures_of_contrast
 from qmri_core.preprocessing.tissue import segment
 
-PREPROCESSING_VERSION = 3
-"""Raised when results change; makes stored sessions stale."""
 REFERENCE_ORDER = (Contrast.T2W, Contrast.FLAIR, Contrast.T1W)
 MARGIN = 10.0
 """Millimetres around the brain that are kept; beyond, images are NaN, so that no face is stored."""

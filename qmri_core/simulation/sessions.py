@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from qmri_core.acquisition import Contrast
 from qmri_core.geometry import Affine, Volume
-from qmri_core.physics.registry import ECHO_TRAINS, SPOILED
+from qmri_core.physics.sequences import ECHO_TRAINS, SPOILED
 from qmri_core.simulation.acquired import DESCRIPTIONS, AcquiredSeries, Role, series_number
 from qmri_core.simulation.acquisition import (
     UNIFORM,

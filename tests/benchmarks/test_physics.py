@@ -18,7 +18,8 @@ from torch import Tensor
 from qmri_core.acquisition import Acquisition, Contrast, Sequence
 from qmri_core.physics.flip_trains import variable_flip_train
 from qmri_core.physics.lookup import lookup
-from qmri_core.physics.registry import ECHO_TRAINS, echo_train_of, fast_signal, signal
+from qmri_core.physics.registry import echo_train_of, fast_signal, signal
+from qmri_core.physics.sequences import ECHO_TRAINS
 
 pytestmark = pytest.mark.bench
 

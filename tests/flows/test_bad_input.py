@@ -203,7 +203,7 @@ def mixed(processed: Processed, tmp_path_factory: pytest.TempPathFactory) -> Mix
     )
 
 
-@pytest.mark.slow
+@pytest.mark.walk
 def test_a_damaged_session_does_not_stop_the_others(processed: Processed, mixed: Mixed, workers: Client) -> None:
     first = qmri("ingest", mixed.source, "--store", mixed.store, key_file=processed.key_file, workers=workers)
     assert first.returncode == 3, first.stderr
@@ -230,7 +230,7 @@ def test_a_damaged_session_does_not_stop_the_others(processed: Processed, mixed:
     assert not [name for name in names_below(mixed.source) if len(name) > 6 and name in told]
 
 
-@pytest.mark.slow
+@pytest.mark.walk
 def test_the_rest_of_the_way_works_on_the_good_session(processed: Processed, mixed: Mixed, workers: Client) -> None:
     inferred = infer(str(mixed.store), checkpoint=processed.checkpoint, client=workers)
     assert (inferred.complete, inferred.failed, inferred.exit_status) == (1, 1, 3)  # one has failed, earlier
@@ -241,7 +241,7 @@ def test_the_rest_of_the_way_works_on_the_good_session(processed: Processed, mix
     assert f"G1 = {group}" in aggregated.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.walk
 def test_a_failed_session_is_tried_again_when_its_input_has_changed(
     processed: Processed, mixed: Mixed, workers: Client
 ) -> None:

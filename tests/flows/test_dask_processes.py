@@ -27,7 +27,7 @@ from flows.weights import resident_checkpoint
 from storage.checkpoints import register
 from storage.cohort import catalogue
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.walk, pytest.mark.timeout(1800)]
 
 PATIENCE = 600.0
 """Seconds to wait for a process on a busy machine."""

@@ -23,7 +23,7 @@ from flows.prefect_plugin import DEPLOYMENTS
 from flows.settings import Settings
 from storage.cohort import catalogue, history, open_cohort, open_repository
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
+pytestmark = [pytest.mark.walk, pytest.mark.timeout(2400)]
 
 
 def one_session(processed: Processed, folder: Path) -> Path:

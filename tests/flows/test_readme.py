@@ -27,7 +27,7 @@ def test_every_command_is_run_here_or_by_ci() -> None:
     assert all(line in ci for line in lines if line.startswith("make"))
 
 
-@pytest.mark.slow
+@pytest.mark.walk
 @pytest.mark.timeout(1800)
 def test_the_commands_work_one_after_the_other_and_the_snippet_on_their_store(workers: Client, tmp_path: Path) -> None:
     environment = os.environ | {

@@ -75,7 +75,7 @@ def test_sessions_without_t2w_end_partial_where_the_rest_is_stated(tmp_path: Pat
 @pytest.mark.parametrize(
     "studies",
     [
-        pytest.param(["patient12/study1"], id="one"),
+        pytest.param(["patient12/study1"], id="one", marks=pytest.mark.walk),
         pytest.param(
             [f"patient{number}/study{study}" for number in ("01", "12") for study in (1, 2)],
             id="all",

@@ -10,7 +10,8 @@ from oracle_tables import FAMILIES, FOLDER, Table, read_tables
 from torch import Tensor
 
 from qmri_core.acquisition import Sequence
-from qmri_core.physics.registry import ECHO_TRAINS, SPOILED, echo_train_of, fast_signal, signal
+from qmri_core.physics.registry import echo_train_of, fast_signal, signal
+from qmri_core.physics.sequences import ECHO_TRAINS, SPOILED
 from qmri_core.physics.steady_state import pseudo_steady_state
 
 TABLES = read_tables()

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from qmri_core.acquisition import Acquisition, AcquisitionError, Sequence
-from qmri_core.physics.registry import ECHO_TRAINS, REQUIRED, SPOILED, check, fast_signal, signal
+from qmri_core.physics.registry import fast_signal, signal
+from qmri_core.physics.sequences import ECHO_TRAINS, REQUIRED, SPOILED, check
 
 MODELS = {"signal": signal, "fast_signal": fast_signal}
 each_example = pytest.mark.parametrize("acquisition", EXAMPLES.values(), ids=list(EXAMPLES))

@@ -10,7 +10,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from qmri_core.acquisition import Contrast, Sequence
-from qmri_core.physics.registry import check
+from qmri_core.physics.sequences import check
 from qmri_core.simulation.protocols import SimulatedProtocol, SimulatedSeries, protocol_table
 
 SOURCE = Path(__file__).parents[4] / "shared" / "physics" / "clinical_protocols.csv"
