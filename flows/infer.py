@@ -19,7 +19,7 @@ from qmri_core import versions
 from qmri_core.acquisition import CONTRASTS
 from qmri_core.population import FieldStrengthError, population
 from storage.acquisitions import acquisitions_of
-from storage.cohort import catalogue, open_cohort, sessions, slots
+from storage.cohort import catalogue, open_repository, sessions, slots
 from storage.locations import absolute
 from storage.repository import writing
 from storage.schema import Reason, Status
@@ -44,7 +44,7 @@ def infer(store: str, *, client: Client, checkpoint: Path | None = None, progres
     CheckpointError, StoreError
         If the weights or the store cannot be used.
     """
-    open_cohort(store).close()
+    open_repository(store)  # or an error that says what is there instead
     store = absolute(store)
     weights = chosen_weights(store, checkpoint)
     calibrate(store, progress=progress)

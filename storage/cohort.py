@@ -6,6 +6,7 @@ Reading is here; the writing functions come from `storage.repository`, `storage.
 from __future__ import annotations
 
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pandas as pd
 import xarray as xr
 import zarr
 
-from storage.repository import Snapshot, StoreError, history, open_repository, readable_session, tag, writing
+from storage.repository import Snapshot, StoreError, faults, history, open_repository, readable_session, tag, writing
 from storage.schema import CATALOGUE_COLUMNS, IMAGE_NAMES, PER_SESSION, SESSION_VARIABLES
 from storage.slots import Placement, Slot, find_slots
 from storage.tables import column, group_of, groups_of, read_rows, read_table, write_table
@@ -87,7 +88,15 @@ def catalogue(location: str | Path, *, at: str | datetime | None = None) -> pd.D
 
 def sessions(location: str | Path, *, at: str | datetime | None = None) -> pd.DataFrame:
     """One row per stored session: its group, index along the session axis, and all per-session values."""
-    root = _root(location, at)
+    return _sessions_of(str(location), readable_session(open_repository(location), at).snapshot_id).copy()
+
+
+@lru_cache(maxsize=2)
+def _sessions_of(location: str, snapshot: str) -> pd.DataFrame:
+    """A snapshot never changes, and one run asks several times: thousands of small reads."""
+    with faults(location):
+        store = open_repository(location).readonly_session(snapshot_id=snapshot).store
+    root = zarr.open_group(store, mode="r", zarr_format=3)
     tables = []
     for path in sorted(set(groups_of(root).values())):
         arrays = dict(group_of(root, path).arrays())  # all at once: opening them one by one takes longer than reading

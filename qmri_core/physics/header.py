@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import lru_cache
 
 from qmri_core.acquisition import Acquisition, AcquisitionError, Contrast, Sequence, SeriesHeader
 from qmri_core.physics.flip_trains import START, variable_flip_train
@@ -288,6 +289,7 @@ def _train(draft: _Draft, length: int, centre: int, maximum: float) -> tuple[flo
         raise AcquisitionError(f"{draft.contrast} {draft.sequence}: no flip train: {error}") from error
 
 
+@lru_cache(maxsize=1024)
 def _centre_of_contrast(echo_time: float, spacing: float, length: int, latest: int) -> int:
     """Echo at which grey matter has lost as much to relaxation as after ``echo_time`` of a plain spin echo."""
     import torch

@@ -19,6 +19,7 @@ NIGHT = """
 import json, sys, time
 began = time.perf_counter()
 from pathlib import Path
+import torch  # what planning needs for the echo trains of 3D sequences
 from flows.clusters import client_on_demand
 from flows.reprocess import reprocess
 from flows.settings import Settings

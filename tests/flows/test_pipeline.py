@@ -299,6 +299,7 @@ def changed(processed: Processed, workers: Client, tmp_path_factory: pytest.Temp
     )
 
 
+@pytest.mark.walk
 def test_only_what_changed_is_done_again(processed: Processed, changed: Changed) -> None:
     for summary in (changed.ingested, changed.inferred):
         assert (summary.complete, summary.partial, summary.unchanged, summary.exit_status) == (2, 1, 1, 0)
@@ -314,6 +315,7 @@ def test_only_what_changed_is_done_again(processed: Processed, changed: Changed)
     assert verify(changed.cohort.store) == []
 
 
+@pytest.mark.walk
 def test_a_session_that_lost_a_contrast_moves_to_another_group(processed: Processed, changed: Changed) -> None:
     before, after = slots(processed.store)[changed.shortened], slots(changed.cohort.store)[changed.shortened]
     assert after.group != before.group
@@ -328,6 +330,7 @@ def test_a_session_that_lost_a_contrast_moves_to_another_group(processed: Proces
     assert sorted(groups_of(cohort)) == sorted({slot.group for slot in slots(changed.cohort.store).values()})
 
 
+@pytest.mark.walk
 def test_a_new_calibration_makes_all_maps_anew(changed: Changed, workers: Client) -> None:
     cohort = changed.cohort
     maps = arrays(cohort.store)

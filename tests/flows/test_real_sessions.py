@@ -132,6 +132,7 @@ def test_raw_clinical_sessions_become_maps_and_a_report(
         ("siemens-xa30-mprage-enhanced", "siemens-", 1.8, 0.9),
     ],
 )
+@pytest.mark.walk
 def test_a_real_t1w_alone_is_read_and_recognised_and_lacks_contrasts(
     name: str, scanner: str, repetition_time: float | None, inversion_time: float, workers: Client, tmp_path: Path
 ) -> None:

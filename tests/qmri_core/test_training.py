@@ -15,7 +15,7 @@ from tests.phantoms import phantom_atlas
 SETTINGS = TrainingSettings(n_steps=100, n_protocols=1, n_slabs=3, slices=2, size=32, widths=(4, 4, 4))
 
 
-@pytest.mark.slow
+@pytest.mark.walk
 def test_equal_settings_give_equal_weights_and_the_loss_falls() -> None:
     first, record = train(phantom_atlas(), SETTINGS)
     second, _ = train(phantom_atlas(), SETTINGS)
