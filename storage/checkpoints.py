@@ -35,7 +35,8 @@ def register(location: str | Path, content: bytes, *, record: Mapping[str, objec
     content
         Bytes of the file.
     record
-        How it was trained and what it was measured against; must fit into JSON.
+        How it was trained and what it was measured against; must fit into JSON. NaN and infinity, as of a training
+        that has gone astray, become null.
 
     Returns
     -------
@@ -60,7 +61,8 @@ def register(location: str | Path, content: bytes, *, record: Mapping[str, objec
                 chunks=(min(CHUNK, max(1, len(content))),),
                 dimension_names=(f"byte_{digest[:12]}",),  # files differ in length, dimensions of one name must not
             )
-        array_of(node, digest).attrs.update({"record": json.loads(json.dumps(record, default=str))})
+        plain = json.loads(json.dumps(record, default=str), parse_constant=lambda _: None)
+        array_of(node, digest).attrs.update({"record": plain})
         if promote:
             root.attrs[PROMOTED] = digest
 

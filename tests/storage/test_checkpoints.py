@@ -38,6 +38,11 @@ def test_bytes_come_back_and_promotion_is_one_commit_with_them(store: Path) -> N
     assert promoted(store, at=history(open_repository(store))[1].id) == two  # an earlier state has its own
 
 
+def test_a_record_of_a_training_that_went_astray_can_be_kept(store: Path) -> None:
+    digest = register(store, b"weights", record={"score": {"nll": float("nan"), "t1": float("inf")}}, promote=False)
+    assert registered(store)[digest] == {"score": {"nll": None, "t1": None}}
+
+
 def test_what_is_not_registered_cannot_be_promoted_or_read(store: Path) -> None:
     register(store, b"weights", record={}, promote=True)
     before = promoted(store)
