@@ -69,6 +69,7 @@ def die_in_company(item: tuple[int, str]) -> int:
     return number
 
 
+@pytest.mark.walk
 def test_every_item_comes_once_and_errors_come_as_data(client: Client) -> None:
     seen: list[tuple[int, int, str]] = []
     results = dict(
@@ -80,6 +81,7 @@ def test_every_item_comes_once_and_errors_come_as_data(client: Client) -> None:
     assert seen == [(done, 8, "squares") for done in range(9)]
 
 
+@pytest.mark.walk
 @pytest.mark.parametrize("in_flight", [1, 4])
 def test_items_are_not_read_ahead(client: Client, in_flight: int) -> None:
     read = 0
@@ -96,6 +98,7 @@ def test_items_are_not_read_ahead(client: Client, in_flight: int) -> None:
     assert read == 12
 
 
+@pytest.mark.walk
 def test_workers_are_processes_of_one_thread_each(client: Client) -> None:
     outcomes = [outcome for _, outcome in run_bounded(client, threads, range(8), key=lambda item: f"ses-{item}")]
     assert len({pid for pid, _, _ in outcomes} | {os.getpid()}) == 3
@@ -103,6 +106,7 @@ def test_workers_are_processes_of_one_thread_each(client: Client) -> None:
     assert all(set(environment.values()) == {"1"} for _, _, environment in outcomes)
 
 
+@pytest.mark.walk
 def test_only_the_item_that_kills_workers_fails(client: Client) -> None:
     results = list(run_bounded(client, die, range(12), in_flight=6))
     assert Counter(item for item, _ in results) == Counter(range(12))
@@ -111,11 +115,13 @@ def test_only_the_item_that_kills_workers_fails(client: Client) -> None:
     assert isinstance(failed[3], KilledWorker)
 
 
+@pytest.mark.walk
 def test_an_item_is_tried_again_alone_before_it_fails(client: Client, tmp_path: Path) -> None:
     items = [(number, str(tmp_path)) for number in range(4)]
     assert {item[0]: result for item, result in run_bounded(client, die_in_company, items)} == {0: 0, 1: 1, 2: 2, 3: 3}
 
 
+@pytest.mark.walk
 def test_leaving_early_cancels_what_is_in_flight(client: Client) -> None:
     run = run_bounded(client, square, iter(range(1000)), in_flight=4)
     next(run)
@@ -175,6 +181,7 @@ def test_a_scheduler_that_does_not_answer_is_named() -> None:
         pass
 
 
+@pytest.mark.walk
 def test_a_running_scheduler_is_used_and_left_running() -> None:
     with dask_client(settings(workers=1)) as own:
         with dask_client(settings(scheduler=own.scheduler.address)) as client:
@@ -184,6 +191,7 @@ def test_a_running_scheduler_is_used_and_left_running() -> None:
         assert dict(run_bounded(own, square, [4])) == {4: 16}
 
 
+@pytest.mark.walk
 def test_the_environment_of_this_process_stays_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     monkeypatch.delenv("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", raising=False)

@@ -67,6 +67,7 @@ def test_history_rollback_and_compact(store: Path) -> None:
     assert len(tags(open_repository(store))) == 3
 
 
+@pytest.mark.walk
 def test_forget_asks_says_what_ends_and_the_next_ingest_leaves_the_session_out(
     store: Path, processed: Processed, workers: Client
 ) -> None:
@@ -84,6 +85,7 @@ def test_forget_asks_says_what_ends_and_the_next_ingest_leaves_the_session_out(
     assert name not in slots(store)
 
 
+@pytest.mark.walk
 def test_verify_reads_the_source_again(store: Path, processed: Processed, tmp_path: Path) -> None:
     sound = qmri("verify", "--store", store, "--source", processed.source)
     assert "everything is as it was written" in sound.output
