@@ -30,9 +30,11 @@ def plans(tmp_path_factory: pytest.TempPathFactory) -> dict[Fault, SessionPlan]:
         write_session(session, folder)
         studies[session.plan.study_instance_uid] = fault
     found = discover(folder, key=bytes(32))
-    # the file that ends within its header names no study: a session of its own
-    faults = {row.session: studies[row.study_instance_uid] for row in found.linkage if row.study_instance_uid}
-    return {faults[plan.session]: plan for plan in plan_sessions(found.series) if plan.session in faults}
+    assert (
+        found.unreadable["not_image"] >= 1
+    )  # the file that ends within its header names no study: no session of its own
+    faults = {row.session: studies[row.study_instance_uid] for row in found.linkage}
+    return {faults[plan.session]: plan for plan in plan_sessions(found.series)}
 
 
 def test_expectations_use_the_names_of_the_catalogue() -> None:
