@@ -110,6 +110,25 @@ def test_settings_take_the_place_of_options(monkeypatch: pytest.MonkeyPatch, sto
     assert qmri("status").exit_code == 0
 
 
+def test_calibration_shows_what_each_scale_rests_on(
+    store: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from qmri_core.acquisition import Contrast
+    from qmri_core.calibration import ScaleCalibration
+
+    assert "no group is calibrated yet" in qmri("calibration", "--store", store).output
+    scale = ScaleCalibration(
+        scale=1000.0, reference_signal=0.2, shrinkage=0.25, spread=0.05, biology=0.04, n_sessions=3
+    )
+    current = {min(GROUPS): (2, {Contrast.T1W: scale}, "white matter of a book")}
+    monkeypatch.setattr("flows.calibrate.current_calibrations", lambda _: current)
+    result = qmri("calibration", "--store", store, "--out", tmp_path / "table.csv")
+    assert result.exit_code == 0
+    assert "G1     T1w             2  3   1000     0.2000    4.0%  5.0%       25%" in result.output
+    assert "rests on: white matter of a book" in result.output
+    assert (tmp_path / "table.csv").read_text().startswith("group,contrast,version,scale")
+
+
 def test_status_counts_sessions_and_names_the_snapshot(store: str) -> None:
     result = qmri("status", "--store", store)
     assert result.exit_code == 0
