@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from qmri_core import versions
 from storage.schema import Status
 
 IMAGES_REST_ON = {
@@ -64,7 +65,6 @@ def stale_sessions(store: str) -> dict[str, str]:
     from flows.ingest_rows import CODE_VERSION
     from flows.tables import records
     from flows.weights import chosen_weights
-    from qmri_core import versions
     from storage.cohort import catalogue, sessions
 
     ours: dict[str, object] = {"code_version": CODE_VERSION, "preprocessing_version": str(versions.PREPROCESSING)}

@@ -66,8 +66,8 @@ def storage_of(location: str | Path) -> icechunk.Storage:
     icechunk.set_logs_filter(os.environ.get("ICECHUNK_LOG", "error"))
     path = local_path(location)
     if path is not None:
-        absolute_path = path.absolute()  # forks of a wave may be opened in another folder
-        return icechunk.local_filesystem_storage(str(absolute_path))
+        # absolute: forks of a wave may be opened in another folder
+        return icechunk.local_filesystem_storage(str(path.absolute()))
     parts = _split(str(location))
     return _REMOTE[parts.scheme](parts.netloc, parts.path.strip("/"))
 
