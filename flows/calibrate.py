@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from typing import Any
 
 import pandas as pd
 import xarray as xr
 
 from flows.progress import Progress, quiet
 from flows.tables import records
-from qmri_core.acquisition import Contrast
-from qmri_core.calibration import CalibrationError, ScaleCalibration, calibrate_scale
-from qmri_core.population import FieldStrengthError, population
+from qmri_core.acquisition import Acquisition, Contrast
+from qmri_core.calibration import (
+    CalibrationError,
+    ScaleCalibration,
+    Signals,
+    calibrate_group,
+    scale_spreads,
+    session_scales,
+)
+from qmri_core.population import MEMBERS, FieldStrengthError, population
 from storage.acquisitions import acquisitions_of
 from storage.cohort import sessions
 from storage.repository import MAIN, writing
@@ -58,12 +67,12 @@ def _new_versions(store: str, again: bool, progress: Progress) -> tuple[pd.DataF
     current = table.groupby("group")["version"].max().to_dict() if not table.empty else {}
     rows: list[dict[str, object]] = []
     groups = sorted(stored["group"].unique())
-    for done, group in enumerate(groups):
-        progress(done, len(groups), "calibrate")
-        if group in current and not again:
-            continue
-        rows += _group_rows(group, stored[stored["group"] == group], int(current.get(group, 0)) + 1)
-    progress(len(groups), len(groups), "calibrate")
+    due = [group for group in groups if again or group not in current]
+    cohort = _cohort_spreads(stored) if due else {}
+    for done, group in enumerate(due):
+        progress(done, len(due), "calibrate")
+        rows += _group_rows(group, stored[stored["group"] == group], int(current.get(group, 0)) + 1, cohort)
+    progress(len(due), len(due), "calibrate")
     if not rows:
         return None
     merged = pd.concat([table, pd.DataFrame(rows)], ignore_index=True) if not table.empty else pd.DataFrame(rows)
@@ -109,10 +118,12 @@ def calibration_table(store: str) -> pd.DataFrame:
     rows: list[dict[str, object]] = []
     for group, (version, scales, reference) in sorted(current_calibrations(store).items()):
         members = stored[stored["group"] == group]
+        acquisitions = acquisitions_of(records(members)[0]) if len(members) else {}
+        of_sessions = [
+            session_scales(scales, signals_of(row, acquisitions), acquisitions) for row in records(members)
+        ]
         for contrast, scale in scales.items():
-            ratios = [
-                scale.session_scale(float(value)) / scale.scale for value in members[f"{contrast}_white_matter_signal"]
-            ]
+            ratios = [each[contrast] / scale.scale for each in of_sessions]
             rows.append(
                 {
                     "group": group,
@@ -128,15 +139,40 @@ def calibration_table(store: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def _group_rows(group: str, members: pd.DataFrame, version: int) -> list[dict[str, object]]:
+def signals_of(row: Mapping[str, Any], contrasts: Iterable[Contrast]) -> Signals:
+    """Signals of a session's tissues by contrast, from its stored values."""
+    return {
+        contrast: {tissue: float(row[f"{contrast}_{member}_signal"]) for tissue, member in MEMBERS.items()}
+        for contrast in contrasts
+    }
+
+
+def _cohort_spreads(stored: pd.DataFrame) -> dict[Contrast, float]:
+    """Spread of scales over all sessions of groups that can be calibrated."""
+    groups = []
+    for _, members in stored.groupby("group", sort=True):
+        rows = records(members.sort_values("session"))
+        acquisitions = acquisitions_of(rows[0])
+        try:
+            population(_field_strength(acquisitions))
+        except FieldStrengthError:
+            continue
+        groups.append(([signals_of(row, acquisitions) for row in rows], acquisitions))
+    return scale_spreads(groups)
+
+
+def _field_strength(acquisitions: Mapping[Contrast, Acquisition]) -> float:
+    return next(iter(acquisitions.values())).field_strength
+
+
+def _group_rows(
+    group: str, members: pd.DataFrame, version: int, cohort: Mapping[Contrast, float]
+) -> list[dict[str, object]]:
     rows = records(members.sort_values("session"))
     acquisitions = acquisitions_of(rows[0])
     try:
-        reference = population(next(iter(acquisitions.values())).field_strength).describe()
-        scales = {
-            contrast: calibrate_scale([float(row[f"{contrast}_white_matter_signal"]) for row in rows], acquisition)
-            for contrast, acquisition in acquisitions.items()
-        }
+        reference = population(_field_strength(acquisitions)).describe()
+        scales = calibrate_group([signals_of(row, acquisitions) for row in rows], acquisitions, cohort)
     except (CalibrationError, FieldStrengthError):
         return []
     return [

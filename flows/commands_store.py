@@ -68,7 +68,7 @@ def calibration(
         typer.echo("no group is calibrated yet; qmri ingest and qmri infer calibrate")
         return
     labels = group_labels(list(table["group"]))
-    header = ["group", "contrast", "version", "n", "scale", "reference", "people", "seen", "to scale", "sessions"]
+    header = ["group", "contrast", "version", "n", "scale", "reference", "spread", "determined", "sessions"]
     lines = [
         [
             labels[row["group"]],
@@ -77,9 +77,8 @@ def calibration(
             str(row["n_sessions"]),
             f"{row['scale']:.4g}",
             f"{row['reference_signal']:.4f}",
-            f"{row['biology']:.1%}",
-            "-" if row["n_sessions"] < 2 else f"{row['spread']:.1%}",
-            f"{row['shrinkage']:.0%}",
+            f"{row['spread']:.1%}",
+            f"{row['determined']:.0%}",
             f"{row['session_low'] - 1:+.1%} to {row['session_high'] - 1:+.1%}",
         ]
         for row in records(table)
@@ -92,8 +91,8 @@ def calibration(
         typer.echo(f"rests on: {reference}")
     typer.echo(
         "scale: image units per unit of PD and signal; reference: the model's signal of the population's white matter. "
-        "people: spread of that signal over people, from the population's; seen: over the sessions. to scale: "
-        "share of a session's deviation taken for its scale, the rest is left to the person; sessions: over the group's"
+        "spread: of the scale between sessions, from the whole cohort and the group; determined: share of its variance "
+        "that a session's white matter, grey matter and CSF determine; sessions: over the group's"
     )
 
 

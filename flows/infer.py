@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.calibrate import calibrate, current_calibrations
+from flows.calibrate import calibrate, current_calibrations, signals_of
 from flows.clusters import inference_resource, run_bounded, waves_for
 from flows.ingest_rows import CODE_VERSION
 from flows.progress import Progress, part_of, quiet
@@ -17,6 +17,7 @@ from flows.tables import records as records_of
 from flows.weights import Weights, chosen_weights
 from qmri_core import versions
 from qmri_core.acquisition import CONTRASTS
+from qmri_core.calibration import session_scales
 from qmri_core.population import FieldStrengthError, population
 from storage.acquisitions import acquisitions_of
 from storage.cohort import catalogue, open_repository, sessions, slots
@@ -69,10 +70,7 @@ def infer(store: str, *, client: Client, checkpoint: Path | None = None, progres
             {
                 "slot": places[name],
                 "acquisitions": acquisitions,
-                "scales": {
-                    contrast: scales[contrast].session_scale(float(record[f"{contrast}_white_matter_signal"]))
-                    for contrast in acquisitions
-                },
+                "scales": session_scales(scales, signals_of(record, acquisitions), acquisitions),
                 "made_with": made_with(version),
                 "input_digest": record["input_digest"],
             }

@@ -151,7 +151,8 @@ def ingest_session(task: IngestTask) -> Outcome:
 
 
 def _ingest(task: IngestTask, stage: Stage) -> Outcome:
-    from qmri_core.calibration import white_matter_signal
+    from qmri_core.calibration import tissue_signals
+    from qmri_core.population import MEMBERS
     from qmri_core.preprocessing.quality import marks
     from qmri_core.preprocessing.session import preprocess
     from storage.discovery import read_volume
@@ -163,7 +164,7 @@ def _ingest(task: IngestTask, stage: Stage) -> Outcome:
     with stage("preprocess"):
         result = preprocess(volumes, task.grid)
     with stage("signal"):
-        signals = white_matter_signal(result.images, result.tissue)
+        signals = tissue_signals(result.images, result.tissue)
     with stage("write"):
         arrays: dict[str, Any] = {str(contrast): image for contrast, image in result.images.items()}
         arrays |= {f"{contrast}_bias_field": field for contrast, field in result.bias_fields.items()}
@@ -171,7 +172,11 @@ def _ingest(task: IngestTask, stage: Stage) -> Outcome:
         fork = write_arrays(task.fork, task.slot, arrays)
     values: dict[str, object] = {"reference_contrast": str(result.reference), **result.quality}
     values["quality_marks"] = ",".join(marks(result.quality))
-    values |= {f"{contrast}_white_matter_signal": signal for contrast, signal in signals.items()}
+    values |= {
+        f"{contrast}_{member}_signal": signals[contrast][tissue]
+        for contrast in signals
+        for tissue, member in MEMBERS.items()
+    }
     return Outcome(
         session=task.slot.session,
         status=task.status,

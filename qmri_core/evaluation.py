@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from qmri_core.geometry import Affine, spacing_of
-from qmri_core.population import Population
+from qmri_core.population import MEMBERS, Population
 from qmri_core.simulation.subjects import CLASSES
 from qmri_core.statistics import JointMoments
 
@@ -27,7 +27,6 @@ MAPS = ("T1map", "T2map", "PDmap")
 NORMAL, LESION = "wm", "lesion"
 REGIONS = (NORMAL, "gm", "thalamus", "caudate", "putamen", "pallidum", LESION)
 """Regions as the simulation names them; ``wm`` without lesions, ``gm`` is the cortex."""
-_MEMBERS = {"CSF": "csf", "GM": "grey_matter", "WM": "white_matter"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,7 +241,7 @@ def compare_session(
     null = []
     for quantity in ("t1", "t2", "pd"):
         painted = np.full(shape, np.nan, dtype=np.float32)
-        for tissue, member in _MEMBERS.items():
+        for tissue, member in MEMBERS.items():
             painted[pure[tissue] & computed] = getattr(getattr(values, member), quantity)
         null.append(painted)
     numbers = {region: index + 1 for index, region in enumerate(REGIONS)}

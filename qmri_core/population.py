@@ -43,6 +43,8 @@ class Population:
     white_matter: Tissue
     grey_matter: Tissue
     csf: Tissue
+    correlation: float = 0.5
+    """Of T1, and of T2, between white and grey matter over people; assumed."""
 
     def describe(self) -> str:
         """The reference on which a calibration rests, in words, for the maps' attributes."""
@@ -70,6 +72,10 @@ _POPULATIONS = {
         csf=_CSF,
     ),
 }
+
+
+MEMBERS = {"CSF": "csf", "GM": "grey_matter", "WM": "white_matter"}
+"""Tissues of a segmentation as `Population` and the values of a session name them."""
 
 
 def population(field_strength: float) -> Population:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,13 +14,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from qmri_core.acquisition import CONTRASTS, Contrast
+from qmri_core.acquisition import CONTRASTS, Acquisition, Contrast
+from qmri_core.calibration import measurement_error, observations, scale_shifts
 from qmri_core.checkpoint import Checkpoint
 from qmri_core.inference import run_network, synthesise
 from qmri_core.losses import negative_log_likelihood, resynthesis_error
 from qmri_core.network import MapNetwork, NetworkSettings
 from qmri_core.physics.registry import fast_signal
-from qmri_core.population import population
+from qmri_core.population import MEMBERS, population
+from qmri_core.preprocessing.tissue import TISSUES
 from qmri_core.simulation.anatomies import random_slab
 from qmri_core.simulation.atlas import Atlas
 from qmri_core.training_protocols import Protocol, random_protocol
@@ -31,6 +33,10 @@ PURE = 0.9
 MIXED_WEIGHT = 0.25
 WINDOW = 12
 """Protocols in use at one time."""
+SCALE_SPREADS = (math.log(0.01), math.log(0.08))
+"""Range of the log of the spread of scales between sessions of a group."""
+GROUP_ERROR = 0.01
+"""Of a group's level: few sessions, and people that differ from the population."""
 STEPS_PER_PROTOCOL = 50
 """Steps after which the window moves on by one protocol."""
 
@@ -66,10 +72,8 @@ class Slab:
     """What a voxel counts in the loss, shape (slice, y, x): mixed ones less, their truth being a convention."""
     truth: Tensor
     """Log T1, T2, PD over the reference white matter of 3 T at the network's resolution, shape (slice, 3, y, x)."""
-    white_matter: tuple[float, float, float]
-    """The subject's own T1, T2, PD of white matter."""
-    csf: tuple[float, float, float]
-    """The subject's own T1, T2, PD of CSF."""
+    tissues: Mapping[str, tuple[float, float, float]]
+    """The subject's own T1, T2, PD of ``WM``, ``GM`` and ``CSF``."""
 
 
 def make_slab(atlas: Atlas, seed: int, settings: TrainingSettings) -> Slab:
@@ -92,15 +96,14 @@ def make_slab(atlas: Atlas, seed: int, settings: TrainingSettings) -> Slab:
     wm = population(3.0).white_matter
     coarse = torch.stack([1 / r1.clamp_min(0.05), 1 / r2.clamp_min(0.1), density.clamp_min(1e-3)], dim=1)
     truth = torch.log(coarse / torch.tensor([wm.t1, wm.t2, wm.pd])[:, None, None])
-    own, csf = anatomy.subject.values["wm"], anatomy.subject.values["csf"]
+    own = {tissue: anatomy.subject.values[tissue.lower()] for tissue in TISSUES}
     return Slab(
         solid=torch.from_numpy(np.stack(anatomy.without_fluid(), axis=1)),
         fluid=torch.from_numpy(anatomy.fractions[0].copy()),
         mask=mask,
         weight=mask * torch.where(fractions.amax(dim=1) > PURE, 1.0, MIXED_WEIGHT),
         truth=truth * mask[:, None],
-        white_matter=(own.t1, own.t2, own.pd),
-        csf=(csf.t1, csf.t2, csf.pd),
+        tissues={tissue: (values.t1, values.t2, values.pd) for tissue, values in own.items()},
     )
 
 
@@ -109,34 +112,64 @@ def make_batch(
 ) -> tuple[Tensor, VoxelwiseEstimator]:
     """Calibrated signals of a slab, as preprocessing and calibration would hand them over.
 
-    Tissue and CSF of a voxel add up. Transmit field, remains of the receive field after bias correction, a scale set on
-    white matter at the group's level and shrunk for the session, Rician noise.
+    Tissue and CSF of a voxel add up. Transmit field, remains of the receive field after bias correction, scales that
+    deviate in the session and are estimated as `qmri_core.calibration` does, Rician noise.
     """
     t1, t2, pd = slab.solid.unbind(1)
     n, height, width = slab.mask.shape
     transmit = 1 + float(rng.uniform(-0.05, 0.05)) + _smooth_field(rng, (n, 2 * height, 2 * width), 0.12)
     common = _smooth_field(rng, slab.mask.shape, 0.06)
     physics = estimator(nominal)
-    own_t1, own_t2, own_pd = (torch.tensor(v) for v in slab.white_matter)
-    csf_t1, csf_t2, csf_pd = (torch.tensor(v) for v in slab.csf)
+    csf_t1, csf_t2, csf_pd = (torch.tensor(v) for v in slab.tissues["CSF"])
     wm = population(3.0).white_matter
-    ref_t1, ref_t2, ref_pd = (torch.tensor(v) for v in (wm.t1, wm.t2, wm.pd))
-    shrinkage = float(rng.uniform(0.0, 0.9))
+    errors = _scale_errors(slab, nominal, as_run, rng)
     planes = []
     for contrast in physics.contrasts:
         acquisition = as_run[contrast]
-        reference = float(fast_signal(acquisition, ref_pd, ref_t1, ref_t2).abs())
-        own = float(fast_signal(acquisition, own_pd, own_t1, own_t2).abs())
-        mean_transmit = float(fast_signal(acquisition, ref_pd, ref_t1, ref_t2, transmit_scale=transmit.mean()).abs())
+        level = float(_tissue_signal(acquisition, (wm.t1, wm.t2, wm.pd), transmit.mean()).abs())
         fine = fast_signal(acquisition, pd, t1, t2, transmit_scale=transmit)
         fine = fine + slab.fluid * fast_signal(acquisition, csf_pd, csf_t1, csf_t2, transmit_scale=transmit)
         signal = _coarse(fine)
         field = torch.exp(common + _smooth_field(rng, slab.mask.shape, 0.03))
-        scale = mean_transmit * (own / reference) ** shrinkage * math.exp(0.02 * float(rng.standard_normal()))
+        scale = level * math.exp(errors[contrast])
         sigma = 1 / float(rng.uniform(25, 80))
         noise = torch.from_numpy(rng.standard_normal((2, n, height, width)).astype(np.float32)) * sigma
         planes.append(torch.hypot(signal * field / scale + noise[0], noise[1]) * slab.mask)
     return torch.stack(planes, dim=1).to(torch.float32), physics
+
+
+def _scale_errors(
+    slab: Slab, nominal: Protocol, as_run: Protocol, rng: np.random.Generator
+) -> dict[Contrast, float]:
+    """What calibration leaves: log of the estimated over the true scale of a session, by contrast.
+
+    The group's level is that of the population's white matter, with a small error; the session's deviations and those
+    of its person are told apart as far as the model of `qmri_core.calibration` can.
+    """
+    values = population(3.0)
+    session_transmit = 1 + 0.02 * float(rng.standard_normal())
+    spreads = {contrast: math.exp(float(rng.uniform(*SCALE_SPREADS))) for contrast in nominal}
+    true = {contrast: spread * float(rng.standard_normal()) for contrast, spread in spreads.items()}
+    deviations = []
+    for contrast, tissue in observations(nominal):
+        member = getattr(values, MEMBERS[tissue])
+        own = _tissue_signal(as_run[contrast], slab.tissues[tissue], session_transmit)
+        usual = _tissue_signal(as_run[contrast], (member.t1, member.t2, member.pd), 1.0)
+        noise = measurement_error(contrast, tissue) * float(rng.standard_normal())
+        deviations.append(float((own / usual).abs().log()) + true[contrast] + noise)
+    found = scale_shifts(np.asarray(deviations), nominal, spreads)
+    level = GROUP_ERROR * rng.standard_normal(len(found))
+    return {
+        contrast: float(shift) - true[contrast] + float(error)
+        for contrast, shift, error in zip(nominal, found, level, strict=True)
+    }
+
+
+def _tissue_signal(
+    acquisition: Acquisition, tissue: tuple[float, float, float], transmit: Tensor | float
+) -> Tensor:
+    t1, t2, pd = (torch.tensor([value]) for value in tissue)
+    return fast_signal(acquisition, pd, t1, t2, transmit_scale=torch.as_tensor(transmit, dtype=pd.dtype).reshape(1))
 
 
 def _coarse(fine: Tensor) -> Tensor:

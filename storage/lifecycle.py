@@ -12,6 +12,7 @@ import icechunk
 import numpy as np
 import zarr
 
+from qmri_core.acquisition import CONTRASTS
 from storage.forget import TOMBSTONES, tombstones
 from storage.locations import local_path
 from storage.repository import (
@@ -29,6 +30,7 @@ from storage.schema import (
     IMAGE_NAMES,
     IMAGES,
     SCHEMA_VERSION,
+    SESSION_VARIABLES,
     create_image_names,
     create_variable,
 )
@@ -163,5 +165,17 @@ def _join_digests(root: zarr.Group) -> None:
             del group[name]
 
 
-_STEPS: dict[int, Callable[[zarr.Group], None]] = {1: _join_digests}
+def _add_tissue_signals(root: zarr.Group) -> None:
+    """Version 3 keeps the signals of grey matter and CSF; calibrations that rest on white matter alone end."""
+    for path in group_paths(root):
+        group = group_of(root, path)
+        n_sessions = len(column(array_of(group, "session")))
+        for contrast in CONTRASTS:
+            for tissue in ("grey_matter", "csf"):
+                create_variable(group, SESSION_VARIABLES[f"{contrast}_{tissue}_signal"], (n_sessions,))
+    if "calibration" in root:
+        del root["calibration"]
+
+
+_STEPS: dict[int, Callable[[zarr.Group], None]] = {1: _join_digests, 2: _add_tissue_signals}
 """From each older version to the next."""

@@ -2,7 +2,7 @@
 
 A group node ``/<scanner>/<protocol>`` holds `IMAGES`, `BIAS_FIELDS`, `AFFINE`, `DIGEST`, `PER_SESSION` and the
 coordinates ``session``, ``image``, ``z``, ``y``, ``x``; the node ``/catalogue`` holds `CATALOGUE`. A change here is a
-change of the store's contract: raise `SCHEMA_VERSION`, teach `storage.migration` the step, and renew the copy of the
+change of the store's contract: raise `SCHEMA_VERSION`, teach `storage.lifecycle` the step, and renew the copy of the
 metadata that the tests compare with.
 """
 
@@ -23,7 +23,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 from qmri_core.acquisition import CONTRASTS
 from qmri_core.geometry import FIELD_SHAPE, Grid
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 NOT_COMPUTED = 255
 """Declared fill value of the integer variables."""
@@ -219,6 +219,8 @@ def _of_contrast(contrast: str) -> tuple[Variable, ...]:
         _text(f"{contrast}_model_parameters", f"further parameters of the signal model of {contrast}, JSON, SI units"),
         _number(f"{contrast}_scale", "1", f"intensity scale of {contrast}: stored value per unit of model signal"),
         _number(f"{contrast}_white_matter_signal", "1", f"median of {contrast} in the core of white matter"),
+        _number(f"{contrast}_grey_matter_signal", "1", f"median of {contrast} in the core of grey matter"),
+        _number(f"{contrast}_csf_signal", "1", f"median of {contrast} in the core of cerebrospinal fluid"),
         _number(f"{contrast}_alignment", "nat", f"mutual information of {contrast} and T1w after alignment"),
     )
 
