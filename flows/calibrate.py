@@ -119,9 +119,7 @@ def calibration_table(store: str) -> pd.DataFrame:
     for group, (version, scales, reference) in sorted(current_calibrations(store).items()):
         members = stored[stored["group"] == group]
         acquisitions = acquisitions_of(records(members)[0]) if len(members) else {}
-        of_sessions = [
-            session_scales(scales, signals_of(row, acquisitions), acquisitions) for row in records(members)
-        ]
+        of_sessions = [session_scales(scales, signals_of(row, acquisitions), acquisitions) for row in records(members)]
         for contrast, scale in scales.items():
             ratios = [each[contrast] / scale.scale for each in of_sessions]
             rows.append(

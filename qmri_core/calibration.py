@@ -1,9 +1,9 @@
 """Intensity scales of series at three levels: cohort and group from all sessions, session by empirical Bayes.
 
-A session's signals of white matter, grey matter and CSF deviate from their group's means because its scales deviate, and
-because people do. Both act together on all contrasts and tissues: a scale moves all tissues of a contrast, a person's T1
-moves one tissue in all contrasts. What tissues do comes from the population and the signal models, how much scales vary
-from the cohort itself.
+A session's signals of white matter, grey matter and CSF deviate from their group's means because its scales deviate,
+and because people do. Both act together on all contrasts and tissues: a scale moves all tissues of a contrast, a
+person's T1 moves one tissue in all contrasts. What tissues do comes from the population and the signal models, how much
+scales vary from the cohort itself.
 """
 
 from __future__ import annotations

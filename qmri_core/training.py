@@ -138,9 +138,7 @@ def make_batch(
     return torch.stack(planes, dim=1).to(torch.float32), physics
 
 
-def _scale_errors(
-    slab: Slab, nominal: Protocol, as_run: Protocol, rng: np.random.Generator
-) -> dict[Contrast, float]:
+def _scale_errors(slab: Slab, nominal: Protocol, as_run: Protocol, rng: np.random.Generator) -> dict[Contrast, float]:
     """What calibration leaves: log of the estimated over the true scale of a session, by contrast.
 
     The group's level is that of the population's white matter, with a small error; the session's deviations and those
@@ -165,9 +163,7 @@ def _scale_errors(
     }
 
 
-def _tissue_signal(
-    acquisition: Acquisition, tissue: tuple[float, float, float], transmit: Tensor | float
-) -> Tensor:
+def _tissue_signal(acquisition: Acquisition, tissue: tuple[float, float, float], transmit: Tensor | float) -> Tensor:
     t1, t2, pd = (torch.tensor([value]) for value in tissue)
     return fast_signal(acquisition, pd, t1, t2, transmit_scale=torch.as_tensor(transmit, dtype=pd.dtype).reshape(1))
 

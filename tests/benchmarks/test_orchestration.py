@@ -27,6 +27,7 @@ from qmri_core.acquisition import Contrast
 from qmri_core.checkpoint import save_checkpoint
 from qmri_core.geometry import Grid
 from qmri_core.network import MapNetwork, NetworkSettings
+from qmri_core.population import MEMBERS
 from storage.acquisitions import acquisition_values
 from storage.cohort import Placement, begin_append, commit, history, open_repository, write_arrays, writing
 
@@ -72,7 +73,8 @@ def make_store(location: Path, n_sessions: int) -> str:
             write_arrays(fork, wave.slots[name], {**images, **masks, "affine": np.eye(4)})
         common: dict[str, object] = {"magnetic_field_strength": 3.0}
         for contrast, acquisition in PROTOCOL.items():
-            common |= acquisition_values(acquisition) | {f"{contrast}_white_matter_signal": 100.0}
+            common |= acquisition_values(acquisition)
+            common |= {f"{contrast}_{tissue}_signal": 100.0 for tissue in MEMBERS.values()}
         rows = [{"session": name, "status": "partial", "reason": "missing_contrast"} for name in names]
         commit(repository, wave, [fork], values=dict.fromkeys(names, common), rows=rows, message="Ingest")
     return str(location)

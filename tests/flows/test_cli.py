@@ -118,13 +118,21 @@ def test_calibration_shows_what_each_scale_rests_on(
 
     assert "no group is calibrated yet" in qmri("calibration", "--store", store).output
     scale = ScaleCalibration(
-        scale=1000.0, reference_signal=0.2, shrinkage=0.25, spread=0.05, biology=0.04, n_sessions=3
+        scale=1000.0,
+        reference_signal=0.2,
+        white_matter_signal=200.0,
+        grey_matter_signal=150.0,
+        csf_signal=30.0,
+        spread=0.05,
+        determined=0.25,
+        n_sessions=3,
     )
     current = {min(GROUPS): (2, {Contrast.T1W: scale}, "white matter of a book")}
     monkeypatch.setattr("flows.calibrate.current_calibrations", lambda _: current)
+    monkeypatch.setattr("flows.calibrate.session_scales", lambda *_: {Contrast.T1W: 1010.0})
     result = qmri("calibration", "--store", store, "--out", tmp_path / "table.csv")
     assert result.exit_code == 0
-    assert "G1     T1w             2  3   1000     0.2000    4.0%  5.0%       25%" in result.output
+    assert "G1     T1w             2  3   1000     0.2000    5.0%         25%  +1.0% to +1.0%" in result.output
     assert "rests on: white matter of a book" in result.output
     assert (tmp_path / "table.csv").read_text().startswith("group,contrast,version,scale")
 

@@ -13,6 +13,7 @@ import xarray as xr
 import zarr
 from cohorts import GROUP, infer, ingest, maps, placement
 
+from qmri_core.acquisition import CONTRASTS
 from storage.cohort import (
     StoreError,
     begin_append,
@@ -32,6 +33,7 @@ from storage.forget import forget, forgotten
 from storage.lifecycle import compact, migrate, rollback
 from storage.repository import tags
 from storage.schema import DIGEST, IMAGE_NAMES, PER_SESSION, SCHEMA_VERSION
+from storage.tables import read_table
 from storage.verify import verify
 
 OTHER = "scanner-b/protocol-2"
@@ -140,7 +142,7 @@ def test_an_export_is_plain_zarr_with_the_same_content(store: Path, tmp_path: Pa
 
 
 def as_version_1(location: Path) -> None:
-    """Change a store to what version 1 wrote: one array of digests per image."""
+    """Change a store to what version 1 wrote: one array of digests per image, signals of white matter alone."""
     with writing(location) as repository:
         session = repository.writable_session("main")
         root = zarr.open_group(session.store, mode="a")
@@ -154,6 +156,10 @@ def as_version_1(location: Path) -> None:
                 array[...] = digests[:, column]
             del group[DIGEST.name]
             del group["image"]
+            for contrast in CONTRASTS:
+                del group[f"{contrast}_grey_matter_signal"]
+                del group[f"{contrast}_csf_signal"]
+        root.create_group("calibration")
         root.attrs["schema_version"] = 1
         session.commit("as version 1")
 
@@ -168,6 +174,7 @@ def test_a_store_of_the_older_version_is_brought_up_to_date(store: Path) -> None
         pass
     assert migrate(store) == (1, SCHEMA_VERSION)
     assert verify(store) == []
+    assert read_table(store, "calibration") is None
     pd.testing.assert_frame_equal(sessions(store), before)
     xr.testing.assert_identical(open_cohort(store)[GROUP].to_dataset().load(), tree)
     last = history(open_repository(store))[0].id
