@@ -11,6 +11,8 @@ import torch
 from qmri_core.acquisition import Acquisition, AcquisitionError, Contrast, Sequence, SeriesHeader
 from qmri_core.physics.header import acquisition_from_header
 from qmri_core.physics.information import condition_number, cramer_rao_bound, jacobian, scale_gain
+from qmri_core.population import FieldStrengthError
+from qmri_core.session_model import expected_slopes
 
 TISSUES: Mapping[str, tuple[float, float, float]] = {
     "white matter": (0.85, 0.070, 0.70),
@@ -23,6 +25,9 @@ TISSUES: Mapping[str, tuple[float, float, float]] = {
 
 PRIOR = (0.15, 0.20, 0.05)
 """Relative standard deviations of T1, T2, PD within a tissue, for the bound with prior knowledge."""
+
+SPREADS = (0.005, 0.03, 0.10)
+"""Of the scales of series between sessions, for which the table of slopes is printed."""
 
 _SEQUENCES: Mapping[str, Sequence] = {
     "se": Sequence.SPIN_ECHO,
@@ -74,6 +79,8 @@ class ProtocolReport:
     acquisitions: tuple[Acquisition, ...]
     rows: tuple[TissueRow, ...]
     snr: float
+    slopes: Mapping[float, Mapping[tuple[str, str], float]]
+    """By the spread of the scales, from `qmri_core.session_model.expected_slopes`; empty where no population is known."""
 
     def __str__(self) -> str:
         """Text for the terminal."""
@@ -97,6 +104,19 @@ class ProtocolReport:
             "scale gain: percent error of the worst map per percent error of one series' intensity scale; it does not",
             "average out over a region. Where the bound with prior is near the prior, the images add little there.",
         ]
+        if self.slopes:
+            names = {"WM": "white", "GM": "grey"}
+            header = "".join(
+                f"{f'{names[tissue]} {quantity.upper()}':>10}" for tissue, quantity in self.slopes[SPREADS[0]]
+            )
+            lines += [
+                "",
+                "Share of the differences between people that a session shows at best:",
+                f"  {'scales':<14}{header}",
+            ]
+            for spread, slopes in self.slopes.items():
+                values = "".join(f"{value:>10.2f}" for value in slopes.values())
+                lines.append(f"  {f'within {spread:.1%}':<14}{values}")
         return "\n".join(lines)
 
 
@@ -163,7 +183,12 @@ def run_protocol(
         )
         for index, tissue in enumerate(TISSUES)
     )
-    return ProtocolReport(acquisitions=acquisitions, rows=rows, snr=snr)
+    try:
+        of = {acquisition.contrast: acquisition for acquisition in acquisitions}
+        slopes = {spread: expected_slopes(of, spread) for spread in SPREADS}
+    except FieldStrengthError:
+        slopes = {}
+    return ProtocolReport(acquisitions=acquisitions, rows=rows, snr=snr, slopes=slopes)
 
 
 def parse_series(

@@ -100,6 +100,7 @@ def train_model(
         ),
         progress=progress,
         start=before,
+        device=best_device(),
     )
     progress(steps, steps, "score")
     score, score_before = (
@@ -119,6 +120,11 @@ def train_model(
         score_before=score_before,
         is_promoted=is_promoted,
     )
+
+
+def best_device() -> str:
+    """Where to train: the GPU if there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def main() -> None:
@@ -141,6 +147,7 @@ def main() -> None:
             progress=progress,
             deadline=None if arguments.minutes is None else 60 * arguments.minutes,
             start=None if arguments.start is None else load_checkpoint(arguments.start),
+            device=best_device(),
         )
     save_checkpoint(arguments.out, network, record)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from qmri_core.acquisition import CONTRASTS, Acquisition, Contrast
-from qmri_core.calibration import measurement_error, observations, scale_shifts
 from qmri_core.checkpoint import Checkpoint
 from qmri_core.inference import run_network, synthesise
 from qmri_core.losses import negative_log_likelihood, resynthesis_error
@@ -23,6 +22,7 @@ from qmri_core.network import MapNetwork, NetworkSettings
 from qmri_core.physics.registry import fast_signal
 from qmri_core.population import MEMBERS, population
 from qmri_core.preprocessing.tissue import TISSUES
+from qmri_core.session_model import measurement_error, observations, posterior
 from qmri_core.simulation.anatomies import random_slab
 from qmri_core.simulation.atlas import Atlas
 from qmri_core.training_protocols import Protocol, random_protocol
@@ -75,6 +75,11 @@ class Slab:
     tissues: Mapping[str, tuple[float, float, float]]
     """The subject's own T1, T2, PD of ``WM``, ``GM`` and ``CSF``."""
 
+    def to(self, device: torch.device | str) -> Slab:
+        """The same slab on another device."""
+        names = ("solid", "fluid", "mask", "weight", "truth")
+        return replace(self, **{name: getattr(self, name).to(device) for name in names})
+
 
 def make_slab(atlas: Atlas, seed: int, settings: TrainingSettings) -> Slab:
     """Slices of a random head at a random resolution of 1 to 2 mm in plane and 1 to 5 mm apart."""
@@ -113,27 +118,29 @@ def make_batch(
     """Calibrated signals of a slab, as preprocessing and calibration would hand them over.
 
     Tissue and CSF of a voxel add up. Transmit field, remains of the receive field after bias correction, scales that
-    deviate in the session and are estimated as `qmri_core.calibration` does, Rician noise.
+    deviate in the session and are estimated as `qmri_core.calibration` does, Rician noise. Computed where the slab is.
     """
     t1, t2, pd = slab.solid.unbind(1)
+    device = slab.mask.device
     n, height, width = slab.mask.shape
-    transmit = 1 + float(rng.uniform(-0.05, 0.05)) + _smooth_field(rng, (n, 2 * height, 2 * width), 0.12)
-    common = _smooth_field(rng, slab.mask.shape, 0.06)
+    transmit = 1 + float(rng.uniform(-0.05, 0.05)) + _smooth_field(rng, (n, 2 * height, 2 * width), 0.12, device)
+    common = _smooth_field(rng, slab.mask.shape, 0.06, device)
     physics = estimator(nominal)
-    csf_t1, csf_t2, csf_pd = (torch.tensor(v) for v in slab.tissues["CSF"])
+    csf_t1, csf_t2, csf_pd = (torch.tensor(v, device=device) for v in slab.tissues["CSF"])
     wm = population(3.0).white_matter
     errors = _scale_errors(slab, nominal, as_run, rng)
     planes = []
     for contrast in physics.contrasts:
         acquisition = as_run[contrast]
-        level = float(_tissue_signal(acquisition, (wm.t1, wm.t2, wm.pd), transmit.mean()).abs())
+        level = float(_tissue_signal(acquisition, (wm.t1, wm.t2, wm.pd), float(transmit.mean())).abs())
         fine = fast_signal(acquisition, pd, t1, t2, transmit_scale=transmit)
         fine = fine + slab.fluid * fast_signal(acquisition, csf_pd, csf_t1, csf_t2, transmit_scale=transmit)
         signal = _coarse(fine)
-        field = torch.exp(common + _smooth_field(rng, slab.mask.shape, 0.03))
+        field = torch.exp(common + _smooth_field(rng, slab.mask.shape, 0.03, device))
         scale = level * math.exp(errors[contrast])
         sigma = 1 / float(rng.uniform(25, 80))
-        noise = torch.from_numpy(rng.standard_normal((2, n, height, width)).astype(np.float32)) * sigma
+        drawn = rng.standard_normal((2, n, height, width), dtype=np.float32)
+        noise = torch.from_numpy(drawn).to(device) * sigma
         planes.append(torch.hypot(signal * field / scale + noise[0], noise[1]) * slab.mask)
     return torch.stack(planes, dim=1).to(torch.float32), physics
 
@@ -142,7 +149,7 @@ def _scale_errors(slab: Slab, nominal: Protocol, as_run: Protocol, rng: np.rando
     """What calibration leaves: log of the estimated over the true scale of a session, by contrast.
 
     The group's level is that of the population's white matter, with a small error; the session's deviations and those
-    of its person are told apart as far as the model of `qmri_core.calibration` can.
+    of its person are told apart as far as the model of `qmri_core.session_model` can.
     """
     values = population(3.0)
     session_transmit = 1 + 0.02 * float(rng.standard_normal())
@@ -155,17 +162,17 @@ def _scale_errors(slab: Slab, nominal: Protocol, as_run: Protocol, rng: np.rando
         usual = _tissue_signal(as_run[contrast], (member.t1, member.t2, member.pd), 1.0)
         noise = measurement_error(contrast, tissue) * float(rng.standard_normal())
         deviations.append(float((own / usual).abs().log()) + true[contrast] + noise)
-    found = scale_shifts(np.asarray(deviations), nominal, spreads)
-    level = GROUP_ERROR * rng.standard_normal(len(found))
+    found, _ = posterior(np.asarray([deviations]), nominal, spreads)
+    level = GROUP_ERROR * rng.standard_normal(len(nominal))
     return {
         contrast: float(shift) - true[contrast] + float(error)
-        for contrast, shift, error in zip(nominal, found, level, strict=True)
+        for contrast, shift, error in zip(nominal, found[0], level, strict=True)
     }
 
 
-def _tissue_signal(acquisition: Acquisition, tissue: tuple[float, float, float], transmit: Tensor | float) -> Tensor:
+def _tissue_signal(acquisition: Acquisition, tissue: tuple[float, float, float], transmit: float) -> Tensor:
     t1, t2, pd = (torch.tensor([value]) for value in tissue)
-    return fast_signal(acquisition, pd, t1, t2, transmit_scale=torch.as_tensor(transmit, dtype=pd.dtype).reshape(1))
+    return fast_signal(acquisition, pd, t1, t2, transmit_scale=torch.tensor([transmit]))
 
 
 def _coarse(fine: Tensor) -> Tensor:
@@ -182,6 +189,7 @@ def train(
     progress: Callable[[int, int, str], None] | None = None,
     deadline: float | None = None,
     start: Checkpoint | None = None,
+    device: torch.device | str = "cpu",
 ) -> tuple[MapNetwork, dict[str, Any]]:
     """Train a network, from scratch or further.
 
@@ -197,16 +205,19 @@ def train(
         Seconds after which the learning rate falls to its end and training stops; ``None`` runs all steps.
     start
         Weights to go on from; the record names them. Their widths must be those of ``settings``.
+    device
+        Where batches are made and the network is trained. Heads are made on the CPU, once.
 
     Returns
     -------
     tuple
-        The network in evaluation mode, and the training record: settings, steps, losses.
+        The network in evaluation mode, on the CPU, and the training record: settings, steps, losses.
     """
     torch.manual_seed(settings.seed)
     network = MapNetwork(NetworkSettings(widths=settings.widths))
     if start is not None:
         network.load_state_dict(start.network.state_dict())
+    network.to(device)
     optimiser = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=1e-4)
     began = time.monotonic()
     protocol_rng = np.random.default_rng([settings.seed, 1])
@@ -226,7 +237,7 @@ def train(
         rng = np.random.default_rng([settings.seed, 2, step])
         number = int(rng.integers(settings.n_slabs))
         if number not in slabs:
-            slabs[number] = make_slab(atlas, 1_000_000 * settings.seed + number, settings)
+            slabs[number] = make_slab(atlas, 1_000_000 * settings.seed + number, settings).to(device)
         slab = slabs[number]
         first = step // STEPS_PER_PROTOCOL  # a window that moves on: the tables of echo trains that are kept are few
         nominal, as_run = protocols[(first + int(rng.integers(WINDOW))) % settings.n_protocols]
@@ -242,8 +253,8 @@ def train(
             mask, weight, truth = slab.mask, slab.weight, slab.truth
         log_maps, log_sd = run_network(network, relative, mask, physics)
         nll = negative_log_likelihood(log_maps, log_sd, truth, weight)
-        maps = log_maps.clamp(-3, 3.5).exp() * torch.tensor(physics.white_matter)[:, None, None]
-        present = torch.ones(relative.shape[:2])
+        maps = log_maps.clamp(-3, 3.5).exp() * torch.tensor(physics.white_matter, device=device)[:, None, None]
+        present = torch.ones(relative.shape[:2], device=device)
         resynthesis = resynthesis_error(synthesise(maps, nominal, physics), relative, present, weight)
         loss = nll + settings.resynthesis_weight * resynthesis
         optimiser.zero_grad(set_to_none=True)
@@ -263,7 +274,7 @@ def train(
                     settings.n_steps,
                     f"loss {last['nll']:.3f}, error T1 {last['t1']:.1%} T2 {last['t2']:.1%} PD {last['pd']:.1%}",
                 )
-    network.eval()
+    network.eval().to("cpu")
     return network, {
         "settings": asdict(settings),
         "started_from": None if start is None else {"digest": start.digest, "training": dict(start.training)},
@@ -273,12 +284,12 @@ def train(
     }
 
 
-def _smooth_field(rng: np.random.Generator, shape: tuple[int, ...], amplitude: float) -> Tensor:
+def _smooth_field(rng: np.random.Generator, shape: tuple[int, ...], amplitude: float, device: torch.device) -> Tensor:
     """Random low-order polynomial over the slab with about ``amplitude`` standard deviation."""
     n, height, width = shape
-    y = torch.linspace(-1, 1, height)[:, None]
-    x = torch.linspace(-1, 1, width)[None, :]
-    z = torch.linspace(-0.3, 0.3, n)[:, None, None]
+    y = torch.linspace(-1, 1, height, device=device)[:, None]
+    x = torch.linspace(-1, 1, width, device=device)[None, :]
+    z = torch.linspace(-0.3, 0.3, n, device=device)[:, None, None]
     weights: NDArray[np.float64] = rng.standard_normal(6) * amplitude
     a = [float(w) for w in weights]
     plane = a[0] * x + a[1] * y + a[2] * (x * y) + a[3] * (x.square() - 0.33) + a[4] * (y.square() - 0.33)

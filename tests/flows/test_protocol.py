@@ -24,6 +24,8 @@ def test_default_protocol_is_as_well_posed_as_the_reference_says() -> None:
     assert "white matter" in text
     assert "repetition time 2300 ms (m)" in text
     assert "centre index 9 (a)" in text
+    assert "within 3.0%" in text
+    assert not run_protocol(field_strength=7.0).slopes
 
 
 def test_more_signal_determines_more() -> None:

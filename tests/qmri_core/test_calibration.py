@@ -19,16 +19,14 @@ from qmri_core.calibration import (
     ScaleCalibration,
     Signals,
     calibrate_group,
-    measurement_error,
-    observations,
     reference_signal,
-    scale_shifts,
     scale_spreads,
     session_scales,
     tissue_signals,
 )
 from qmri_core.physics.registry import signal
 from qmri_core.population import MEMBERS, FieldStrengthError, Tissue, pd_relation, population
+from qmri_core.session_model import expected_slopes, measurement_error, observations, posterior
 from tests.protocols import plain_protocol
 
 PROTOCOL = plain_protocol()
@@ -37,12 +35,20 @@ PRIOR = dict.fromkeys(CONTRASTS, COHORT_PRIOR)
 
 
 def draw(n: int, spread: float, *, people: float = 1.0, seed: int = 0) -> tuple[list[Signals], NDArray[np.float64]]:
-    """Signals of random people, by the accurate models, and the true log scales of their series about log 100."""
+    """As `drawn`, without the people."""
+    sessions, true, _ = drawn(n, spread, people=people, seed=seed)
+    return sessions, true
+
+
+def drawn(
+    n: int, spread: float, *, people: float = 1.0, seed: int = 0
+) -> tuple[list[Signals], NDArray[np.float64], dict[str, tuple[NDArray[np.float64], ...]]]:
+    """Signals of people by the accurate models, the true log scales of their series about log 100; PD, T1, T2."""
     rng = np.random.default_rng(seed)
     true = spread * rng.standard_normal((n, 3))
     common = rng.standard_normal((n, 2))
     offset, slope = pd_relation(VALUES)
-    values = {}
+    values: dict[str, tuple[NDArray[np.float64], ...]] = {}
     for tissue, member in MEMBERS.items():
         one: Tissue = getattr(VALUES, member)
         own = rng.standard_normal((n, 3))
@@ -71,7 +77,7 @@ def draw(n: int, spread: float, *, people: float = 1.0, seed: int = 0) -> tuple[
                 for k, contrast in enumerate(PROTOCOL)
             }
         )
-    return sessions, true
+    return sessions, true, values
 
 
 def _error(contrast: Contrast, tissue: str) -> float:
@@ -138,7 +144,7 @@ def test_deviations_far_beyond_biology_are_scale() -> None:
             assert scale == pytest.approx(100 * math.exp(log_scale), rel=0.15)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(factors=st.tuples(*[st.floats(0.01, 100.0)] * 3))
 def test_the_unit_of_a_series_does_not_matter(factors: tuple[float, float, float]) -> None:
     sessions, _ = draw(6, 0.05)
@@ -174,6 +180,23 @@ def test_signals_that_are_missing_are_left_out() -> None:
     assert errors(full, sessions, true).mean() < 0.95 * errors(found, without, true).mean()
 
 
+def test_the_expected_slope_is_that_of_regression_on_drawn_people() -> None:
+    """Oracle: ordinary least squares of log T1 and T2 on the log signals of people drawn by the accurate models."""
+    sessions, _, people = drawn(3000, 0.03, seed=8)
+    for tissues in (("WM",), ("WM", "GM", "CSF")):
+        found = expected_slopes(PROTOCOL, 0.03, tissues=tissues)
+        names = [(contrast, tissue) for contrast, tissue in observations(PROTOCOL) if tissue in tissues]
+        logs = np.log([[session[contrast][tissue] for contrast, tissue in names] for session in sessions])
+        logs -= logs.mean(axis=0)
+        for (tissue, quantity), expected in found.items():
+            truth = np.log(people[tissue][("pd", "t1", "t2").index(quantity)])
+            truth -= truth.mean()
+            fitted = logs @ np.linalg.lstsq(logs, truth, rcond=None)[0]
+            assert expected == pytest.approx(np.var(fitted) / np.var(truth), abs=0.06), (tissues, tissue, quantity)
+    stable, loose = (expected_slopes(PROTOCOL, spread)["WM", "t1"] for spread in (0.005, 0.10))
+    assert loose < found["WM", "t1"] < stable
+
+
 def test_a_dimmer_series_is_scale_when_all_its_tissues_are_dimmer_alike() -> None:
     """And less so when only white matter is."""
     zeros = np.zeros(len(observations(PROTOCOL)))
@@ -184,9 +207,9 @@ def test_a_dimmer_series_is_scale_when_all_its_tissues_are_dimmer_alike() -> Non
             white[index] = -0.06 if tissue == "WM" else 0.0
     spreads = dict.fromkeys(PROTOCOL, 0.04)
     at = list(PROTOCOL).index(Contrast.T1W)
-    both = scale_shifts(all_tissues, PROTOCOL, spreads)
+    both, by_white = posterior(np.stack([all_tissues, white]), PROTOCOL, spreads)[0]
     assert -0.06 < both[at] < -0.03
-    assert abs(scale_shifts(white, PROTOCOL, spreads)[at]) < 0.8 * abs(both[at])
+    assert abs(by_white[at]) < 0.8 * abs(both[at])
 
 
 def test_nothing_to_go_by_is_an_error() -> None:
@@ -206,6 +229,6 @@ def test_tissue_signals_are_the_medians_of_their_cores() -> None:
     found = tissue_signals({Contrast.T1W: image}, tissue)[Contrast.T1W]
     assert (found["WM"], found["GM"]) == (5.0, 100.0)
     assert math.isnan(found["CSF"])
-    few = np.zeros((12, 12, 12), dtype=np.uint8)
+    few = np.zeros((14, 14, 14), dtype=np.uint8)
     few[4:7, 4:7, 4:7] = 3
     assert math.isnan(tissue_signals({Contrast.T1W: image}, few)[Contrast.T1W]["WM"])

@@ -1,0 +1,185 @@
+"""Why sessions of a group differ: the linear normal model of the signals of their tissues.
+
+Log signals of white matter, grey matter and CSF deviate from their group's means by the tissues' T1, T2 and PD,
+through the signal models, with the population's spread; by the transmit field; by the scale of each series, equal in all
+its tissues; and by the measurement. The model gives the scales of a session (`qmri_core.calibration`), and what can be
+known of people at all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qmri_core.acquisition import CONTRASTS, Acquisition, Contrast
+from qmri_core.population import MEMBERS, pd_relation, population
+from qmri_core.preprocessing.tissue import TISSUES
+
+_ERRORS: Mapping[str, Mapping[Contrast, float]] = {
+    "WM": dict.fromkeys(CONTRASTS, 0.005),
+    "GM": dict.fromkeys(CONTRASTS, 0.015),
+    "CSF": {Contrast.T1W: 0.10, Contrast.T2W: 0.03},
+}
+"""Standard deviation of the log of a session's signal by partial volume and noise, assumed; CSF on FLAIR is nulled, and
+says nothing."""
+_TRANSMIT_SPREAD = 0.03
+"""Of the mean transmit scale between sessions, assumed."""
+_PD_SCATTER = 0.015
+"""Of PD about the relation with T1 between people, assumed."""
+_STEP = 0.03
+_PARAMETERS = tuple((tissue, quantity) for tissue in TISSUES for quantity in ("t1", "t2", "pd"))
+"""What differs between people; the transmit scale comes after them."""
+
+
+def observations(acquisitions: Collection[Contrast]) -> list[tuple[Contrast, str]]:
+    """Contrasts and tissues whose signals the model is about, in order."""
+    return [(contrast, tissue) for contrast in acquisitions for tissue in TISSUES if contrast in _ERRORS[tissue]]
+
+
+def measurement_error(contrast: Contrast, tissue: str) -> float:
+    """Assumed standard deviation of the log of a session's signal of a tissue, beside what tissues and scales do."""
+    return _ERRORS[tissue][contrast]
+
+
+def posterior(
+    deviations: NDArray[np.float64], acquisitions: Mapping[Contrast, Acquisition], spreads: Mapping[Contrast, float]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean of the deviations of sessions' log scales, and the variance that is left.
+
+    Parameters
+    ----------
+    deviations
+        Of the log signals of `observations` from the group's means, shape (session, observation); NaN where not known.
+    acquisitions
+        Of the group.
+    spreads
+        Standard deviation of the log scale between sessions, by contrast.
+
+    Returns
+    -------
+    tuple of ndarray
+        Both of shape (session, contrast).
+    """
+    key = tuple((contrast, acquisitions[contrast], float(spreads[contrast])) for contrast in acquisitions)
+    means, variances = (np.empty((len(deviations), len(key))) for _ in range(2))
+    finite = np.isfinite(deviations)
+    patterns, member = np.unique(finite, axis=0, return_inverse=True)
+    for number, known in enumerate(patterns):
+        rows = member.reshape(-1) == number
+        gain, covariance = _gain(key, tuple(map(bool, known)))
+        means[rows] = np.where(known, deviations[rows], 0.0) @ gain.T
+        variances[rows] = np.diag(covariance)
+    return means, variances
+
+
+def expected_slopes(
+    acquisitions: Mapping[Contrast, Acquisition],
+    spread: float,
+    *,
+    tissues: Collection[str] = tuple(TISSUES),
+) -> dict[tuple[str, str], float]:
+    """Slope over people of the best linear estimate of a tissue's T1 and T2 on the truth, beside an ideal group mean.
+
+    It is the share of the variance between people that the signals determine: 1 minus posterior over prior variance.
+    What an estimator loses here, no network wins back.
+
+    Parameters
+    ----------
+    acquisitions
+        Of the protocol, of a field strength with population values.
+    spread
+        Standard deviation of the log scale of each series between sessions.
+    tissues
+        Whose signals are used.
+
+    Returns
+    -------
+    dict
+        By tissue (``WM``, ``GM``) and quantity (``t1``, ``t2``).
+
+    Raises
+    ------
+    FieldStrengthError
+        If no population values exist for the field strength.
+    """
+    slopes, covariance = _model(tuple(acquisitions.values()))
+    names = observations(acquisitions)
+    use = [index for index, (_, tissue) in enumerate(names) if tissue in tissues]
+    total = slopes @ covariance @ slopes.T + _scales_and_errors(tuple(acquisitions), (spread,) * len(acquisitions))
+    cross = covariance @ slopes[use].T
+    explained = np.einsum("ij,ji->i", cross, np.linalg.solve(total[np.ix_(use, use)], cross.T))
+    return {
+        (tissue, quantity): float(explained[row] / covariance[row, row])
+        for row, (tissue, quantity) in enumerate(_PARAMETERS)
+        if tissue != "CSF" and quantity != "pd"
+    }
+
+
+@lru_cache(maxsize=256)
+def _gain(
+    key: tuple[tuple[Contrast, Acquisition, float], ...], known: tuple[bool, ...]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    contrasts, acquisitions, spreads = zip(*key, strict=True)
+    slopes, covariance = _model(acquisitions)
+    total = slopes @ covariance @ slopes.T + _scales_and_errors(contrasts, spreads)
+    use = np.flatnonzero(known)
+    cross = (_membership(contrasts) * np.square(spreads))[use]
+    gain = np.zeros((len(key), len(known)))
+    gain[:, use] = np.linalg.solve(total[np.ix_(use, use)], cross).T
+    return gain, np.diag(np.square(spreads)) - gain[:, use] @ cross
+
+
+def _membership(contrasts: tuple[Contrast, ...]) -> NDArray[np.float64]:
+    """1 where an observation is of a contrast; shape (observation, contrast)."""
+    return np.asarray([[float(one is contrast) for contrast in contrasts] for one, _ in observations(contrasts)])
+
+
+def _scales_and_errors(contrasts: tuple[Contrast, ...], spreads: tuple[float, ...]) -> NDArray[np.float64]:
+    member = _membership(contrasts)
+    errors = np.diag([measurement_error(*one) ** 2 for one in observations(contrasts)])
+    return np.asarray((member * np.square(spreads)) @ member.T + errors)
+
+
+@lru_cache(maxsize=512)
+def _model(acquisitions: tuple[Acquisition, ...]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Change of the log signals of `observations` per change of `_PARAMETERS` and the log transmit scale; covariance.
+
+    PD follows T1 between people (`pd_relation`), and scatters about it.
+    """
+    import torch
+
+    from qmri_core.physics.registry import fast_signal
+
+    values = population(acquisitions[0].field_strength)
+    offset, slope = pd_relation(values)
+    names = observations([acquisition.contrast for acquisition in acquisitions])
+    of = {acquisition.contrast: acquisition for acquisition in acquisitions}
+    slopes = np.zeros((len(names), len(_PARAMETERS) + 1))
+    factors = torch.ones((8, 4), dtype=torch.float64)  # of T1, T2, PD, transmit; one row up and one down for each
+    for column in range(4):
+        factors[2 * column, column], factors[2 * column + 1, column] = math.exp(_STEP), math.exp(-_STEP)
+    for row, (contrast, tissue) in enumerate(names):
+        one = getattr(values, MEMBERS[tissue])
+        t1, t2, pd = (factors[:, k] * value for k, value in enumerate((one.t1, one.t2, one.pd)))
+        if tissue != "CSF":
+            pd = pd * (offset + slope / one.t1) / (offset + slope / t1)
+        logs = fast_signal(of[contrast], pd, t1, t2, transmit_scale=factors[:, 3]).abs().log()
+        found = ((logs[::2] - logs[1::2]) / (2 * _STEP)).numpy()
+        start = 3 * list(TISSUES).index(tissue)
+        slopes[row, start : start + 3], slopes[row, -1] = found[:3], found[3]
+    spread = [
+        getattr(getattr(values, MEMBERS[tissue]), f"{quantity}_spread")
+        if tissue == "CSF" or quantity != "pd"
+        else _PD_SCATTER
+        for tissue, quantity in _PARAMETERS
+    ]
+    deviations = np.asarray([*spread, _TRANSMIT_SPREAD])
+    correlation = np.eye(len(deviations))
+    for quantity in ("t1", "t2"):
+        pair = [_PARAMETERS.index((tissue, quantity)) for tissue in ("WM", "GM")]
+        correlation[pair, pair[::-1]] = values.correlation
+    return slopes, correlation * deviations * deviations[:, None]
