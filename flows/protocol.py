@@ -80,7 +80,7 @@ class ProtocolReport:
     rows: tuple[TissueRow, ...]
     snr: float
     slopes: Mapping[float, Mapping[tuple[str, str], float]]
-    """By the spread of the scales, from `qmri_core.session_model.expected_slopes`; empty where no population is known."""
+    """By the spread of the scales, `qmri_core.session_model.expected_slopes`; empty where no population is known."""
 
     def __str__(self) -> str:
         """Text for the terminal."""
