@@ -2,8 +2,8 @@
 
 Log signals of white matter, grey matter and CSF deviate from their group's means by the tissues' T1, T2 and PD,
 through the signal models, with the population's spread; by the transmit field; by the scale of each series, equal in
-all its tissues; and by the measurement. The model gives the scales of a session (`qmri_core.calibration`), and what can be
-known of people at all.
+all its tissues; and by the measurement. The model gives the scales of a session (`qmri_core.calibration`), and what can
+be known of people at all.
 """
 
 from __future__ import annotations
