@@ -202,3 +202,17 @@ def test_a_gpu_is_used_where_there_is_one(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
     device, precision = fastest()
     assert (device.type, precision) == expected
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize(("precision", "rtol"), [(torch.float32, 1e-4), (torch.bfloat16, 3e-2)])
+def test_a_gpu_gives_the_same_maps(shipped: MapNetwork, precision: torch.dtype, rtol: float) -> None:
+    """Of bfloat16 not the residual: it is a difference of nearly equal signals."""
+    images, mask = head((6, 70, 62))
+    expected = infer_maps(shipped, images, mask, PROTOCOL, SCALES)
+    found = infer_maps(shipped, images, mask, PROTOCOL, SCALES, device="cuda", precision=precision)
+    for name in ("t1", "t2", "pd", "t1_sd", "t2_sd", "pd_sd"):
+        np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=rtol, err_msg=name)
+    if precision is torch.float32:
+        np.testing.assert_allclose(found.residual, expected.residual, rtol=1e-2, atol=1e-4)
