@@ -104,7 +104,8 @@ def infer_maps(
         if not where.any():
             continue
         planes = [images[contrast][start : start + step][where] for contrast in physics.contrasts]
-        relative = torch.from_numpy(np.stack([plane / unit for plane, unit in zip(planes, units, strict=True)]))
+        signals = [plane / unit for plane, unit in zip(planes, units, strict=True)]
+        relative = torch.from_numpy(np.stack(signals, dtype=np.float32))
         with torch.inference_mode():
             found = infer_block(
                 network,
