@@ -205,7 +205,7 @@ def infer_session(task: InferTask) -> Outcome:
 
 def _infer(task: InferTask, stage: Stage) -> Outcome:
     from flows.weights import resident_checkpoint
-    from qmri_core.inference import infer_maps
+    from qmri_core.inference import fastest, infer_maps
     from storage.waves import read_arrays, write_arrays
 
     began = time.perf_counter()
@@ -217,7 +217,8 @@ def _infer(task: InferTask, stage: Stage) -> Outcome:
         network = resident_checkpoint(task.weights).network
     with stage("infer"):
         images = {contrast: stored[str(contrast)] for contrast in task.acquisitions}
-        maps = infer_maps(network, images, mask, task.acquisitions, task.scales)
+        device, precision = fastest()
+        maps = infer_maps(network, images, mask, task.acquisitions, task.scales, device=device, precision=precision)
     with stage("write"):
         arrays = {
             "T1map": maps.t1,

@@ -1,23 +1,24 @@
-"""Maps of one session from its images, scales and protocol, in blocks of slices of fixed size."""
+"""Maps of one session from its images, scales and protocol, in blocks of slices."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from qmri_core.acquisition import CONTRASTS, Acquisition, Contrast
-from qmri_core.network import MULTIPLE, MapNetwork, assemble
+from qmri_core.network import MULTIPLE, REACH, MapNetwork, assemble
 from qmri_core.physics.registry import fast_signal
 from qmri_core.voxelwise import VoxelwiseEstimator, compress, estimator
 
-BLOCK = 8
-"""Slices per pass; fixed, so that results do not depend on what else is computed."""
+VOXELS = {"cpu": 1 << 17, "cuda": 1 << 22}
+"""Voxels of whole slices per pass, by device: what a pass needs does not grow with the number of slices."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,13 +44,17 @@ def infer_maps(
     mask: NDArray[np.uint8],
     acquisitions: Mapping[Contrast, Acquisition],
     scales: Mapping[Contrast, float],
+    *,
+    device: torch.device | str = "cpu",
+    precision: torch.dtype = torch.float32,
+    block: int | None = None,
 ) -> Maps:
     """Infer the maps of one session.
 
     Parameters
     ----------
     network
-        In evaluation mode; ``None`` for the voxelwise estimate alone, a baseline.
+        In evaluation mode, on any device; ``None`` for the voxelwise estimate alone, a baseline.
     images
         Aligned images, shape (z, y, x), arbitrary unit.
     mask
@@ -58,6 +63,13 @@ def infer_maps(
         Of the contrasts in ``images``.
     scales
         Image units per unit of proton density and signal, from the calibration.
+    device
+        Where to compute; the maps come back to the CPU.
+    precision
+        Of the network's features; its inputs, its start and everything voxelwise are float32.
+    block
+        Slices per pass; ``None`` for as many as have `VOXELS` of the device, at least one. Maps of other blocks differ
+        by the rounding of float32.
 
     Raises
     ------
@@ -73,33 +85,124 @@ def infer_maps(
         if not (np.isfinite(scale) and scale > 0):
             raise ValueError(f"the scale of {contrast} is {scale}; it must be positive: calibrate the group first")
     physics = estimator(acquisitions)
-    inside = (mask > 0).copy()
+    inside = mask > 0
     for image in images.values():
         inside &= np.isfinite(image)
-    depth, height, width = mask.shape
     result = {name: np.full(mask.shape, np.nan, dtype=np.float32) for name in Maps.__dataclass_fields__}
-    medians = {contrast: float(np.median(image[inside])) for contrast, image in images.items()} if inside.any() else {}
-    for start in range(0, depth, BLOCK):
-        slices = slice(start, min(start + BLOCK, depth))
-        if not inside[slices].any():
+    if not inside.any():
+        return Maps(**result)
+    # of the images, per unit of signal relative to white matter; a median of zero ends the session with an error
+    units = [scales[c] * signal for c, signal in zip(physics.contrasts, physics.white_matter_signal, strict=True)]
+    medians = [float(np.median(images[contrast][inside])) for contrast in physics.contrasts]
+    place = torch.device(device)
+    to_median = torch.tensor([unit / median for unit, median in zip(units, medians, strict=True)], device=place)
+    if network is not None:  # a copy: the caller's weights stay where they are
+        network = copy.deepcopy(network).to(device=place, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    step = block or max(1, VOXELS.get(place.type, VOXELS["cpu"]) // (inside.shape[1] * inside.shape[2]))
+    for start in range(0, inside.shape[0], step):
+        where = inside[start : start + step]
+        if not where.any():
             continue
-        relative = _relative(images, inside, slices, scales, physics)
-        block_mask = _padded(torch.from_numpy(inside[slices].astype(np.float32))[:, None])[:, 0]
+        planes = [images[contrast][start : start + step][where] for contrast in physics.contrasts]
+        signals = [plane / unit for plane, unit in zip(planes, units, strict=True)]
+        relative = torch.from_numpy(np.stack(signals, dtype=np.float32))
         with torch.inference_mode():
-            log_maps, log_sd = run_network(network, _padded(relative), block_mask, physics)
-            maps = log_maps.exp() * torch.tensor(physics.white_matter)[:, None, None]
-            sd = log_sd.exp() * maps
-            residual = _residual(maps, _padded(relative), acquisitions, scales, medians, physics)
-        count = slices.stop - slices.start
-        where = inside[slices]
-        for name, plane in zip(
-            ("t1", "t2", "pd", "t1_sd", "t2_sd", "pd_sd", "residual"),
-            (*maps.unbind(1), *sd.unbind(1), residual),
-            strict=True,
-        ):
-            values = plane[:count, :height, :width].numpy()
-            result[name][slices][where] = values[where]
+            found = infer_block(
+                network,
+                relative.to(place),
+                torch.from_numpy(cropped(where)).to(place),
+                acquisitions,
+                physics,
+                to_median,
+                precision=precision,
+            )
+        for name, row in zip(Maps.__dataclass_fields__, found.cpu().numpy(), strict=True):
+            result[name][start : start + step][where] = row
     return Maps(**result)
+
+
+def fastest() -> tuple[torch.device, torch.dtype]:
+    """Device and precision to infer with in this process: a GPU and bfloat16 if it has one, else float32 on the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda"), torch.bfloat16
+    return torch.device("cpu"), torch.float32
+
+
+def cropped(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """A mask (slice, y, x) without what the network cannot see from within it, in y and x padded to `MULTIPLE`.
+
+    The crop starts at a multiple of `MULTIPLE`: the network averages the same voxels as in the whole slice.
+    """
+    padding = [(0, -size % MULTIPLE) for size in inside.shape[1:]]
+    spans = []
+    for axis, (_, extra) in enumerate(padding, start=1):
+        at = np.flatnonzero(inside.any(axis=tuple({0, 1, 2} - {axis})))
+        first = max(0, at[0] - REACH) // MULTIPLE * MULTIPLE
+        end = min(inside.shape[axis] + extra, at[-1] + 1 + REACH)
+        spans.append(slice(first, end + -end % MULTIPLE))
+    return np.pad(inside, [(0, 0), *padding])[:, spans[0], spans[1]]
+
+
+def infer_block(
+    network: MapNetwork | None,
+    relative: Tensor,
+    inside: Tensor,
+    acquisitions: Mapping[Contrast, Acquisition],
+    physics: VoxelwiseEstimator,
+    to_median: Tensor,
+    *,
+    precision: torch.dtype = torch.float32,
+) -> Tensor:
+    """Maps, their standard uncertainties and the residual of the voxels of some slices, all on one device.
+
+    Parameters
+    ----------
+    relative
+        Signals relative to the reference white matter, shape (contrast, voxel): the voxels of ``inside`` in its order.
+    inside
+        Brain mask, shape (slice, y, x), y and x multiples of `MULTIPLE`.
+    to_median
+        Brain median over the reference white matter, inverted, by contrast.
+    precision
+        Of the network's features.
+
+    Returns
+    -------
+    Tensor
+        Shape (7, voxel), in the order of `Maps`.
+    """
+    packed = relative[None, :, None]
+    compressed = compress(packed)
+    log_maps = physics(compressed)
+    log_sd = physics.log_sd.to(log_maps)[:, None, None].expand_as(log_maps)
+    if network is not None:
+        ones = torch.ones_like(packed[:, 0])
+        rows = network_inputs(compressed, log_maps, ones, physics)[0, :, 0].T
+        voxels = inside.flatten().nonzero()[:, 0]
+        planes = rows.new_zeros((inside.numel(), rows.shape[1])).index_copy_(0, voxels, rows)
+        planes = planes.reshape(*inside.shape, -1).permute(0, 3, 1, 2)  # channels last: the fast order of convolutions
+        conditions = torch.as_tensor(physics.conditions, device=planes.device).expand(len(planes), -1)
+        with _exactly(precision, planes.device):
+            both = network(planes, conditions)
+        log_maps, log_sd = (
+            each.permute(0, 2, 3, 1).flatten(0, 2).index_select(0, voxels).to(relative.dtype).T[None, :, None]
+            for each in both
+        )
+    maps = log_maps.exp() * torch.tensor(physics.white_matter, device=relative.device)[:, None, None]
+    difference = (synthesise(maps, acquisitions, physics) - packed) * to_median[:, None, None]
+    residual = difference.square().mean(dim=1, keepdim=True).sqrt()
+    return torch.cat([maps, log_sd.exp() * maps, residual], dim=1)[0, :, 0]
+
+
+@contextmanager
+def _exactly(precision: torch.dtype, device: torch.device) -> Iterator[None]:
+    """Features of this precision; float32 is float32, not the TF32 that PyTorch takes for it on a GPU."""
+    is_lower = precision is not torch.float32
+    with (
+        torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=is_lower),
+        torch.autocast(device.type, dtype=precision if is_lower else torch.bfloat16, enabled=is_lower),
+    ):
+        yield
 
 
 def run_network(
@@ -118,15 +221,30 @@ def run_network(
     voxelwise = physics(compressed)
     if network is None:
         return voxelwise, physics.log_sd.to(voxelwise)[:, None, None].expand_as(voxelwise)
-    n = relative.shape[0]
-    everything = torch.zeros((n, len(CONTRASTS), *relative.shape[-2:]), dtype=relative.dtype, device=relative.device)
-    present = torch.zeros((n, len(CONTRASTS)), dtype=relative.dtype, device=relative.device)
+    conditions = torch.as_tensor(physics.conditions, device=relative.device).expand(relative.shape[0], -1)
+    log_maps, log_sd = network(network_inputs(compressed, voxelwise, mask, physics), conditions)
+    return log_maps, log_sd
+
+
+def network_inputs(compressed: Tensor, voxelwise: Tensor, mask: Tensor, physics: VoxelwiseEstimator) -> Tensor:
+    """Input channels of the network, shape (slice, N_INPUTS, y, x).
+
+    Parameters
+    ----------
+    compressed
+        Shape (slice, contrast, y, x), the contrasts of ``physics`` in their order.
+    voxelwise
+        Shape (slice, 3, y, x).
+    mask
+        Shape (slice, y, x).
+    """
+    n = compressed.shape[0]
+    everything = compressed.new_zeros((n, len(CONTRASTS), *compressed.shape[-2:]))
+    present = compressed.new_zeros((n, len(CONTRASTS)))
     for k, contrast in enumerate(physics.contrasts):
         everything[:, CONTRASTS.index(contrast)] = compressed[:, k]
         present[:, CONTRASTS.index(contrast)] = 1.0
-    conditions = torch.as_tensor(physics.conditions, device=relative.device).expand(n, -1)
-    log_maps, log_sd = network(assemble(everything, present, voxelwise, mask), conditions)
-    return log_maps, log_sd
+    return assemble(everything, present, voxelwise, mask)
 
 
 def synthesise(maps: Tensor, acquisitions: Mapping[Contrast, Acquisition], physics: VoxelwiseEstimator) -> Tensor:
@@ -137,42 +255,3 @@ def synthesise(maps: Tensor, acquisitions: Mapping[Contrast, Acquisition], physi
         for contrast, reference in zip(physics.contrasts, physics.white_matter_signal, strict=True)
     ]
     return torch.stack(planes, dim=1)
-
-
-def _relative(
-    images: Mapping[Contrast, NDArray[np.float32]],
-    inside: NDArray[np.bool_],
-    slices: slice,
-    scales: Mapping[Contrast, float],
-    physics: VoxelwiseEstimator,
-) -> Tensor:
-    """Signals over that of the reference white matter; a block of `BLOCK` slices, zero outside the mask."""
-    planes = []
-    for contrast, reference in zip(physics.contrasts, physics.white_matter_signal, strict=True):
-        block = np.zeros((BLOCK, *inside.shape[1:]), dtype=np.float32)
-        count = slices.stop - slices.start
-        block[:count] = np.where(inside[slices], images[contrast][slices] / (scales[contrast] * reference), 0.0)
-        planes.append(torch.from_numpy(block))
-    return torch.stack(planes, dim=1)
-
-
-def _padded(block: Tensor) -> Tensor:
-    height, width = block.shape[-2:]
-    missing = BLOCK - block.shape[0]
-    return functional.pad(block, (0, -width % MULTIPLE, 0, -height % MULTIPLE, 0, 0, 0, missing))
-
-
-def _residual(
-    maps: Tensor,
-    relative: Tensor,
-    acquisitions: Mapping[Contrast, Acquisition],
-    scales: Mapping[Contrast, float],
-    medians: Mapping[Contrast, float],
-    physics: VoxelwiseEstimator,
-) -> Tensor:
-    difference = synthesise(maps, acquisitions, physics) - relative
-    to_median = [
-        scales[contrast] * reference / medians[contrast]
-        for contrast, reference in zip(physics.contrasts, physics.white_matter_signal, strict=True)
-    ]
-    return (difference * torch.tensor(to_median)[:, None, None]).square().mean(dim=1).sqrt()

@@ -16,6 +16,8 @@ N_INPUTS = 2 * len(CONTRASTS) + 4
 LOG_SD_RANGE = (-5.0, 1.0)
 MULTIPLE = 4
 """Slices are padded to a multiple of this in y and x."""
+REACH = 23
+"""Voxels in y and x from which an output can see its inputs, at most: 2 + 4 + 8 + 4 + 2, and the grids of averages."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations_with_replacement
@@ -66,13 +66,15 @@ class VoxelwiseEstimator:
         Tensor
             Shape (..., 3, y, x).
         """
-        moved = compressed.movedim(-3, -1)
-        centre = torch.as_tensor(self.centre, dtype=moved.dtype, device=moved.device)
-        width = torch.as_tensor(self.width, dtype=moved.dtype, device=moved.device)
-        standard = ((moved - centre) / width).clamp(-4.0, 4.0)
-        terms = _monomials(standard)
-        weights = torch.as_tensor(self.coefficients, dtype=moved.dtype, device=moved.device)
-        return (terms @ weights).movedim(-1, -3)
+        centre, width, weights = (
+            torch.as_tensor(each, dtype=compressed.dtype, device=compressed.device)
+            for each in (self.centre, self.width, self.coefficients)
+        )
+        standard = ((compressed - centre[:, None, None]) / width[:, None, None]).clamp(-4.0, 4.0)
+        # the monomials in rows: columns would be written with strides, which takes longer than all else together
+        terms = torch.stack(_monomials(standard.unbind(-3)), dim=-3)
+        estimate = weights.T @ terms.flatten(-2)
+        return estimate.reshape(*estimate.shape[:-1], *compressed.shape[-2:])
 
 
 def compress(relative: Tensor) -> Tensor:
@@ -117,7 +119,7 @@ def _estimator(acquisitions: tuple[Acquisition, ...]) -> VoxelwiseEstimator:
         wm_signals.append(float(reference[0]))
     x = torch.stack(features, dim=1)
     centre, width = x.mean(dim=0), x.std(dim=0) + 1e-3
-    terms = _monomials(((x - centre) / width).clamp(-4.0, 4.0))
+    terms = torch.stack(_monomials(((x - centre) / width).clamp(-4.0, 4.0).unbind(-1)), dim=-1)
     target = torch.log(torch.from_numpy(tissues / np.array([wm.t1, wm.t2, wm.pd])))
     normal = terms.T @ terms + RIDGE * N_SAMPLES * torch.eye(terms.shape[1], dtype=terms.dtype)
     coefficients = torch.linalg.solve(normal, terms.T @ target)
@@ -152,13 +154,10 @@ def _reference_tissues(values: Population) -> Tensor:
     return torch.tensor(rows, dtype=torch.float64)
 
 
-def _monomials(x: Tensor) -> Tensor:
-    """All monomials up to `DEGREE` of the last axis."""
-    columns = [torch.ones_like(x[..., 0])]
+def _monomials(x: Sequence[Tensor]) -> list[Tensor]:
+    """All monomials up to `DEGREE` of some variables, each from one of a degree less."""
+    terms: dict[tuple[int, ...], Tensor] = {(): torch.ones_like(x[0])}
     for degree in range(1, DEGREE + 1):
-        for chosen in combinations_with_replacement(range(x.shape[-1]), degree):
-            term = x[..., chosen[0]]
-            for k in chosen[1:]:
-                term = term * x[..., k]
-            columns.append(term)
-    return torch.stack(columns, dim=-1)
+        for chosen in combinations_with_replacement(range(len(x)), degree):
+            terms[chosen] = x[chosen[0]] if degree == 1 else terms[chosen[:-1]] * x[chosen[-1]]
+    return list(terms.values())

@@ -46,7 +46,8 @@ _PLAIN_SHARE = 0.7
 _NODES_REMAINDER = (9, 10, 130)
 # tables kept, 10 MB each in single precision
 _KEPT = 64
-_BLOCK = 1 << 16
+# voxels at a time: such that the caches of a processor hold them; on a GPU, where a pass costs its start, many more
+_BLOCKS = {"cpu": 1 << 16, "cuda": 1 << 22}
 
 
 def _coordinates(times: tuple[float, float], offset: float) -> tuple[float, float]:
@@ -118,8 +119,9 @@ class Lookup:
         maps = [pd, t1, t2] if scale is None else [pd, t1, t2, scale.to(t1)]
         shape = np.broadcast_shapes(*(each.shape for each in maps))
         flat = [each.expand(shape).reshape(-1) for each in maps]
-        # blocks that stay in the cache; several times faster than whole volumes
-        blocks = [slice(start, start + _BLOCK) for start in range(0, max(1, flat[0].numel()), _BLOCK)]
+        # several times faster than whole volumes
+        step = _BLOCKS.get(t1.device.type, 1 << 16)
+        blocks = [slice(start, start + step) for start in range(0, max(1, flat[0].numel()), step)]
         return torch.cat([table._evaluate_block(*(each[block] for each in flat)) for block in blocks]).reshape(shape)
 
     def _evaluate_block(self, pd: Tensor, t1: Tensor, t2: Tensor, scale: Tensor | None = None) -> Tensor:
