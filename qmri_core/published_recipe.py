@@ -4,11 +4,11 @@ Each contrast is divided by the mode of its histogram; a U-Net that sees images 
 T1, T2 and PD; textbook signal equations turn these into images again, with a scale per contrast that may leave a
 white-matter constant by 20 % at most; what is trained on is the difference to the images themselves.
 
-No code and no weights of that work are used. Its description leaves open, and here is chosen: the histogram's bins span
-the foreground, and the percentiles bound where its mode is looked for; MPRAGE is an inversion recovery without its
-readout; the scale is that of a slice, and no gradient goes through it; the loss counts every contrast acquired, also
-one that the network was not shown; attention takes all contrasts' features together, which alone tells it which is
-which. Images stay on their grid (1 mm in plane there).
+No code and no weights of that work are used. Its description leaves open, and here is chosen: the histogram is that of
+the brain (in the whole head fat can be the mode), its bins span the foreground, and the percentiles bound where the
+mode is looked for; MPRAGE is an inversion recovery without its readout; the scale is that of a slice, and no gradient
+goes through it; the loss counts every contrast acquired, also one that the network was not shown; attention takes all
+contrasts' features together, which alone tells it which is which. Images stay on their grid (1 mm in plane there).
 
 Trained with `SMALL`, or for minutes, this is not the paper's training; the record of `train_recipe` says what it was.
 """
@@ -81,23 +81,22 @@ class Slice:
     acquisitions: Mapping[Contrast, Acquisition]
 
 
-def histogram_mode(image: NDArray[np.float32], contrast: Contrast) -> float:
+def histogram_mode(values: NDArray[np.float32], contrast: Contrast) -> float:
     """Most frequent value of the foreground, between the percentiles of the contrast.
 
     Parameters
     ----------
-    image
-        Any shape; values that are not finite do not count.
+    values
+        Finite values of the brain, of any shape.
 
     Raises
     ------
     ValueError
         If no positive mode can be found.
     """
-    values = image[np.isfinite(image)]
     foreground = values[values > _otsu(values)] if values.size else values
     if not foreground.size:
-        raise ValueError(f"{contrast}: no voxel is brighter than the background; the image cannot be normalised")
+        raise ValueError(f"{contrast}: no part of the brain is brighter than the rest; the image cannot be normalised")
     counts, edges = np.histogram(foreground, bins=N_BINS)
     low, high = np.percentile(foreground, MODE_WINDOWS[contrast])
     inside = (edges[1:] > low) & (edges[:-1] < high)
@@ -135,7 +134,8 @@ def normalised(images: Mapping[Contrast, NDArray[np.float32]], mask: NDArray[np.
     """
     result = np.zeros((len(CONTRASTS), *mask.shape), dtype=np.float32)
     for contrast, image in images.items():
-        result[CONTRASTS.index(contrast)][mask] = image[mask] / histogram_mode(image, contrast)
+        brain = image[mask]
+        result[CONTRASTS.index(contrast)][mask] = brain / histogram_mode(brain, contrast)
     return result
 
 
