@@ -134,7 +134,7 @@ def _write(result: EvaluateResult, out: Path) -> None:
 
     out.mkdir(parents=True, exist_ok=True)
     if not result.medians.empty:
-        (out / "evaluation.png").write_bytes(medians_picture(result.medians))
+        (out / "evaluation.png").write_bytes(medians_picture(result.medians, result.note))
     tables = {"evaluation": result.table} | {name: getattr(result, name) for name in DETAILS}
     for name, table in tables.items():
         if not table.empty:

@@ -94,5 +94,5 @@ def recipe_note(record: Mapping[str, Any]) -> str:
         f"widths {widths}, {record['parameters']:,} parameters, {record['steps']} steps of {settings['batch']} slices "
         f"({record['epochs']:g} epochs of {record['slices']} slices) in {record['seconds']} s, "
         f"loss {record['first_loss']:.3f} to {record['last_loss']:.3f}. The paper's: widths {its_widths}, "
-        f"batches of {paper.batch}, 50 to 100 epochs; what is shown here is not its training."
+        f"batches of {paper.batch}, 50 to 100 epochs, its own images; what is shown here is not its training."
     )

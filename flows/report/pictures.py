@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+import textwrap
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,14 +70,16 @@ def session_picture(session: xr.Dataset, title: str) -> Picture:
     )
 
 
-def medians_picture(medians: pd.DataFrame) -> bytes:
+def medians_picture(medians: pd.DataFrame, note: str = "") -> bytes:
     """Draw estimated against true regional medians as PNG: a row per map, a column per model, a colour per group.
 
     Parameters
     ----------
     medians
         One row per session, model, map and region, with the columns group, estimated and true (in the unit of the
-        store). Of its models those of `PICTURED` are drawn.
+        store). Of its models those of `PICTURED` are drawn; each panel's estimated axis holds the true range too.
+    note
+        Text below.
     """
     from matplotlib import colormaps
     from matplotlib.figure import Figure
@@ -91,9 +94,7 @@ def medians_picture(medians: pd.DataFrame) -> bytes:
     panels = figure.subplots(len(MAPS), max(1, len(models)), squeeze=False)
     for row, (name, (short, unit, factor)) in zip(panels, MAPS.items(), strict=True):
         of_map = known[(known["map"] == name) & known["model"].isin(models)]
-        ends = factor * of_map[["estimated", "true"]].to_numpy()
-        low, high = (float(ends.min()), float(ends.max())) if ends.size else (0.0, 1.0)
-        margin = 0.05 * (high - low) or 0.1
+        across = _limits(factor * of_map["true"].to_numpy())
         for axes, model in zip(row, models, strict=False):
             shown = of_map[of_map["model"] == model]
             for (group, region), members in shown.groupby(["group", "region"]):
@@ -105,8 +106,8 @@ def medians_picture(medians: pd.DataFrame) -> bytes:
                     markersize=4,
                     alpha=0.8,
                 )
-            axes.axline((low, low), slope=1, color="#888888", linewidth=0.8)
-            axes.set(xlim=(low - margin, high + margin), ylim=(low - margin, high + margin), aspect="equal")
+            axes.axline((across[0], across[0]), slope=1, color="#888888", linewidth=0.8)
+            axes.set(xlim=across, ylim=_limits(np.append(factor * shown["estimated"].to_numpy(), across)))
             axes.set_title(f"{short}, {model}", fontsize=10)
             axes.tick_params(labelsize=7)
             axes.set_xlabel(f"true {short}" + (f" [{unit}]" if unit else ""), fontsize=8)
@@ -117,9 +118,16 @@ def medians_picture(medians: pd.DataFrame) -> bytes:
     ]
     figure.legend(handles=handles, loc="outside right center", fontsize=8, frameon=False)
     figure.suptitle("Medians of regions, one point per session and region; the line: as true", fontsize=10)
+    figure.supxlabel("\n".join(textwrap.wrap(note, 45 * max(1, len(models)))), fontsize=7)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
     return buffer.getvalue()
+
+
+def _limits(values: NDArray[np.float64]) -> tuple[float, float]:
+    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
+    margin = 0.05 * (high - low) or 0.1
+    return low - margin, high + margin
 
 
 def quality_text(session: xr.Dataset) -> tuple[str, str]:
