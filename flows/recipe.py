@@ -11,7 +11,8 @@ from flows.progress import Progress, quiet
 
 if TYPE_CHECKING:
     from flows.voxel_evaluation import EvaluationTask
-    from qmri_core.published_recipe import RecipeNetwork, RecipeSettings, Slice
+    from qmri_core.published_recipe import Slice
+    from qmri_core.recipe_network import RecipeNetwork, RecipeSettings
 
 N_SLICES = 1024
 """Most slices kept for training: 0.4 GB at 1 mm."""
@@ -30,7 +31,7 @@ def train_published_recipe(
     Parameters
     ----------
     settings
-        Default: the paper's size where PyTorch finds a GPU, else `qmri_core.published_recipe.SMALL`.
+        Default: the paper's size where PyTorch finds a GPU, else `qmri_core.recipe_network.SMALL`.
     n_slices
         Most slices to keep, over all sessions.
 
@@ -46,7 +47,8 @@ def train_published_recipe(
     """
     import torch
 
-    from qmri_core.published_recipe import SMALL, RecipeSettings, train_recipe
+    from qmri_core.published_recipe import train_recipe
+    from qmri_core.recipe_network import SMALL, RecipeSettings
 
     has_gpu = torch.cuda.is_available()
     chosen = settings or (RecipeSettings() if has_gpu else SMALL)
@@ -84,7 +86,7 @@ def sampled_slices(
 
 def recipe_note(record: Mapping[str, Any]) -> str:
     """What was trained, and that it is not the paper's training, in words for people."""
-    from qmri_core.published_recipe import RecipeSettings
+    from qmri_core.recipe_network import RecipeSettings
 
     settings, paper = record["settings"], RecipeSettings()
     widths = "-".join(map(str, [*settings["widths"], settings["bottleneck"]]))

@@ -15,7 +15,7 @@ from qmri_core.acquisition import Acquisition, Contrast
 from storage.schema import Status
 
 if TYPE_CHECKING:
-    from qmri_core.published_recipe import RecipeNetwork
+    from qmri_core.recipe_network import RecipeNetwork
     from storage.slots import Slot
 
 

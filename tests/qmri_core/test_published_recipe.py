@@ -12,9 +12,6 @@ import torch
 
 from qmri_core.acquisition import CONTRASTS, Acquisition, Contrast, Sequence
 from qmri_core.published_recipe import (
-    LIMITS,
-    RecipeNetwork,
-    RecipeSettings,
     Slice,
     bounded_scale,
     histogram_mode,
@@ -26,6 +23,7 @@ from qmri_core.published_recipe import (
     train_recipe,
     warm_up_loss,
 )
+from qmri_core.recipe_network import LIMITS, RecipeNetwork, RecipeSettings
 from tests.protocols import plain_protocol
 
 PROTOCOL = plain_protocol()
