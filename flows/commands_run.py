@@ -219,7 +219,15 @@ def evaluate(
     store: Store,
     truth: Annotated[Path, typer.Option(help="Truth folder of the simulated cohort.", show_default=False)],
     linkage: Annotated[Path, typer.Option(help="Linkage table that ingest has written.", show_default=False)],
-    out: Annotated[Path | None, typer.Option(help="Folder for the tables as CSV and JSON.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the tables as CSV and JSON, and a picture.")] = None,
+    published_recipe: Annotated[
+        float | None,
+        typer.Option(
+            metavar="MINUTES",
+            min=0.01,
+            help="Train the published recipe on the stored images for so long, and compare it too.",
+        ),
+    ] = None,
     workers: Workers = None,
 ) -> None:
     """Compare the maps of a simulated cohort with the truth, beside the null model and the voxelwise estimate."""
@@ -228,10 +236,14 @@ def evaluate(
     from flows.tables import WORTHLESS_ALONE, detail_tables, evaluation_table, text_table
 
     with cluster(workers) as client, reporting("evaluate") as progress:
-        result = run(store, truth, linkage, client=client, out=out, progress=progress)
+        result = run(
+            store, truth, linkage, client=client, out=out, published_recipe=published_recipe, progress=progress
+        )
     typer.echo(text_table(*evaluation_table(result.table)))
     for title, header, rows in detail_tables({name: getattr(result, name) for name in DETAILS}):
         typer.echo(f"\n{title}\n\n{text_table(header, rows)}")
+    if result.note:
+        typer.echo(f"\n{result.note}")
     typer.echo(f"\n{WORTHLESS_ALONE}")
 
 

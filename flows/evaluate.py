@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -15,9 +15,19 @@ from flows.aggregate import read_statistics
 from flows.clusters import run_bounded
 from flows.evaluation_tables import lesion_table, paired_figures, region_table, reproducibility_table, voxel_table
 from flows.progress import Progress, quiet
+from flows.recipe import recipe_note, train_published_recipe
 from flows.stages import Outcome
 from flows.tables import records
-from flows.voxel_evaluation import EvaluationTask, evaluate_pair, evaluate_session, pairs_of
+from flows.voxel_evaluation import (
+    NETWORK,
+    NULL,
+    RECIPE,
+    VOXELWISE,
+    EvaluationTask,
+    evaluate_pair,
+    evaluate_session,
+    pairs_of,
+)
 from qmri_core.population import population
 from storage.acquisitions import acquisitions_of
 from storage.cohort import sessions, slots
@@ -37,9 +47,11 @@ DETAILS = ("voxels", "regions", "lesions", "pairs")
 class EvaluateResult:
     """Tables of an evaluation.
 
-    ``table``: medians of the tissues as segmented, one row per tissue, map and model (network, null model), with
-    n_sessions and the columns of `flows.evaluation_tables.paired_figures`. ``voxels``, ``regions``, ``lesions`` and
-    ``pairs``: see the functions of that module; empty unless they were asked for.
+    ``table``: medians of the tissues as segmented, one row per tissue, map and model, with n_sessions and the columns
+    of `flows.evaluation_tables.paired_figures`; models are network and null model, and those that workers compute.
+    ``voxels``, ``regions``, ``lesions`` and ``pairs``: see the functions of that module; empty without workers.
+    ``medians``: what ``regions`` is made of, one row per session, model, map and region with the columns ``estimated``
+    and ``true``. ``recipe``: record of the published recipe's training, empty if it was not asked for.
     """
 
     table: pd.DataFrame
@@ -47,6 +59,13 @@ class EvaluateResult:
     regions: pd.DataFrame = field(default_factory=pd.DataFrame)
     lesions: pd.DataFrame = field(default_factory=pd.DataFrame)
     pairs: pd.DataFrame = field(default_factory=pd.DataFrame)
+    medians: pd.DataFrame = field(default_factory=pd.DataFrame)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def note(self) -> str:
+        """What the published recipe's figures rest on; empty without it."""
+        return recipe_note(self.recipe) if self.recipe else ""
 
 
 def evaluate(
@@ -56,6 +75,7 @@ def evaluate(
     *,
     client: Client | None = None,
     out: Path | None = None,
+    published_recipe: float | None = None,
     progress: Progress = quiet,
 ) -> EvaluateResult:
     """Compare the maps of a simulated cohort with the truth.
@@ -69,15 +89,20 @@ def evaluate(
     client
         Workers that compare voxels, regions and pairs of sessions; without one only medians of tissues are compared.
     out
-        Folder for the tables as CSV, and all of them as JSON.
+        Folder for the tables as CSV, all of them as JSON, and with workers a picture, ``evaluation.png``.
+    published_recipe
+        Minutes to train the published recipe for, on the stored images of the sessions that are compared, in this
+        process: one more model in all tables. It needs workers.
 
     Raises
     ------
     StoreError
         If no stored session has a truth, or a session cannot be compared.
     ValueError
-        If the truth or the linkage table is missing.
+        If the truth or the linkage table is missing, or the published recipe is asked for without workers.
     """
+    if published_recipe is not None and client is None:
+        raise ValueError("the published recipe is compared by workers, and there is no client of a cluster")
     statistics = read_statistics(store)
     if not (truth / "sessions.csv").is_file():
         raise ValueError(f"{truth}: holds no truth (sessions.csv); give the folder that `qmri simulate` wrote")
@@ -91,39 +116,65 @@ def evaluate(
         raise StoreError("no stored session with maps has a row in the truth; is it the truth of this cohort?")
     result = EvaluateResult(table=medians)
     if client is not None:
-        result = replace(result, **_by_voxels(store, truth, true, client, progress))
+        tasks = evaluation_tasks(store, truth, true)
+        recipe: dict[str, Any] = {}
+        if published_recipe is not None:
+            network, recipe = train_published_recipe(tasks, minutes=published_recipe, progress=progress)
+            tasks = [replace(task, recipe=network) for task in tasks]
+        of_workers = _by_voxels(tasks, client, progress)
+        medians = _medians(statistics, true, of_workers.pop("tissues"))
+        result = EvaluateResult(table=medians, recipe=recipe, **of_workers)
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        tables = {"evaluation": result.table} | {name: getattr(result, name) for name in DETAILS}
-        for name, table in tables.items():
-            if not table.empty:
-                table.to_csv(out / f"{name}.csv", index=False)
-        text = json.dumps({name: records(table) for name, table in tables.items()}, indent=1, default=str)
-        (out / "evaluation.json").write_text(text)
+        _write(result, out)
     return result
 
 
-def _medians(statistics: pd.DataFrame, true: pd.DataFrame) -> pd.DataFrame:
+def _write(result: EvaluateResult, out: Path) -> None:
+    from flows.report.pictures import medians_picture
+
+    out.mkdir(parents=True, exist_ok=True)
+    if not result.medians.empty:
+        (out / "evaluation.png").write_bytes(medians_picture(result.medians, result.note))
+    tables = {"evaluation": result.table} | {name: getattr(result, name) for name in DETAILS}
+    for name, table in tables.items():
+        if not table.empty:
+            table.to_csv(out / f"{name}.csv", index=False)
+    content: dict[str, object] = {name: records(table) for name, table in tables.items()}
+    if result.recipe:
+        content["published_recipe"] = {**result.recipe, "note": result.note}
+    (out / "evaluation.json").write_text(json.dumps(content, indent=1, default=str))
+
+
+def _medians(statistics: pd.DataFrame, true: pd.DataFrame, others: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Figures by tissue, map and model; ``others`` holds medians of models beside the network."""
     rows = []
-    for (tissue, name), members in statistics.groupby(["tissue", "map"], sort=True):
+    columns = ["session", "group", "tissue", "map", "median"]
+    stored = statistics[columns]
+    by_model = {NETWORK: stored}
+    if others is not None and not others.empty:
+        by_model |= {model: others[others["model"] == model] for model in (VOXELWISE, RECIPE)}
+    for (tissue, name), members in stored.groupby(["tissue", "map"], sort=True):
         quantity = QUANTITIES[str(name)]
-        pairs = members[["session", "group", "median"]].merge(
-            true[["session", f"{tissue}_{quantity}_median"]].rename(columns={f"{tissue}_{quantity}_median": "true"}),
-            on="session",
-        )
-        pairs = pairs[np.isfinite(pairs["median"]) & np.isfinite(pairs["true"])]
-        if pairs.empty:
-            continue
-        constant = _constant(str(tissue), quantity)
-        for model, estimated in (("network", pairs["median"]), ("null model", pd.Series(constant, index=pairs.index))):
-            figures = {"n_sessions": len(pairs), **paired_figures(pairs.assign(estimated=estimated))}
-            rows.append({"tissue": tissue, "map": name, "model": model, **figures})
+        known = true[["session", f"{tissue}_{quantity}_median"]].rename(columns={f"{tissue}_{quantity}_median": "true"})
+        constant = members[np.isfinite(members["median"])].assign(median=_constant(str(tissue), quantity))
+        for model, medians in {**by_model, NULL: constant}.items():
+            of_map = medians[(medians["tissue"] == tissue) & (medians["map"] == name)]
+            pairs = of_map[columns].rename(columns={"median": "estimated"}).merge(known, on="session")
+            pairs = pairs[np.isfinite(pairs["estimated"]) & np.isfinite(pairs["true"])]
+            if not pairs.empty:
+                figures = {"n_sessions": len(pairs), **paired_figures(pairs)}
+                rows.append({"tissue": tissue, "map": name, "model": model, **figures})
     return pd.DataFrame(rows)
 
 
-def _by_voxels(
-    store: str, truth: Path, true: pd.DataFrame, client: Client, progress: Progress
-) -> dict[str, pd.DataFrame]:
+def evaluation_tasks(store: str, truth: Path, true: pd.DataFrame) -> list[EvaluationTask]:
+    """Sessions with maps that can be compared, those of one person beside each other.
+
+    Parameters
+    ----------
+    true
+        Rows of the truth's ``sessions.csv``, with the pseudonym of each as ``session``.
+    """
     stored = {str(row["session"]): row for row in records(sessions(store)) if row["checkpoint_digest"]}
     places = slots(store)
     tasks = []
@@ -141,6 +192,10 @@ def _by_voxels(
                 scales={contrast: float(record[f"{contrast}_scale"]) for contrast in acquisitions},
             )
         )
+    return tasks
+
+
+def _by_voxels(tasks: Sequence[EvaluationTask], client: Client, progress: Progress) -> dict[str, pd.DataFrame]:
     of_sessions = run_bounded(client, evaluate_session, tasks, progress=progress, text="evaluate")
     compared = _rows(of_sessions)
     of_pairs = run_bounded(client, evaluate_pair, pairs_of(tasks), progress=progress, text="pairs of sessions")
@@ -151,6 +206,8 @@ def _by_voxels(
         "regions": region_table(regions),
         "lesions": lesion_table(regions),
         "pairs": reproducibility_table(pairs),
+        "medians": pd.DataFrame(regions).drop(columns="kind", errors="ignore"),
+        "tissues": pd.DataFrame([row for row in compared if row["kind"] == "tissues"]),
     }
 
 

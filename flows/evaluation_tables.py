@@ -97,7 +97,7 @@ def lesion_table(rows: Iterable[Row]) -> pd.DataFrame:
 
 
 def reproducibility_table(rows: Iterable[Row]) -> pd.DataFrame:
-    """Agreement of two sessions of one person, by kind of pair and map: medians over pairs."""
+    """Agreement of two sessions of one person, by model, kind of pair and map: medians over pairs."""
 
     def figures(members: list[Row]) -> dict[str, object]:
         moments = [JointMoments(**row["moments"]) for row in members]
@@ -108,7 +108,7 @@ def reproducibility_table(rows: Iterable[Row]) -> pd.DataFrame:
             "difference": _median(row["difference"] for row in members),
         }
 
-    return _table(list(rows), ("pair", "map"), figures)
+    return _table(list(rows), ("model", "pair", "map"), figures)
 
 
 def _medians(regions: Mapping[str, Row], of: str) -> dict[str, float]:

@@ -8,18 +8,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flows.stages import MAPS, Outcome, Stage, at_boundary
 from qmri_core.acquisition import Acquisition, Contrast
 from storage.schema import Status
 
 if TYPE_CHECKING:
+    from qmri_core.recipe_network import RecipeNetwork
     from storage.slots import Slot
+
+
+NETWORK, VOXELWISE, RECIPE, NULL = "network", "voxelwise", "published recipe", "null model"
+"""Models by the names that tables give them, in their order."""
+
+Estimates = dict[str, list[NDArray[np.float32]]]
+"""T1, T2 and PD by model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationTask:
-    """One session to compare with its truth; ``subject`` tells who was scanned on several scanners."""
+    """One session to compare with its truth; ``subject`` tells who was scanned on several scanners.
+
+    ``recipe`` is the published recipe's network, where it is to be compared too.
+    """
 
     location: str
     slot: Slot
@@ -27,92 +39,118 @@ class EvaluationTask:
     truth: Path = field(repr=False)
     acquisitions: Mapping[Contrast, Acquisition] = field(repr=False)
     scales: Mapping[Contrast, float] = field(repr=False)
+    recipe: RecipeNetwork | None = field(default=None, repr=False)
 
 
 def evaluate_session(task: EvaluationTask) -> Outcome:
-    """Compare one session's maps with its truth; ``kind`` of the outcome's rows is ``voxels`` or ``regions``."""
+    """Compare one session's maps with its truth.
+
+    ``kind`` of the outcome's rows is ``voxels``, ``regions``, or ``tissues``: medians over the tissues as segmented, of
+    the models that the store holds no statistics of.
+    """
     return at_boundary(task.slot.session, lambda stage: _evaluate(task, stage))
 
 
 def _evaluate(task: EvaluationTask, stage: Stage) -> Outcome:
     from qmri_core.evaluation import compare_session
-    from qmri_core.inference import infer_maps
     from qmri_core.population import population
+    from qmri_core.preprocessing.tissue import TISSUES
+    from qmri_core.statistics import tissue_statistics
     from storage.simulation_files import read_truth
-    from storage.waves import read_arrays
 
+    estimates, sd, stored = _estimates(task, stage)
     with stage("read"):
-        deviations = [f"{name}_sd" for name in MAPS]
-        names = [*MAPS, *deviations, *map(str, task.acquisitions), "brain_mask", "affine"]
-        stored = read_arrays(task.location, task.slot, names)
         truth = read_truth(task.truth)
-    with stage("infer"):
-        images = {contrast: stored[str(contrast)] for contrast in task.acquisitions}
-        mask = (stored["brain_mask"] == 1).astype(np.uint8)
-        alone = infer_maps(None, images, mask, task.acquisitions, task.scales)
     with stage("compare"):
-        by_voxel, by_region = compare_session(
-            {"network": [stored[name] for name in MAPS], "voxelwise": [alone.t1, alone.t2, alone.pd]},
-            {"network": [stored[name] for name in deviations], "voxelwise": [alone.t1_sd, alone.t2_sd, alone.pd_sd]},
-            truth,
-            population(next(iter(task.acquisitions.values())).field_strength),
-            stored["affine"],
-        )
+        field_strength = next(iter(task.acquisitions.values())).field_strength
+        by_voxel, by_region = compare_session(estimates, sd, truth, population(field_strength), stored["affine"])
+        by_tissue = [
+            {"model": model, "map": name, "tissue": tissue, "median": tissue_statistics(values[where]).median}
+            for tissue, where in ((tissue, stored["tissue"] == label) for tissue, label in TISSUES.items())
+            for model, maps in estimates.items()
+            for name, values in zip(MAPS, maps, strict=True)
+            if model != NETWORK
+        ]
     start: dict[str, Any] = {"session": task.slot.session, "group": task.slot.group, "subject": task.subject}
     rows = [
         *({"kind": "voxels", **start, **row, "moments": asdict(row["moments"])} for row in by_voxel),
         *({"kind": "regions", **start, **row} for row in by_region),
+        *({"kind": "tissues", **start, **row} for row in by_tissue),
     ]
     return Outcome(session=task.slot.session, status=Status.COMPLETE, rows=tuple(rows))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PairTask:
-    """Two sessions of one person to compare in the person's own frame."""
-
-    location: str
-    subject: str
-    slots: tuple[Slot, Slot]
-    truths: tuple[Path, Path] = field(repr=False)
-
-
-def pairs_of(tasks: Sequence[EvaluationTask]) -> list[PairTask]:
-    """Each person's first session with every later one of the same person."""
-    first: dict[str, EvaluationTask] = {}
-    return [
-        PairTask(
-            location=task.location,
-            subject=task.subject,
-            slots=(other.slot, task.slot),
-            truths=(other.truth, task.truth),
-        )
-        for task in tasks
-        if (other := first.setdefault(task.subject, task)) is not task
-    ]
-
-
-def evaluate_pair(task: PairTask) -> Outcome:
-    """Agreement of two sessions of one person, over voxels of one tissue on the grid of the person's truth."""
-    return at_boundary(task.slots[0].session, lambda stage: _evaluate_pair(task, stage))
-
-
-def _evaluate_pair(task: PairTask, stage: Stage) -> Outcome:
-    from qmri_core.evaluation import on_truth_grid, pair_agreement, pure_tissues
-    from storage.simulation_files import read_truth
+def _estimates(task: EvaluationTask, stage: Stage) -> tuple[Estimates, Estimates, dict[str, NDArray[Any]]]:
+    """Maps of one session by every model but the null model, their standard deviations, and what else is stored."""
+    from qmri_core.inference import infer_maps
+    from qmri_core.published_recipe import infer_recipe
     from storage.waves import read_arrays
 
     with stage("read"):
-        truths = [read_truth(folder) for folder in task.truths]
-        stored = [read_arrays(task.location, slot, [*MAPS, "affine"]) for slot in task.slots]
+        deviations = [f"{name}_sd" for name in MAPS]
+        names = [*MAPS, *deviations, *map(str, task.acquisitions), "brain_mask", "tissue", "affine"]
+        stored = read_arrays(task.location, task.slot, names)
+    with stage("infer"):
+        images = {contrast: stored.pop(str(contrast)) for contrast in task.acquisitions}
+        mask = (stored["brain_mask"] == 1).astype(np.uint8)
+        alone = infer_maps(None, images, mask, task.acquisitions, task.scales)
+        estimates = {NETWORK: [stored.pop(name) for name in MAPS], VOXELWISE: [alone.t1, alone.t2, alone.pd]}
+        sd = {NETWORK: [stored.pop(name) for name in deviations], VOXELWISE: [alone.t1_sd, alone.t2_sd, alone.pd_sd]}
+        if task.recipe is not None:
+            estimates[RECIPE] = list(infer_recipe(task.recipe, images, mask))
+    return estimates, sd, stored
+
+
+def pairs_of(tasks: Sequence[EvaluationTask]) -> list[tuple[EvaluationTask, EvaluationTask]]:
+    """Each person's first session with every later one of the same person."""
+    first: dict[str, EvaluationTask] = {}
+    return [(other, task) for task in tasks if (other := first.setdefault(task.subject, task)) is not task]
+
+
+def evaluate_pair(pair: tuple[EvaluationTask, EvaluationTask]) -> Outcome:
+    """Agreement of two sessions of one person by each model, over voxels of one tissue on the grid of their truth.
+
+    The null model is painted in both on the person's tissue: it agrees as well as can be, whatever is in the images.
+    """
+    return at_boundary(pair[0].slot.session, lambda stage: _evaluate_pair(pair, stage))
+
+
+def _evaluate_pair(pair: tuple[EvaluationTask, EvaluationTask], stage: Stage) -> Outcome:
+    from qmri_core.evaluation import pair_agreement, pure_tissues
+    from storage.simulation_files import read_truth
+
+    with stage("read"):
+        pure = pure_tissues(read_truth(pair[0].truth).fractions)
+    first, second = (_in_parenchyma(task, pure, stage) for task in pair)
     with stage("compare"):
-        first, second = (
-            on_truth_grid([arrays[name] for name in MAPS], arrays["affine"], truth)
-            for arrays, truth in zip(stored, truths, strict=True)
-        )
-        inside = pure_tissues(truths[0].fractions)["parenchyma"]
-        pair = "same group" if task.slots[0].group == task.slots[1].group else "two groups"
+        kind = "same group" if pair[0].slot.group == pair[1].slot.group else "two groups"
         rows = []
-        for name, one, other in zip(MAPS, first, second, strict=True):
-            moments, difference = pair_agreement(one, other, inside)
-            rows.append({"pair": pair, "map": name, "difference": difference, "moments": asdict(moments)})
-    return Outcome(session=task.slots[0].session, status=Status.COMPLETE, rows=tuple(rows))
+        for model, maps in first.items():
+            for name, one, other in zip(MAPS, maps, second[model], strict=True):
+                moments, difference = pair_agreement(one, other, np.ones(one.shape, dtype=bool))
+                rows.append(
+                    {"model": model, "pair": kind, "map": name, "difference": difference, "moments": asdict(moments)}
+                )
+    return Outcome(session=pair[0].slot.session, status=Status.COMPLETE, rows=tuple(rows))
+
+
+def _in_parenchyma(task: EvaluationTask, pure: Mapping[str, NDArray[np.bool_]], stage: Stage) -> Estimates:
+    """Values of every model in voxels of one tissue: of two sessions no more than these are held at a time."""
+    from qmri_core.evaluation import null_model, on_truth_grid
+    from qmri_core.population import population
+    from storage.simulation_files import read_truth
+
+    estimates, _, stored = _estimates(task, stage)
+    inside = pure["parenchyma"]
+    with stage("read"):
+        truth = read_truth(task.truth)
+    with stage("compare"):
+        found = {
+            model: [on_truth_grid([values], stored["affine"], truth)[0][inside] for values in maps]
+            for model, maps in estimates.items()
+        }
+        field_strength = next(iter(task.acquisitions.values())).field_strength
+        null = null_model(pure, population(field_strength), inside)
+        computed = np.isfinite(found[NETWORK][0])
+        found[NULL] = [np.where(computed, values[inside], np.float32(np.nan)) for values in null]
+    return found

@@ -199,6 +199,27 @@ def pair_agreement(
     return JointMoments.of(x, y), difference
 
 
+def null_model(
+    pure: Mapping[str, NDArray[np.bool_]], values: Population, where: NDArray[np.bool_]
+) -> list[NDArray[np.float32]]:
+    """T1, T2 and PD of a population painted on known tissues, NaN elsewhere.
+
+    Parameters
+    ----------
+    pure
+        From `pure_tissues`, shape (z, y, x).
+    where
+        Voxels to paint, of the same shape.
+    """
+    maps = []
+    for quantity in ("t1", "t2", "pd"):
+        painted = np.full(where.shape, np.nan, dtype=np.float32)
+        for tissue, member in MEMBERS.items():
+            painted[pure[tissue] & where] = getattr(getattr(values, member), quantity)
+        maps.append(painted)
+    return maps
+
+
 def compare_session(
     estimates: Mapping[str, Sequence[NDArray[np.float32]]],
     sd: Mapping[str, Sequence[NDArray[np.float32]]],
@@ -237,13 +258,7 @@ def compare_session(
     pure = pure_tissues(np.nan_to_num(fractions))
     shares = np.nan_to_num(shares)
     labels = np.where(shares.max(axis=0) >= PURITY, shares.argmax(axis=0) + 1, 0)
-    computed = np.isfinite(next(iter(estimates.values()))[0])
-    null = []
-    for quantity in ("t1", "t2", "pd"):
-        painted = np.full(shape, np.nan, dtype=np.float32)
-        for tissue, member in MEMBERS.items():
-            painted[pure[tissue] & computed] = getattr(getattr(values, member), quantity)
-        null.append(painted)
+    null = null_model(pure, values, np.isfinite(next(iter(estimates.values()))[0]))
     numbers = {region: index + 1 for index, region in enumerate(REGIONS)}
     by_voxel: list[dict[str, Any]] = []
     by_region: list[dict[str, Any]] = []

@@ -1,16 +1,20 @@
-"""Pictures of one session: an axial slice of each image and map, with colour bars and the outline of the brain mask."""
+"""Pictures: of one session, an axial slice of each image and map; of an evaluation, estimated on true medians."""
 
 from __future__ import annotations
 
 import base64
 import io
 import math
+import textwrap
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
+
+from flows.tables import MAPS, group_labels
 
 IMAGES = ("T1w", "T2w", "FLAIR")
 
@@ -20,6 +24,11 @@ MAP_WINDOWS: dict[str, tuple[float, float, float, str]] = {
     "PDmap": (1.0, 0.55, 1.05, "PD, CSF = 1"),
 }
 """Factor from the stored unit, lowest and highest value of the colour scale, and its label."""
+
+PICTURED = ("network", "published recipe", "null model")
+"""Models of an evaluation that are drawn, in this order."""
+
+REGION_MARKS = {"wm": "o", "gm": "s", "thalamus": "^", "caudate": "v", "putamen": "<", "pallidum": ">", "lesion": "*"}
 
 MARGIN = 6
 """Voxels shown around the brain."""
@@ -59,6 +68,66 @@ def session_picture(session: xr.Dataset, title: str) -> Picture:
         uri="data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii"),
         alt=f"{title}: one axial slice of {what}, with the outline of the brain mask; {quality}",
     )
+
+
+def medians_picture(medians: pd.DataFrame, note: str = "") -> bytes:
+    """Draw estimated against true regional medians as PNG: a row per map, a column per model, a colour per group.
+
+    Parameters
+    ----------
+    medians
+        One row per session, model, map and region, with the columns group, estimated and true (in the unit of the
+        store). Of its models those of `PICTURED` are drawn; each panel's estimated axis holds the true range too.
+    note
+        Text below.
+    """
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    known = medians[np.isfinite(medians["estimated"]) & np.isfinite(medians["true"])]
+    models = [model for model in PICTURED if (known["model"] == model).any()]
+    labels = group_labels([str(group) for group in medians["group"]])
+    colours = dict(zip(labels, colormaps["turbo"](np.linspace(0.05, 0.95, len(labels))), strict=True))
+    regions = [region for region in REGION_MARKS if (known["region"] == region).any()]
+    figure = Figure(figsize=(3.2 * max(1, len(models)) + 1.5, 9.0), layout="constrained", facecolor="white")
+    panels = figure.subplots(len(MAPS), max(1, len(models)), squeeze=False)
+    for row, (name, (short, unit, factor)) in zip(panels, MAPS.items(), strict=True):
+        of_map = known[(known["map"] == name) & known["model"].isin(models)]
+        across = _limits(factor * of_map["true"].to_numpy())
+        for axes, model in zip(row, models, strict=False):
+            shown = of_map[of_map["model"] == model]
+            for (group, region), members in shown.groupby(["group", "region"]):
+                axes.plot(
+                    factor * members["true"],
+                    factor * members["estimated"],
+                    REGION_MARKS.get(str(region), "x"),
+                    color=colours[str(group)],
+                    markersize=4,
+                    alpha=0.8,
+                )
+            axes.axline((across[0], across[0]), slope=1, color="#888888", linewidth=0.8)
+            axes.set(xlim=across, ylim=_limits(np.append(factor * shown["estimated"].to_numpy(), across)))
+            axes.set_title(f"{short}, {model}", fontsize=10)
+            axes.tick_params(labelsize=7)
+            axes.set_xlabel(f"true {short}" + (f" [{unit}]" if unit else ""), fontsize=8)
+            axes.set_ylabel(f"estimated {short}" + (f" [{unit}]" if unit else ""), fontsize=8)
+    handles = [Line2D([], [], marker="o", linestyle="", color=colours[group], label=labels[group]) for group in labels]
+    handles += [
+        Line2D([], [], marker=REGION_MARKS[region], linestyle="", color="#444444", label=region) for region in regions
+    ]
+    figure.legend(handles=handles, loc="outside right center", fontsize=8, frameon=False)
+    figure.suptitle("Medians of regions, one point per session and region; the line: as true", fontsize=10)
+    figure.supxlabel("\n".join(textwrap.wrap(note, 45 * max(1, len(models)))), fontsize=7)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _limits(values: NDArray[np.float64]) -> tuple[float, float]:
+    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
+    margin = 0.05 * (high - low) or 0.1
+    return low - margin, high + margin
 
 
 def quality_text(session: xr.Dataset) -> tuple[str, str]:

@@ -68,13 +68,28 @@ def test_a_lesion_that_is_half_as_bright_counts_as_half() -> None:
 def test_pairs_of_scans_are_told_apart_by_whether_the_scanner_was_the_same() -> None:
     x = np.array([1.0, 2.0, 3.0])
     rows = [
-        {"pair": pair, "map": "T1map", "difference": difference, "moments": asdict(JointMoments.of(x, x + difference))}
-        for pair, difference in (("two groups", 0.1), ("two groups", 0.3), ("same group", 0.0))
+        {
+            "model": model,
+            "pair": pair,
+            "map": "T1map",
+            "difference": difference,
+            "moments": asdict(JointMoments.of(x, x + difference)),
+        }
+        for model, pair, difference in (
+            ("network", "two groups", 0.1),
+            ("network", "two groups", 0.3),
+            ("network", "same group", 0.0),
+            ("null model", "two groups", 0.0),
+        )
     ]
-    table = reproducibility_table(rows).set_index("pair")
-    assert table.loc["two groups", "n_pairs"] == 2
-    assert table.loc["two groups", "difference"] == pytest.approx(0.2)
-    assert table.loc["same group", "ccc"] == pytest.approx(1.0)
+    table = reproducibility_table(rows).set_index(["model", "pair"])
+    assert table.loc[("network", "two groups"), "n_pairs"] == 2
+    assert table.loc[("network", "two groups"), "difference"] == pytest.approx(0.2)
+    assert table.loc[("network", "same group"), "ccc"] == pytest.approx(1.0)
+    assert table.loc[("null model", "two groups"), "n_pairs"] == 1
+    (_, header, shown), *_ = detail_tables({"pairs": reproducibility_table(rows)})
+    assert header[:3] == ["model", "pair", "map"]
+    assert [row[0] for row in shown] == ["network", "network", "null model"]
 
 
 def test_people_read_percentages_and_empty_tables_are_left_out() -> None:
