@@ -13,6 +13,7 @@ from flows.progress import Progress, quiet
 from flows.tables import records
 from qmri_core.acquisition import Acquisition, Contrast
 from qmri_core.calibration import (
+    PRIOR,
     CalibrationError,
     ScaleCalibration,
     Signals,
@@ -21,6 +22,7 @@ from qmri_core.calibration import (
     session_scales,
 )
 from qmri_core.population import MEMBERS, FieldStrengthError, population
+from qmri_core.session_model import Spreads
 from storage.acquisitions import acquisitions_of
 from storage.cohort import sessions
 from storage.repository import MAIN, writing
@@ -68,7 +70,7 @@ def _new_versions(store: str, again: bool, progress: Progress) -> tuple[pd.DataF
     rows: list[dict[str, object]] = []
     groups = sorted(stored["group"].unique())
     due = [group for group in groups if again or group not in current]
-    cohort = _cohort_spreads(stored) if due else {}
+    cohort = _cohort_spreads(stored) if due else PRIOR
     for done, group in enumerate(due):
         progress(done, len(due), "calibrate")
         rows += _group_rows(group, stored[stored["group"] == group], int(current.get(group, 0)) + 1, cohort)
@@ -145,8 +147,8 @@ def signals_of(row: Mapping[str, Any], contrasts: Iterable[Contrast]) -> Signals
     }
 
 
-def _cohort_spreads(stored: pd.DataFrame) -> dict[Contrast, float]:
-    """Spread of scales over all sessions of groups that can be calibrated."""
+def _cohort_spreads(stored: pd.DataFrame) -> Spreads:
+    """Spreads of scales over all sessions of groups that can be calibrated."""
     groups = []
     for _, members in stored.groupby("group", sort=True):
         rows = records(members.sort_values("session"))
@@ -163,9 +165,7 @@ def _field_strength(acquisitions: Mapping[Contrast, Acquisition]) -> float:
     return next(iter(acquisitions.values())).field_strength
 
 
-def _group_rows(
-    group: str, members: pd.DataFrame, version: int, cohort: Mapping[Contrast, float]
-) -> list[dict[str, object]]:
+def _group_rows(group: str, members: pd.DataFrame, version: int, cohort: Spreads) -> list[dict[str, object]]:
     rows = records(members.sort_values("session"))
     acquisitions = acquisitions_of(rows[0])
     try:

@@ -68,7 +68,7 @@ def calibration(
         typer.echo("no group is calibrated yet; qmri ingest and qmri infer calibrate")
         return
     labels = group_labels(list(table["group"]))
-    header = ["group", "contrast", "version", "n", "scale", "reference", "spread", "determined", "sessions"]
+    header = ["group", "contrast", "version", "n", "scale", "reference", "spread", "common", "determined", "sessions"]
     lines = [
         [
             labels[row["group"]],
@@ -78,6 +78,7 @@ def calibration(
             f"{row['scale']:.4g}",
             f"{row['reference_signal']:.4f}",
             f"{row['spread']:.1%}",
+            f"{row['common_spread']:.1%}",
             f"{row['determined']:.0%}",
             f"{row['session_low'] - 1:+.1%} to {row['session_high'] - 1:+.1%}",
         ]
@@ -91,8 +92,9 @@ def calibration(
         typer.echo(f"rests on: {reference}")
     typer.echo(
         "scale: image units per unit of PD and signal; reference: the model's signal of the population's white matter. "
-        "spread: of the scale between sessions, from the whole cohort and the group; determined: share of its variance "
-        "that a session's white matter, grey matter and CSF determine; sessions: over the group's"
+        "spread: of the scale between sessions, of one series and common to all, from the whole cohort and the group; "
+        "determined: share of the scale's variance that a session's white matter, grey matter and CSF determine; "
+        "sessions: over the group's"
     )
 
 

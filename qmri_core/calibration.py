@@ -18,17 +18,20 @@ from numpy.typing import NDArray
 from qmri_core.acquisition import CONTRASTS, Acquisition, Contrast
 from qmri_core.population import MEMBERS, Population, population
 from qmri_core.preprocessing.tissue import TISSUES, core
-from qmri_core.session_model import observations, posterior
+from qmri_core.session_model import Spreads, observations, posterior
 
 MIN_VOXELS = 200
 """Voxels of a tissue's core that a session needs to say anything about its scales."""
 ANCHOR = "WM"
 """The tissue that sets the group's scale."""
-COHORT_PRIOR, COHORT_WEIGHT = 0.05, 4.0
-"""Spread of scales before any session is seen, assumed, and how many sessions that counts as."""
+PRIOR = Spreads(own=dict.fromkeys(CONTRASTS, 0.05), common=0.05)
+"""Spreads of scales before any session is seen, assumed."""
+COHORT_WEIGHT = 4.0
+"""How many sessions the prior counts as."""
 GROUP_WEIGHT = 12.0
 """How many sessions the cohort's spread counts as in a group."""
-_N_ITERATIONS = 60
+_N_ITERATIONS = 1000
+COMMON = "common"
 
 Signals = Mapping[Contrast, Mapping[str, float]]
 """Signals of the tissues of `TISSUES` by contrast; NaN where not known."""
@@ -45,8 +48,9 @@ class ScaleCalibration:
     ``scale`` is in image units per unit of proton density and signal, ``reference_signal`` the model's signal of the
     population's white matter. ``white_matter_signal``, ``grey_matter_signal`` and ``csf_signal`` are geometric means
     over sessions, NaN where no session has one. ``spread`` is the standard deviation over sessions of the log of the
-    scale, as far as the data could tell it from biology; ``determined`` is the share of its variance that a session's
-    signals determine: 0 leaves every session the group's scale.
+    scale beside those of the other series, ``common_spread`` of what all series of a session share, both as far as the
+    data could tell them from biology; ``determined`` is the share of the variance of the scale that a session's signals
+    determine: 0 leaves every session the group's scale.
     """
 
     scale: float
@@ -55,6 +59,7 @@ class ScaleCalibration:
     grey_matter_signal: float
     csf_signal: float
     spread: float
+    common_spread: float
     determined: float
     n_sessions: int
 
@@ -80,7 +85,7 @@ def tissue_signals(
 
 
 def calibrate_group(
-    sessions: Sequence[Signals], acquisitions: Mapping[Contrast, Acquisition], cohort: Mapping[Contrast, float]
+    sessions: Sequence[Signals], acquisitions: Mapping[Contrast, Acquisition], cohort: Spreads
 ) -> dict[Contrast, ScaleCalibration]:
     """Scales of a group from the signals of its sessions.
 
@@ -94,7 +99,7 @@ def calibrate_group(
     acquisitions
         Of the group.
     cohort
-        Spread of scales by contrast, from `scale_spreads` over the whole cohort.
+        Spreads of scales, from `scale_spreads` over the whole cohort.
 
     Raises
     ------
@@ -114,7 +119,7 @@ def calibrate_group(
     means = _means(logs)
     deviations = logs - means
     spreads = _spreads([(deviations, acquisitions)], cohort, GROUP_WEIGHT)
-    _, left = posterior(np.where(np.isfinite(means), 0.0, np.nan)[None], acquisitions, spreads)
+    left = posterior(np.where(np.isfinite(means), 0.0, np.nan)[None], acquisitions, spreads).variances[0]
     result = {}
     for index, contrast in enumerate(acquisitions):
         reference = reference_signal(acquisitions[contrast], values)
@@ -129,8 +134,9 @@ def calibrate_group(
             white_matter_signal=own[ANCHOR],
             grey_matter_signal=own["GM"],
             csf_signal=own.get("CSF", math.nan),
-            spread=spreads[contrast],
-            determined=float(1 - left[0, index] / spreads[contrast] ** 2),
+            spread=spreads.own[contrast],
+            common_spread=spreads.common,
+            determined=float(1 - left[index] / (spreads.own[contrast] ** 2 + spreads.common**2)),
             n_sessions=len(usable),
         )
     return result
@@ -138,11 +144,11 @@ def calibrate_group(
 
 def scale_spreads(
     groups: Sequence[tuple[Sequence[Signals], Mapping[Contrast, Acquisition]]],
-) -> dict[Contrast, float]:
-    """Spread of log scales between sessions of a group, by contrast, from all groups of a cohort together.
+) -> Spreads:
+    """Spreads of log scales between sessions of a group, from all groups of a cohort together.
 
     Expectation maximisation (Dempster, Laird, Rubin 1977, J R Stat Soc B 39:1) of the variances in the normal model of
-    `session_scales`; `COHORT_PRIOR` holds where there are few sessions.
+    `session_scales`; `PRIOR` holds where there are few sessions.
 
     Parameters
     ----------
@@ -155,7 +161,7 @@ def scale_spreads(
         if len(usable) > 1:
             logs = _logs(usable, acquisitions)
             prepared.append((logs - _means(logs), acquisitions))
-    return _spreads(prepared, dict.fromkeys(CONTRASTS, COHORT_PRIOR), COHORT_WEIGHT)
+    return _spreads(prepared, PRIOR, COHORT_WEIGHT)
 
 
 def session_scales(
@@ -177,11 +183,14 @@ def session_scales(
     means = np.asarray([calibrations[contrast].mean_signal(tissue) for contrast, tissue in observations(acquisitions)])
     with np.errstate(invalid="ignore"):
         deviations = _logs([signals], acquisitions) - np.log(means)
-    spreads = {contrast: calibrations[contrast].spread for contrast in acquisitions}
-    shifts, _ = posterior(deviations, acquisitions, spreads)
+    spreads = Spreads(
+        own={contrast: calibrations[contrast].spread for contrast in acquisitions},
+        common=next(iter(calibrations.values())).common_spread,
+    )
+    shifts = posterior(deviations, acquisitions, spreads).shifts[0]
     return {
         contrast: float(calibrations[contrast].scale * np.exp(shift))
-        for contrast, shift in zip(acquisitions, shifts[0], strict=True)
+        for contrast, shift in zip(acquisitions, shifts, strict=True)
     }
 
 
@@ -220,27 +229,31 @@ def _means(logs: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _spreads(
-    groups: Sequence[tuple[NDArray[np.float64], Mapping[Contrast, Acquisition]]],
-    prior: Mapping[Contrast, float],
-    weight: float,
-) -> dict[Contrast, float]:
-    """Spread of the scales by contrast that deviations (session, observation) of groups show; see `scale_spreads`."""
-    spreads = dict(prior)
+    groups: Sequence[tuple[NDArray[np.float64], Mapping[Contrast, Acquisition]]], prior: Spreads, weight: float
+) -> Spreads:
+    """Spreads of the scales that deviations (session, observation) of groups show; see `scale_spreads`."""
+    names = [*prior.own, COMMON]
+    before = np.asarray([*prior.own.values(), prior.common]) ** 2
+    variances = before
     for _ in range(_N_ITERATIONS):
-        total = {contrast: weight * prior[contrast] ** 2 for contrast in prior}
-        counts = dict.fromkeys(prior, weight)
+        total, counts = weight * before, np.full(len(names), weight)
+        spreads = _as_spreads(names, variances)
         for deviations, acquisitions in groups:
             n = len(deviations)
             if n < 2:
                 continue
             # they are from the mean of themselves
-            shifts, variances = posterior(deviations * math.sqrt(n / (n - 1)), acquisitions, spreads)
-            for index, contrast in enumerate(acquisitions):
-                total[contrast] += float((shifts[:, index] ** 2 + variances[:, index]).sum()) * (n - 1) / n
-                counts[contrast] += n - 1
-        renewed = {contrast: math.sqrt(total[contrast] / counts[contrast]) for contrast in prior}
-        moved = max(abs(renewed[contrast] / spreads[contrast] - 1) for contrast in prior)
-        spreads = renewed
-        if moved < 1e-4:
+            found = posterior(deviations * math.sqrt(n / (n - 1)), acquisitions, spreads)
+            at = [names.index(name) for name in (*acquisitions, COMMON)]
+            total[at] += (np.square(found.parts) + found.part_variances).sum(axis=0) * (n - 1) / n
+            counts[at] += n - 1
+        moved = np.abs(total / counts / variances - 1).max()
+        variances = total / counts
+        if moved < 1e-5:
             break
-    return spreads
+    return _as_spreads(names, variances)
+
+
+def _as_spreads(names: Sequence[str], variances: NDArray[np.float64]) -> Spreads:
+    found = dict(zip(names, np.sqrt(variances).tolist(), strict=True))
+    return Spreads(own={contrast: found[contrast] for contrast in CONTRASTS if contrast in found}, common=found[COMMON])

@@ -2,14 +2,15 @@
 
 Log signals of white matter, grey matter and CSF deviate from their group's means by the tissues' T1, T2 and PD,
 through the signal models, with the population's spread; by the transmit field; by the scale of each series, equal in
-all its tissues; and by the measurement. The model gives the scales of a session (`qmri_core.calibration`), and what can
-be known of people at all.
+all its tissues; by what all series share; and by the measurement. The model gives the scales of a session
+(`qmri_core.calibration`), and what can be known of people at all.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -45,10 +46,37 @@ def measurement_error(contrast: Contrast, tissue: str) -> float:
     return _ERRORS[tissue][contrast]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spreads:
+    """Standard deviations over the sessions of a group.
+
+    ``own``: of the log scale of a series beside the others, by contrast; ``common``: of what all series of a session
+    share, such as the mean receive sensitivity.
+    """
+
+    own: Mapping[Contrast, float]
+    common: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Posterior:
+    """Deviations of sessions' log scales.
+
+    ``shifts`` and ``variances``: mean and variance by contrast, own and common part together, shape (session,
+    contrast); ``parts`` and ``part_variances``: of the own parts and, last, the common one, shape (session,
+    contrast + 1).
+    """
+
+    shifts: NDArray[np.float64]
+    variances: NDArray[np.float64]
+    parts: NDArray[np.float64]
+    part_variances: NDArray[np.float64]
+
+
 def posterior(
-    deviations: NDArray[np.float64], acquisitions: Mapping[Contrast, Acquisition], spreads: Mapping[Contrast, float]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean of the deviations of sessions' log scales, and the variance that is left.
+    deviations: NDArray[np.float64], acquisitions: Mapping[Contrast, Acquisition], spreads: Spreads
+) -> Posterior:
+    """What the signals of sessions tell about their scales.
 
     Parameters
     ----------
@@ -57,29 +85,30 @@ def posterior(
     acquisitions
         Of the group.
     spreads
-        Standard deviation of the log scale between sessions, by contrast.
-
-    Returns
-    -------
-    tuple of ndarray
-        Both of shape (session, contrast).
+        Of the scales.
     """
-    key = tuple((contrast, acquisitions[contrast], float(spreads[contrast])) for contrast in acquisitions)
-    means, variances = (np.empty((len(deviations), len(key))) for _ in range(2))
+    key = tuple(acquisitions.values())
+    variances = (*(float(spreads.own[contrast]) ** 2 for contrast in acquisitions), float(spreads.common) ** 2)
+    n = len(key)
+    parts, part_variances = (np.empty((len(deviations), n + 1)) for _ in range(2))
+    left = np.empty((len(deviations), n))
     finite = np.isfinite(deviations)
     patterns, member = np.unique(finite, axis=0, return_inverse=True)
     for number, known in enumerate(patterns):
         rows = member.reshape(-1) == number
-        gain, covariance = _gain(key, tuple(map(bool, known)))
-        means[rows] = np.where(known, deviations[rows], 0.0) @ gain.T
-        variances[rows] = np.diag(covariance)
-    return means, variances
+        gain, covariance = _gain(key, variances, tuple(map(bool, known)))
+        parts[rows] = np.where(known, deviations[rows], 0.0) @ gain.T
+        diagonal = np.diag(covariance)
+        part_variances[rows] = diagonal
+        left[rows] = diagonal[:n] + diagonal[n] + 2 * covariance[:n, n]
+    return Posterior(shifts=parts[:, :n] + parts[:, n:], variances=left, parts=parts, part_variances=part_variances)
 
 
 def expected_slopes(
     acquisitions: Mapping[Contrast, Acquisition],
     spread: float,
     *,
+    common: float = 0.05,
     tissues: Collection[str] = tuple(TISSUES),
 ) -> dict[tuple[str, str], float]:
     """Slope over people of the best linear estimate of a tissue's T1 and T2 on the truth, beside an ideal group mean.
@@ -92,7 +121,9 @@ def expected_slopes(
     acquisitions
         Of the protocol, of a field strength with population values.
     spread
-        Standard deviation of the log scale of each series between sessions.
+        Standard deviation of the log scale of each series between sessions, beside the others.
+    common
+        Of what all series of a session share.
     tissues
         Whose signals are used.
 
@@ -109,7 +140,8 @@ def expected_slopes(
     slopes, covariance = _model(tuple(acquisitions.values()))
     names = observations(acquisitions)
     use = [index for index, (_, tissue) in enumerate(names) if tissue in tissues]
-    total = slopes @ covariance @ slopes.T + _scales_and_errors(tuple(acquisitions), (spread,) * len(acquisitions))
+    variances = (spread**2,) * len(acquisitions) + (common**2,)
+    total = slopes @ covariance @ slopes.T + _scales_and_errors(tuple(acquisitions), variances)
     cross = covariance @ slopes[use].T
     explained = np.einsum("ij,ji->i", cross, np.linalg.solve(total[np.ix_(use, use)], cross.T))
     return {
@@ -121,27 +153,28 @@ def expected_slopes(
 
 @lru_cache(maxsize=256)
 def _gain(
-    key: tuple[tuple[Contrast, Acquisition, float], ...], known: tuple[bool, ...]
+    acquisitions: tuple[Acquisition, ...], variances: tuple[float, ...], known: tuple[bool, ...]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    contrasts, acquisitions, spreads = zip(*key, strict=True)
+    """From known deviations to the parts of the scales, and the parts' posterior covariance."""
+    contrasts = tuple(acquisition.contrast for acquisition in acquisitions)
     slopes, covariance = _model(acquisitions)
-    total = slopes @ covariance @ slopes.T + _scales_and_errors(contrasts, spreads)
+    total = slopes @ covariance @ slopes.T + _scales_and_errors(contrasts, variances)
     use = np.flatnonzero(known)
-    cross = (_membership(contrasts) * np.square(spreads))[use]
-    gain = np.zeros((len(key), len(known)))
+    cross = (_membership(contrasts) * variances)[use]
+    gain = np.zeros((len(variances), len(known)))
     gain[:, use] = np.linalg.solve(total[np.ix_(use, use)], cross).T
-    return gain, np.diag(np.square(spreads)) - gain[:, use] @ cross
+    return gain, np.diag(variances) - gain[:, use] @ cross
 
 
 def _membership(contrasts: tuple[Contrast, ...]) -> NDArray[np.float64]:
-    """1 where an observation is of a contrast; shape (observation, contrast)."""
-    return np.asarray([[float(one is contrast) for contrast in contrasts] for one, _ in observations(contrasts)])
+    """1 where an observation holds a part of the scales, own or common; shape (observation, contrast + 1)."""
+    return np.asarray([[*(float(one is c) for c in contrasts), 1.0] for one, _ in observations(contrasts)])
 
 
-def _scales_and_errors(contrasts: tuple[Contrast, ...], spreads: tuple[float, ...]) -> NDArray[np.float64]:
+def _scales_and_errors(contrasts: tuple[Contrast, ...], variances: tuple[float, ...]) -> NDArray[np.float64]:
     member = _membership(contrasts)
     errors = np.diag([measurement_error(*one) ** 2 for one in observations(contrasts)])
-    return np.asarray((member * np.square(spreads)) @ member.T + errors)
+    return np.asarray((member * variances) @ member.T + errors)
 
 
 @lru_cache(maxsize=512)

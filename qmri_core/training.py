@@ -22,7 +22,7 @@ from qmri_core.network import MapNetwork, NetworkSettings
 from qmri_core.physics.registry import fast_signal
 from qmri_core.population import MEMBERS, population
 from qmri_core.preprocessing.tissue import TISSUES
-from qmri_core.session_model import measurement_error, observations, posterior
+from qmri_core.session_model import Spreads, measurement_error, observations, posterior
 from qmri_core.simulation.anatomies import random_slab
 from qmri_core.simulation.atlas import Atlas
 from qmri_core.training_protocols import Protocol, random_protocol
@@ -34,7 +34,7 @@ MIXED_WEIGHT = 0.25
 WINDOW = 12
 """Protocols in use at one time."""
 SCALE_SPREADS = (math.log(0.01), math.log(0.08))
-"""Range of the log of the spread of scales between sessions of a group."""
+"""Range of the logs of the spreads of scales between sessions of a group, of one series and common to all."""
 GROUP_ERROR = 0.01
 """Of a group's level: few sessions, and people that differ from the population."""
 STEPS_PER_PROTOCOL = 50
@@ -153,16 +153,18 @@ def _scale_errors(slab: Slab, nominal: Protocol, as_run: Protocol, rng: np.rando
     """
     values = population(3.0)
     session_transmit = 1 + 0.02 * float(rng.standard_normal())
-    spreads = {contrast: math.exp(float(rng.uniform(*SCALE_SPREADS))) for contrast in nominal}
-    true = {contrast: spread * float(rng.standard_normal()) for contrast, spread in spreads.items()}
+    own, common = rng.uniform(*SCALE_SPREADS, len(nominal)), rng.uniform(*SCALE_SPREADS)
+    spreads = Spreads(own=dict(zip(nominal, np.exp(own).tolist(), strict=True)), common=math.exp(common))
+    shared = spreads.common * float(rng.standard_normal())
+    true = {contrast: shared + spread * float(rng.standard_normal()) for contrast, spread in spreads.own.items()}
     deviations = []
     for contrast, tissue in observations(nominal):
         member = getattr(values, MEMBERS[tissue])
-        own = _tissue_signal(as_run[contrast], slab.tissues[tissue], session_transmit)
+        persons = _tissue_signal(as_run[contrast], slab.tissues[tissue], session_transmit)
         usual = _tissue_signal(as_run[contrast], (member.t1, member.t2, member.pd), 1.0)
         noise = measurement_error(contrast, tissue) * float(rng.standard_normal())
-        deviations.append(float((own / usual).abs().log()) + true[contrast] + noise)
-    found, _ = posterior(np.asarray([deviations]), nominal, spreads)
+        deviations.append(float((persons / usual).abs().log()) + true[contrast] + noise)
+    found = posterior(np.asarray([deviations]), nominal, spreads).shifts
     level = GROUP_ERROR * rng.standard_normal(len(nominal))
     return {
         contrast: float(shift) - true[contrast] + float(error)

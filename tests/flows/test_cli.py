@@ -124,6 +124,7 @@ def test_calibration_shows_what_each_scale_rests_on(
         grey_matter_signal=150.0,
         csf_signal=30.0,
         spread=0.05,
+        common_spread=0.02,
         determined=0.25,
         n_sessions=3,
     )
@@ -132,7 +133,7 @@ def test_calibration_shows_what_each_scale_rests_on(
     monkeypatch.setattr("flows.calibrate.session_scales", lambda *_: {Contrast.T1W: 1010.0})
     result = qmri("calibration", "--store", store, "--out", tmp_path / "table.csv")
     assert result.exit_code == 0
-    assert "G1     T1w             2  3   1000     0.2000    5.0%         25%  +1.0% to +1.0%" in result.output
+    assert "G1     T1w             2  3   1000     0.2000    5.0%    2.0%         25%  +1.0% to +1.0%" in result.output
     assert "rests on: white matter of a book" in result.output
     assert (tmp_path / "table.csv").read_text().startswith("group,contrast,version,scale")
 
