@@ -211,7 +211,7 @@ def test_declared_sizes_beyond_all_memory_are_refused(tmp_path: Path, seed: int)
 @pytest.mark.soak
 @pytest.mark.timeout(7200)
 def test_fifty_thousand_mutants(tmp_path: Path) -> None:
-    """At least 50,000 mutants of real files; 10 to 20 minutes on one core."""
+    """At least 50,000 mutants of real files; three minutes on one core."""
     data = (*seeds(12), invented(tmp_path))
     began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     tally = fuzz(tmp_path, data, 50_000, read_every=20, seed=3)

@@ -78,9 +78,11 @@ def everything(location: Path | str) -> dict[tuple[str, str], bytes]:
     result = {}
     for path in {slot.group for slot in slots}:
         for name, array in group_of(root, path).arrays():
+            if array.metadata.dimension_names[0] != "session":
+                continue
             values = column(array)
             for slot in slots:
-                if slot.group == path and name not in "xyz":
+                if slot.group == path:
                     value = values[slot.index]
                     result[slot.session, name] = str(value).encode() if values.dtype == object else value.tobytes()
     return result | {(slot.session, "place"): f"{slot.group} {slot.index}".encode() for slot in slots}
