@@ -20,7 +20,7 @@ demo: $(VENV)/.ready  ## simulate a small cohort as DICOM, run everything, print
 test: $(VENV)/.ready  ## all tests but walks, soak and benchmarks
 	$(PYTEST) -m "not walk and not soak and not bench"
 
-walk: $(VENV)/.ready  ## whole runs in processes of their own: the README's commands, kills, Prefect, a real session
+walk: $(VENV)/.ready  ## whole runs in processes of their own: the README's commands, kills, Prefect, a real session, long trains
 	$(PYTEST) -m "walk and not soak"
 
 lint: $(VENV)/.ready  ## formatting, lint rules and types

@@ -26,7 +26,7 @@ def tables(*families: str, slow_from: int | None = None) -> pytest.MarkDecorator
     for table in chosen:
         seen[table.family] = seen.get(table.family, 0) + 1
         is_slow = slow_from is not None and seen[table.family] > slow_from
-        parameters.append(pytest.param(table, id=table.protocol, marks=[pytest.mark.slow] if is_slow else []))
+        parameters.append(pytest.param(table, id=table.protocol, marks=[pytest.mark.walk] if is_slow else []))
     return pytest.mark.parametrize("table", parameters)
 
 
