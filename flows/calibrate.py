@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -70,10 +70,12 @@ def _new_versions(store: str, again: bool, progress: Progress) -> tuple[pd.DataF
     rows: list[dict[str, object]] = []
     groups = sorted(stored["group"].unique())
     due = [group for group in groups if again or group not in current]
-    cohort = _cohort_spreads(stored) if due else PRIOR
+    known = _sessions_of_groups(stored) if due else {}
+    due = [group for group in due if group in known]
+    cohort = scale_spreads(list(known.values())) if due else PRIOR
     for done, group in enumerate(due):
         progress(done, len(due), "calibrate")
-        rows += _group_rows(group, stored[stored["group"] == group], int(current.get(group, 0)) + 1, cohort)
+        rows += _group_rows(group, *known[group], int(current.get(group, 0)) + 1, cohort)
     progress(len(due), len(due), "calibrate")
     if not rows:
         return None
@@ -147,32 +149,36 @@ def signals_of(row: Mapping[str, Any], contrasts: Iterable[Contrast]) -> Signals
     }
 
 
-def _cohort_spreads(stored: pd.DataFrame) -> Spreads:
-    """Spreads of scales over all sessions of groups that can be calibrated."""
-    groups = []
-    for _, members in stored.groupby("group", sort=True):
+def _sessions_of_groups(stored: pd.DataFrame) -> dict[str, tuple[list[Signals], dict[Contrast, Acquisition]]]:
+    """Signals of the sessions and acquisitions of every group of a field strength with population values."""
+    groups = {}
+    for group, members in stored.groupby("group", sort=True):
         rows = records(members.sort_values("session"))
         acquisitions = acquisitions_of(rows[0])
         try:
             population(_field_strength(acquisitions))
         except FieldStrengthError:
             continue
-        groups.append(([signals_of(row, acquisitions) for row in rows], acquisitions))
-    return scale_spreads(groups)
+        groups[str(group)] = ([signals_of(row, acquisitions) for row in rows], acquisitions)
+    return groups
 
 
 def _field_strength(acquisitions: Mapping[Contrast, Acquisition]) -> float:
     return next(iter(acquisitions.values())).field_strength
 
 
-def _group_rows(group: str, members: pd.DataFrame, version: int, cohort: Spreads) -> list[dict[str, object]]:
-    rows = records(members.sort_values("session"))
-    acquisitions = acquisitions_of(rows[0])
+def _group_rows(
+    group: str,
+    signals: Sequence[Signals],
+    acquisitions: Mapping[Contrast, Acquisition],
+    version: int,
+    cohort: Spreads,
+) -> list[dict[str, object]]:
     try:
-        reference = population(_field_strength(acquisitions)).describe()
-        scales = calibrate_group([signals_of(row, acquisitions) for row in rows], acquisitions, cohort)
-    except (CalibrationError, FieldStrengthError):
+        scales = calibrate_group(signals, acquisitions, cohort)
+    except CalibrationError:
         return []
+    reference = population(_field_strength(acquisitions)).describe()
     return [
         {"group": group, "contrast": str(contrast), "version": version, "reference": reference, **asdict(scale)}
         for contrast, scale in scales.items()
