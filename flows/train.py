@@ -18,6 +18,7 @@ from flows.progress import Progress, quiet, reporting
 from flows.weights import Promotion, chosen_weights, resident_checkpoint
 from qmri_core.checkpoint import checkpoint_bytes, load_checkpoint, save_checkpoint
 from qmri_core.held_out import held_out_score
+from qmri_core.inference import fastest
 from qmri_core.simulation.atlas import Atlas, atlas_from_templates
 from qmri_core.training import TrainingSettings, train
 from storage.checkpoints import register
@@ -100,7 +101,7 @@ def train_model(
         ),
         progress=progress,
         start=before,
-        device=best_device(),
+        device=fastest()[0],
     )
     progress(steps, steps, "score")
     score, score_before = (
@@ -120,11 +121,6 @@ def train_model(
         score_before=score_before,
         is_promoted=is_promoted,
     )
-
-
-def best_device() -> str:
-    """Where to train: the GPU if there is one."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def main() -> None:
@@ -147,7 +143,7 @@ def main() -> None:
             progress=progress,
             deadline=None if arguments.minutes is None else 60 * arguments.minutes,
             start=None if arguments.start is None else load_checkpoint(arguments.start),
-            device=best_device(),
+            device=fastest()[0],
         )
     save_checkpoint(arguments.out, network, record)
 
