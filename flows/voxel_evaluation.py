@@ -15,6 +15,7 @@ from qmri_core.acquisition import Acquisition, Contrast
 from storage.schema import Status
 
 if TYPE_CHECKING:
+    from qmri_core.evaluation import Truth
     from qmri_core.recipe_network import RecipeNetwork
     from storage.slots import Slot
 
@@ -120,8 +121,12 @@ def _evaluate_pair(pair: tuple[EvaluationTask, EvaluationTask], stage: Stage) ->
     from storage.simulation_files import read_truth
 
     with stage("read"):
-        pure = pure_tissues(read_truth(pair[0].truth).fractions)
-    first, second = (_in_parenchyma(task, pure, stage) for task in pair)
+        truth = read_truth(pair[0].truth)
+    pure = pure_tissues(truth.fractions)
+    first = _in_parenchyma(pair[0], truth, pure, stage)
+    with stage("read"):
+        truth = read_truth(pair[1].truth)
+    second = _in_parenchyma(pair[1], truth, pure, stage)
     with stage("compare"):
         kind = "same group" if pair[0].slot.group == pair[1].slot.group else "two groups"
         rows = []
@@ -134,16 +139,15 @@ def _evaluate_pair(pair: tuple[EvaluationTask, EvaluationTask], stage: Stage) ->
     return Outcome(session=pair[0].slot.session, status=Status.COMPLETE, rows=tuple(rows))
 
 
-def _in_parenchyma(task: EvaluationTask, pure: Mapping[str, NDArray[np.bool_]], stage: Stage) -> Estimates:
+def _in_parenchyma(
+    task: EvaluationTask, truth: Truth, pure: Mapping[str, NDArray[np.bool_]], stage: Stage
+) -> Estimates:
     """Values of every model in voxels of one tissue: of two sessions no more than these are held at a time."""
     from qmri_core.evaluation import null_model, on_truth_grid
     from qmri_core.population import population
-    from storage.simulation_files import read_truth
 
     estimates, _, stored = _estimates(task, stage)
     inside = pure["parenchyma"]
-    with stage("read"):
-        truth = read_truth(task.truth)
     with stage("compare"):
         found = {
             model: [on_truth_grid([values], stored["affine"], truth)[0][inside] for values in maps]
