@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from qmri_core.acquisition import CONTRASTS, Acquisition, Contrast, Sequence
+from qmri_core.acquisition import CONTRASTS, Acquisition, Contrast
 from qmri_core.published_recipe import (
     Slice,
     bounded_scale,
@@ -25,6 +25,7 @@ from qmri_core.published_recipe import (
 )
 from qmri_core.recipe_network import LIMITS, RecipeNetwork, RecipeSettings
 from tests.protocols import plain_protocol
+from tests.qmri_core.physics.acquisitions import EXAMPLES
 
 PROTOCOL = plain_protocol()
 TINY = RecipeSettings(widths=(4, 4, 4), bottleneck=4, batch=4, n_epochs=4, learning_rate=1e-2)
@@ -36,14 +37,7 @@ def signal_of(acquisition: Acquisition, t1: float = T1, t2: float = T2, pd: floa
     return float(textbook_signal(acquisition, *maps))
 
 
-GRADIENT_ECHO = Acquisition(
-    contrast=Contrast.T1W,
-    sequence=Sequence.SPOILED_GRADIENT_ECHO,
-    field_strength=3.0,
-    repetition_time=0.25,
-    echo_time=0.003,
-    flip_angle=math.radians(70),
-)
+GRADIENT_ECHO = EXAMPLES["spoiled_gradient_echo"]
 LONG_FLAIR = replace(PROTOCOL[Contrast.FLAIR], echo_time=0.39, repetition_time=5.0, inversion_time=1.8)
 
 
