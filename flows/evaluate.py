@@ -28,7 +28,7 @@ from flows.voxel_evaluation import (
     evaluate_session,
     pairs_of,
 )
-from qmri_core.population import population
+from qmri_core.population import MEMBERS, population
 from storage.acquisitions import acquisitions_of
 from storage.cohort import sessions, slots
 from storage.locations import absolute
@@ -222,6 +222,4 @@ def _rows(results: Iterable[tuple[object, Outcome | BaseException]]) -> list[Map
 
 
 def _constant(tissue: str, quantity: str) -> float:
-    values = population(3.0)
-    member = {"WM": values.white_matter, "GM": values.grey_matter, "CSF": values.csf}[tissue]
-    return float(getattr(member, quantity.lower()))
+    return float(getattr(getattr(population(3.0), MEMBERS[tissue]), quantity.lower()))
