@@ -1,6 +1,6 @@
 """Versions of what makes results: raised when results change, which makes stored ones stale."""
 
-PREPROCESSING = 4
+PREPROCESSING = 5
 """Of `qmri_core.preprocessing.session.preprocess`: images are made anew."""
 INFERENCE = 2
 """Of `qmri_core.inference.infer_maps`: maps are made anew."""

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from qmri_core.geometry import Affine, Grid, Volume
 
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+MOST_SAMPLES = 8
+"""Of native data along each axis of a voxel of the grid."""
 MAX_ROTATION = np.deg2rad(30.0)
 """Between series of one visit; more is a failed registration."""
 HISTOGRAM_BINS = 48
@@ -118,6 +120,9 @@ def resample(
 ) -> NDArray[np.float32]:
     """Values of ``volume`` on a grid, interpolated once from its native voxels.
 
+    Where the native voxels are finer than the grid's, the value is the mean over the grid's voxel: a thin-sliced T1w
+    would else be that of the middle of a slice through which a thick-sliced T2w mixes tissues.
+
     Parameters
     ----------
     volume
@@ -136,18 +141,25 @@ def resample(
     """
     world = affine if transform is None else transform @ affine
     image = to_image(volume)
-    lps = RAS_TO_LPS @ world
+    steps = np.linalg.norm((np.linalg.inv(volume.affine) @ world)[:3, :3], axis=0)  # native voxels per x, y, z of the grid
+    counts = np.ones(3, dtype=int) if nearest else np.clip(np.rint(steps), 1, MOST_SAMPLES).astype(int)
+    within = np.diag([*(1 / counts), 1.0])
+    within[:3, 3] = (1 / counts - 1) / 2
+    lps = RAS_TO_LPS @ world @ within
     to_moving = sitk.AffineTransform(3)
     to_moving.SetMatrix(lps[:3, :3].ravel().tolist())
     to_moving.SetTranslation(lps[:3, 3].tolist())
     method = sitk.ResampleImageFilter()
     method.SetNumberOfThreads(1)
-    method.SetSize(list(grid.shape[::-1]))
+    method.SetSize((np.asarray(grid.shape[::-1]) * counts).tolist())
     method.SetTransform(to_moving)
     method.SetDefaultPixelValue(float("nan"))
     method.SetInterpolator(sitk.sitkNearestNeighbor if nearest else sitk.sitkBSpline3)
     method.SetOutputPixelType(sitk.sitkFloat32)
-    result = sitk.GetArrayFromImage(method.Execute(image))
+    sampled = method.Execute(image)
+    n_z, n_y, n_x = grid.shape
+    samples = sitk.GetArrayViewFromImage(sampled).reshape(n_z, counts[2], n_y, counts[1], n_x, counts[0])
+    result = samples.mean(axis=(1, 3, 5))
     low, high = float(volume.array.min()), float(volume.array.max())
     return np.asarray(np.clip(result, low, high), dtype=np.float32)
 

@@ -106,6 +106,17 @@ def test_a_linear_image_is_resampled_exactly_whatever_the_axes() -> None:
     np.testing.assert_allclose(result, expected, rtol=2e-4)  # the spline's boundary condition decays over 10 voxels
 
 
+def test_fine_voxels_are_averaged_over_those_of_the_grid() -> None:
+    fine = np.random.default_rng(5).normal(100, 20, (24, 20, 16)).astype(np.float32)
+    # sagittal: columns run along y, rows along z, slices along x, as many T1w do
+    axes = np.array([[0, 0, 1.0, -7.5], [1.0, 0, 0, -9.5], [0, 1.0, 0, -11.5], [0, 0, 0, 1.0]])
+    volume = Volume(array=fine.transpose(2, 0, 1), affine=axes)  # (x, z, y) of an array (z, y, x)
+    grid = Grid(shape=(6, 10, 16), spacing=(1.0, 2.0, 4.0))
+    result = resample(volume, grid, grid.affine(np.eye(3), np.zeros(3)))
+    expected = fine.reshape(6, 4, 10, 2, 16, 1).mean(axis=(1, 3, 5))
+    np.testing.assert_allclose(result, expected, rtol=1e-3)
+
+
 def test_what_was_not_acquired_is_nan_and_values_stay_in_range() -> None:
     volume = smooth_volume((20, 20, 20), spacing=2.0)
     grid = Grid(shape=(40, 40, 40), spacing=(2.0, 2.0, 2.0))
