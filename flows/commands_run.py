@@ -163,15 +163,23 @@ def train(
     out: Annotated[Path, typer.Option(help="File for the weights, .safetensors.", show_default=False)],
     steps: Annotated[int, typer.Option(min=1, help="Steps of training.")] = 1000,
     seed: Annotated[int | None, typer.Option(help="Seed; default: new heads in each run.")] = None,
+    images: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of batches from the store's images, the others simulated.")
+    ] = 0.5,
     promote: Annotated[
-        Promotion, typer.Option(help="Whether inference uses the result; better: on held-out simulated batches.")
+        Promotion, typer.Option(help="Whether inference uses the result; better: on what is held out.")
     ] = Promotion.IF_BETTER,
 ) -> None:
-    """Train the promoted checkpoint further on simulated heads, and keep the result in the store."""
+    """Train the promoted checkpoint further on simulated heads and the store's images, and keep it in the store.
+
+    The learning curves are drawn beside OUT. A training that was stopped goes on when it is started again.
+    """
     from flows.train import train_model
 
     with reporting("train") as progress:
-        result = train_model(store, out=out, steps=steps, seed=seed, promote=promote, progress=progress)
+        result = train_model(
+            store, out=out, steps=steps, seed=seed, image_share=images, promote=promote, progress=progress
+        )
     typer.echo(result.text())
 
 

@@ -2,52 +2,79 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from qmri_core.inference import run_network
+from qmri_core.losses import LEAST
 from qmri_core.network import MapNetwork
+from qmri_core.simulated_batches import REGIONS, Batch, make_batch, make_slab
 from qmri_core.simulation.atlas import Atlas
-from qmri_core.training import TrainingSettings, make_batch, make_slab
 from qmri_core.training_protocols import random_protocol
 
 FIRST_SEED = 2_000_000_000
 """Training draws slabs from 1,000,000 times its seed on; seeds below 2,000 never come here."""
 
 
-def held_out_score(
-    network: MapNetwork, atlas: Atlas, *, n_batches: int = 24, settings: TrainingSettings | None = None
-) -> dict[str, float]:
-    """Score a network on heads and protocols that are the same for every network and in no training set.
+def held_out_batches(atlas: Atlas, *, n: int = 24, size: int = 96, slices: int = 6) -> list[Batch]:
+    """Heads, each with a protocol of its own, that are the same for every network and in no training set."""
+    batches = []
+    for number in range(n):
+        rng = np.random.default_rng([FIRST_SEED, number])
+        nominal, as_run = random_protocol(rng)
+        with torch.inference_mode():
+            slab = make_slab(atlas, FIRST_SEED + number, size)
+            batches.append(make_batch(slab, nominal, as_run, rng, slices=slices))
+    return batches
 
-    They come from the simulator that training uses: the score compares networks, and tells nothing about real images.
 
-    Parameters
-    ----------
-    settings
-        Of which the size of the batches is used.
+def held_out_score(network: MapNetwork | None, batches: Sequence[Batch]) -> dict[str, float]:
+    """Score a network, or with ``None`` the voxelwise estimate that it starts from.
+
+    The batches come from the simulator that training uses: the score compares networks, and tells nothing about real
+    images.
 
     Returns
     -------
     dict
         ``nll``: mean Gaussian negative log-likelihood of the true log maps under the stated uncertainty, in nat per
-        voxel and map; ``t1``, ``t2``, ``pd``: mean absolute error of the log maps. Means over batches, in the brain.
+        voxel and map; ``t1``, ``t2``, ``pd``: mean absolute error of the log maps, means over batches, in the brain;
+        ``slope_wm_t1`` and so on: over heads, of the estimated on the true mean log of a tissue; NaN with fewer than
+        three heads that show it.
     """
-    settings = settings or TrainingSettings()
     totals = dict.fromkeys(("nll", "t1", "t2", "pd"), 0.0)
-    network.eval()
-    for number in range(n_batches):
-        rng = np.random.default_rng([FIRST_SEED, number])
-        slab = make_slab(atlas, FIRST_SEED + number, settings)
-        nominal, as_run = random_protocol(rng)
+    means: list[NDArray[np.float64]] = []
+    if network is not None:
+        network.eval()
+    place = torch.device("cpu") if network is None else next(network.parameters()).device
+    for each_batch in batches:
+        batch = each_batch.to(place)
         with torch.inference_mode():
-            relative, physics = make_batch(slab, nominal, as_run, rng)
-            log_maps, log_sd = run_network(network, relative, slab.mask, physics)
-            error = log_maps - slab.truth
+            log_maps, log_sd = run_network(network, batch.relative, batch.mask, batch.physics)
+            error = log_maps - batch.truth
             each = 0.5 * (error / log_sd.exp()).square() + log_sd
-            weight = slab.weight[:, None]
-            voxels = slab.weight.sum().clamp_min(1)
+            weight = batch.weight[:, None]
+            voxels = batch.weight.sum().clamp_min(1)
             totals["nll"] += float((each * weight).sum() / (3 * voxels))
             for name, value in zip(("t1", "t2", "pd"), (error.abs() * weight).sum(dim=(0, 2, 3)) / voxels, strict=True):
                 totals[name] += float(value)
-    return {name: total / n_batches for name, total in totals.items()}
+            counts = batch.regions.sum(dim=(0, 2, 3))[:, None]
+            both = [torch.einsum("smyx,sryx->rm", maps, batch.regions) / counts for maps in (batch.truth, log_maps)]
+            means.append(torch.where(counts >= LEAST, torch.stack(both), torch.nan).cpu().numpy().astype(np.float64))
+    figures = {name: total / len(batches) for name, total in totals.items()}
+    true, found = np.stack(means, axis=1)
+    for r, region in enumerate(REGIONS):
+        for m, name in enumerate(("t1", "t2")):
+            figures[f"slope_{region.lower()}_{name}"] = _slope(true[:, r, m], found[:, r, m])
+    return figures
+
+
+def _slope(true: NDArray[np.float64], found: NDArray[np.float64]) -> float:
+    finite = np.isfinite(true)
+    if finite.sum() < 3:
+        return float("nan")
+    x, y = true[finite] - true[finite].mean(), found[finite] - found[finite].mean()
+    return float((x * y).sum() / (x * x).sum())

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from qmri_core.acquisition import CONTRASTS, Acquisition, Contrast
 from qmri_core.network import MULTIPLE, REACH, MapNetwork, assemble
@@ -182,7 +182,7 @@ def infer_block(
         planes = rows.new_zeros((inside.numel(), rows.shape[1])).index_copy_(0, voxels, rows)
         planes = planes.reshape(*inside.shape, -1).permute(0, 3, 1, 2)  # channels last: the fast order of convolutions
         conditions = torch.as_tensor(physics.conditions, device=planes.device).expand(len(planes), -1)
-        with _exactly(precision, planes.device):
+        with in_precision(precision, planes.device):
             both = network(planes, conditions)
         log_maps, log_sd = (
             each.permute(0, 2, 3, 1).flatten(0, 2).index_select(0, voxels).to(relative.dtype).T[None, :, None]
@@ -195,7 +195,7 @@ def infer_block(
 
 
 @contextmanager
-def _exactly(precision: torch.dtype, device: torch.device) -> Iterator[None]:
+def in_precision(precision: torch.dtype, device: torch.device) -> Iterator[None]:
     """Features of this precision; float32 is float32, not the TF32 that PyTorch takes for it on a GPU."""
     is_lower = precision is not torch.float32
     with (
@@ -206,7 +206,12 @@ def _exactly(precision: torch.dtype, device: torch.device) -> Iterator[None]:
 
 
 def run_network(
-    network: MapNetwork | None, relative: Tensor, mask: Tensor, physics: VoxelwiseEstimator
+    network: nn.Module | None,
+    relative: Tensor,
+    mask: Tensor,
+    physics: VoxelwiseEstimator,
+    *,
+    precision: torch.dtype = torch.float32,
 ) -> tuple[Tensor, Tensor]:
     """Log maps and log standard deviations from signals relative to the reference white matter.
 
@@ -216,14 +221,18 @@ def run_network(
         Shape (slice, contrast, y, x), the contrasts of ``physics`` in their order.
     mask
         Shape (slice, y, x).
+    precision
+        Of the network's features; what goes in and comes out is float32.
     """
     compressed = compress(relative)
     voxelwise = physics(compressed)
     if network is None:
         return voxelwise, physics.log_sd.to(voxelwise)[:, None, None].expand_as(voxelwise)
     conditions = torch.as_tensor(physics.conditions, device=relative.device).expand(relative.shape[0], -1)
-    log_maps, log_sd = network(network_inputs(compressed, voxelwise, mask, physics), conditions)
-    return log_maps, log_sd
+    inputs = network_inputs(compressed, voxelwise, mask, physics)
+    with in_precision(precision, relative.device):
+        log_maps, log_sd = network(inputs, conditions)
+    return log_maps.float(), log_sd.float()
 
 
 def network_inputs(compressed: Tensor, voxelwise: Tensor, mask: Tensor, physics: VoxelwiseEstimator) -> Tensor:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+LEAST = 50
+"""Voxels of a region for a mean."""
+
 
 def negative_log_likelihood(estimate: Tensor, log_sd: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
     """Gaussian negative log-likelihood of log maps with the standard deviation that the network states.
@@ -41,3 +44,19 @@ def resynthesis_error(synthesised: Tensor, acquired: Tensor, present: Tensor, we
     each = (synthesised - acquired).abs() * present[:, :, None, None] * weight[:, None]
     total: Tensor = each.sum() / (present[:, :, None, None] * weight[:, None]).sum().clamp_min(1)
     return total
+
+
+def regional_error(estimate: Tensor, truth: Tensor, regions: Tensor) -> Tensor:
+    """Mean absolute difference of the means of log maps over regions with at least `LEAST` voxels; 0 without any.
+
+    Parameters
+    ----------
+    estimate, truth
+        Shape (slice, map, y, x).
+    regions
+        Shape (slice, region, y, x), 1 where a voxel belongs to it.
+    """
+    counts = regions.sum(dim=(0, 2, 3))
+    sums = torch.einsum("smyx,sryx->rm", estimate - truth, regions)
+    means = (sums / counts.clamp_min(1)[:, None])[counts >= LEAST]
+    return means.abs().mean() if len(means) else estimate.new_zeros(())

@@ -95,6 +95,35 @@ def population(field_strength: float) -> Population:
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cloud:
+    """Voxels of one kind of tissue: share of all, centres in seconds, standard deviations of the logs of T1 and T2."""
+
+    share: float
+    t1: float
+    t2: float
+    t1_wide: float
+    t2_wide: float
+    is_fluid: bool = False
+
+
+PD_SCATTER = 0.03
+"""Of the log of PD around its relation to T1."""
+FLUID_SCATTER = 0.01
+
+
+def tissue_clouds(values: Population) -> tuple[Cloud, ...]:
+    """White matter, grey matter, deep nuclei, lesions and CSF."""
+    wm, gm, csf = values.white_matter, values.grey_matter, values.csf
+    return (
+        Cloud(share=0.34, t1=wm.t1, t2=wm.t2, t1_wide=0.10, t2_wide=0.10),
+        Cloud(share=0.34, t1=gm.t1, t2=gm.t2, t1_wide=0.12, t2_wide=0.12),
+        Cloud(share=0.10, t1=0.5 * (wm.t1 + gm.t1), t2=0.95 * wm.t2, t1_wide=0.12, t2_wide=0.15),
+        Cloud(share=0.12, t1=1.2 * gm.t1, t2=1.7 * wm.t2, t1_wide=0.25, t2_wide=0.30),
+        Cloud(share=0.10, t1=csf.t1, t2=csf.t2, t1_wide=0.08, t2_wide=0.20, is_fluid=True),
+    )
+
+
 def sample_tissues(values: Population, n: int, rng: np.random.Generator) -> NDArray[np.float64]:
     """Random voxels of one pure tissue each: wide clouds around white matter, grey matter, deep nuclei, lesions, CSF.
 
@@ -107,18 +136,17 @@ def sample_tissues(values: Population, n: int, rng: np.random.Generator) -> NDAr
     ndarray
         Shape (n, 3): T1 [s], T2 [s], PD.
     """
-    wm, gm, csf = values.white_matter, values.grey_matter, values.csf
-    kind = rng.choice(5, size=n, p=[0.34, 0.34, 0.10, 0.12, 0.10])
-    deep_t1, deep_t2 = 0.5 * (wm.t1 + gm.t1), 0.95 * wm.t2
-    centre_t1 = np.array([wm.t1, gm.t1, deep_t1, 1.2 * gm.t1, csf.t1])[kind]
-    centre_t2 = np.array([wm.t2, gm.t2, deep_t2, 1.7 * wm.t2, csf.t2])[kind]
-    wide_t1 = np.array([0.10, 0.12, 0.12, 0.25, 0.08])[kind]
-    wide_t2 = np.array([0.10, 0.12, 0.15, 0.30, 0.20])[kind]
+    clouds = tissue_clouds(values)
+    kind = rng.choice(len(clouds), size=n, p=[cloud.share for cloud in clouds])
+    names = ("t1", "t2", "t1_wide", "t2_wide", "is_fluid")
+    centre_t1, centre_t2, wide_t1, wide_t2, fluid = (
+        np.array([getattr(cloud, name) for cloud in clouds])[kind] for name in names
+    )
     t1 = centre_t1 * np.exp(wide_t1 * rng.standard_normal(n))
     t2 = np.minimum(centre_t2 * np.exp(wide_t2 * rng.standard_normal(n)), 0.9 * t1)
     a, b = pd_relation(values)
-    pd = np.exp(0.03 * rng.standard_normal(n)) / (a + b / t1)
-    pd = np.where(kind == 4, csf.pd * np.exp(0.01 * rng.standard_normal(n)), pd)
+    pd = np.exp(PD_SCATTER * rng.standard_normal(n)) / (a + b / t1)
+    pd = np.where(fluid, values.csf.pd * np.exp(FLUID_SCATTER * rng.standard_normal(n)), pd)
     return np.stack([t1, t2, np.clip(pd, 0.3, 1.1)], axis=1)
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
 
+from qmri_core.acquisition import Acquisition, Contrast, Sequence
 from qmri_core.geometry import Volume
 from qmri_core.simulation.anatomies import Anatomy, make_anatomy
 from qmri_core.simulation.atlas import Atlas, atlas_from_templates
+from qmri_core.training_protocols import Protocol
 
 
 def ellipsoid_templates(spacing: float = 4.0) -> dict[str, Volume]:
@@ -56,3 +59,30 @@ def smooth_volume(shape: tuple[int, int, int] = (20, 24, 18), *, spacing: float 
 def _soft(margin: np.ndarray) -> np.ndarray:
     """1 where the margin is positive, 0 where it is negative, with a border of a few millimetres."""
     return 1 / (1 + np.exp(-np.clip(margin * 60, -30, 30)))
+
+
+def cheap_protocol(rng: np.random.Generator) -> tuple[Protocol, Protocol]:
+    """A random protocol for training that needs no table of echo trains: spin echoes, and a gradient echo."""
+    long, short = float(rng.uniform(2.5, 4.0)), float(rng.uniform(0.45, 0.65))
+    nominal = {
+        Contrast.T1W: _spin_echo(Contrast.T1W, short, 0.012),
+        Contrast.T2W: _spin_echo(Contrast.T2W, long, 0.09),
+        Contrast.FLAIR: _spin_echo(Contrast.FLAIR, 0.8 * long, 0.03),
+    }
+    as_run = {
+        contrast: replace(one, flip_angle=one.flip_angle * float(rng.normal(1, 0.02)))
+        for contrast, one in nominal.items()
+    }
+    return nominal, as_run
+
+
+def _spin_echo(contrast: Contrast, repetition_time: float, echo_time: float) -> Acquisition:
+    return Acquisition(
+        contrast=contrast,
+        sequence=Sequence.SPIN_ECHO,
+        field_strength=3.0,
+        repetition_time=repetition_time,
+        echo_time=echo_time,
+        flip_angle=np.pi / 2,
+        refocusing_angle=np.pi,
+    )

@@ -141,7 +141,9 @@ def resample(
     """
     world = affine if transform is None else transform @ affine
     image = to_image(volume)
-    steps = np.linalg.norm((np.linalg.inv(volume.affine) @ world)[:3, :3], axis=0)  # native voxels per x, y, z of the grid
+    steps = np.linalg.norm(
+        (np.linalg.inv(volume.affine) @ world)[:3, :3], axis=0
+    )  # native voxels per voxel of the grid
     counts = np.ones(3, dtype=int) if nearest else np.clip(np.rint(steps), 1, MOST_SAMPLES).astype(int)
     within = np.diag([*(1 / counts), 1.0])
     within[:3, 3] = (1 / counts - 1) / 2

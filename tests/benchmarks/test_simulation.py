@@ -51,8 +51,9 @@ def test_training_batches_against_the_network() -> None:
     """Seconds of a batch (slab and protocol kept) and of a step of the network on it, one thread, CPU."""
     from qmri_core.inference import run_network
     from qmri_core.network import MapNetwork, NetworkSettings
+    from qmri_core.simulated_batches import make_batch, make_slab
     from qmri_core.simulation.atlas import atlas_from_templates
-    from qmri_core.training import TrainingSettings, make_batch, make_slab
+    from qmri_core.training import TrainingSettings
     from qmri_core.training_protocols import random_protocol
     from storage.templates import tissue_templates
 
@@ -62,7 +63,7 @@ def test_training_batches_against_the_network() -> None:
         settings = TrainingSettings()
         atlas = atlas_from_templates(tissue_templates(), resolution=2.0)
         began = time.process_time()
-        slab = make_slab(atlas, 1, settings)
+        slab = make_slab(atlas, 1, settings.size)
         slab_seconds = time.process_time() - began
         nominal, as_run = random_protocol(np.random.default_rng(0))
         network = MapNetwork(NetworkSettings(widths=settings.widths))
@@ -70,11 +71,11 @@ def test_training_batches_against_the_network() -> None:
         make_batch(slab, nominal, as_run, rng)
         began = time.process_time()
         for _ in range(5):
-            relative, physics = make_batch(slab, nominal, as_run, rng)
+            one = make_batch(slab, nominal, as_run, rng)
         batch = (time.process_time() - began) / 5
         began = time.process_time()
         for _ in range(5):
-            log_maps, log_sd = run_network(network, relative, slab.mask, physics)
+            log_maps, log_sd = run_network(network, one.relative, one.mask, one.physics)
             (log_maps.square().mean() + log_sd.mean()).backward()
         step = (time.process_time() - began) / 5
     finally:

@@ -1,0 +1,136 @@
+"""Batches of training: what each contrast sees of a head through its own slices."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qmri_core.acquisition import CONTRASTS, Contrast, Sequence
+from qmri_core.simulated_batches import DEPTH, _boxes, _cubic, _slices, make_batch, make_slab
+from qmri_core.training_protocols import Protocol, random_protocol
+from tests.phantoms import phantom_atlas
+
+
+def protocol_of(t1w: Sequence, *, seed: int = 0) -> tuple[Protocol, Protocol]:
+    """A random protocol whose T1w is of one sequence, and whose tables are few: no variable-flip trains."""
+    rng = np.random.default_rng(seed)
+    while True:
+        nominal, as_run = random_protocol(rng)
+        families = {contrast: one.sequence for contrast, one in nominal.items()}
+        if families[Contrast.T1W] is t1w and Sequence.VARIABLE_FLIP_TSE not in families.values():
+            return nominal, as_run
+
+
+def test_a_batch_is_calibrated_to_white_matter() -> None:
+    slab = make_slab(phantom_atlas(), 7, 48)
+    nominal, as_run = protocol_of(Sequence.MPRAGE)
+    batch = make_batch(slab, nominal, as_run, np.random.default_rng(1), slices=4)
+    assert batch.relative.shape == (len(batch.mask), 3, 48, 48)
+    assert tuple(batch.physics.contrasts) == CONTRASTS
+    white = batch.regions[:, 1] > 0
+    assert int(white.sum()) > 50
+    for k, contrast in enumerate(CONTRASTS):
+        assert float(batch.relative[:, k][white].median()) == pytest.approx(1.0, rel=0.35), contrast
+    outside = (batch.mask < 1)[:, None].expand_as(batch.relative)
+    assert not bool(batch.relative[outside].any())
+    assert not bool(batch.truth[(batch.mask < 1)[:, None].expand_as(batch.truth)].any())
+
+
+def test_the_truth_of_a_slice_is_the_mean_of_its_planes_by_proton_density() -> None:
+    slab = make_slab(phantom_atlas(), 3, 32)
+    nominal, as_run = protocol_of(Sequence.SPIN_ECHO)
+    rng = np.random.default_rng(2)
+    places, spacing, _ = _slices(nominal, slab.resolution, np.random.default_rng(2), 4)
+    batch = make_batch(slab, nominal, as_run, rng, slices=4)
+    shares = _boxes(places, spacing)[0]
+    t1, t2, pd = slab.maps.numpy().astype(np.float64)
+    density = np.tensordot(shares, pd, axes=1)
+    expected = [density / np.tensordot(shares, pd / of, axes=1) for of in (t1, t2)]
+    inside = batch.mask[0].numpy() > 0
+    assert inside.sum() > 50
+    for k, (known, reference) in enumerate(zip((*expected, density), (0.85, 0.07, 0.69), strict=True)):
+        found = np.exp(batch.truth[0, k].numpy()[inside]) * reference
+        np.testing.assert_allclose(found, known[inside], rtol=2e-3)
+
+
+def test_equal_seeds_give_equal_batches_and_others_differ() -> None:
+    slab = make_slab(phantom_atlas(), 5, 32)
+    nominal, as_run = protocol_of(Sequence.SPIN_ECHO)
+    first, second, third = (make_batch(slab, nominal, as_run, np.random.default_rng(k), slices=2) for k in (1, 1, 2))
+    assert torch.equal(first.relative, second.relative)
+    assert first.relative.shape != third.relative.shape or not torch.equal(first.relative, third.relative)
+
+
+def test_a_flipped_batch_is_mirrored_with_its_truth() -> None:
+    slab = make_slab(phantom_atlas(), 5, 32)
+    batch = make_batch(slab, *protocol_of(Sequence.SPIN_ECHO), np.random.default_rng(1), slices=2)
+    flipped = batch.flipped()
+    assert torch.equal(flipped.truth[..., 0], batch.truth[..., -1])
+    assert torch.equal(flipped.relative[..., 3], batch.relative[..., -4])
+
+
+@given(thickness=st.floats(0.3, 6.0), place=st.floats(8.0, 30.0))
+def test_a_slice_sees_the_planes_it_covers(thickness: float, place: float) -> None:
+    shares = _boxes(np.array([place]), thickness)[0]
+    assert shares.sum() == pytest.approx(1.0, abs=1e-5)
+    assert (shares >= 0).all()
+    assert float(shares @ np.arange(DEPTH)) == pytest.approx(place, abs=0.51)
+    far = np.abs(np.arange(DEPTH) - place) > thickness / 2 + 0.5
+    assert not shares[far].any()
+
+
+@given(at=st.floats(0.0, 1.0), slope=st.floats(-3, 3), curve=st.floats(-1, 1))
+def test_cubic_convolution_reproduces_parabolas(at: float, slope: float, curve: float) -> None:
+    """Keys 1981: exact for polynomials of the second degree."""
+    nodes = np.arange(-1, 3)
+    weights = _cubic(np.abs(at - nodes))
+    assert weights.sum() == pytest.approx(1.0)
+    assert float(weights @ (curve * nodes**2 + slope * nodes)) == pytest.approx(curve * at**2 + slope * at, abs=1e-9)
+
+
+@settings(max_examples=20)
+@given(seed=st.integers(0, 10_000))
+def test_every_slice_of_every_contrast_lies_within_the_slab(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    nominal, _ = random_protocol(rng)
+    places, spacing, native = _slices(nominal, float(rng.uniform(1.0, 2.1)), rng, 6)
+    assert places[0] > 0
+    assert places[-1] < DEPTH - 1
+    assert np.diff(places) == pytest.approx(spacing)
+    for contrast in nominal:
+        weights = native[contrast]
+        assert weights.shape == (len(places), DEPTH)
+        np.testing.assert_allclose(weights.sum(axis=1), 1.0, atol=1e-4)
+        centres = weights @ np.arange(DEPTH)
+        np.testing.assert_allclose(centres, places, atol=1.0)  # to within a plane
+
+
+def test_a_missing_contrast_leaves_the_others() -> None:
+    slab = make_slab(phantom_atlas(), 5, 32)
+    nominal, as_run = protocol_of(Sequence.SPIN_ECHO)
+    partial = {contrast: one for contrast, one in nominal.items() if contrast is not Contrast.T2W}
+    batch = make_batch(slab, partial, as_run, np.random.default_rng(1), slices=2)
+    assert batch.relative.shape[1] == 2
+    assert tuple(batch.physics.contrasts) == (Contrast.T1W, Contrast.FLAIR)
+
+
+def test_thick_slices_mix_what_thin_ones_keep_apart() -> None:
+    """Two tissues that meet at a plane: a thick-sliced contrast blurs the edge, a thin-sliced one does not."""
+    nominal, _ = protocol_of(Sequence.MPRAGE)
+    thin = {
+        Contrast.T2W: replace(nominal[Contrast.T1W], contrast=Contrast.T2W),
+        Contrast.FLAIR: nominal[Contrast.FLAIR],
+    }
+    _, spacing, native = _slices(thin, 1.0, np.random.default_rng(4), 6)
+    assert spacing == 1.0
+    edge = (np.arange(DEPTH) > DEPTH / 2).astype(float)
+    levels = {contrast: weights @ edge for contrast, weights in native.items()}
+    between = {contrast: int(((each > 0.02) & (each < 0.98)).sum()) for contrast, each in levels.items()}
+    assert between[Contrast.T2W] <= 1
+    widths = {contrast: int((weights > 1e-3).sum(axis=1).max()) for contrast, weights in native.items()}
+    assert widths[Contrast.T2W] <= 2 < widths[Contrast.FLAIR]
