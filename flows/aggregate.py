@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,8 @@ from storage.tables import read_table, write_table
 
 if TYPE_CHECKING:
     from distributed import Client
+
+    from storage.slots import Slot
 
 KEYS = ["session", "group", "tissue", "map"]
 NUMBERS = ["n", "mean", "sd", "median", "q05", "q25", "q75", "q95"]
@@ -59,17 +62,11 @@ def aggregate(store: str, *, client: Client, out: Path | None = None, progress: 
     """
     stored = sessions(store)
     places = slots(store)
-    with_maps = set(stored.loc[(stored["checkpoint_digest"] != "") & (stored["status"] != Status.FAILED), "session"])
-    made = {str(row["session"]): maps_identity(row) for row in records(stored)}
+    made = identities_of_maps(stored)
     table = read_statistics(store)
-    current = {
-        str(row["session"])
-        for row in records(table)
-        if row["session"] in with_maps
-        and row["made_with"] == made[str(row["session"])]
-        and row["group"] == places[str(row["session"])].group
-    }
-    tasks = [SummariseTask(location=absolute(store), slot=places[name]) for name in sorted(with_maps - current)]
+    kept = up_to_date(table, made, places)
+    due = sorted(set(made) - set(kept["session"]))
+    tasks = [SummariseTask(location=absolute(store), slot=places[name]) for name in due]
     rows: list[dict[str, object]] = []
     for task, result in run_bounded(
         client, summarise_session, tasks, progress=progress, text="aggregate", key=lambda task: task.slot.session
@@ -78,7 +75,6 @@ def aggregate(store: str, *, client: Client, out: Path | None = None, progress: 
             why = result.explanation if isinstance(result, Outcome) else type(result).__name__
             raise StoreError(f"{task.slot.session}: statistics of its maps could not be taken: {why}; run qmri verify")
         rows += [{**row, "made_with": made[task.slot.session]} for row in result.rows]
-    kept = table[table["session"].isin(current)]
     if rows or len(kept) != len(table):
         table = pd.concat([kept, pd.DataFrame(rows, columns=table.columns)], ignore_index=True) if rows else kept
         table = table.sort_values(["group", "session", "map", "tissue"], ignore_index=True)
@@ -104,6 +100,22 @@ def read_statistics(store: str) -> pd.DataFrame:
     if dataset is None:
         return pd.DataFrame(columns=[*KEYS, *NUMBERS, "made_with"])
     return dataset.to_dataframe().reset_index(drop=True)
+
+
+def identities_of_maps(stored: pd.DataFrame) -> dict[str, str]:
+    """What the maps of each session were made from, of all stored sessions that have maps."""
+    has_maps = (stored["checkpoint_digest"] != "") & (stored["status"] != Status.FAILED)
+    return {str(row["session"]): maps_identity(row) for row in records(stored[has_maps])}
+
+
+def up_to_date(table: pd.DataFrame, made: Mapping[str, str], places: Mapping[str, Slot]) -> pd.DataFrame:
+    """Rows of the stored statistics that are of maps as they are now."""
+    current = {
+        str(row["session"])
+        for row in records(table)
+        if made.get(str(row["session"])) == row["made_with"] and row["group"] == places[str(row["session"])].group
+    }
+    return table[table["session"].isin(current)]
 
 
 def tables_of(statistics: pd.DataFrame) -> AggregateResult:

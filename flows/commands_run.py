@@ -225,23 +225,42 @@ def report(store: Store, out: Out, workers: Workers = None) -> None:
 
 def evaluate(
     store: Store,
-    truth: Annotated[Path, typer.Option(help="Truth folder of the simulated cohort.", show_default=False)],
-    linkage: Annotated[Path, typer.Option(help="Linkage table that ingest has written.", show_default=False)],
+    truth: Annotated[
+        Path | None, typer.Option(help="Truth folder of the simulated cohort; needs --linkage.", show_default=False)
+    ] = None,
+    linkage: Annotated[
+        Path | None, typer.Option(help="Linkage table that ingest has written; needs --truth.", show_default=False)
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the tables as CSV and JSON, and a picture.")] = None,
     published_recipe: Annotated[
         float | None,
         typer.Option(
             metavar="MINUTES",
             min=0.01,
-            help="Train the published recipe on the stored images for so long, and compare it too.",
+            help="Train the published recipe on the stored images for so long, and compare it with the truth too.",
         ),
     ] = None,
     workers: Workers = None,
 ) -> None:
-    """Compare the maps of a simulated cohort with the truth, beside the null model and the voxelwise estimate."""
+    """Compare maps with the truth of a simulated cohort; without one, say what can be said of maps of real sessions.
+
+    With --truth and --linkage: beside the null model and the voxelwise estimate. Without both: values beside the
+    literature, images given back from the maps, visits of one person, and white matter that is bright on FLAIR.
+    """
+    from flows.tables import WORTHLESS_ALONE, detail_tables, evaluation_table, text_table
+
+    if truth is None and linkage is None:
+        if published_recipe is not None:
+            raise typer.BadParameter("--published-recipe is compared with a truth: give --truth and --linkage too")
+        _evaluate_real(store, out, workers)
+        return
+    if truth is None or linkage is None:
+        given, lacking = ("--linkage", "--truth") if truth is None else ("--truth", "--linkage")
+        raise typer.BadParameter(
+            f"{given} needs {lacking}: give both for a simulated cohort, neither where no truth is known"
+        )
     from flows.evaluate import DETAILS
     from flows.evaluate import evaluate as run
-    from flows.tables import WORTHLESS_ALONE, detail_tables, evaluation_table, text_table
 
     with cluster(workers) as client, reporting("evaluate") as progress:
         result = run(
@@ -253,6 +272,31 @@ def evaluate(
     if result.note:
         typer.echo(f"\n{result.note}")
     typer.echo(f"\n{WORTHLESS_ALONE}")
+
+
+def _evaluate_real(store: str, out: Path | None, workers: int | None) -> None:
+    from flows.evaluate_real import evaluate_real
+    from flows.plausibility_tables import label_groups, pairs_for_people, values_for_people, weak_test
+    from flows.tables import detail_tables, group_labels, text_table
+
+    with cluster(workers) as client, reporting("evaluate") as progress:
+        result = evaluate_real(store, client=client, out=out, progress=progress)
+    labels = group_labels([str(group) for group in result.candidate_sessions["group"]])
+    for group, label in labels.items():
+        typer.echo(f"{label} = {group}")
+    typer.echo(f"\nMedians of tissues beside the literature\n\n{text_table(*values_for_people(result.values))}")
+    tables = {
+        "resynthesis": label_groups(result.resynthesis, labels),
+        "visits": result.visits,
+        "candidates": label_groups(result.candidates, labels),
+    }
+    for title, header, rows in detail_tables(tables):
+        typer.echo(f"\n{title}\n\n{text_table(header, rows)}")
+    if not result.visit_pairs.empty:
+        header, rows = pairs_for_people(result.visit_pairs)
+        title = f"Later minus first visit relative to their mean, of the first {len(rows)} pairs"
+        typer.echo(f"\n{title}\n\n{text_table(header, rows)}")
+    typer.echo(f"\n{weak_test()}")
 
 
 def run(

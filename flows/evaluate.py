@@ -2,45 +2,32 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
 from flows.aggregate import read_statistics
 from flows.clusters import run_bounded
-from flows.evaluation_tables import lesion_table, paired_figures, region_table, reproducibility_table, voxel_table
+from flows.evaluation_rows import rows_of, write_evaluation
+from flows.evaluation_tables import lesion_table, region_table, reproducibility_table, tissue_table, voxel_table
 from flows.progress import Progress, quiet
 from flows.recipe import recipe_note, train_published_recipe
-from flows.stages import Outcome
 from flows.tables import records
-from flows.voxel_evaluation import (
-    NETWORK,
-    NULL,
-    RECIPE,
-    VOXELWISE,
-    EvaluationTask,
-    evaluate_pair,
-    evaluate_session,
-    pairs_of,
-)
-from qmri_core.population import MEMBERS, population
+from flows.voxel_evaluation import EvaluationTask, evaluate_pair, evaluate_session, pairs_of
 from storage.acquisitions import acquisitions_of
 from storage.cohort import sessions, slots
 from storage.locations import absolute
 from storage.repository import StoreError
-from storage.schema import Status
 
 if TYPE_CHECKING:
     from distributed import Client
 
-QUANTITIES = {"T1map": "T1", "T2map": "T2", "PDmap": "PD"}
 DETAILS = ("voxels", "regions", "lesions", "pairs")
 """Tables of an evaluation that compares voxels."""
+COMPARED = "compared with its truth"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +98,7 @@ def evaluate(
     links = pd.read_csv(linkage, dtype=str)[["session", "study_instance_uid"]]
     known = {"patient_id": str, "study_instance_uid": str, "subject": str}
     true = pd.read_csv(truth / "sessions.csv", dtype=known).merge(links, on="study_instance_uid")
-    medians = _medians(statistics, true)
+    medians = tissue_table(statistics, true)
     if medians.empty:
         raise StoreError("no stored session with maps has a row in the truth; is it the truth of this cohort?")
     result = EvaluateResult(table=medians)
@@ -122,7 +109,7 @@ def evaluate(
             network, recipe = train_published_recipe(tasks, minutes=published_recipe, progress=progress)
             tasks = [replace(task, recipe=network) for task in tasks]
         of_workers = _by_voxels(tasks, client, progress)
-        medians = _medians(statistics, true, of_workers.pop("tissues"))
+        medians = tissue_table(statistics, true, of_workers.pop("tissues"))
         result = EvaluateResult(table=medians, recipe=recipe, **of_workers)
     if out is not None:
         _write(result, out)
@@ -132,39 +119,12 @@ def evaluate(
 def _write(result: EvaluateResult, out: Path) -> None:
     from flows.report.pictures import medians_picture
 
-    out.mkdir(parents=True, exist_ok=True)
-    if not result.medians.empty:
-        (out / "evaluation.png").write_bytes(medians_picture(result.medians, result.note))
-    tables = {"evaluation": result.table} | {name: getattr(result, name) for name in DETAILS}
-    for name, table in tables.items():
-        if not table.empty:
-            table.to_csv(out / f"{name}.csv", index=False)
-    content: dict[str, object] = {name: records(table) for name, table in tables.items()}
-    if result.recipe:
-        content["published_recipe"] = {**result.recipe, "note": result.note}
-    (out / "evaluation.json").write_text(json.dumps(content, indent=1, default=str))
-
-
-def _medians(statistics: pd.DataFrame, true: pd.DataFrame, others: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Figures by tissue, map and model; ``others`` holds medians of models beside the network."""
-    rows = []
-    columns = ["session", "group", "tissue", "map", "median"]
-    stored = statistics[columns]
-    by_model = {NETWORK: stored}
-    if others is not None and not others.empty:
-        by_model |= {model: others[others["model"] == model] for model in (VOXELWISE, RECIPE)}
-    for (tissue, name), members in stored.groupby(["tissue", "map"], sort=True):
-        quantity = QUANTITIES[str(name)]
-        known = true[["session", f"{tissue}_{quantity}_median"]].rename(columns={f"{tissue}_{quantity}_median": "true"})
-        constant = members[np.isfinite(members["median"])].assign(median=_constant(str(tissue), quantity))
-        for model, medians in {**by_model, NULL: constant}.items():
-            of_map = medians[(medians["tissue"] == tissue) & (medians["map"] == name)]
-            pairs = of_map[columns].rename(columns={"median": "estimated"}).merge(known, on="session")
-            pairs = pairs[np.isfinite(pairs["estimated"]) & np.isfinite(pairs["true"])]
-            if not pairs.empty:
-                figures = {"n_sessions": len(pairs), **paired_figures(pairs)}
-                rows.append({"tissue": tissue, "map": name, "model": model, **figures})
-    return pd.DataFrame(rows)
+    write_evaluation(
+        out,
+        {"evaluation": result.table} | {name: getattr(result, name) for name in DETAILS},
+        more={"published_recipe": {**result.recipe, "note": result.note}} if result.recipe else {},
+        picture=None if result.medians.empty else medians_picture(result.medians, result.note),
+    )
 
 
 def evaluation_tasks(store: str, truth: Path, true: pd.DataFrame) -> list[EvaluationTask]:
@@ -197,9 +157,9 @@ def evaluation_tasks(store: str, truth: Path, true: pd.DataFrame) -> list[Evalua
 
 def _by_voxels(tasks: Sequence[EvaluationTask], client: Client, progress: Progress) -> dict[str, pd.DataFrame]:
     of_sessions = run_bounded(client, evaluate_session, tasks, progress=progress, text="evaluate")
-    compared = _rows(of_sessions)
+    compared = rows_of(of_sessions, COMPARED)
     of_pairs = run_bounded(client, evaluate_pair, pairs_of(tasks), progress=progress, text="pairs of sessions")
-    pairs = _rows(of_pairs)
+    pairs = rows_of(of_pairs, COMPARED)
     regions = [row for row in compared if row["kind"] == "regions"]
     return {
         "voxels": voxel_table(row for row in compared if row["kind"] == "voxels"),
@@ -209,17 +169,3 @@ def _by_voxels(tasks: Sequence[EvaluationTask], client: Client, progress: Progre
         "medians": pd.DataFrame(regions).drop(columns="kind", errors="ignore"),
         "tissues": pd.DataFrame([row for row in compared if row["kind"] == "tissues"]),
     }
-
-
-def _rows(results: Iterable[tuple[object, Outcome | BaseException]]) -> list[Mapping[str, object]]:
-    rows: list[Mapping[str, object]] = []
-    for _, result in results:
-        if not isinstance(result, Outcome) or result.status is Status.FAILED:
-            why = result.explanation if isinstance(result, Outcome) else type(result).__name__
-            raise StoreError(f"a session could not be compared with its truth: {why}")
-        rows += result.rows
-    return rows
-
-
-def _constant(tissue: str, quantity: str) -> float:
-    return float(getattr(getattr(population(3.0), MEMBERS[tissue]), quantity.lower()))

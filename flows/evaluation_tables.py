@@ -10,10 +10,45 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from flows.voxel_evaluation import NETWORK, NULL, RECIPE, VOXELWISE
 from qmri_core.evaluation import LESION, NORMAL, contrast_ratio
+from qmri_core.population import MEMBERS, population
 from qmri_core.statistics import JointMoments, agreement, inter_group_variation
 
 Row = Mapping[str, Any]
+QUANTITIES = {"T1map": "T1", "T2map": "T2", "PDmap": "PD"}
+
+
+def tissue_table(statistics: pd.DataFrame, true: pd.DataFrame, others: pd.DataFrame | None = None) -> pd.DataFrame:
+    """One row per tissue as segmented, map and model, with n_sessions and the columns of `paired_figures`.
+
+    Parameters
+    ----------
+    statistics
+        Stored medians, of the network: session, group, tissue, map, median.
+    true
+        Session, and the true median of each tissue and quantity, such as ``WM_T1_median``.
+    others
+        Medians of models beside the network and the null model, with the column ``model``.
+    """
+    rows = []
+    columns = ["session", "group", "tissue", "map", "median"]
+    stored = statistics[columns]
+    by_model = {NETWORK: stored}
+    if others is not None and not others.empty:
+        by_model |= {model: others[others["model"] == model] for model in (VOXELWISE, RECIPE)}
+    for (tissue, name), members in stored.groupby(["tissue", "map"], sort=True):
+        quantity = QUANTITIES[str(name)]
+        known = true[["session", f"{tissue}_{quantity}_median"]].rename(columns={f"{tissue}_{quantity}_median": "true"})
+        constant = members[np.isfinite(members["median"])].assign(median=_constant(str(tissue), quantity))
+        for model, medians in {**by_model, NULL: constant}.items():
+            of_map = medians[(medians["tissue"] == tissue) & (medians["map"] == name)]
+            pairs = of_map[columns].rename(columns={"median": "estimated"}).merge(known, on="session")
+            pairs = pairs[np.isfinite(pairs["estimated"]) & np.isfinite(pairs["true"])]
+            if not pairs.empty:
+                figures = {"n_sessions": len(pairs), **paired_figures(pairs)}
+                rows.append({"tissue": tissue, "map": name, "model": model, **figures})
+    return pd.DataFrame(rows)
 
 
 def voxel_table(rows: Iterable[Row]) -> pd.DataFrame:
@@ -34,20 +69,20 @@ def voxel_table(rows: Iterable[Row]) -> pd.DataFrame:
         return {
             "n_sessions": len(members),
             "n": int(counts.sum()),
-            "median_error": _median(row["median_error"] for row in members),
-            "bias": _median(row["bias"] for row in members),
+            "median_error": finite_median(row["median_error"] for row in members),
+            "bias": finite_median(row["bias"] for row in members),
             "ccc": reduce(add, moments, JointMoments()).ccc,
-            "within_r": _median(each.r for each in moments),
+            "within_r": finite_median(each.r for each in moments),
             **shares,
         }
 
-    return _table([row for row in rows if row["n"]], ("model", "tissue", "map"), figures)
+    return table_by([row for row in rows if row["n"]], ("model", "tissue", "map"), figures)
 
 
 def region_table(rows: Iterable[Row]) -> pd.DataFrame:
     """One row per model, region and map, from the medians of each session's region; see `paired_figures`."""
     used = [row for row in rows if np.isfinite(row["estimated"]) and np.isfinite(row["true"])]
-    return _table(
+    return table_by(
         used,
         ("model", "region", "map"),
         lambda members: {"n_sessions": len(members), **paired_figures(pd.DataFrame(members))},
@@ -89,10 +124,10 @@ def lesion_table(rows: Iterable[Row]) -> pd.DataFrame:
         }
         for (model, name, _), regions in sessions.items()
     ]
-    return _table(
+    return table_by(
         [row for row in ratios if np.isfinite(row["ratio"])],
         ("model", "map"),
-        lambda members: {"n_sessions": len(members), "ratio": _median(row["ratio"] for row in members)},
+        lambda members: {"n_sessions": len(members), "ratio": finite_median(row["ratio"] for row in members)},
     )
 
 
@@ -103,27 +138,33 @@ def reproducibility_table(rows: Iterable[Row]) -> pd.DataFrame:
         moments = [JointMoments(**row["moments"]) for row in members]
         return {
             "n_pairs": len(members),
-            "r": _median(each.r for each in moments),
-            "ccc": _median(each.ccc for each in moments),
-            "difference": _median(row["difference"] for row in members),
+            "r": finite_median(each.r for each in moments),
+            "ccc": finite_median(each.ccc for each in moments),
+            "difference": finite_median(row["difference"] for row in members),
         }
 
-    return _table(list(rows), ("model", "pair", "map"), figures)
+    return table_by(list(rows), ("model", "pair", "map"), figures)
 
 
 def _medians(regions: Mapping[str, Row], of: str) -> dict[str, float]:
     return {name: float(row[of]) for name, row in regions.items()}
 
 
-def _table(
+def table_by(
     rows: Sequence[Row], keys: tuple[str, ...], figures: Callable[[list[Row]], Mapping[str, object]]
 ) -> pd.DataFrame:
+    """One row per different values of ``keys``, in the order of their first row, with the figures of its members."""
     members: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
         members.setdefault(tuple(str(row[key]) for key in keys), []).append(row)
     return pd.DataFrame([{**dict(zip(keys, key, strict=True)), **figures(each)} for key, each in members.items()])
 
 
-def _median(values: Iterable[float]) -> float:
+def finite_median(values: Iterable[float]) -> float:
+    """Median of the values that are known; NaN without any."""
     finite = [value for value in values if np.isfinite(value)]
     return float(np.median(finite)) if finite else float("nan")
+
+
+def _constant(tissue: str, quantity: str) -> float:
+    return float(getattr(getattr(population(3.0), MEMBERS[tissue]), quantity.lower()))

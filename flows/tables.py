@@ -106,7 +106,7 @@ def evaluation_table(evaluation: pd.DataFrame) -> tuple[list[str], Rows]:
 def detail_tables(result: Mapping[str, pd.DataFrame]) -> list[tuple[str, list[str], Rows]]:
     """Title, header and rows of each table of an evaluation by voxels that is not empty, in the order of ``result``.
 
-    Keys and columns as in `flows.evaluation_tables`.
+    Keys and columns as in `flows.evaluation_tables` and `flows.plausibility_tables`.
     """
     columns: Mapping[str, tuple[str, Mapping[str, Callable[[float], str]]]] = {
         "voxels": (
@@ -122,6 +122,19 @@ def detail_tables(result: Mapping[str, pd.DataFrame]) -> list[tuple[str, list[st
         "pairs": (
             "Two sessions of one person, voxels of one tissue",
             {"n_pairs": _count, "r": _plain, "ccc": _plain, "difference": percent},
+        ),
+        "resynthesis": (
+            "Images given back from the maps: median error in the brain, and structural similarity",
+            {"n_sessions": _count, "error": percent, "similarity": _precise},
+        ),
+        "visits": (
+            "Visits of one person: median difference over pairs, absolute and signed (shift)",
+            {"n_pairs": _count, "difference": percent, "shift": percent},
+        ),
+        "candidates": (
+            "White matter that is bright on FLAIR: volume, and its maps over those of other white matter",
+            {"n_sessions": _count, "millilitres": _plain, "n_ratios": _count}
+            | {f"{name}_ratio": _plain for name in MAPS},
         ),
     }
     tables = []
@@ -172,6 +185,10 @@ def _count(value: float) -> str:
 
 def _plain(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.2f}"
+
+
+def _precise(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3f}"
 
 
 def _is_number(text: str) -> bool:

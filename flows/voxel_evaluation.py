@@ -108,6 +108,11 @@ def pairs_of(tasks: Sequence[EvaluationTask]) -> list[tuple[EvaluationTask, Eval
     return [(other, task) for task in tasks if (other := first.setdefault(task.subject, task)) is not task]
 
 
+def kind_of_pair(first: str, second: str) -> str:
+    """Whether the groups of two sessions of one person are one."""
+    return "same group" if first == second else "two groups"
+
+
 def evaluate_pair(pair: tuple[EvaluationTask, EvaluationTask]) -> Outcome:
     """Agreement of two sessions of one person by each model, over voxels of one tissue on the grid of their truth.
 
@@ -128,7 +133,7 @@ def _evaluate_pair(pair: tuple[EvaluationTask, EvaluationTask], stage: Stage) ->
         truth = read_truth(pair[1].truth)
     second = _in_parenchyma(pair[1], truth, pure, stage)
     with stage("compare"):
-        kind = "same group" if pair[0].slot.group == pair[1].slot.group else "two groups"
+        kind = kind_of_pair(pair[0].slot.group, pair[1].slot.group)
         rows = []
         for model, maps in first.items():
             for name, one, other in zip(MAPS, maps, second[model], strict=True):

@@ -1,4 +1,4 @@
-"""Values of healthy tissue at 3 T from the literature, with their sources and how far each was checked."""
+"""Values of healthy tissue from the literature, with their sources and how far each was checked."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 
+from qmri_core.population import FIELD_TOLERANCE
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiteratureValue:
     """One reported interval of a tissue, in the unit of the store; ``checked`` says against what it was compared."""
 
+    field_strength: float
     tissue: str
     map: str
     value: float
@@ -25,12 +28,17 @@ class LiteratureValue:
     note: str
 
 
+def literature(field_strength: float = 3.0) -> tuple[LiteratureValue, ...]:
+    """All values that the package knows at a field strength (tesla)."""
+    return tuple(entry for entry in _everything() if abs(entry.field_strength - field_strength) <= FIELD_TOLERANCE)
+
+
 @lru_cache(maxsize=1)
-def literature() -> tuple[LiteratureValue, ...]:
-    """All values that the package knows."""
+def _everything() -> tuple[LiteratureValue, ...]:
     text = files("flows.report").joinpath("literature.csv").read_text(encoding="utf-8")
     return tuple(
         LiteratureValue(
+            field_strength=float(row["field_strength"]),
             tissue=row["tissue"],
             map=row["map"],
             value=float(row["value"] or math.nan),
@@ -47,6 +55,6 @@ def literature() -> tuple[LiteratureValue, ...]:
 
 
 def interval(tissue: str, name: str) -> tuple[float, float] | None:
-    """Lowest and highest reported value of a tissue in the map ``name``; None if the package knows none."""
+    """Lowest and highest value of a tissue at 3 T in the map ``name``; None if the package knows none."""
     found = [entry for entry in literature() if (entry.tissue, entry.map) == (tissue, name)]
     return (min(entry.low for entry in found), max(entry.high for entry in found)) if found else None

@@ -1,4 +1,4 @@
-"""Pictures: of one session, an axial slice of each image and map; of an evaluation, estimated on true medians."""
+"""Pictures: of one session, an axial slice of each image and map; of an evaluation, medians on true ones, or maps."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import base64
 import io
 import math
 import textwrap
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ MAP_WINDOWS: dict[str, tuple[float, float, float, str]] = {
     "T1map": (1000.0, 300.0, 2500.0, "T1 [ms]"),
     "T2map": (1000.0, 30.0, 200.0, "T2 [ms]"),
     "PDmap": (1.0, 0.55, 1.05, "PD, CSF = 1"),
+    "T1map_sd": (1000.0, 0.0, 200.0, "standard uncertainty of T1 [ms]"),
 }
 """Factor from the stored unit, lowest and highest value of the colour scale, and its label."""
 
@@ -53,7 +55,7 @@ def session_picture(session: xr.Dataset, title: str) -> Picture:
     index, rows, columns = _section(mask)
     shown = mask[index, rows, columns]
     spacing = _spacing(session)
-    names = (*IMAGES, *MAP_WINDOWS)
+    names = (*IMAGES, *MAPS)
     height = 2.3 * shown.shape[0] * spacing[0] / (shown.shape[1] * spacing[1])
     figure = Figure(figsize=(2.3 * len(names), height + 1.1), layout="constrained", facecolor="white")
     quality, marks = quality_text(session)
@@ -68,6 +70,32 @@ def session_picture(session: xr.Dataset, title: str) -> Picture:
         uri="data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii"),
         alt=f"{title}: one axial slice of {what}, with the outline of the brain mask; {quality}",
     )
+
+
+def maps_picture(sessions: Mapping[str, xr.Dataset]) -> bytes:
+    """Draw the middle axial slice of some stored sessions as PNG: a row each, with its pseudonym beside it.
+
+    Columns are FLAIR (T2w where it holds nothing in the slice), the maps, and the standard uncertainty of T1, with
+    their units. The datasets have the variables of a group without the session axis.
+    """
+    from matplotlib.figure import Figure
+
+    places = [_section(np.asarray(session["brain_mask"].values) == 1) for session in sessions.values()]
+    columns = (*MAPS, "T1map_sd")
+    figure = Figure(figsize=(2.3 * (1 + len(columns)), 3.6 * len(sessions)), layout="constrained", facecolor="white")
+    rows = figure.subfigures(len(sessions), 1, squeeze=False)[:, 0]
+    for row, (name, session), (index, *shown) in zip(rows, sessions.items(), places, strict=True):
+        sections = {
+            each: np.asarray(session[each][index, shown[0], shown[1]].values)
+            for each in ("FLAIR", "T2w", "brain_mask", *columns)
+        }
+        image = "FLAIR" if np.isfinite(sections["FLAIR"]).any() else "T2w"
+        row.supylabel(name, fontsize=9)
+        for axes, each in zip(row.subplots(1, 1 + len(columns)), (image, *columns), strict=True):
+            _draw(row, axes, each, sections[each], sections["brain_mask"] == 1, _spacing(session))
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    return buffer.getvalue()
 
 
 def medians_picture(medians: pd.DataFrame, note: str = "") -> bytes:
