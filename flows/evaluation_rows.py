@@ -34,7 +34,10 @@ def rows_of(results: Iterable[tuple[object, Outcome | BaseException]], purpose: 
 def write_evaluation(
     out: Path, tables: Mapping[str, pd.DataFrame], *, more: Mapping[str, object], picture: bytes | None
 ) -> None:
-    """Write each table that is not empty as CSV, all with ``more`` as ``evaluation.json``, and ``evaluation.png``."""
+    """Write each table that is not empty as CSV, all with ``more`` as ``evaluation.json``, and ``evaluation.png``.
+
+    What is not known is empty in a CSV and null in the JSON, which has no NaN.
+    """
     out.mkdir(parents=True, exist_ok=True)
     if picture is not None:
         (out / "evaluation.png").write_bytes(picture)
@@ -42,4 +45,5 @@ def write_evaluation(
         if not table.empty:
             table.to_csv(out / f"{name}.csv", index=False)
     content: dict[str, object] = {name: records(table) for name, table in tables.items()}
-    (out / "evaluation.json").write_text(json.dumps({**content, **more}, indent=1, default=str))
+    plain = json.loads(json.dumps({**content, **more}, default=str), parse_constant=lambda _: None)
+    (out / "evaluation.json").write_text(json.dumps(plain, indent=1, allow_nan=False))

@@ -26,7 +26,7 @@ from qmri_core.held_out import held_out_batches, held_out_score
 from qmri_core.inference import fastest
 from qmri_core.self_supervision import image_loss, image_score, mixed_loss
 from qmri_core.simulation.atlas import Atlas, atlas_from_templates
-from qmri_core.training import Score, TrainingSettings, fit, simulated_loss, train
+from qmri_core.training import Score, TrainingSettings, fit, simulated_batches, simulated_loss, train
 from storage.checkpoints import register
 from storage.templates import tissue_templates
 
@@ -133,7 +133,7 @@ def train_model(
     device, precision = fastest()
     images, held_out, counts = stored_images(store, seed=sizes.seed, progress=progress) if image_share else ([], [], {})
     share = image_share if images else 0.0
-    loss = simulated_loss(atlas, sizes, device=device, precision=precision)
+    loss = simulated_loss(simulated_batches(atlas, sizes, device=device), sizes, precision=precision)
     if images:
         of_images = image_loss(
             images, seed=sizes.seed, slices=sizes.slices, size=sizes.size, device=device, precision=precision

@@ -19,10 +19,13 @@ FIRST_SEED = 2_000_000_000
 """Training draws slabs from 1,000,000 times its seed on; seeds below 2,000 never come here."""
 
 
-def held_out_batches(atlas: Atlas, *, n: int = 24, size: int = 96, slices: int = 6) -> list[Batch]:
-    """Heads, each with a protocol of its own, that are the same for every network and in no training set."""
+def held_out_batches(atlas: Atlas, *, n: int = 24, size: int = 96, slices: int = 6, first: int = 0) -> list[Batch]:
+    """Heads, each with a protocol of its own, that are the same for every network and in no training set.
+
+    ``first`` is the number of the first one: equal numbers are equal heads and protocols.
+    """
     batches = []
-    for number in range(n):
+    for number in range(first, first + n):
         rng = np.random.default_rng([FIRST_SEED, number])
         nominal, as_run = random_protocol(rng)
         with torch.inference_mode():

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from qmri_core.acquisition import CONTRASTS, Acquisition, Contrast
 from qmri_core.network import MULTIPLE, REACH, MapNetwork, assemble
-from qmri_core.physics.registry import fast_signal
 from qmri_core.voxelwise import VoxelwiseEstimator, compress, estimator
 
 VOXELS = {"cpu": 1 << 17, "cuda": 1 << 22}
@@ -260,7 +259,7 @@ def synthesise(maps: Tensor, acquisitions: Mapping[Contrast, Acquisition], physi
     """Signals relative to the reference white matter, shape (slice, contrast, y, x), of maps (slice, 3, y, x)."""
     t1, t2, pd = maps.unbind(1)
     planes = [
-        fast_signal(acquisitions[contrast], pd, t1, t2).abs() / reference
+        physics.model(acquisitions[contrast], pd, t1, t2).abs() / reference
         for contrast, reference in zip(physics.contrasts, physics.white_matter_signal, strict=True)
     ]
     return torch.stack(planes, dim=1)

@@ -117,7 +117,7 @@ def train(
     tuple
         The network in evaluation mode, on the CPU, and the training record: settings, steps, losses.
     """
-    loss = simulated_loss(atlas, settings, device=device, precision=precision)
+    loss = simulated_loss(simulated_batches(atlas, settings, device=device), settings, precision=precision)
     return fit(
         loss,
         settings,
@@ -222,27 +222,15 @@ def fit(
     }
 
 
-def simulated_loss(
-    atlas: Atlas,
-    settings: TrainingSettings,
-    *,
-    device: torch.device | str = "cpu",
-    precision: torch.dtype = torch.float32,
-    batch: Callable[..., Batch] = make_batch,
-) -> Loss:
-    """Loss on simulated heads: likelihood of the known maps, errors of tissue means, and re-synthesis of the signals.
-
-    Heads are made once, on the CPU; batches where the network is, by ``batch``, which ablations replace.
-    """
+def simulated_batches(
+    atlas: Atlas, settings: TrainingSettings, *, device: torch.device | str = "cpu"
+) -> Callable[[int], Batch]:
+    """Batches of simulated heads by number. Heads are made once, on the CPU; batches on the device."""
     rng = np.random.default_rng([settings.seed, 1])
     protocols = [random_protocol(rng) for _ in range(settings.n_protocols)]
     slabs: dict[int, Slab] = {}
 
-    def loss(network: nn.Module, number: int) -> tuple[Tensor, Mapping[str, float]]:
-        one = _drawn_batch(number)
-        return _compared(*run_network(network, one.relative, one.mask, one.physics, precision=precision), one)
-
-    def _drawn_batch(number: int) -> Batch:
+    def batch(number: int) -> Batch:
         rng = np.random.default_rng([settings.seed, 2, number])
         head = int(rng.integers(settings.n_slabs))
         if head not in slabs:
@@ -251,10 +239,20 @@ def simulated_loss(
         nominal, as_run = protocols[(first + int(rng.integers(WINDOW))) % settings.n_protocols]
         nominal = _perhaps_without_one(nominal, settings.missing_contrast, rng)
         with torch.no_grad():
-            made = batch(slabs[head], nominal, as_run, rng, slices=settings.slices)
+            made = make_batch(slabs[head], nominal, as_run, rng, slices=settings.slices)
         return made.flipped() if rng.random() < 0.5 else made
 
-    def _compared(log_maps: Tensor, log_sd: Tensor, one: Batch) -> tuple[Tensor, Mapping[str, float]]:
+    return batch
+
+
+def simulated_loss(
+    batches: Callable[[int], Batch], settings: TrainingSettings, *, precision: torch.dtype = torch.float32
+) -> Loss:
+    """Loss on batches with known maps: their likelihood, errors of tissue means, and re-synthesis of the signals."""
+
+    def loss(network: nn.Module, number: int) -> tuple[Tensor, Mapping[str, float]]:
+        one = batches(number)
+        log_maps, log_sd = run_network(network, one.relative, one.mask, one.physics, precision=precision)
         nll = negative_log_likelihood(log_maps, log_sd, one.truth, one.weight)
         total, figures = nll, {"nll": nll.item()}
         if settings.resynthesis_weight:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations_with_replacement
@@ -28,6 +28,10 @@ ERROR_GAIN = 5.0
 N_CONDITIONS = len(CONTRASTS) * (REFERENCE_TISSUES + 1) + 3
 
 
+SignalModel = Callable[..., Tensor]
+"""Signal of an acquisition, PD, T1, T2 and the keyword ``transmit_scale``, like `fast_signal`."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VoxelwiseEstimator:
     """Polynomial regression of log T1, T2 and PD (relative to white matter) on the compressed signals of one protocol.
@@ -47,6 +51,8 @@ class VoxelwiseEstimator:
     """Model signal of the reference white matter, by contrast."""
     white_matter: tuple[float, float, float]
     """Reference T1 [s], T2 [s] and PD."""
+    model: SignalModel = fast_signal
+    """What it is built on."""
 
     @property
     def log_sd(self) -> Tensor:
@@ -82,8 +88,10 @@ def compress(relative: Tensor) -> Tensor:
     return torch.log((relative.clamp_min(0.0) + FLOOR) / (1 + FLOOR))
 
 
-def estimator(acquisitions: Mapping[Contrast, Acquisition]) -> VoxelwiseEstimator:
+def estimator(acquisitions: Mapping[Contrast, Acquisition], model: SignalModel = fast_signal) -> VoxelwiseEstimator:
     """Estimator of a protocol with any two or three contrasts; cached.
+
+    ``model`` is for ablations: what the images are taken to follow.
 
     Raises
     ------
@@ -95,11 +103,11 @@ def estimator(acquisitions: Mapping[Contrast, Acquisition]) -> VoxelwiseEstimato
     present = tuple(acquisitions[contrast] for contrast in CONTRASTS if contrast in acquisitions)
     if len(present) < 2:
         raise ValueError(f"{len(present)} contrast(s) cannot determine T1, T2 and PD; at least two are needed")
-    return _estimator(present)
+    return _estimator(present, model)
 
 
 @lru_cache(maxsize=256)
-def _estimator(acquisitions: tuple[Acquisition, ...]) -> VoxelwiseEstimator:
+def _estimator(acquisitions: tuple[Acquisition, ...], model: SignalModel) -> VoxelwiseEstimator:
     values = population(acquisitions[0].field_strength)
     wm = values.white_matter
     rng = np.random.default_rng(1)
@@ -109,8 +117,8 @@ def _estimator(acquisitions: tuple[Acquisition, ...]) -> VoxelwiseEstimator:
     references = _reference_tissues(values)
     features, fingerprint, wm_signals = [], [], []
     for acquisition in acquisitions:
-        reference = fast_signal(acquisition, references[:, 2], references[:, 0], references[:, 1]).abs()
-        signal = fast_signal(acquisition, pd, t1, t2, transmit_scale=transmit).abs() / reference[0]
+        reference = model(acquisition, references[:, 2], references[:, 0], references[:, 1]).abs()
+        signal = model(acquisition, pd, t1, t2, transmit_scale=transmit).abs() / reference[0]
         scale = np.exp(0.02 * rng.standard_normal(N_SAMPLES))
         noise = rng.standard_normal((2, N_SAMPLES)) * 0.02
         magnitude = np.hypot(signal.numpy() * scale + noise[0], noise[1])
@@ -139,6 +147,7 @@ def _estimator(acquisitions: tuple[Acquisition, ...]) -> VoxelwiseEstimator:
         conditions=conditions,
         white_matter_signal=tuple(wm_signals),
         white_matter=(wm.t1, wm.t2, wm.pd),
+        model=model,
     )
 
 
