@@ -26,7 +26,7 @@ from qmri_core.held_out import held_out_batches, held_out_score
 from qmri_core.inference import fastest
 from qmri_core.self_supervision import image_loss, image_score, mixed_loss
 from qmri_core.simulation.atlas import Atlas, atlas_from_templates
-from qmri_core.training import Score, TrainingSettings, fit, simulated_batches, simulated_loss, train
+from qmri_core.training import Score, TrainingSettings, fit, simulated_batches, simulated_loss
 from storage.checkpoints import register
 from storage.templates import tissue_templates
 
@@ -248,8 +248,8 @@ def _train_alone(arguments: argparse.Namespace, settings: TrainingSettings, prog
     state = arguments.out.with_name(arguments.out.name + ".state")
     progress(0, settings.n_steps, "making what is held out")
     batches = held_out_batches(atlas, size=settings.size, slices=settings.slices)
-    network, record = train(
-        atlas,
+    network, record = fit(
+        simulated_loss(simulated_batches(atlas, settings, device=device), settings, precision=precision),
         settings,
         progress=progress,
         deadline=None if arguments.minutes is None else 60 * arguments.minutes,

@@ -89,48 +89,6 @@ class _State:
     since_best: int = 0
 
 
-def train(
-    atlas: Atlas,
-    settings: TrainingSettings,
-    *,
-    progress: Progress | None = None,
-    deadline: float | None = None,
-    start: Checkpoint | None = None,
-    device: torch.device | str = "cpu",
-    precision: torch.dtype = torch.float32,
-    score: Score | None = None,
-    state: Path | None = None,
-) -> tuple[MapNetwork, dict[str, Any]]:
-    """Train a network on simulated heads with known maps, from scratch or further.
-
-    Parameters
-    ----------
-    atlas
-        Anatomies to draw heads from.
-    settings
-        Seeds and sizes; equal settings on equal hardware give equal weights unless ``deadline`` cuts them short.
-    progress, deadline, start, device, precision, score, state
-        See `fit`.
-
-    Returns
-    -------
-    tuple
-        The network in evaluation mode, on the CPU, and the training record: settings, steps, losses.
-    """
-    loss = simulated_loss(simulated_batches(atlas, settings, device=device), settings, precision=precision)
-    return fit(
-        loss,
-        settings,
-        progress=progress,
-        deadline=deadline,
-        start=start,
-        device=device,
-        precision=precision,
-        score=score,
-        state=state,
-    )
-
-
 def fit(
     loss: Loss,
     settings: TrainingSettings,

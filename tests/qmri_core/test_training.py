@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,8 @@ from qmri_core.acquisition import CONTRASTS
 from qmri_core.held_out import held_out_batches, held_out_score
 from qmri_core.losses import LEAST, negative_log_likelihood, regional_error, resynthesis_error
 from qmri_core.network import MapNetwork, NetworkSettings
-from qmri_core.training import TrainingError, TrainingSettings, fit, train
+from qmri_core.simulation.atlas import Atlas
+from qmri_core.training import TrainingError, TrainingSettings, fit, simulated_batches, simulated_loss
 from qmri_core.training_protocols import random_protocol
 from tests.phantoms import cheap_protocol, phantom_atlas
 
@@ -44,6 +46,10 @@ def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "random_protocol", cheap_protocol)
     monkeypatch.setattr(training, "REPORT_EVERY", 10)
     monkeypatch.setattr(training, "WARM_UP", 5)
+
+
+def train(atlas: Atlas, settings: TrainingSettings, **others: Any) -> tuple[MapNetwork, dict[str, Any]]:
+    return fit(simulated_loss(simulated_batches(atlas, settings), settings), settings, **others)
 
 
 class Killed(Exception):  # noqa: N818 - it stands for a signal
@@ -128,13 +134,14 @@ from pathlib import Path
 from torch import distributed
 from qmri_core import held_out, training
 from tests.phantoms import cheap_protocol, phantom_atlas
-from tests.qmri_core.test_training import SETTINGS
+from tests.qmri_core.test_training import SETTINGS, train
 torch.set_num_threads(1)
 if "alone" not in sys.argv:
     distributed.init_process_group("gloo")
 training.random_protocol = cheap_protocol
 training.REPORT_EVERY, training.WARM_UP = 10, 5
-network, record = training.train(phantom_atlas(), replace(SETTINGS, n_steps=30, batches_per_step=2))
+settings = replace(SETTINGS, n_steps=30, batches_per_step=2)
+network, record = train(phantom_atlas(), settings)
 rank = 0 if "alone" in sys.argv else distributed.get_rank()
 torch.save({"weights": network.state_dict(), "record": record}, f"{sys.argv[1]}/{rank}.pt")
 """
@@ -172,7 +179,9 @@ def test_processes_that_do_not_divide_the_batches_are_told(monkeypatch: pytest.M
 def test_a_process_that_is_killed_leaves_a_state_to_go_on_from(tmp_path: Path) -> None:
     script = tmp_path / "run.py"
     script.write_text(
-        TOGETHER.replace("n_steps=30", "n_steps=100").replace("step=2)", "step=2), state=Path(sys.argv[1]) / 's'")
+        TOGETHER.replace("n_steps=30", "n_steps=60").replace(
+            "atlas(), settings)", "atlas(), settings, state=Path(sys.argv[1]) / 's')"
+        )
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, str(script), str(tmp_path), "alone"]
@@ -184,7 +193,7 @@ def test_a_process_that_is_killed_leaves_a_state_to_go_on_from(tmp_path: Path) -
     assert not (tmp_path / "0.pt").exists()
     subprocess.run(command, check=True, env=environment, cwd=Path(__file__).parents[2])
     saved = torch.load(tmp_path / "0.pt", weights_only=True)
-    whole, _ = train(phantom_atlas(), replace(SETTINGS, n_steps=100, batches_per_step=2))
+    whole, _ = train(phantom_atlas(), replace(SETTINGS, n_steps=60, batches_per_step=2))
     for name, weight in whole.state_dict().items():
         assert torch.equal(weight, saved["weights"][name]), name
 
