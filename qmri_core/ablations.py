@@ -43,7 +43,7 @@ class Variant:
 
 def without_calibration(batch: Batch) -> Batch:
     """Every image divided by the median of its own white matter, as if its scale and its person were usual ones."""
-    white = batch.regions[:, REGIONS.index("WM")] > 0
+    white = batch.regions[:, REGIONS.index("wm")] > 0
     if int(white.sum()) < LEAST:
         return batch
     medians = torch.stack([plane[white].median() for plane in batch.relative.unbind(1)])

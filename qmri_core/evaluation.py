@@ -244,7 +244,7 @@ def compare_session(
     -------
     tuple
         Rows by voxels (model, map, tissue and the fields of `VoxelAgreement`), and by regions (model, map, region,
-        estimated and true median over the same voxels).
+        estimated and true median over the same voxels): voxels of one tissue that lie in one region.
     """
     shape = next(iter(estimates.values()))[0].shape
     if len(shape) != 3:
@@ -257,7 +257,8 @@ def compare_session(
     shares, _ = resample_truth(classes, everywhere, truth.affine, shape=shape, to=affine)
     pure = pure_tissues(np.nan_to_num(fractions))
     shares = np.nan_to_num(shares)
-    labels = np.where(shares.max(axis=0) >= PURITY, shares.argmax(axis=0) + 1, 0)
+    unmixed = np.logical_or.reduce(list(pure.values()))  # a label says which tissue is most of a voxel, not how much
+    labels = np.where(unmixed & (shares.max(axis=0) >= PURITY), shares.argmax(axis=0) + 1, 0)
     null = null_model(pure, values, np.isfinite(next(iter(estimates.values()))[0]))
     numbers = {region: index + 1 for index, region in enumerate(REGIONS)}
     by_voxel: list[dict[str, Any]] = []

@@ -45,8 +45,8 @@ def held_out_score(network: MapNetwork | None, batches: Sequence[Batch]) -> dict
     dict
         ``nll``: mean Gaussian negative log-likelihood of the true log maps under the stated uncertainty, in nat per
         voxel and map; ``t1``, ``t2``, ``pd``: mean absolute error of the log maps, means over batches, in the brain;
-        ``slope_wm_t1`` and so on: over heads, of the estimated on the true mean log of a tissue; NaN with fewer than
-        three heads that show it.
+        ``slope_wm_t1`` and so on: over heads, of the estimated on the true mean log of a region; ``bias_wm_t1``: mean
+        difference; NaN with fewer than three heads that show the region.
     """
     totals = dict.fromkeys(("nll", "t1", "t2", "pd"), 0.0)
     means: list[NDArray[np.float64]] = []
@@ -71,13 +71,14 @@ def held_out_score(network: MapNetwork | None, batches: Sequence[Batch]) -> dict
     true, found = np.stack(means, axis=1)
     for r, region in enumerate(REGIONS):
         for m, name in enumerate(("t1", "t2")):
-            figures[f"slope_{region.lower()}_{name}"] = _slope(true[:, r, m], found[:, r, m])
+            slope, bias = _slope_and_bias(true[:, r, m], found[:, r, m])
+            figures |= {f"slope_{region}_{name}": slope, f"bias_{region}_{name}": bias}
     return figures
 
 
-def _slope(true: NDArray[np.float64], found: NDArray[np.float64]) -> float:
+def _slope_and_bias(true: NDArray[np.float64], found: NDArray[np.float64]) -> tuple[float, float]:
     finite = np.isfinite(true)
     if finite.sum() < 3:
-        return float("nan")
+        return float("nan"), float("nan")
     x, y = true[finite] - true[finite].mean(), found[finite] - found[finite].mean()
-    return float((x * y).sum() / (x * x).sum())
+    return float((x * y).sum() / (x * x).sum()), float((found[finite] - true[finite]).mean())

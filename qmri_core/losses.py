@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-LEAST = 50
+LEAST = 30
 """Voxels of a region for a mean."""
 
 

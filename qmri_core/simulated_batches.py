@@ -23,15 +23,17 @@ from qmri_core.preprocessing.tissue import TISSUES
 from qmri_core.session_model import Spreads, measurement_error, observations, posterior
 from qmri_core.simulation.anatomies import random_slab
 from qmri_core.simulation.atlas import Atlas
+from qmri_core.simulation.subjects import CLASSES
 from qmri_core.training_protocols import Protocol
 from qmri_core.voxelwise import VoxelwiseEstimator, estimator
 
 PURE = 0.9
 """Largest tissue fraction above which a voxel counts in full."""
 MIXED_WEIGHT = 0.25
-REGIONS = ("GM", "WM")
-"""Tissues whose means over a slab are compared as well."""
-REGION_PURITY = 0.97
+REGIONS = ("gm", "wm", "thalamus", "caudate", "putamen", "pallidum", "lesion")
+"""Regions whose means over a slab are compared as well, as the simulation names them; ``gm`` is the cortex."""
+REGION_SHARE, REGION_PURITY = 0.9, 0.97
+"""Least share of planes in the region, and of one tissue, in a voxel of a region."""
 PLANE = 1.0
 """Millimetres between the planes of which slices are made."""
 DEPTH = 42
@@ -56,6 +58,8 @@ class Slab:
     """Of CSF, grey and white matter, shape (3, plane, y, x)."""
     maps: Tensor
     """T1, T2, PD of everything, shape (3, plane, y, x)."""
+    labels: Tensor
+    """Index into `qmri_core.simulation.subjects.CLASSES` plus 1 of what most of a voxel is, shape (plane, y, x)."""
     resolution: float
     """Millimetres in plane."""
     tissues: Mapping[str, tuple[float, float, float]]
@@ -63,7 +67,8 @@ class Slab:
 
     def to(self, device: torch.device | str) -> Slab:
         """The same slab on another device."""
-        return replace(self, **{name: getattr(self, name).to(device) for name in ("solid", "fractions", "maps")})
+        names = ("solid", "fractions", "maps", "labels")
+        return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +84,7 @@ class Batch:
     truth: Tensor
     """Log T1, T2, PD over the reference white matter of 3 T, shape (slice, 3, y, x)."""
     regions: Tensor
-    """Voxels of one tissue each, shape (slice, tissue, y, x), in the order of `REGIONS`."""
+    """Voxels of one tissue in each region, shape (slice, region, y, x), in the order of `REGIONS`."""
     nominal: Protocol
     """What inference believes about the acquisition."""
     physics: VoxelwiseEstimator
@@ -116,6 +121,7 @@ def make_slab(atlas: Atlas, seed: int, size: int) -> Slab:
         solid=_mixed(solid, lambda each: functional.avg_pool2d(each, finer)),
         fractions=functional.avg_pool2d(fractions, finer),
         maps=_mixed(maps, lambda each: functional.avg_pool2d(each, finer)),
+        labels=torch.from_numpy(anatomy.labels[:, ::finer, ::finer].copy()),
         resolution=resolution,
         tissues={tissue: (values.t1, values.t2, values.pd) for tissue, values in own.items()},
     )
@@ -126,13 +132,17 @@ def make_batch(slab: Slab, nominal: Protocol, as_run: Protocol, rng: np.random.G
 
     Tissue and CSF of a voxel add up. Slices of each contrast's own thickness and place, transmit field, remains of the
     receive field after bias correction, scales that deviate in the session and are estimated as
-    `qmri_core.calibration` does, Rician noise.
+    `qmri_core.calibration` does, Rician noise. Fields have no mean over the slab, as those of a whole head have none
+    over the brain after bias correction and calibration: else a network would learn to distrust the mean of a slice,
+    which is all that it sees of a person.
     """
     device = slab.maps.device
     places, spacing, native = _slices(nominal, slab.resolution, rng, slices)
     over_grid = torch.from_numpy(_boxes(places, spacing)).to(device)
     depth, height, width = slab.maps.shape[1:]
-    transmit = 1 + float(rng.uniform(-0.05, 0.05)) + _smooth_field(rng, (depth, height, width), 0.12, device)
+    brain = (slab.fractions.sum(dim=0) > 0.5).to(torch.float32)
+    smooth = _smooth_field(rng, (depth, height, width), 0.12, device)
+    transmit = 1 + float(rng.uniform(-0.05, 0.05)) + _centred(smooth, brain)
     common = _smooth_field(rng, (len(places), height, width), 0.06, device)
     errors = _scale_errors(slab, nominal, as_run, rng)
     physics = estimator(nominal)
@@ -154,7 +164,8 @@ def make_batch(slab: Slab, nominal: Protocol, as_run: Protocol, rng: np.random.G
         )
         seen = _blurred(_through(weights[:, first:end], signal[None])[0], rng)
         level = float(_tissue_signal(acquisition, (wm.t1, wm.t2, wm.pd), float(transmit.mean())).abs())
-        field = torch.exp(common + _smooth_field(rng, (len(places), height, width), 0.03, device))
+        own = _smooth_field(rng, (len(places), height, width), 0.03, device)
+        field = torch.exp(_centred(common + own, mask))
         sigma = 1 / float(rng.uniform(25, 80))
         drawn = rng.standard_normal((2, *seen.shape), dtype=np.float32)
         noise = torch.from_numpy(drawn).to(device) * sigma
@@ -163,13 +174,14 @@ def make_batch(slab: Slab, nominal: Protocol, as_run: Protocol, rng: np.random.G
     maps = _mixed(slab.maps, lambda each: _through(over_grid, each))
     reference = torch.tensor([wm.t1, wm.t2, wm.pd], device=device)[:, None, None, None]
     truth = torch.log(maps.clamp_min(1e-3) / reference) * mask
-    regions = torch.stack([fractions[TISSUES[tissue] - 1] >= REGION_PURITY for tissue in REGIONS], dim=1)
+    classes = torch.stack([slab.labels == CLASSES.index(region) + 1 for region in REGIONS]).to(torch.float32)
+    regions = (_through(over_grid, classes) >= REGION_SHARE) & (fractions.amax(dim=0) >= REGION_PURITY)
     return Batch(
         relative=torch.stack(planes, dim=1).to(torch.float32),
         mask=mask,
         weight=mask * torch.where(fractions.amax(dim=0) > PURE, 1.0, MIXED_WEIGHT),
         truth=truth.permute(1, 0, 2, 3).contiguous(),
-        regions=(regions & (mask[:, None] > 0)).to(torch.float32),
+        regions=(regions & (mask > 0)).permute(1, 0, 2, 3).to(torch.float32),
         nominal=nominal,
         physics=physics,
     )
@@ -256,6 +268,11 @@ def _blurred(image: Tensor, rng: np.random.Generator) -> Tensor:
         padding = (0, 0, 1, 1) if axis == -2 else (1, 1, 0, 0)
         image = functional.conv2d(functional.pad(image[:, None], padding, mode="replicate"), kernel)[:, 0]
     return image
+
+
+def _centred(field: Tensor, mask: Tensor) -> Tensor:
+    """A field without its mean over a mask."""
+    return field - (field * mask).sum() / mask.sum().clamp_min(1)
 
 
 def _scale_errors(slab: Slab, nominal: Protocol, as_run: Protocol, rng: np.random.Generator) -> dict[Contrast, float]:
