@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from qmri_core.evaluation import (
     MIN_VOXELS,
+    Truth,
+    compare_session,
     contrast_ratio,
     pair_agreement,
     pure_tissues,
@@ -16,6 +18,8 @@ from qmri_core.evaluation import (
     resample_truth,
     voxel_agreement,
 )
+from qmri_core.population import population
+from qmri_core.simulation.subjects import CLASSES
 
 EVERYWHERE = np.ones((2, 3, 4), dtype=bool)
 
@@ -119,3 +123,24 @@ def test_truth_follows_a_rotated_and_flipped_grid() -> None:
     to = np.array([[0.0, 0, -1, 4], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]])  # x of the truth runs against z
     means, _ = resample_truth(values[None], np.ones_like(values), np.eye(4), shape=(5, 3, 4), to=to)
     np.testing.assert_allclose(means[0], np.transpose(values[:, :, ::-1], (2, 0, 1)), rtol=1e-6)
+
+
+def test_a_region_holds_no_voxel_whose_label_is_pure_and_whose_content_is_not() -> None:
+    """Half of the cortex is a third CSF, and labelled cortex all the same: it counts nowhere."""
+    shape = (4, 10, 10)
+    fractions = np.zeros((3, *shape), dtype=np.float32)
+    fractions[1] = 1.0
+    fractions[:2, :, 5:] = np.array([1 / 3, 2 / 3], dtype=np.float32)[:, None, None, None]
+    t1 = np.where(fractions[0] > 0, 3.0, 1.5).astype(np.float32)
+    truth = Truth(
+        t1=t1,
+        t2=np.full(shape, 0.1, dtype=np.float32),
+        pd=np.full(shape, 0.8, dtype=np.float32),
+        fractions=fractions,
+        labels=np.full(shape, CLASSES.index("gm") + 1, dtype=np.uint8),
+        affine=np.eye(4),
+    )
+    estimate = [np.where(t1 > 2, 9.0, 1.8).astype(np.float32), truth.t2, truth.pd]
+    _, by_region = compare_session({"model": estimate}, {}, truth, population(3.0), np.eye(4))
+    cortex = next(r for r in by_region if (r["model"], r["map"], r["region"]) == ("model", "T1map", "gm"))
+    assert (cortex["estimated"], cortex["true"]) == pytest.approx((1.8, 1.5))

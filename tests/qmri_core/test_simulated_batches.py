@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qmri_core.acquisition import CONTRASTS, Contrast, Sequence
-from qmri_core.simulated_batches import DEPTH, _boxes, _cubic, _slices, make_batch, make_slab
+from qmri_core.simulated_batches import DEPTH, REGIONS, _boxes, _centred, _cubic, _slices, make_batch, make_slab
 from qmri_core.training_protocols import Protocol, random_protocol
 from tests.phantoms import phantom_atlas
 
@@ -134,3 +134,22 @@ def test_thick_slices_mix_what_thin_ones_keep_apart() -> None:
     assert between[Contrast.T2W] <= 1
     widths = {contrast: int((weights > 1e-3).sum(axis=1).max()) for contrast, weights in native.items()}
     assert widths[Contrast.T2W] <= 2 < widths[Contrast.FLAIR]
+
+
+def test_fields_have_no_mean_over_the_head_and_keep_their_shape() -> None:
+    rng = np.random.default_rng(0)
+    field = torch.from_numpy(rng.normal(3.0, 1.0, (4, 9, 9)))
+    mask = torch.from_numpy((rng.random((4, 9, 9)) < 0.5).astype(np.float64))
+    found = _centred(field, mask)
+    assert float((found * mask).sum()) == pytest.approx(0.0, abs=1e-9)
+    torch.testing.assert_close(found - field, (found - field)[0, 0, 0].expand_as(field))
+
+
+def test_regions_are_unmixed_and_lie_in_what_they_are_named_for() -> None:
+    slab = make_slab(phantom_atlas(), 3, 48)
+    batch = make_batch(slab, *protocol_of(Sequence.SPIN_ECHO), np.random.default_rng(2), slices=4)
+    assert batch.regions.shape[1] == len(REGIONS)
+    assert float(batch.regions.sum(dim=1).max()) == 1.0  # of one region at most
+    wm = batch.regions[:, REGIONS.index("wm")] > 0
+    own = np.log(slab.tissues["WM"][0] / 0.85)
+    assert float(batch.truth[:, 0][wm].mean()) == pytest.approx(own, abs=0.03)
