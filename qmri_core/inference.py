@@ -16,6 +16,14 @@ from qmri_core.acquisition import CONTRASTS, Acquisition, Contrast
 from qmri_core.network import MULTIPLE, REACH, MapNetwork, assemble
 from qmri_core.voxelwise import VoxelwiseEstimator, compress, estimator
 
+NEAR_WHITE = (0.10, 0.15)
+"""Standard deviations, of log T1 and T2 from the reference, by which voxels count as white matter."""
+GREY_OVER_WHITE = 0.5
+"""Of log T1: where the correction has ended."""
+LEAST_WHITE = 100.0
+"""Voxels of white matter, by these weights, for a session's mean."""
+FURTHEST = 0.15
+"""Largest correction of a session's white matter, of log T1 and T2: more is no person's deviation."""
 VOXELS = {"cpu": 1 << 17, "cuda": 1 << 22}
 """Voxels of whole slices per pass, by device: what a pass needs does not grow with the number of slices."""
 
@@ -25,7 +33,7 @@ class Maps:
     """T1 [s], T2 [s], PD (CSF = 1), their standard uncertainties, and the re-synthesis residual; NaN outside the mask.
 
     Shape (z, y, x). ``residual`` is the root mean square over contrasts of re-synthesised minus acquired, relative to
-    the contrast's median in the brain.
+    the contrast's median in the brain, before the session's white matter is shifted (`infer_maps`).
     """
 
     t1: NDArray[np.float32]
@@ -47,8 +55,13 @@ def infer_maps(
     device: torch.device | str = "cpu",
     precision: torch.dtype = torch.float32,
     block: int | None = None,
+    session_level: bool = True,
 ) -> Maps:
     """Infer the maps of one session.
+
+    A network that sees one slice at a time cannot know how well the mean of a session is known, and draws everyone
+    towards the population. So the session's mean white matter is taken from the voxelwise estimate, which rests on the
+    calibrated signals alone and has shrunk once, in the calibration; the network gives what lies around it.
 
     Parameters
     ----------
@@ -69,6 +82,8 @@ def infer_maps(
     block
         Slices per pass; ``None`` for as many as have `VOXELS` of the device, at least one. Maps of other blocks differ
         by the rounding of float32.
+    session_level
+        Whether T1 and T2 of the session's mean white matter are the voxelwise estimate's, less its known bias.
 
     Raises
     ------
@@ -97,6 +112,7 @@ def infer_maps(
     to_median = torch.tensor([unit / median for unit, median in zip(units, medians, strict=True)], device=place)
     if network is not None:  # a copy: the caller's weights stay where they are
         network = copy.deepcopy(network).to(device=place, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    white = np.zeros(3)
     step = block or max(1, VOXELS.get(place.type, VOXELS["cpu"]) // (inside.shape[1] * inside.shape[2]))
     for start in range(0, inside.shape[0], step):
         where = inside[start : start + step]
@@ -106,7 +122,7 @@ def infer_maps(
         signals = [plane / unit for plane, unit in zip(planes, units, strict=True)]
         relative = torch.from_numpy(np.stack(signals, dtype=np.float32))
         with torch.inference_mode():
-            found = infer_block(
+            found, sums = infer_block(
                 network,
                 relative.to(place),
                 torch.from_numpy(cropped(where)).to(place),
@@ -115,9 +131,33 @@ def infer_maps(
                 to_median,
                 precision=precision,
             )
+        white += sums.cpu().numpy()
         for name, row in zip(Maps.__dataclass_fields__, found.cpu().numpy(), strict=True):
             result[name][start : start + step][where] = row
+    if network is not None and session_level:
+        _shift_white_matter(result, white, physics)
     return Maps(**result)
+
+
+def _shift_white_matter(
+    result: Mapping[str, NDArray[np.float32]], white: NDArray[np.float64], physics: VoxelwiseEstimator
+) -> None:
+    """Bring the mean white matter of a session to the voxelwise estimate, in place; less and less up to grey matter.
+
+    Parameters
+    ----------
+    white
+        Sum of weights of white matter, and of weighted differences, voxelwise minus network, of log T1 and T2.
+    """
+    if white[0] < LEAST_WHITE:
+        return
+    bias = physics(compress(torch.ones(1, len(physics.contrasts), 1, 1)))[0, :2, 0, 0].numpy()
+    t1, t2 = np.clip(white[1:] / white[0] - bias, -FURTHEST, FURTHEST)
+    share = np.clip(1 - np.log(result["t1"] / physics.white_matter[0]) / GREY_OVER_WHITE, 0, 1)
+    for name, shift in (("t1", t1), ("t2", t2)):
+        factor = np.exp(np.float32(shift) * share)
+        for each in (name, f"{name}_sd"):
+            result[each][...] *= factor
 
 
 def fastest() -> tuple[torch.device, torch.dtype]:
@@ -151,7 +191,7 @@ def infer_block(
     to_median: Tensor,
     *,
     precision: torch.dtype = torch.float32,
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """Maps, their standard uncertainties and the residual of the voxels of some slices, all on one device.
 
     Parameters
@@ -167,13 +207,15 @@ def infer_block(
 
     Returns
     -------
-    Tensor
-        Shape (7, voxel), in the order of `Maps`.
+    tuple of Tensor
+        Shape (7, voxel), in the order of `Maps`; and shape (3,), the sum of the weights with which voxels are white
+        matter, and of the weighted differences, voxelwise minus network, of log T1 and T2.
     """
     packed = relative[None, :, None]
     compressed = compress(packed)
     log_maps = physics(compressed)
     log_sd = physics.log_sd.to(log_maps)[:, None, None].expand_as(log_maps)
+    voxelwise = log_maps
     if network is not None:
         ones = torch.ones_like(packed[:, 0])
         rows = network_inputs(compressed, log_maps, ones, physics)[0, :, 0].T
@@ -187,10 +229,13 @@ def infer_block(
             each.permute(0, 2, 3, 1).flatten(0, 2).index_select(0, voxels).to(relative.dtype).T[None, :, None]
             for each in both
         )
+    wide = torch.tensor(NEAR_WHITE, device=relative.device)[:, None, None]
+    weight = torch.exp(-0.5 * (log_maps[:, :2] / wide).square().sum(dim=1, keepdim=True))
+    sums = torch.cat([weight, weight * (voxelwise - log_maps)[:, :2]], dim=1).to(torch.float64).sum(dim=(0, 2, 3))
     maps = log_maps.exp() * torch.tensor(physics.white_matter, device=relative.device)[:, None, None]
     difference = (synthesise(maps, acquisitions, physics) - packed) * to_median[:, None, None]
     residual = difference.square().mean(dim=1, keepdim=True).sqrt()
-    return torch.cat([maps, log_sd.exp() * maps, residual], dim=1)[0, :, 0]
+    return torch.cat([maps, log_sd.exp() * maps, residual], dim=1)[0, :, 0], sums
 
 
 @contextmanager

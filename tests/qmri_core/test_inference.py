@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from qmri_core.acquisition import CONTRASTS, Contrast
 from qmri_core.inference import Maps, infer_maps
@@ -67,6 +68,52 @@ def test_longer_times_come_out_longer() -> None:
     )
     assert np.nanmedian(long.t1) > 1.05 * np.nanmedian(short.t1)
     assert np.nanmedian(long.t2) > 1.06 * np.nanmedian(short.t2)
+
+
+class Painter(MapNetwork):
+    """Says that everything is usual white matter, or usual grey matter above some T1: it tells nobody apart."""
+
+    def forward(self, inputs: Tensor, conditions: Tensor) -> tuple[Tensor, Tensor]:
+        del conditions
+        maps = torch.zeros_like(inputs[:, -4:-1])
+        maps[:, 0] = torch.where(inputs[:, -4] > 0.3, 0.5, 0.0)
+        return maps, torch.full_like(maps, -3.0)
+
+
+def test_the_mean_white_matter_of_a_session_is_what_its_signals_say() -> None:
+    """A network that paints constants still gives a person's mean white matter, to the bias of the estimate."""
+    painter = Painter(SMALL)
+    bias = estimator(PROTOCOL)(compress(torch.ones(1, 3, 1, 1)))[0, :2, 0, 0].numpy()
+    for t1, t2 in ((0.85, 0.07), (0.93, 0.066), (0.79, 0.075)):
+        images = phantom(t1=t1, t2=t2)
+        maps = infer_maps(painter, images, mask_of(images), PROTOCOL, SCALES)
+        alone = infer_maps(None, images, mask_of(images), PROTOCOL, SCALES)
+        expected = [np.exp(np.nanmean(np.log(one)) - b) for one, b in zip((alone.t1, alone.t2), bias, strict=True)]
+        assert np.nanmean(maps.t1) == pytest.approx(expected[0], rel=1e-4)
+        assert np.nanmean(maps.t2) == pytest.approx(expected[1], rel=1e-4)
+        painted = infer_maps(painter, images, mask_of(images), PROTOCOL, SCALES, session_level=False)
+        assert np.nanmean(painted.t1) == pytest.approx(0.85, rel=1e-5)
+        np.testing.assert_allclose(maps.t1_sd / maps.t1, painted.t1_sd / painted.t1, rtol=1e-5)
+
+
+def test_grey_matter_keeps_what_the_network_says() -> None:
+    painter = Painter(SMALL)
+    images, grey = phantom(t1=0.93, t2=0.066), phantom(t1=1.5, t2=0.1)
+    for contrast, image in images.items():
+        image[:, :, image.shape[2] // 2 :] = grey[contrast][:, :, image.shape[2] // 2 :]
+    maps = infer_maps(painter, images, mask_of(images), PROTOCOL, SCALES)
+    grey_t1 = maps.t1[:, :, -2][np.isfinite(maps.t1[:, :, -2])]
+    assert np.allclose(grey_t1, 0.85 * np.exp(0.5), rtol=1e-5)
+    assert abs(np.nanmean(maps.t1[:, :, 1]) / 0.85 - 1) > 0.02
+
+
+def test_too_little_white_matter_shifts_nothing() -> None:
+    painter = Painter(SMALL)
+    images = phantom(t1=0.93, t2=0.066)
+    mask = np.zeros_like(mask_of(images))
+    mask[3, 3:8, 3:8] = 1
+    maps = infer_maps(painter, images, mask, PROTOCOL, SCALES)
+    assert np.nanmean(maps.t1) == pytest.approx(0.85, rel=1e-5)
 
 
 def test_maps_are_nan_outside_the_mask_and_where_a_contrast_is_missing() -> None:

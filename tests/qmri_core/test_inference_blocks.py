@@ -57,11 +57,12 @@ def test_the_size_of_blocks_does_not_matter(shipped: MapNetwork, block: int) -> 
 
 
 def test_slices_do_not_depend_on_others(shipped: MapNetwork) -> None:
-    """But through the medians, which are the session's: the residual is relative to them."""
+    """But through what is the session's: its medians, to which the residual is relative, and its mean white matter."""
     images, mask = head((12, 70, 62))
-    whole = infer_maps(shipped, images, mask, PROTOCOL, SCALES)
+    whole = infer_maps(shipped, images, mask, PROTOCOL, SCALES, session_level=False)
     some = slice(5, 9)
-    part = infer_maps(shipped, {c: image[some] for c, image in images.items()}, mask[some], PROTOCOL, SCALES)
+    few = {c: image[some] for c, image in images.items()}
+    part = infer_maps(shipped, few, mask[some], PROTOCOL, SCALES, session_level=False)
     for name in ("t1", "t2", "pd", "t1_sd", "t2_sd", "pd_sd"):
         np.testing.assert_allclose(getattr(whole, name)[some], getattr(part, name), rtol=ROUNDING, err_msg=name)
 
