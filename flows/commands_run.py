@@ -165,7 +165,7 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Seed; default: new heads in each run.")] = None,
     images: Annotated[
         float, typer.Option(min=0, max=1, help="Share of batches from the store's images, the others simulated.")
-    ] = 0.5,
+    ] = 0.2,
     promote: Annotated[
         Promotion, typer.Option(help="Whether inference uses the result; better: on what is held out.")
     ] = Promotion.IF_BETTER,

@@ -41,7 +41,7 @@ def train_model(
     store: str | None = None,
     steps: int = 1000,
     seed: int | None = None,
-    image_share: float = 0.5,
+    image_share: float = 0.2,
     promote: Promotion = Promotion.IF_BETTER,
 ) -> State[Trained]:
     """Train on from the promoted checkpoint, and promote the result if it is no worse on what is held out.

@@ -7,15 +7,18 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-PERCENT = {"t1": "T1", "t2": "T2", "pd": "PD", "regional": "tissue means"}
-LOSSES = {"nll": "simulated heads", "images": "stored images", "resynthesis": "re-synthesis"}
+LOSSES = {"nll": "known maps (tempered)", "images": "stored images", "resynthesis": "re-synthesis"}
+HELD_OUT = {"nll": "all", "simulated": "simulated heads", "images": "stored images"}
+PERCENT = {"t1": "T1", "t2": "T2", "pd": "PD", "regional": "means of regions"}
 """Figures of the curve by the names that the picture gives them."""
 
 
 def curves_picture(record: Mapping[str, Any]) -> bytes:
-    """Draw the learning curves of a training record as PNG: losses on the left, relative errors on the right.
+    """Draw the learning curves of a training record as PNG: losses, what is held out, and relative errors.
 
-    Lines are means over the batches of an entry; points are what is held out, the best one marked.
+    Lines are means over the batches of an entry; points are what is held out. The trainings that a training went on
+    from stand before it, a dotted line between two. The loss of known maps is tempered
+    (`qmri_core.losses.negative_log_likelihood`); what is held out is not, so that the two do not compare.
 
     Parameters
     ----------
@@ -24,35 +27,60 @@ def curves_picture(record: Mapping[str, Any]) -> bytes:
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9.0, 3.6), layout="constrained", facecolor="white")
-    left, right = figure.subplots(1, 2)
-    for axes, names, factor in ((left, LOSSES, 1.0), (right, PERCENT, 100.0)):
+    figure = Figure(figsize=(12.0, 3.6), layout="constrained", facecolor="white")
+    panels = figure.subplots(1, 3)
+    stages = _stages(record)
+    for axes, names, of, factor in (
+        (panels[0], LOSSES, "curve", 1.0),
+        (panels[1], HELD_OUT, "held_out", 1.0),
+        (panels[2], PERCENT, "curve", 100.0),
+    ):
         for number, (name, label) in enumerate(names.items()):
-            colour = f"C{number}"
-            steps, values = _series(record["curve"], name, factor)
-            axes.plot(steps, values, color=colour, linewidth=0.8, label=label)
-            steps, values = _series(record["held_out"], name, factor)
-            axes.plot(steps, values, "o", color=colour, markersize=3.5, label=f"{label}, held out" if steps else None)
+            if found := _series(stages, of, name, factor):
+                axes.plot(*found, color=f"C{number}", linewidth=0.8, marker="o" if of == "held_out" else "",
+                          markersize=3, label=label)  # fmt: skip
+            if axes is panels[2] and (found := _series(stages, "held_out", name, factor)):
+                axes.plot(*found, "o", color=f"C{number}", markersize=3, label=f"{label}, held out")
+        for first, _ in stages[1:]:
+            axes.axvline(first, color="#888888", linewidth=0.8, linestyle=":")
         axes.set_xlabel("step", fontsize=8)
         axes.tick_params(labelsize=7)
-        if axes.has_data():
+        if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=7, frameon=False)
-    if record["held_out"]:
-        left.axvline(record["best_step"], color="#888888", linewidth=0.8, linestyle=":")
-    left.set_ylabel("loss [nat per voxel and map]", fontsize=8)
-    right.set_ylabel("mean absolute error of log maps [%]", fontsize=8)
-    minutes = record["seconds"] / 60
-    figure.suptitle(
-        f"{record['steps']} steps in {minutes:.0f} min, {record['processes']} process(es), {record['device']}, "
-        f"{record['precision']}; best at step {record['best_step']}",
-        fontsize=9,
-    )
+    for axes, title in zip(
+        panels, ("loss of batches", "loss held out", "mean absolute error of log maps"), strict=True
+    ):
+        axes.set_title(title, fontsize=9)
+    panels[0].set_ylabel("nat per voxel and map", fontsize=8)
+    panels[2].set_ylabel("%", fontsize=8)
+    figure.suptitle("; then ".join(_text(one) for _, one in stages), fontsize=9)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
     return buffer.getvalue()
 
 
-def _series(entries: Sequence[Mapping[str, Any]], name: str, factor: float) -> tuple[list[int], list[float]]:
-    found = [(int(each["step"]), factor * float(each[name])) for each in entries if name in each]
-    finite = [(step, value) for step, value in found if math.isfinite(value)]
-    return [step for step, _ in finite], [value for _, value in finite]
+def _stages(record: Mapping[str, Any]) -> list[tuple[int, Mapping[str, Any]]]:
+    """Trainings one after the other, each with the step at which it began."""
+    before = (record.get("started_from") or {}).get("training") or {}
+    earlier = _stages(before) if before.get("curve") else []
+    first = earlier[-1][0] + int(earlier[-1][1]["best_step"]) if earlier else 0
+    return [*earlier, (first, record)]
+
+
+def _text(record: Mapping[str, Any]) -> str:
+    return (
+        f"{record['steps']} steps in {record['seconds'] / 60:.0f} min ({record['processes']} process(es), "
+        f"{record['device']}, {record['precision']}), best at {record['best_step']}"
+    )
+
+
+def _series(
+    stages: Sequence[tuple[int, Mapping[str, Any]]], of: str, name: str, factor: float
+) -> tuple[list[int], list[float]] | None:
+    found = [
+        (first + int(each["step"]), factor * float(each[name]))
+        for first, one in stages
+        for each in one[of]
+        if each.get(name) is not None and math.isfinite(each[name])
+    ]
+    return ([step for step, _ in found], [value for _, value in found]) if found else None

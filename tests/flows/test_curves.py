@@ -2,32 +2,55 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from matplotlib.figure import Figure
 
 from flows.report.curves import curves_picture
 
-RECORD = {
+RECORD: dict[str, Any] = {
     "steps": 300, "best_step": 200, "seconds": 90, "processes": 2, "device": "cpu", "precision": "float32",
     "curve": [{"step": 100 * k, "nll": 1.0 / k, "t1": 0.1 / k, "regional": 0.02} for k in (1, 2, 3)],
-    "held_out": [{"step": 200, "nll": 0.4, "images": 3.0, "t1": 0.08, "slope_wm_t1": float("nan")}],
+    "held_out": [{"step": 200, "nll": 0.4, "images": 3.0, "t1": 0.08, "pd": None, "t2": float("nan")}],
 }  # fmt: skip
 
 
-def test_curves_and_what_is_held_out_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    figures: list[Figure] = []
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    kept: list[Figure] = []
     save = Figure.savefig
-    monkeypatch.setattr(
-        Figure, "savefig", lambda self, *args, **options: figures.append(self) or save(self, *args, **options)
-    )
+
+    def keeping(self: Figure, *args: Any, **options: Any) -> None:
+        kept.append(self)
+        save(self, *args, **options)
+
+    monkeypatch.setattr(Figure, "savefig", keeping)
+    return kept
+
+
+def line(figure: Figure, panel: int, label: str) -> tuple[list[float], list[float]]:
+    found = next(one for one in figure.axes[panel].get_lines() if one.get_label() == label)
+    return list(found.get_xdata()), list(found.get_ydata())
+
+
+def test_curves_and_what_is_held_out_are_drawn(figures: list[Figure]) -> None:
     assert curves_picture(RECORD).startswith(b"\x89PNG")
-    left, right = figures[0].axes
-    loss = next(line for line in left.get_lines() if line.get_label() == "simulated heads")
-    assert list(loss.get_xdata()) == [100, 200, 300]
-    assert list(loss.get_ydata()) == pytest.approx([1.0, 0.5, 1 / 3])
-    held = next(line for line in right.get_lines() if line.get_label() == "T1, held out")
-    assert (list(held.get_xdata()), list(held.get_ydata())) == ([200], pytest.approx([8.0]))
+    steps, losses = line(figures[0], 0, "known maps (tempered)")
+    assert (steps, losses) == ([100, 200, 300], pytest.approx([1.0, 0.5, 1 / 3]))
+    assert line(figures[0], 1, "all") == ([200], [0.4])
+    assert line(figures[0], 2, "T1, held out") == ([200], pytest.approx([8.0]))
     assert "2 process" in figures[0].get_suptitle()
+    labels = {one.get_label() for one in figures[0].axes[2].get_lines()}
+    assert not {"PD, held out", "T2, held out"} & labels  # not known is not drawn
+
+
+def test_a_training_that_went_on_stands_behind_the_one_before(figures: list[Figure]) -> None:
+    later = {**RECORD, "started_from": {"digest": "x", "training": RECORD}}
+    assert curves_picture(later).startswith(b"\x89PNG")
+    steps, _ = line(figures[0], 0, "known maps (tempered)")
+    assert steps == [100, 200, 300, 300, 400, 500]  # from the best weights of the first, at step 200
+    assert "then" in figures[0].get_suptitle()
 
 
 def test_a_training_too_short_for_a_curve_is_drawn_all_the_same() -> None:
