@@ -68,6 +68,13 @@ class Trained:
         decision = "promoted: maps of other weights are stale now" if self.is_promoted else "registered, not promoted"
         return "\n".join([self._data(), *scores, decision])
 
+    def rows(self) -> list[dict[str, object]]:
+        """Both scores, one row each."""
+        return [
+            {"checkpoint": self.started_from[:12], "": "before", **self.score_before},
+            {"checkpoint": self.digest[:12], "": "trained", **self.score},
+        ]
+
     def _data(self) -> str:
         if not self.images:
             return "simulated heads alone: the images of two people with a calibration are needed for more"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prefect import State, flow, task
 from prefect.artifacts import create_table_artifact
 from prefect.states import Completed
 
 from flows.deployed.run import Explained, PublishedProgress, run_settings
-from flows.settings import Settings
 from flows.weights import Promotion
 
 if TYPE_CHECKING:
@@ -19,21 +18,12 @@ NAME = "train-model"
 
 
 @task(name="train-and-register")
-def train_and_register(
-    chosen: Settings, steps: int, seed: int | None, image_share: float, promote: Promotion
-) -> Trained:
+def train_and_register(store: str, options: dict[str, Any]) -> Trained:
     """Train on, score, register, perhaps promote."""
     from flows.train import train_model as train
 
     with Explained():
-        return train(
-            chosen.require_store(),
-            steps=steps,
-            seed=seed,
-            image_share=image_share,
-            promote=promote,
-            progress=PublishedProgress(NAME),
-        )
+        return train(store, progress=PublishedProgress(NAME), **options)
 
 
 @flow(name=NAME)
@@ -53,24 +43,13 @@ def train_model(
     ----------
     store
         Default: ``QMRI_STORE`` of the worker's environment.
-    steps, seed
-        Of the training; by default each run sees new heads.
-    image_share
-        Of the batches, from the store's images; 0 for simulated heads alone.
+    steps, seed, image_share
+        Of the training; by default new heads in each run, and a fifth of the batches from the store's images.
     promote
         ``if-better`` on held-out batches and images, ``always`` or ``never``.
     """
     with Explained():
-        chosen = run_settings(store=store)
-        chosen.require_store()
-    trained = train_and_register(chosen, steps, seed, image_share, promote)
-    create_table_artifact(
-        [
-            {"checkpoint": trained.started_from[:12], "": "before", **trained.score_before},
-            {"checkpoint": trained.digest[:12], "": "trained", **trained.score},
-        ],
-        key=f"{NAME}-result",
-        description="On held-out simulated batches, and on images of people and groups that are held out; lower is "
-        "better",
-    )
+        place = run_settings(store=store).require_store()
+    trained = train_and_register(place, {"steps": steps, "seed": seed, "image_share": image_share, "promote": promote})
+    create_table_artifact(trained.rows(), key=f"{NAME}-result", description="On what is held out; lower is better")
     return Completed(message=trained.text().splitlines()[-1], data=trained)

@@ -91,7 +91,7 @@ def test_training_on_images_alone_widens_an_overconfident_network(protocol: Prot
     network = MapNetwork(NetworkSettings(widths=(4, 4, 4)))
     assert network.head.bias is not None
     with torch.no_grad():
-        network.head.bias[3:] = -5.0
+        network.head.bias[3:] = -4.5  # within the range of what a network can say
     relative = torch.ones(2, 3, 32, 32) + 0.03 * torch.randn(2, 3, 32, 32)
     images = [Images(relative=relative, mask=torch.ones(2, 32, 32), acquisitions=protocol)]
     loss = image_loss(images, seed=1, slices=2, size=32)
@@ -104,7 +104,7 @@ def test_training_on_images_alone_widens_an_overconfident_network(protocol: Prot
         torch.autograd.backward(value)
         optimiser.step()
     assert image_score(network, images) < before
-    assert float(network.head.bias[3:].detach().mean()) > -5.0
+    assert float(network.head.bias[3:].detach().mean()) > -4.5
 
 
 def test_calibrated_slices_are_relative_to_white_matter_and_of_the_brain(protocol: Protocol) -> None:
