@@ -119,7 +119,7 @@ def fit(
         Looked at every ``validate_every`` steps and at the end: the best weights are kept, and training stops after
         ``patience`` looks without better ones. Without it the last weights are kept.
     state
-        File that the run is saved to at every look and every report; if it exists, the run goes on from it, to the
+        File that the run is saved to at every entry of the curve; if it exists, the run goes on from it, to the
         same weights as without a break. The caller removes it when the weights are safe.
 
     Raises
