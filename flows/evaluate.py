@@ -17,7 +17,7 @@ from flows.progress import Progress, quiet
 from flows.recipe import recipe_note, train_published_recipe
 from flows.tables import records
 from flows.voxel_evaluation import EvaluationTask, evaluate_pair, evaluate_session, pairs_of
-from storage.acquisitions import acquisitions_of
+from storage.acquisitions import acquisitions_of, scales_of
 from storage.cohort import sessions, slots
 from storage.locations import absolute
 from storage.repository import StoreError
@@ -141,15 +141,14 @@ def evaluation_tasks(store: str, truth: Path, true: pd.DataFrame) -> list[Evalua
     for row in records(true.sort_values(["subject", "folder"])):
         if (record := stored.get(str(row["session"]))) is None:
             continue
-        acquisitions = acquisitions_of(record)
         tasks.append(
             EvaluationTask(
                 location=absolute(store),
                 slot=places[str(row["session"])],
                 subject=str(row["subject"]),
                 truth=truth.resolve() / str(row["folder"]),
-                acquisitions=acquisitions,
-                scales={contrast: float(record[f"{contrast}_scale"]) for contrast in acquisitions},
+                acquisitions=acquisitions_of(record),
+                scales=scales_of(record),
             )
         )
     return tasks

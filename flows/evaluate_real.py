@@ -24,7 +24,7 @@ from flows.progress import Progress, quiet
 from flows.stages import MAPS, Outcome, Stage, at_boundary
 from flows.tables import records
 from qmri_core.acquisition import Acquisition, Contrast
-from storage.acquisitions import acquisitions_of
+from storage.acquisitions import acquisitions_of, scales_of
 from storage.cohort import open_cohort, sessions, slots
 from storage.locations import absolute
 from storage.repository import StoreError
@@ -151,12 +151,11 @@ def _review(task: PlausibilityTask, stage: Stage) -> Outcome:
 
 
 def _task(store: str, row: Mapping[str, Any], places: Mapping[str, Slot]) -> PlausibilityTask:
-    acquisitions = acquisitions_of(row)
     return PlausibilityTask(
         location=absolute(store),
         slot=places[str(row["session"])],
-        acquisitions=acquisitions,
-        scales={contrast: float(row[f"{contrast}_scale"]) for contrast in acquisitions},
+        acquisitions=acquisitions_of(row),
+        scales=scales_of(row),
     )
 
 

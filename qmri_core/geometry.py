@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,3 +67,17 @@ def closest_canonical(affine: Affine) -> tuple[tuple[int, int, int], tuple[bool,
         rest[:, voxel] = -1
     flipped = [bool(direction[world, order[world]] < 0) for world in range(3)]
     return (order[0], order[1], order[2]), (flipped[0], flipped[1], flipped[2])
+
+
+def inside_of(images: Iterable[NDArray[np.floating]], mask: NDArray[Any]) -> NDArray[np.bool_]:
+    """Where a mask is set and every image of its shape is finite."""
+    inside = mask > 0
+    for image in images:
+        inside &= np.isfinite(image)
+    return inside
+
+
+def extent_in_plane(mask: NDArray[np.bool_]) -> tuple[slice, slice]:
+    """Rows and columns that hold all of a mask of shape (z, y, x) that is set somewhere."""
+    rows, columns = (np.flatnonzero(mask.any(axis=axes)) for axes in ((0, 2), (0, 1)))
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)

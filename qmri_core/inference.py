@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from qmri_core.acquisition import CONTRASTS, Acquisition, Contrast
+from qmri_core.geometry import inside_of
 from qmri_core.network import MULTIPLE, REACH, MapNetwork, assemble
 from qmri_core.voxelwise import VoxelwiseEstimator, compress, estimator
 
@@ -99,14 +100,12 @@ def infer_maps(
         if not (np.isfinite(scale) and scale > 0):
             raise ValueError(f"the scale of {contrast} is {scale}; it must be positive: calibrate the group first")
     physics = estimator(acquisitions)
-    inside = mask > 0
-    for image in images.values():
-        inside &= np.isfinite(image)
+    inside = inside_of(images.values(), mask)
     result = {name: np.full(mask.shape, np.nan, dtype=np.float32) for name in Maps.__dataclass_fields__}
     if not inside.any():
         return Maps(**result)
     # of the images, per unit of signal relative to white matter; a median of zero ends the session with an error
-    units = [scales[c] * signal for c, signal in zip(physics.contrasts, physics.white_matter_signal, strict=True)]
+    units = physics.units(scales)
     medians = [float(np.median(images[contrast][inside])) for contrast in physics.contrasts]
     place = torch.device(device)
     to_median = torch.tensor([unit / median for unit, median in zip(units, medians, strict=True)], device=place)

@@ -32,6 +32,7 @@ from torch.nn import functional
 
 from qmri_core.acquisition import CONTRASTS, Acquisition, Contrast
 from qmri_core.acquisition import Sequence as Family
+from qmri_core.geometry import extent_in_plane, inside_of
 from qmri_core.recipe_network import MULTIPLE, WHITE_MATTER, RecipeNetwork, RecipeSettings
 
 SCALE_FREEDOM = 0.2
@@ -139,11 +140,11 @@ def sample_slices(
     ValueError
         If an image cannot be normalised.
     """
-    mask = _inside(images, mask)
+    mask = inside_of(images.values(), mask)
     useful = np.flatnonzero(mask.sum(axis=(1, 2)) >= MIN_BRAIN)
     if not useful.size:
         return []
-    rows, columns = _extent(mask)
+    rows, columns = extent_in_plane(mask)
     volume = normalised(images, mask)[:, :, rows, columns]
     chosen = np.sort(rng.permutation(useful)[:n])
     return [
@@ -366,10 +367,10 @@ def infer_recipe(
     """
     if not images:
         raise ValueError("no contrast was given; at least one is needed")
-    inside = _inside(images, mask)
+    inside = inside_of(images.values(), mask)
     result = np.full((3, *mask.shape), np.nan, dtype=np.float32)
     if inside.any():
-        rows, columns = _extent(inside)
+        rows, columns = extent_in_plane(inside)
         volume = torch.from_numpy(normalised(images, inside)[:, :, rows, columns].copy())
         present = torch.tensor([contrast in images for contrast in CONTRASTS])
         device = network.head.weight.device
@@ -387,20 +388,6 @@ def infer_recipe(
             result[:, block, rows, columns] = np.where(where, found, np.float32(np.nan))
     t1, t2, pd = result
     return t1, t2, pd
-
-
-def _inside(images: Mapping[Contrast, NDArray[np.float32]], mask: NDArray[Any]) -> NDArray[np.bool_]:
-    """Where the brain is, and every image is finite."""
-    inside = mask > 0
-    for image in images.values():
-        inside &= np.isfinite(image)
-    return inside
-
-
-def _extent(mask: NDArray[np.bool_]) -> tuple[slice, slice]:
-    """Rows and columns that hold all of a mask of shape (z, y, x)."""
-    rows, columns = (np.flatnonzero(mask.any(axis=axes)) for axes in ((0, 2), (0, 1)))
-    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
 def _plane(shapes: Sequence[tuple[int, ...]]) -> tuple[int, int]:

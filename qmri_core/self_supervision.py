@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from qmri_core.acquisition import Acquisition, Contrast
+from qmri_core.geometry import extent_in_plane, inside_of
 from qmri_core.inference import run_network, synthesise
 from qmri_core.network import MULTIPLE
 from qmri_core.population import (
@@ -70,21 +71,17 @@ def calibrated_slices(
     acquisitions, scales
         Of the contrasts in ``images``; image units per unit of proton density and signal.
     """
-    inside = mask > 0
-    for image in images.values():
-        inside &= np.isfinite(image)
+    inside = inside_of(images.values(), mask)
     useful = np.flatnonzero(inside.sum(axis=(1, 2)) >= LEAST_BRAIN)
     if not useful.size:
         return None
     chosen = np.sort(rng.permutation(useful)[:n])
-    spans = [np.flatnonzero(inside.any(axis=axes)) for axes in ((0, 2), (0, 1))]
-    rows, columns = (slice(int(at[0]), int(at[-1]) + 1) for at in spans)
+    rows, columns = extent_in_plane(inside)
     physics = estimator(acquisitions)
-    units = [scales[c] * signal for c, signal in zip(physics.contrasts, physics.white_matter_signal, strict=True)]
     where = inside[chosen, rows, columns]
     planes = [
         np.where(where, images[contrast][chosen, rows, columns] / unit, 0).astype(np.float32)
-        for contrast, unit in zip(physics.contrasts, units, strict=True)
+        for contrast, unit in zip(physics.contrasts, physics.units(scales), strict=True)
     ]
     return Images(
         relative=torch.from_numpy(np.stack(planes, axis=1)),

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from qmri_core.acquisition import Acquisition, Contrast, Sequence
+from qmri_core.grouping import REFERENCES
 from qmri_core.physics.registry import fast_signal
 from qmri_core.population import MEMBERS, population
 from qmri_core.preprocessing.tissue import TISSUES
@@ -147,6 +148,8 @@ def make_batch(slab: Slab, nominal: Protocol, as_run: Protocol, rng: np.random.G
     errors = _scale_errors(slab, nominal, as_run, rng)
     physics = estimator(nominal)
     wm = population(3.0).white_matter
+    mean_transmit = float(transmit.mean())
+    csf_t1, csf_t2, csf_pd = (torch.tensor(value, device=device) for value in slab.tissues["CSF"])
     fractions = _through(over_grid, slab.fractions)
     mask = (fractions.sum(dim=0) > 0.5).to(torch.float32)
     planes = []
@@ -158,12 +161,11 @@ def make_batch(slab: Slab, nominal: Protocol, as_run: Protocol, rng: np.random.G
         t1, t2, pd = slab.solid[:, first:end].unbind(0)
         angle = transmit[first:end]
         signal = fast_signal(acquisition, pd, t1, t2, transmit_scale=angle)
-        csf_t1, csf_t2, csf_pd = (torch.tensor(value, device=device) for value in slab.tissues["CSF"])
         signal = signal + slab.fractions[0, first:end] * fast_signal(
             acquisition, csf_pd, csf_t1, csf_t2, transmit_scale=angle
         )
         seen = _blurred(_through(weights[:, first:end], signal[None])[0], rng)
-        level = float(_tissue_signal(acquisition, (wm.t1, wm.t2, wm.pd), float(transmit.mean())).abs())
+        level = float(_tissue_signal(acquisition, (wm.t1, wm.t2, wm.pd), mean_transmit).abs())
         own = _smooth_field(rng, (len(places), height, width), 0.03, device)
         field = torch.exp(_centred(common + own, mask))
         sigma = 1 / float(rng.uniform(25, 80))
@@ -214,12 +216,12 @@ def _slices(
 ) -> tuple[NDArray[np.float64], float, dict[Contrast, NDArray[np.float32]]]:
     """Places of the grid's slices in planes, their spacing, and what every contrast sees of the planes in each.
 
-    The grid is that of the reference contrast, which is the first that is there of T2w, FLAIR and T1w; thin slices are
-    averaged over the grid's, others interpolated from where they lie.
+    The grid is that of the reference contrast; thin slices are averaged over the grid's, others interpolated from where
+    they lie.
     """
     thickness = float(rng.uniform(2.0, 5.2))
     spacing_2d = thickness * float(rng.choice([1.0, 1.1, 1.2]))
-    reference = next(c for c in (Contrast.T2W, Contrast.FLAIR, Contrast.T1W) if c in nominal)
+    reference = next(contrast for contrast in REFERENCES if contrast in nominal)
     spacing = resolution if _is_thin(nominal[reference]) else spacing_2d
     margin = 1.6 * spacing_2d + thickness / 2
     free = DEPTH - 1 - 2 * margin

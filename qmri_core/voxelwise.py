@@ -59,6 +59,11 @@ class VoxelwiseEstimator:
         """Log of the estimator's own error of log T1, T2 and PD over the population, shape (3,)."""
         return torch.from_numpy(self.conditions[-3:] / ERROR_GAIN).log()
 
+    def units(self, scales: Mapping[Contrast, float]) -> list[float]:
+        """Image units per unit of signal relative to the reference white matter, in the order of ``contrasts``."""
+        signals = zip(self.contrasts, self.white_matter_signal, strict=True)
+        return [scales[contrast] * signal for contrast, signal in signals]
+
     def __call__(self, compressed: Tensor) -> Tensor:
         """Log T1, T2, PD over the white-matter reference.
 

@@ -63,5 +63,10 @@ def acquisitions_of(values: Mapping[str, Any]) -> dict[Contrast, Acquisition]:
     return {contrast: acquisition for contrast, acquisition in found.items() if acquisition is not None}
 
 
+def scales_of(values: Mapping[str, Any]) -> dict[Contrast, float]:
+    """Scales that a session's maps were made with, of the contrasts it has, from its stored values."""
+    return {contrast: float(values[f"{contrast}_scale"]) for contrast in acquisitions_of(values)}
+
+
 def _number(value: float | None) -> float:
     return math.nan if value is None else float(value)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from flows.report.pictures import png_of
 
 LOSSES = {"nll": "known maps (tempered)", "images": "stored images", "resynthesis": "re-synthesis"}
 HELD_OUT = {"nll": "all", "simulated": "simulated heads", "images": "stored images"}
@@ -54,9 +55,7 @@ def curves_picture(record: Mapping[str, Any]) -> bytes:
     panels[0].set_ylabel("nat per voxel and map", fontsize=8)
     panels[2].set_ylabel("%", fontsize=8)
     figure.suptitle("; then ".join(_text(one) for _, one in stages), fontsize=9)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
-    return buffer.getvalue()
+    return png_of(figure)
 
 
 def _stages(record: Mapping[str, Any]) -> list[tuple[int, Mapping[str, Any]]]:

@@ -63,11 +63,9 @@ def session_picture(session: xr.Dataset, title: str) -> Picture:
     for axes, name in zip(figure.subplots(1, len(names)), names, strict=True):
         section = np.asarray(session[name][index, rows, columns].values)
         _draw(figure, axes, name, section, shown, spacing)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
     what = ", ".join(name for name in names)
     return Picture(
-        uri="data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii"),
+        uri="data:image/png;base64," + base64.b64encode(png_of(figure)).decode("ascii"),
         alt=f"{title}: one axial slice of {what}, with the outline of the brain mask; {quality}",
     )
 
@@ -93,9 +91,7 @@ def maps_picture(sessions: Mapping[str, xr.Dataset]) -> bytes:
         row.supylabel(name, fontsize=9)
         for axes, each in zip(row.subplots(1, 1 + len(columns)), (image, *columns), strict=True):
             _draw(row, axes, each, sections[each], sections["brain_mask"] == 1, _spacing(session))
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
-    return buffer.getvalue()
+    return png_of(figure)
 
 
 def medians_picture(medians: pd.DataFrame, note: str = "") -> bytes:
@@ -147,6 +143,11 @@ def medians_picture(medians: pd.DataFrame, note: str = "") -> bytes:
     figure.legend(handles=handles, loc="outside right center", fontsize=8, frameon=False)
     figure.suptitle("Medians of regions, one point per session and region; the line: as true", fontsize=10)
     figure.supxlabel("\n".join(textwrap.wrap(note, 45 * max(1, len(models)))), fontsize=7)
+    return png_of(figure)
+
+
+def png_of(figure: Any) -> bytes:  # noqa: ANN401 - matplotlib's Figure, imported when it is needed
+    """A figure as PNG; equal figures are equal bytes."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
     return buffer.getvalue()

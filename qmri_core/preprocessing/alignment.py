@@ -6,7 +6,7 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813 - the name that its documentation uses
 from numpy.typing import NDArray
 
-from qmri_core.geometry import Affine, Grid, Volume
+from qmri_core.geometry import Affine, Grid, Volume, spacing_of
 
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 MOST_SAMPLES = 8
@@ -141,9 +141,7 @@ def resample(
     """
     world = affine if transform is None else transform @ affine
     image = to_image(volume)
-    steps = np.linalg.norm(
-        (np.linalg.inv(volume.affine) @ world)[:3, :3], axis=0
-    )  # native voxels per voxel of the grid
+    steps = spacing_of(np.linalg.inv(volume.affine) @ world)  # native voxels per voxel of the grid
     counts = np.ones(3, dtype=int) if nearest else np.clip(np.rint(steps), 1, MOST_SAMPLES).astype(int)
     within = np.diag([*(1 / counts), 1.0])
     within[:3, 3] = (1 / counts - 1) / 2

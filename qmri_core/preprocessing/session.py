@@ -11,13 +11,13 @@ from scipy import ndimage
 
 from qmri_core.acquisition import CONTRASTS, Contrast
 from qmri_core.geometry import Affine, Grid, Volume, closest_canonical, spacing_of
+from qmri_core.grouping import REFERENCES
 from qmri_core.preprocessing.alignment import AlignmentError, align, resample
 from qmri_core.preprocessing.bias_field import bias_field, thinned
 from qmri_core.preprocessing.brain_mask import brain_mask
 from qmri_core.preprocessing.quality import figures_of_contrast
 from qmri_core.preprocessing.tissue import segment
 
-REFERENCE_ORDER = (Contrast.T2W, Contrast.FLAIR, Contrast.T1W)
 MARGIN = 10.0
 """Millimetres around the brain that are kept; beyond, images are NaN, so that no face is stored."""
 ALIGNMENT_MARGIN = 15.0
@@ -77,7 +77,7 @@ def preprocess(volumes: Mapping[Contrast, Volume], grid: Grid) -> Preprocessed:
     for contrast in CONTRASTS:
         if contrast in volumes and contrast is not Contrast.T1W:
             from_t1w[contrast], quality[f"{contrast}_alignment"] = align(t1w, volumes[contrast], around)
-    reference = next(contrast for contrast in REFERENCE_ORDER if contrast in volumes)
+    reference = next(contrast for contrast in REFERENCES if contrast in volumes)
     to_t1w = np.asarray(np.linalg.inv(from_t1w[reference]), dtype=np.float64)
     affine = _frame(grid, volumes[reference], from_t1w[reference], t1w, mask)
     images = {
