@@ -15,7 +15,9 @@ import typer
 
 from flows.progress import Progress, reporting
 from flows.tables import text_table
+from flows.train import RATE
 from qmri_core.ablations import VARIANTS, ablation
+from qmri_core.checkpoint import load_checkpoint
 from qmri_core.held_out import held_out_batches, held_out_score
 from qmri_core.simulated_batches import Batch
 from qmri_core.simulation.atlas import atlas_from_labels, atlas_from_templates
@@ -47,9 +49,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="table to write, .csv")
     parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--held-out", type=int, default=48, help="heads to score on")
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    parser.add_argument("--start", type=Path, default=None, help="checkpoint to train on from; default: random weights")
     arguments = parser.parse_args()
+    start = None if arguments.start is None else load_checkpoint(arguments.start)
     torch.set_num_threads(1)
     settings = replace(TrainingSettings(), n_steps=arguments.steps, n_protocols=12, n_slabs=60, missing_contrast=0.0)
+    if start is not None:
+        settings = replace(settings, learning_rate=RATE)
     atlas = atlas_from_templates(tissue_templates(), resolution=1.0)
     make = simulated_batches(atlas, settings)
     rows: list[dict[str, object]] = []
@@ -60,8 +67,8 @@ def main() -> None:
             progress(number, arguments.steps, "making batches")
             batches.append(make(number))
         rows.append({"variant": "voxelwise", "text": "before training", "steps": 0, **held_out_score(None, held_out)})
-        for name in VARIANTS:
-            rows.append(ablation(name, batches, held_out, settings, progress=_named(name, progress)))
+        for name in arguments.variants:
+            rows.append(ablation(name, batches, held_out, settings, start=start, progress=_named(name, progress)))
             pd.DataFrame(rows).to_csv(arguments.out, index=False)
     cells = [[str(row["variant"]), *(format(row[name], form) for name, form in COLUMNS.items())] for row in rows]
     typer.echo(text_table(["variant", *COLUMNS], cells))

@@ -19,10 +19,11 @@ from qmri_core.calibration import (
     Signals,
     calibrate_group,
     scale_spreads,
+    session_person,
     session_scales,
 )
 from qmri_core.population import MEMBERS, FieldStrengthError, population
-from qmri_core.session_model import Spreads
+from qmri_core.session_model import LEVELS, Spreads
 from storage.acquisitions import acquisitions_of
 from storage.cohort import sessions
 from storage.repository import MAIN, writing
@@ -139,6 +140,39 @@ def calibration_table(store: str) -> pd.DataFrame:
             )
     columns = ["group", "contrast", "version", *NUMBERS, "session_low", "session_high", "reference"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def people_table(store: str) -> pd.DataFrame:
+    """What the sessions' signals tell of people, by the current calibrations.
+
+    One row per group and level of `qmri_core.session_model.LEVELS` with the columns ``group``, ``tissue``,
+    ``quantity``, ``determined`` (share of the variance between people, mean over sessions), and the least and largest
+    deviation of a session's person from the group's mean (``session_low``, ``session_high``; log, as in the maps).
+
+    Raises
+    ------
+    StoreError
+        If there is no store.
+    """
+    stored = sessions(store)
+    rows: list[dict[str, object]] = []
+    for group, (_, scales, _) in sorted(current_calibrations(store).items()):
+        members = records(stored[stored["group"] == group])
+        acquisitions = acquisitions_of(members[0]) if members else {}
+        people = [session_person(scales, signals_of(row, acquisitions), acquisitions) for row in members]
+        for level, (tissue, quantity) in enumerate(LEVELS if people else ()):
+            deviations = [float(one.widened[level]) for one in people]
+            rows.append(
+                {
+                    "group": group,
+                    "tissue": tissue,
+                    "quantity": quantity,
+                    "determined": sum(float(one.determined[level]) for one in people) / len(people),
+                    "session_low": min(deviations),
+                    "session_high": max(deviations),
+                }
+            )
+    return pd.DataFrame(rows, columns=["group", "tissue", "quantity", "determined", "session_low", "session_high"])
 
 
 def signals_of(row: Mapping[str, Any], contrasts: Iterable[Contrast]) -> Signals:

@@ -58,7 +58,7 @@ def calibration(
     store: Store, out: Annotated[Path | None, typer.Option("--out", help="CSV file to write the table to.")] = None
 ) -> None:
     """Show the intensity scales of every group: what they rest on, and how far the data have moved each."""
-    from flows.calibrate import calibration_table
+    from flows.calibrate import calibration_table, people_table
     from flows.tables import group_labels, records, text_table
 
     table = calibration_table(store)
@@ -86,6 +86,17 @@ def calibration(
     ]
     typer.echo(text_table(header, lines))
     typer.echo()
+    lines = [
+        [
+            labels[row["group"]],
+            f"{row['tissue']} {row['quantity'].upper()}",
+            f"{row['determined']:.0%}",
+            f"{row['session_low']:+.1%} to {row['session_high']:+.1%}",
+        ]
+        for row in records(people_table(store))
+    ]
+    typer.echo(text_table(["group", "people", "determined", "sessions"], lines))
+    typer.echo()
     for group, label in labels.items():
         typer.echo(f"{label} = {group}")
     for reference in sorted(set(table["reference"])):
@@ -95,6 +106,10 @@ def calibration(
         "spread: of the scale between sessions, of one series and common to all, from the whole cohort and the group; "
         "determined: share of the scale's variance that a session's white matter, grey matter and CSF determine; "
         "sessions: over the group's"
+    )
+    typer.echo(
+        "people: how far the sessions' people are from the group's mean in the maps; determined: share of the variance "
+        "between people that the signals determine, beside the scales"
     )
 
 

@@ -17,7 +17,7 @@ from flows.tables import records as records_of
 from flows.weights import Weights, chosen_weights
 from qmri_core import versions
 from qmri_core.acquisition import CONTRASTS
-from qmri_core.calibration import session_scales
+from qmri_core.calibration import session_person, session_scales
 from qmri_core.population import FieldStrengthError, population
 from storage.acquisitions import acquisitions_of
 from storage.cohort import catalogue, open_repository, sessions, slots
@@ -66,11 +66,13 @@ def infer(store: str, *, client: Client, checkpoint: Path | None = None, progres
         if not why_maps(record, checkpoint=weights.digest, calibration=made_with(version)):
             continue
         acquisitions = acquisitions_of(record)
+        of_session = scales, signals_of(record, acquisitions), acquisitions
         tasks.append(
             {
                 "slot": places[name],
                 "acquisitions": acquisitions,
-                "scales": session_scales(scales, signals_of(record, acquisitions), acquisitions),
+                "scales": session_scales(*of_session),
+                "person": session_person(*of_session),
                 "made_with": made_with(version),
                 "input_digest": record["input_digest"],
             }
@@ -125,6 +127,7 @@ def _infer_wave(
                 slot=slot,
                 acquisitions=planned[slot.session]["acquisitions"],
                 scales=planned[slot.session]["scales"],
+                person=planned[slot.session]["person"],
                 weights=weights,
                 fork=begun.fork,
             )

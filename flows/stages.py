@@ -18,6 +18,7 @@ import numpy as np
 
 from flows.bounded import ClusterError
 from qmri_core.acquisition import Acquisition, Contrast
+from qmri_core.session_model import Person
 from storage.locations import StorageFaultError
 from storage.schema import Reason, Status
 from storage.series import ReadError, Series
@@ -194,6 +195,7 @@ class InferTask:
     slot: Slot
     acquisitions: Mapping[Contrast, Acquisition] = field(repr=False)
     scales: Mapping[Contrast, float] = field(repr=False)
+    person: Person = field(repr=False)
     weights: Weights = field(repr=False)
     fork: ForkSession = field(repr=False)
 
@@ -218,7 +220,16 @@ def _infer(task: InferTask, stage: Stage) -> Outcome:
     with stage("infer"):
         images = {contrast: stored[str(contrast)] for contrast in task.acquisitions}
         device, precision = fastest()
-        maps = infer_maps(network, images, mask, task.acquisitions, task.scales, device=device, precision=precision)
+        maps = infer_maps(
+            network,
+            images,
+            mask,
+            task.acquisitions,
+            task.scales,
+            device=device,
+            precision=precision,
+            person=task.person,
+        )
     with stage("write"):
         arrays = {
             "T1map": maps.t1,

@@ -14,13 +14,14 @@ from flows.infer import obstacle
 from flows.progress import Progress, quiet
 from flows.tables import records
 from qmri_core.acquisition import Acquisition, Contrast
-from qmri_core.calibration import session_scales
+from qmri_core.calibration import session_person, session_scales
 from storage.acquisitions import acquisitions_of
 from storage.cohort import sessions, slots
 from storage.schema import Status
 
 if TYPE_CHECKING:
     from qmri_core.self_supervision import Images
+    from qmri_core.session_model import Person
     from storage.slots import Slot
 
 HELD_OUT = 0.2
@@ -101,8 +102,9 @@ def stored_images(
             progress(sum(map(len, found)) + len(images), total, "read slices")
             row = rows[name]
             acquisitions = acquisitions_of(row)
-            scales = session_scales(calibrations[str(row["group"])][1], signals_of(row, acquisitions), acquisitions)
-            if (one := _slices(store, places[name], acquisitions, scales, n, seed)) is not None:
+            of_session = calibrations[str(row["group"])][1], signals_of(row, acquisitions), acquisitions
+            known = session_scales(*of_session), session_person(*of_session)
+            if (one := _slices(store, places[name], acquisitions, *known, n, seed)) is not None:
                 images.append(one)
         found.append(images)
     counts = {
@@ -118,6 +120,7 @@ def _slices(
     slot: Slot,
     acquisitions: Mapping[Contrast, Acquisition],
     scales: Mapping[Contrast, float],
+    person: Person,
     n: int,
     seed: int,
 ) -> Images | None:
@@ -128,7 +131,7 @@ def _slices(
     images = {contrast: stored[str(contrast)] for contrast in acquisitions}
     mask = (stored["brain_mask"] == 1).astype(np.uint8)
     rng = np.random.default_rng([seed, 7, int(hashlib.sha256(slot.session.encode()).hexdigest()[:8], 16)])
-    return calibrated_slices(images, mask, acquisitions, scales, n=n, rng=rng)
+    return calibrated_slices(images, mask, acquisitions, scales, person, n=n, rng=rng)
 
 
 def _lowest(names: set[str]) -> set[str]:

@@ -1,7 +1,7 @@
 """What each part of the method contributes: networks trained without it, scored on the same held-out batches.
 
-All variants see the same simulated batches in the same order and start from the same random weights, so that they
-differ in nothing but what is taken away. ``voxelwise`` is the estimate before any training.
+All variants see the same simulated batches in the same order and start from the same weights, so that they differ in
+nothing but what is taken away. ``voxelwise`` is the estimate before any training.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from qmri_core.acquisition import Acquisition
+from qmri_core.checkpoint import Checkpoint
 from qmri_core.held_out import held_out_score
 from qmri_core.inference import run_network
 from qmri_core.published_recipe import textbook_signal
@@ -55,6 +56,11 @@ def without_conditions(batch: Batch) -> Batch:
     return replace(batch, physics=replace(batch.physics, conditions=np.zeros_like(batch.physics.conditions)))
 
 
+def without_levels(batch: Batch) -> Batch:
+    """The network is not told what the whole session's signals say about the person."""
+    return replace(batch, levels=torch.zeros_like(batch.levels))
+
+
 def without_voxelwise(batch: Batch) -> Batch:
     """The network starts from constant maps instead of the voxelwise estimate."""
     return replace(batch, physics=replace(batch.physics, coefficients=np.zeros_like(batch.physics.coefficients)))
@@ -71,6 +77,7 @@ VARIANTS: Mapping[str, Variant] = {
         text="images divided by their own white matter", changed=without_calibration, settings={}
     ),
     "no conditions": Variant(text="network not told the protocol", changed=without_conditions, settings={}),
+    "no levels": Variant(text="network not told of the person", changed=without_levels, settings={}),
     "no voxelwise estimate": Variant(
         text="network starts from constant maps", changed=without_voxelwise, settings={}
     ),
@@ -93,9 +100,16 @@ def ablation(
     held_out: Sequence[Batch],
     settings: TrainingSettings,
     *,
+    start: Checkpoint | None = None,
     progress: Progress | None = None,
 ) -> dict[str, object]:
     """Train one variant on the batches, one per step and over again, and score it.
+
+    Parameters
+    ----------
+    start
+        Weights to train on from, which had everything: what a variant then loses, a long training had used. ``None``
+        starts from random ones.
 
     Returns
     -------
@@ -111,7 +125,8 @@ def ablation(
     sizes = replace(settings, **variant.settings)
     changed = [variant.changed(batch) for batch in batches]
     known = simulated_loss(lambda number: changed[number % len(changed)], sizes)
-    network, record = fit(mixed_loss(known, unknown_loss(changed), variant.images), sizes, progress=progress)
+    loss = mixed_loss(known, unknown_loss(changed), variant.images)
+    network, record = fit(loss, sizes, start=start, progress=progress)
     figures = held_out_score(network, [variant.changed(batch) for batch in held_out])
     return {"variant": name, "text": variant.text, "steps": record["steps"], **figures}
 
@@ -121,7 +136,7 @@ def unknown_loss(batches: Sequence[Batch]) -> Loss:
 
     def loss(network: nn.Module, number: int) -> tuple[Tensor, Mapping[str, float]]:
         one = batches[number % len(batches)]
-        log_maps, log_sd = run_network(network, one.relative, one.mask, one.physics)
+        log_maps, log_sd = run_network(network, one.relative, one.mask, one.physics, one.levels)
         rng = np.random.default_rng([number, 8])
         drawn = torch.from_numpy(rng.standard_normal(tuple(log_maps.shape), dtype=np.float32))
         value = evidence(log_maps, log_sd, one.relative, one.mask, one.nominal, one.physics, drawn)

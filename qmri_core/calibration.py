@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from qmri_core.acquisition import CONTRASTS, Acquisition, Contrast
 from qmri_core.population import MEMBERS, Population, population
 from qmri_core.preprocessing.tissue import TISSUES, core
-from qmri_core.session_model import Spreads, observations, posterior
+from qmri_core.session_model import Person, Spreads, observations, person, posterior
 
 MIN_VOXELS = 200
 """Voxels of a tissue's core that a session needs to say anything about its scales."""
@@ -180,18 +180,23 @@ def session_scales(
     acquisitions
         Of the group.
     """
-    means = np.asarray([calibrations[contrast].mean_signal(tissue) for contrast, tissue in observations(acquisitions)])
-    with np.errstate(invalid="ignore"):
-        deviations = _logs([signals], acquisitions) - np.log(means)
-    spreads = Spreads(
-        own={contrast: calibrations[contrast].spread for contrast in acquisitions},
-        common=next(iter(calibrations.values())).common_spread,
-    )
-    shifts = posterior(deviations, acquisitions, spreads).shifts[0]
+    found = posterior(*_of_session(calibrations, signals, acquisitions))
     return {
         contrast: float(calibrations[contrast].scale * np.exp(shift))
-        for contrast, shift in zip(acquisitions, shifts, strict=True)
+        for contrast, shift in zip(acquisitions, found.shifts[0], strict=True)
     }
+
+
+def session_person(
+    calibrations: Mapping[Contrast, ScaleCalibration], signals: Signals, acquisitions: Mapping[Contrast, Acquisition]
+) -> Person:
+    """What the signals of one session tell about its person; parameters as for `session_scales`.
+
+    See `qmri_core.session_model.person`.
+    """
+    deviations, _, spreads = _of_session(calibrations, signals, acquisitions)
+    n_sessions = next(iter(calibrations.values())).n_sessions
+    return person(deviations[0], acquisitions, spreads, n_sessions=n_sessions)
 
 
 def reference_signal(acquisition: Acquisition, values: Population) -> float:
@@ -203,6 +208,17 @@ def reference_signal(acquisition: Acquisition, values: Population) -> float:
     wm = values.white_matter
     pd, t1, t2 = (torch.tensor(v, dtype=torch.float64) for v in (wm.pd, wm.t1, wm.t2))
     return abs(float(signal(acquisition, pd, t1, t2)))
+
+
+def _of_session(
+    calibrations: Mapping[Contrast, ScaleCalibration], signals: Signals, acquisitions: Mapping[Contrast, Acquisition]
+) -> tuple[NDArray[np.float64], Mapping[Contrast, Acquisition], Spreads]:
+    """What the session model asks for: deviations from the group, shape (1, observation), acquisitions, spreads."""
+    means = np.asarray([calibrations[contrast].mean_signal(tissue) for contrast, tissue in observations(acquisitions)])
+    with np.errstate(invalid="ignore"):
+        deviations = _logs([signals], acquisitions) - np.log(means)
+    own = {contrast: calibrations[contrast].spread for contrast in acquisitions}
+    return deviations, acquisitions, Spreads(own=own, common=next(iter(calibrations.values())).common_spread)
 
 
 def _is_usable(session: Signals, acquisitions: Mapping[Contrast, Acquisition]) -> bool:

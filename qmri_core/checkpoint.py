@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from qmri_core.network import MapNetwork
 
 FORMAT = "qmri-cohort-checkpoint"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 SHIPPED = Path(__file__).parent / "weights" / "maps.safetensors"
 
 

@@ -59,7 +59,7 @@ def held_out_score(network: MapNetwork | None, batches: Sequence[Batch]) -> dict
     for each_batch in batches:
         batch = each_batch.to(place)
         with torch.inference_mode():
-            log_maps, log_sd = run_network(network, batch.relative, batch.mask, batch.physics)
+            log_maps, log_sd = run_network(network, batch.relative, batch.mask, batch.physics, batch.levels)
             error = log_maps - batch.truth
             each = 0.5 * (error / log_sd.exp()).square() + log_sd
             weight = batch.weight[:, None]

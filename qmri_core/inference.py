@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,16 +16,10 @@ from torch import Tensor, nn
 from qmri_core.acquisition import CONTRASTS, Acquisition, Contrast
 from qmri_core.geometry import inside_of
 from qmri_core.network import MULTIPLE, REACH, MapNetwork, assemble
+from qmri_core.population import Population, population
+from qmri_core.session_model import LEVELS, Person
 from qmri_core.voxelwise import VoxelwiseEstimator, compress, estimator
 
-NEAR_WHITE = (0.10, 0.15)
-"""Standard deviations, of log T1 and T2 from the reference, by which voxels count as white matter."""
-GREY_OVER_WHITE = 0.5
-"""Of log T1: where the correction has ended."""
-LEAST_WHITE = 100.0
-"""Voxels of white matter, by these weights, for a session's mean."""
-FURTHEST = 0.15
-"""Largest correction of a session's white matter, of log T1 and T2: more is no person's deviation."""
 VOXELS = {"cpu": 1 << 17, "cuda": 1 << 22}
 """Voxels of whole slices per pass, by device: what a pass needs does not grow with the number of slices."""
 
@@ -34,7 +29,7 @@ class Maps:
     """T1 [s], T2 [s], PD (CSF = 1), their standard uncertainties, and the re-synthesis residual; NaN outside the mask.
 
     Shape (z, y, x). ``residual`` is the root mean square over contrasts of re-synthesised minus acquired, relative to
-    the contrast's median in the brain, before the session's white matter is shifted (`infer_maps`).
+    the contrast's median in the brain.
     """
 
     t1: NDArray[np.float32]
@@ -56,13 +51,12 @@ def infer_maps(
     device: torch.device | str = "cpu",
     precision: torch.dtype = torch.float32,
     block: int | None = None,
-    session_level: bool = True,
+    person: Person | None = None,
 ) -> Maps:
     """Infer the maps of one session.
 
-    A network that sees one slice at a time cannot know how well the mean of a session is known, and draws everyone
-    towards the population. So the session's mean white matter is taken from the voxelwise estimate, which rests on the
-    calibrated signals alone and has shrunk once, in the calibration; the network gives what lies around it.
+    A network that sees one slice at a time draws everyone towards the population. So it is told what the signals of the
+    whole session say about the person, and its maps are widened by what posterior means lack (`Person.widened`).
 
     Parameters
     ----------
@@ -83,8 +77,9 @@ def infer_maps(
     block
         Slices per pass; ``None`` for as many as have `VOXELS` of the device, at least one. Maps of other blocks differ
         by the rounding of float32.
-    session_level
-        Whether T1 and T2 of the session's mean white matter are the voxelwise estimate's, less its known bias.
+    person
+        From `qmri_core.calibration.session_person`; ``None`` if nothing is known of the person. Not used by the
+        voxelwise estimate.
 
     Raises
     ------
@@ -111,7 +106,6 @@ def infer_maps(
     to_median = torch.tensor([unit / median for unit, median in zip(units, medians, strict=True)], device=place)
     if network is not None:  # a copy: the caller's weights stay where they are
         network = copy.deepcopy(network).to(device=place, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    white = np.zeros(3)
     step = block or max(1, VOXELS.get(place.type, VOXELS["cpu"]) // (inside.shape[1] * inside.shape[2]))
     for start in range(0, inside.shape[0], step):
         where = inside[start : start + step]
@@ -121,7 +115,7 @@ def infer_maps(
         signals = [plane / unit for plane, unit in zip(planes, units, strict=True)]
         relative = torch.from_numpy(np.stack(signals, dtype=np.float32))
         with torch.inference_mode():
-            found, sums = infer_block(
+            found = infer_block(
                 network,
                 relative.to(place),
                 torch.from_numpy(cropped(where)).to(place),
@@ -129,34 +123,41 @@ def infer_maps(
                 physics,
                 to_median,
                 precision=precision,
+                person=person,
             )
-        white += sums.cpu().numpy()
         for name, row in zip(Maps.__dataclass_fields__, found.cpu().numpy(), strict=True):
             result[name][start : start + step][where] = row
-    if network is not None and session_level:
-        _shift_white_matter(result, white, physics)
     return Maps(**result)
 
 
-def _shift_white_matter(
-    result: Mapping[str, NDArray[np.float32]], white: NDArray[np.float64], physics: VoxelwiseEstimator
-) -> None:
-    """Bring the mean white matter of a session to the voxelwise estimate, in place; less and less up to grey matter.
+def widened(log_maps: Tensor, log_sd: Tensor, person: Person, values: Population) -> tuple[Tensor, Tensor]:
+    """Shift log T1 and T2 by what posterior means of a person lack, and widen their uncertainty by what that adds.
+
+    White and grey matter are told apart by log T1: in between both count in proportion, beyond grey matter its part
+    falls to nothing at CSF.
 
     Parameters
     ----------
-    white
-        Sum of weights of white matter, and of weighted differences, voxelwise minus network, of log T1 and T2.
+    log_maps, log_sd
+        Shape (slice, 3, y, x), log maps over the reference white matter.
+    values
+        Of the field strength.
     """
-    if white[0] < LEAST_WHITE:
-        return
-    bias = physics(compress(torch.ones(1, len(physics.contrasts), 1, 1)))[0, :2, 0, 0].numpy()
-    t1, t2 = np.clip(white[1:] / white[0] - bias, -FURTHEST, FURTHEST)
-    share = np.clip(1 - np.log(result["t1"] / physics.white_matter[0]) / GREY_OVER_WHITE, 0, 1)
-    for name, shift in (("t1", t1), ("t2", t2)):
-        factor = np.exp(np.float32(shift) * share)
-        for each in (name, f"{name}_sd"):
-            result[each][...] *= factor
+    grey, fluid = (math.log(tissue.t1 / values.white_matter.t1) for tissue in (values.grey_matter, values.csf))
+    t1 = log_maps[:, :1]
+    towards = (t1 / grey).clamp(0, 1)
+    white, grey_share = 1 - towards, torch.minimum(towards, ((fluid - t1) / (fluid - grey)).clamp(0, 1))
+    of_white, of_grey = (
+        torch.as_tensor(each, dtype=t1.dtype, device=t1.device)[:, None, None]
+        for each in np.split(person.widened - person.mean, 2)
+    )
+    sd_white, sd_grey = (
+        torch.as_tensor(each, dtype=t1.dtype, device=t1.device)[:, None, None]
+        for each in np.split(person.widened_sd, 2)
+    )
+    relaxation = log_maps[:, :2] + white * of_white + grey_share * of_grey
+    variance = (2 * log_sd[:, :2]).exp() + (white * sd_white).square() + (grey_share * sd_grey).square()
+    return torch.cat([relaxation, log_maps[:, 2:]], dim=1), torch.cat([0.5 * variance.log(), log_sd[:, 2:]], dim=1)
 
 
 def fastest() -> tuple[torch.device, torch.dtype]:
@@ -190,7 +191,8 @@ def infer_block(
     to_median: Tensor,
     *,
     precision: torch.dtype = torch.float32,
-) -> tuple[Tensor, Tensor]:
+    person: Person | None = None,
+) -> Tensor:
     """Maps, their standard uncertainties and the residual of the voxels of some slices, all on one device.
 
     Parameters
@@ -203,18 +205,18 @@ def infer_block(
         Brain median over the reference white matter, inverted, by contrast.
     precision
         Of the network's features.
+    person
+        As in `infer_maps`.
 
     Returns
     -------
-    tuple of Tensor
-        Shape (7, voxel), in the order of `Maps`; and shape (3,), the sum of the weights with which voxels are white
-        matter, and of the weighted differences, voxelwise minus network, of log T1 and T2.
+    Tensor
+        Shape (7, voxel), in the order of `Maps`.
     """
     packed = relative[None, :, None]
     compressed = compress(packed)
     log_maps = physics(compressed)
     log_sd = physics.log_sd.to(log_maps)[:, None, None].expand_as(log_maps)
-    voxelwise = log_maps
     if network is not None:
         ones = torch.ones_like(packed[:, 0])
         rows = network_inputs(compressed, log_maps, ones, physics)[0, :, 0].T
@@ -222,19 +224,20 @@ def infer_block(
         planes = rows.new_zeros((inside.numel(), rows.shape[1])).index_copy_(0, voxels, rows)
         planes = planes.reshape(*inside.shape, -1).permute(0, 3, 1, 2)  # channels last: the fast order of convolutions
         conditions = torch.as_tensor(physics.conditions, device=planes.device).expand(len(planes), -1)
+        levels = planes.new_zeros(len(LEVELS)) if person is None else torch.from_numpy(person.mean).to(planes)
         with in_precision(precision, planes.device):
-            both = network(planes, conditions)
+            both = network(planes, conditions, levels.expand(len(planes), -1))
         log_maps, log_sd = (
             each.permute(0, 2, 3, 1).flatten(0, 2).index_select(0, voxels).to(relative.dtype).T[None, :, None]
             for each in both
         )
-    wide = torch.tensor(NEAR_WHITE, device=relative.device)[:, None, None]
-    weight = torch.exp(-0.5 * (log_maps[:, :2] / wide).square().sum(dim=1, keepdim=True))
-    sums = torch.cat([weight, weight * (voxelwise - log_maps)[:, :2]], dim=1).to(torch.float64).sum(dim=(0, 2, 3))
+        if person is not None:
+            values = population(next(iter(acquisitions.values())).field_strength)
+            log_maps, log_sd = widened(log_maps, log_sd, person, values)
     maps = log_maps.exp() * torch.tensor(physics.white_matter, device=relative.device)[:, None, None]
     difference = (synthesise(maps, acquisitions, physics) - packed) * to_median[:, None, None]
     residual = difference.square().mean(dim=1, keepdim=True).sqrt()
-    return torch.cat([maps, log_sd.exp() * maps, residual], dim=1)[0, :, 0], sums
+    return torch.cat([maps, log_sd.exp() * maps, residual], dim=1)[0, :, 0]
 
 
 @contextmanager
@@ -253,6 +256,7 @@ def run_network(
     relative: Tensor,
     mask: Tensor,
     physics: VoxelwiseEstimator,
+    levels: Tensor,
     *,
     precision: torch.dtype = torch.float32,
 ) -> tuple[Tensor, Tensor]:
@@ -264,6 +268,8 @@ def run_network(
         Shape (slice, contrast, y, x), the contrasts of ``physics`` in their order.
     mask
         Shape (slice, y, x).
+    levels
+        Of the session's person, shape (len(LEVELS),), see `qmri_core.session_model.Person.mean`.
     precision
         Of the network's features; what goes in and comes out is float32.
     """
@@ -274,7 +280,7 @@ def run_network(
     conditions = torch.as_tensor(physics.conditions, device=relative.device).expand(relative.shape[0], -1)
     inputs = network_inputs(compressed, voxelwise, mask, physics)
     with in_precision(precision, relative.device):
-        log_maps, log_sd = network(inputs, conditions)
+        log_maps, log_sd = network(inputs, conditions, levels.expand(relative.shape[0], -1))
     return log_maps.float(), log_sd.float()
 
 

@@ -9,8 +9,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from qmri_core.acquisition import CONTRASTS
+from qmri_core.session_model import LEVELS
 from qmri_core.voxelwise import N_CONDITIONS
 
+N_MAPS = 3
+LEVEL_GAIN = 20.0
+"""Brings what is known of a person, a few per cent, to the size of other features."""
 N_INPUTS = 2 * len(CONTRASTS) + 4
 """Compressed signals and presence of each contrast, voxelwise log T1, T2, PD, and the brain mask."""
 LOG_SD_RANGE = (-5.0, 1.0)
@@ -65,11 +69,11 @@ class MapNetwork(nn.Module):
         self.bottom = Block(middle, coarse, size)
         self.up2 = Block(coarse + middle, middle, size)
         self.up1 = Block(middle + fine, fine, size)
-        self.head = nn.Conv2d(fine + N_INPUTS, 6, 1)
+        self.head = nn.Conv2d(fine + N_INPUTS, N_MAPS * (2 + len(LEVELS)), 1)
         nn.init.zeros_(self.head.weight)
-        self.head.bias = nn.Parameter(torch.tensor([0.0, 0.0, 0.0, -2.5, -2.5, -3.0]))
+        self.head.bias = nn.Parameter(torch.tensor([0.0, 0.0, 0.0, -2.5, -2.5, -3.0] + [0.0] * N_MAPS * len(LEVELS)))
 
-    def forward(self, inputs: Tensor, conditions: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, inputs: Tensor, conditions: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
         """Log maps relative to white matter, and the log of their standard deviation.
 
         Parameters
@@ -78,6 +82,9 @@ class MapNetwork(nn.Module):
             Shape (slice, N_INPUTS, y, x), from `assemble`; y and x multiples of `MULTIPLE`.
         conditions
             Shape (slice, N_CONDITIONS).
+        levels
+            What the session's signals tell about its person, shape (slice, len(LEVELS)), `session_model.Person.mean`.
+            A slice does not show them; how much of each is in a voxel, it does.
 
         Returns
         -------
@@ -90,9 +97,12 @@ class MapNetwork(nn.Module):
         coarse = self.bottom(functional.avg_pool2d(middle, 2), embedded)
         middle = self.up2(torch.cat([functional.interpolate(coarse, scale_factor=2.0), middle], dim=1), embedded)
         fine = self.up1(torch.cat([functional.interpolate(middle, scale_factor=2.0), fine], dim=1), embedded)
-        correction, log_sd = self.head(torch.cat([fine, inputs], dim=1)).chunk(2, dim=1)
+        correction, log_sd, shares = self.head(torch.cat([fine, inputs], dim=1)).split(
+            [N_MAPS, N_MAPS, N_MAPS * len(LEVELS)], dim=1
+        )
+        of_person = torch.einsum("smlyx,sl->smyx", shares.unflatten(1, (N_MAPS, len(LEVELS))), LEVEL_GAIN * levels)
         start = inputs[:, -4:-1]
-        return start + correction, log_sd.clamp(*LOG_SD_RANGE)
+        return start + correction + of_person, log_sd.clamp(*LOG_SD_RANGE)
 
 
 def assemble(compressed: Tensor, present: Tensor, voxelwise: Tensor, mask: Tensor) -> Tensor:

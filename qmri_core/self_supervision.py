@@ -31,6 +31,7 @@ from qmri_core.population import (
     population,
     tissue_clouds,
 )
+from qmri_core.session_model import Person
 from qmri_core.training import Loss
 from qmri_core.voxelwise import VoxelwiseEstimator, estimator
 
@@ -50,6 +51,8 @@ class Images:
     """Signals relative to the reference white matter, shape (slice, contrast, y, x), 0 outside the mask."""
     mask: Tensor
     """Shape (slice, y, x)."""
+    levels: Tensor
+    """What calibration tells of the person, shape (len(LEVELS),), `qmri_core.session_model.Person.mean`."""
     acquisitions: Mapping[Contrast, Acquisition]
 
 
@@ -58,6 +61,7 @@ def calibrated_slices(
     mask: NDArray[np.uint8],
     acquisitions: Mapping[Contrast, Acquisition],
     scales: Mapping[Contrast, float],
+    person: Person,
     *,
     n: int,
     rng: np.random.Generator,
@@ -70,6 +74,8 @@ def calibrated_slices(
         Aligned images in arbitrary unit and the brain mask, shape (z, y, x).
     acquisitions, scales
         Of the contrasts in ``images``; image units per unit of proton density and signal.
+    person
+        From `qmri_core.calibration.session_person`.
     """
     inside = inside_of(images.values(), mask)
     useful = np.flatnonzero(inside.sum(axis=(1, 2)) >= LEAST_BRAIN)
@@ -86,6 +92,7 @@ def calibrated_slices(
     return Images(
         relative=torch.from_numpy(np.stack(planes, axis=1)),
         mask=torch.from_numpy(where.astype(np.float32)),
+        levels=torch.from_numpy(person.mean.astype(np.float32)),
         acquisitions=dict(acquisitions),
     )
 
@@ -177,7 +184,7 @@ def image_loss(
         window = (slice(None), *(_window(length, size, rng) for length in one.mask.shape[1:]))
         relative = one.relative[chosen].to(device)[:, :, window[1], window[2]]
         mask = one.mask[chosen].to(device)[window]
-        value = _of(network, relative, mask, one.acquisitions, rng, precision)
+        value = _of(network, relative, mask, one.levels.to(device), one.acquisitions, rng, precision)
         return value, {"images": value.item()}
 
     return loss
@@ -191,7 +198,7 @@ def image_score(network: nn.Module, sessions: Sequence[Images], *, precision: to
         for number, one in enumerate(sessions):
             rng = np.random.default_rng([number, 5])
             both = _padded(one.relative.to(device)), _padded(one.mask.to(device))
-            found.append(float(_of(network, *both, one.acquisitions, rng, precision)))
+            found.append(float(_of(network, *both, one.levels.to(device), one.acquisitions, rng, precision)))
     return float(np.mean(found))
 
 
@@ -208,12 +215,13 @@ def _of(
     network: nn.Module,
     relative: Tensor,
     mask: Tensor,
+    levels: Tensor,
     acquisitions: Mapping[Contrast, Acquisition],
     rng: np.random.Generator,
     precision: torch.dtype,
 ) -> Tensor:
     physics = estimator(acquisitions)
-    log_maps, log_sd = run_network(network, relative, mask, physics, precision=precision)
+    log_maps, log_sd = run_network(network, relative, mask, physics, levels, precision=precision)
     drawn = torch.from_numpy(rng.standard_normal(tuple(log_maps.shape), dtype=np.float32)).to(log_maps.device)
     return evidence(log_maps, log_sd, relative, mask, acquisitions, physics, drawn)
 

@@ -34,6 +34,10 @@ _PD_SCATTER = 0.015
 _STEP = 0.03
 _PARAMETERS = tuple((tissue, quantity) for tissue in TISSUES for quantity in ("t1", "t2", "pd"))
 """What differs between people; the transmit scale comes after them."""
+LEVELS = (("WM", "t1"), ("WM", "t2"), ("GM", "t1"), ("GM", "t2"))
+"""What of a person a session's signals are asked for: logs of T1 and T2 of white and grey matter."""
+MOST_WIDENED = 2.0
+"""Largest factor of `Person.widened`: what the signals hardly determine is not made up."""
 
 
 def observations(acquisitions: Collection[Contrast]) -> list[tuple[Contrast, str]]:
@@ -73,6 +77,70 @@ class Posterior:
     part_variances: NDArray[np.float64]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Person:
+    """How far a session's person is from the mean of the group, in the logs of `LEVELS`; all of shape (len(LEVELS),).
+
+    ``mean`` is the posterior mean, ``determined`` the share of the variance between people that the signals determine,
+    ``spread`` the standard deviation between people, ``n_sessions`` those whose mean stands for the population's.
+    """
+
+    mean: NDArray[np.float64]
+    determined: NDArray[np.float64]
+    spread: NDArray[np.float64]
+    n_sessions: int
+
+    @property
+    def widened(self) -> NDArray[np.float64]:
+        """Deviations that spread between people as their true values do.
+
+        Posterior means spread too little, by the square root of ``determined``: every comparison of people with each
+        other, or with their age, would come out too small by that factor. Constrained Bayes estimates (Louis 1984, J Am
+        Stat Assoc 79:393; Ghosh 1992, J Am Stat Assoc 87:533) are the ones nearest to the truth that spread like it.
+        """
+        return self.mean * self._factor
+
+    @property
+    def widened_sd(self) -> NDArray[np.float64]:
+        """What `widened` adds to the standard deviation of a posterior mean whose group's mean is the population's.
+
+        The widening, and what the mean of few sessions hides: of one alone, all.
+        """
+        hidden = 1 / self.n_sessions
+        return self.spread * np.sqrt(self.determined * ((self._factor - 1) ** 2 * (1 - hidden) + hidden))
+
+    @property
+    def _factor(self) -> NDArray[np.float64]:
+        return np.minimum(1 / np.sqrt(np.maximum(self.determined, 1e-6)), MOST_WIDENED)
+
+
+def person(
+    deviations: NDArray[np.float64],
+    acquisitions: Mapping[Contrast, Acquisition],
+    spreads: Spreads,
+    *,
+    n_sessions: int,
+) -> Person:
+    """What the signals of one session tell about its person, by the model that tells its scales.
+
+    Parameters
+    ----------
+    deviations
+        Of the log signals of `observations` from the group's means, shape (observation,); NaN where not known.
+    acquisitions, spreads
+        Of the group.
+    n_sessions
+        Of the group's means.
+    """
+    slopes, covariance = _model(tuple(acquisitions.values()))
+    known = np.isfinite(deviations)
+    rows = [_PARAMETERS.index(level) for level in LEVELS]
+    gain = _person_gain(tuple(acquisitions.values()), _variances(acquisitions, spreads), tuple(map(bool, known)))
+    spread = np.sqrt(np.diag(covariance)[rows])
+    determined = np.einsum("ij,ji->i", gain, slopes[known] @ covariance[:, rows]) / spread**2
+    return Person(mean=gain @ deviations[known], determined=determined, spread=spread, n_sessions=n_sessions)
+
+
 def posterior(
     deviations: NDArray[np.float64], acquisitions: Mapping[Contrast, Acquisition], spreads: Spreads
 ) -> Posterior:
@@ -88,7 +156,7 @@ def posterior(
         Of the scales.
     """
     key = tuple(acquisitions.values())
-    variances = (*(float(spreads.own[contrast]) ** 2 for contrast in acquisitions), float(spreads.common) ** 2)
+    variances = _variances(acquisitions, spreads)
     n = len(key)
     parts, part_variances = (np.empty((len(deviations), n + 1)) for _ in range(2))
     left = np.empty((len(deviations), n))
@@ -149,6 +217,24 @@ def expected_slopes(
         for row, (tissue, quantity) in enumerate(_PARAMETERS)
         if tissue != "CSF" and quantity != "pd"
     }
+
+
+def _variances(contrasts: Collection[Contrast], spreads: Spreads) -> tuple[float, ...]:
+    """Of the parts of the scales: own ones by contrast and, last, the common one."""
+    return (*(float(spreads.own[contrast]) ** 2 for contrast in contrasts), float(spreads.common) ** 2)
+
+
+@lru_cache(maxsize=256)
+def _person_gain(
+    acquisitions: tuple[Acquisition, ...], variances: tuple[float, ...], known: tuple[bool, ...]
+) -> NDArray[np.float64]:
+    """From known deviations to the posterior means of `LEVELS`."""
+    slopes, covariance = _model(acquisitions)
+    contrasts = tuple(acquisition.contrast for acquisition in acquisitions)
+    total = slopes @ covariance @ slopes.T + _scales_and_errors(contrasts, variances)
+    use = np.flatnonzero(known)
+    cross = slopes[use] @ covariance[:, [_PARAMETERS.index(level) for level in LEVELS]]
+    return np.asarray(np.linalg.solve(total[np.ix_(use, use)], cross).T)
 
 
 @lru_cache(maxsize=256)

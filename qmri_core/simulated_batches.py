@@ -21,7 +21,7 @@ from qmri_core.grouping import REFERENCES
 from qmri_core.physics.registry import fast_signal
 from qmri_core.population import MEMBERS, population
 from qmri_core.preprocessing.tissue import TISSUES
-from qmri_core.session_model import Spreads, measurement_error, observations, posterior
+from qmri_core.session_model import Spreads, measurement_error, observations, person, posterior
 from qmri_core.simulation.anatomies import random_slab
 from qmri_core.simulation.atlas import Atlas
 from qmri_core.simulation.subjects import CLASSES
@@ -33,6 +33,8 @@ PURE = 0.9
 MIXED_WEIGHT = 0.25
 REGIONS = ("gm", "wm", "thalamus", "caudate", "putamen", "pallidum", "lesion")
 """Regions whose means over a slab are compared as well, as the simulation names them; ``gm`` is the cortex."""
+FIRST_SMALL = 2
+"""Of `REGIONS`: nuclei and lesions follow."""
 REGION_SHARE, REGION_PURITY = 0.9, 0.97
 """Least share of planes in the region, and of one tissue, in a voxel of a region."""
 PLANE = 1.0
@@ -43,6 +45,8 @@ FINE = 1.4
 """Millimetres in plane above which a voxel is the mean of four points."""
 SCALE_SPREADS = (math.log(0.01), math.log(0.08))
 """Range of the logs of the spreads of scales between sessions of a group, of one series and common to all."""
+MANY = 1000
+"""Sessions of a group whose mean is known."""
 GROUP_ERROR = 0.01
 """Of a group's level: few sessions, and people that differ from the population."""
 MISALIGNMENT = 0.15
@@ -86,6 +90,8 @@ class Batch:
     """Log T1, T2, PD over the reference white matter of 3 T, shape (slice, 3, y, x)."""
     regions: Tensor
     """Voxels of one tissue in each region, shape (slice, region, y, x), in the order of `REGIONS`."""
+    levels: Tensor
+    """What the session's signals tell about its person, shape (len(LEVELS),), see `qmri_core.session_model.Person`."""
     nominal: Protocol
     """What inference believes about the acquisition."""
     physics: VoxelwiseEstimator
@@ -96,7 +102,7 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
-        return replace(self, **{name: getattr(self, name).to(device) for name in _PLANES})
+        return replace(self, **{name: getattr(self, name).to(device) for name in (*_PLANES, "levels")})
 
 
 _PLANES = ("relative", "mask", "weight", "truth", "regions")
@@ -145,7 +151,7 @@ def make_batch(slab: Slab, nominal: Protocol, as_run: Protocol, rng: np.random.G
     smooth = _smooth_field(rng, (depth, height, width), 0.12, device)
     transmit = 1 + float(rng.uniform(-0.05, 0.05)) + _centred(smooth, brain)
     common = _smooth_field(rng, (len(places), height, width), 0.06, device)
-    errors = _scale_errors(slab, nominal, as_run, rng)
+    errors, levels = _calibration(slab, nominal, as_run, rng)
     physics = estimator(nominal)
     wm = population(3.0).white_matter
     mean_transmit = float(transmit.mean())
@@ -184,6 +190,7 @@ def make_batch(slab: Slab, nominal: Protocol, as_run: Protocol, rng: np.random.G
         weight=mask * torch.where(fractions.amax(dim=0) > PURE, 1.0, MIXED_WEIGHT),
         truth=truth.permute(1, 0, 2, 3).contiguous(),
         regions=(regions & (mask > 0)).permute(1, 0, 2, 3).to(torch.float32),
+        levels=torch.tensor(levels, dtype=torch.float32, device=device),
         nominal=nominal,
         physics=physics,
     )
@@ -277,8 +284,10 @@ def _centred(field: Tensor, mask: Tensor) -> Tensor:
     return field - (field * mask).sum() / mask.sum().clamp_min(1)
 
 
-def _scale_errors(slab: Slab, nominal: Protocol, as_run: Protocol, rng: np.random.Generator) -> dict[Contrast, float]:
-    """What calibration leaves: log of the estimated over the true scale of a session, by contrast.
+def _calibration(
+    slab: Slab, nominal: Protocol, as_run: Protocol, rng: np.random.Generator
+) -> tuple[dict[Contrast, float], NDArray[np.float64]]:
+    """Log of the estimated over the true scale of a session, by contrast, and what calibration tells of the person.
 
     The group's level is that of the population's white matter, with a small error; the session's deviations and those
     of its person are told apart as far as the model of `qmri_core.session_model` can.
@@ -298,10 +307,11 @@ def _scale_errors(slab: Slab, nominal: Protocol, as_run: Protocol, rng: np.rando
         deviations.append(float((persons / usual).abs().log()) + true[contrast] + noise)
     found = posterior(np.asarray([deviations]), nominal, spreads).shifts
     level = GROUP_ERROR * rng.standard_normal(len(nominal))
-    return {
+    errors = {
         contrast: float(shift) - true[contrast] + float(error)
         for contrast, shift, error in zip(nominal, found[0], level, strict=True)
     }
+    return errors, person(np.asarray(deviations), nominal, spreads, n_sessions=MANY).mean
 
 
 def _tissue_signal(acquisition: Acquisition, tissue: tuple[float, float, float], transmit: float) -> Tensor:

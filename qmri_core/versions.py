@@ -2,5 +2,5 @@
 
 PREPROCESSING = 5
 """Of `qmri_core.preprocessing.session.preprocess`: images are made anew."""
-INFERENCE = 3
+INFERENCE = 4
 """Of `qmri_core.inference.infer_maps`: maps are made anew."""

@@ -115,6 +115,7 @@ def test_calibration_shows_what_each_scale_rests_on(
 ) -> None:
     from qmri_core.acquisition import Contrast
     from qmri_core.calibration import ScaleCalibration
+    from qmri_core.session_model import Person
 
     assert "no group is calibrated yet" in qmri("calibration", "--store", store).output
     scale = ScaleCalibration(
@@ -131,9 +132,19 @@ def test_calibration_shows_what_each_scale_rests_on(
     current = {min(GROUPS): (2, {Contrast.T1W: scale}, "white matter of a book")}
     monkeypatch.setattr("flows.calibrate.current_calibrations", lambda _: current)
     monkeypatch.setattr("flows.calibrate.session_scales", lambda *_: {Contrast.T1W: 1010.0})
+    people = Person(
+        mean=np.array([0.01, -0.02, 0.0, 0.03]),
+        determined=np.array([0.25, 0.64, 0.5, 0.36]),
+        spread=np.full(4, 0.04),
+        n_sessions=3,
+    )
+    monkeypatch.setattr("flows.calibrate.session_person", lambda *_: people)
     result = qmri("calibration", "--store", store, "--out", tmp_path / "table.csv")
     assert result.exit_code == 0
     assert "G1     T1w             2  3   1000     0.2000    5.0%    2.0%         25%  +1.0% to +1.0%" in result.output
+    lines = [" ".join(line.split()) for line in result.output.splitlines()]
+    for line in ("G1 WM T1 25% +2.0% to +2.0%", "G1 WM T2 64% -2.5% to -2.5%", "G1 GM T2 36% +5.0% to +5.0%"):
+        assert line in lines
     assert "rests on: white matter of a book" in result.output
     assert (tmp_path / "table.csv").read_text().startswith("group,contrast,version,scale")
 

@@ -9,7 +9,14 @@ import pytest
 import torch
 
 from qmri_core import training
-from qmri_core.ablations import VARIANTS, ablation, with_textbook, without_calibration, without_conditions
+from qmri_core.ablations import (
+    VARIANTS,
+    ablation,
+    with_textbook,
+    without_calibration,
+    without_conditions,
+    without_levels,
+)
 from qmri_core.inference import run_network
 from qmri_core.published_recipe import textbook_signal
 from qmri_core.simulated_batches import Batch, make_batch, make_slab
@@ -39,8 +46,15 @@ def test_without_calibration_every_image_has_usual_white_matter(batches: list[Ba
 def test_without_conditions_the_protocol_is_not_told(batches: list[Batch]) -> None:
     found = without_conditions(batches[0])
     assert not found.physics.conditions.any()
-    both = [run_network(None, one.relative, one.mask, one.physics)[0] for one in (batches[0], found)]
+    both = [run_network(None, one.relative, one.mask, one.physics, one.levels)[0] for one in (batches[0], found)]
     assert torch.equal(*both)  # the estimate still knows it
+
+
+def test_without_levels_nothing_is_told_of_the_person(batches: list[Batch]) -> None:
+    found = without_levels(batches[0])
+    assert batches[0].levels.all()
+    assert not found.levels.any()
+    assert torch.equal(found.relative, batches[0].relative)
 
 
 def test_with_the_textbook_its_signals_are_inverted(batches: list[Batch]) -> None:
@@ -51,7 +65,7 @@ def test_with_the_textbook_its_signals_are_inverted(batches: list[Batch]) -> Non
     relative = torch.stack(
         [one / reference for one, reference in zip(signals, physics.white_matter_signal, strict=True)]
     )
-    maps, _ = run_network(None, relative[None, :, None, :], torch.ones(1, 1, 2), physics)
+    maps, _ = run_network(None, relative[None, :, None, :], torch.ones(1, 1, 2), physics, torch.zeros(4))
     expected = torch.log(torch.stack([t1, t2, pd]) / torch.tensor(physics.white_matter)[:, None])
     torch.testing.assert_close(maps[0, :, 0], expected, atol=0.06, rtol=0)
 

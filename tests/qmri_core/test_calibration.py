@@ -21,12 +21,21 @@ from qmri_core.calibration import (
     calibrate_group,
     reference_signal,
     scale_spreads,
+    session_person,
     session_scales,
     tissue_signals,
 )
 from qmri_core.physics.registry import signal
 from qmri_core.population import MEMBERS, FieldStrengthError, Tissue, pd_relation, population
-from qmri_core.session_model import Spreads, expected_slopes, measurement_error, observations, posterior
+from qmri_core.session_model import (
+    LEVELS,
+    MOST_WIDENED,
+    Spreads,
+    expected_slopes,
+    measurement_error,
+    observations,
+    posterior,
+)
 from tests.protocols import plain_protocol
 
 PROTOCOL = plain_protocol()
@@ -180,6 +189,41 @@ def test_signals_that_are_missing_are_left_out() -> None:
     assert all(math.isfinite(scale) for scale in session_scales(found, without[0], PROTOCOL).values())
     full = calibrate_group(sessions, PROTOCOL, PRIOR)
     assert errors(full, sessions, true).mean() < 0.95 * errors(found, without, true).mean()
+
+
+def test_people_are_told_apart_as_far_as_stated_and_widened_to_their_true_spread() -> None:
+    """Drawn from the accurate models; regressions over people are the oracle."""
+    sessions, _, values = drawn(1500, 0.03, seed=8)
+    found = calibrate_group(sessions, PROTOCOL, PRIOR)
+    people = [session_person(found, session, PROTOCOL) for session in sessions]
+    for level, (tissue, quantity) in enumerate(LEVELS):
+        true = np.log(values[tissue][1 if quantity == "t1" else 2])
+        mean = np.asarray([one.mean[level] for one in people])
+        widened = np.asarray([one.widened[level] for one in people])
+        share, spread = people[0].determined[level], people[0].spread[level]
+        assert np.polyfit(true, mean, 1)[0] == pytest.approx(share, abs=0.06)
+        assert np.polyfit(mean, true, 1)[0] == pytest.approx(1, abs=0.1)  # a posterior mean
+        assert np.std(widened) == pytest.approx(np.std(true), rel=0.08)
+        assert np.polyfit(true, widened, 1)[0] == pytest.approx(math.sqrt(share), abs=0.08)
+        error = np.std(widened - true)
+        stated = math.hypot(spread * math.sqrt(1 - share), people[0].widened_sd[level])
+        assert stated == pytest.approx(error, rel=0.08)
+
+
+def test_of_one_session_alone_nothing_is_known_of_its_person() -> None:
+    (session,), _ = draw(1, 0.05)
+    one = session_person(calibrate_group([session], PROTOCOL, PRIOR), session, PROTOCOL)
+    np.testing.assert_allclose(one.mean, 0, atol=1e-12)
+    np.testing.assert_allclose(one.spread**2 * (1 - one.determined) + one.widened_sd**2, one.spread**2)
+
+
+def test_what_signals_hardly_determine_is_widened_no_further_than_twice() -> None:
+    sessions, _ = draw(50, 0.3, common=0.3, seed=9)
+    found = calibrate_group(sessions, PROTOCOL, Spreads(own=dict.fromkeys(PROTOCOL, 0.3), common=0.3))
+    dark: Signals = {c: {"WM": own["WM"], "GM": math.nan, "CSF": math.nan} for c, own in sessions[0].items()}
+    one = session_person(found, dark, PROTOCOL)
+    assert one.determined.min() < 1 / MOST_WIDENED**2
+    assert np.all(np.abs(one.widened) <= MOST_WIDENED * np.abs(one.mean) * (1 + 1e-12))
 
 
 def test_the_expected_slope_is_that_of_regression_on_drawn_people() -> None:

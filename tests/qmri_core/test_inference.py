@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from qmri_core.acquisition import CONTRASTS, Contrast
-from qmri_core.inference import Maps, infer_maps
-from qmri_core.network import MapNetwork, NetworkSettings
+from qmri_core.inference import Maps, infer_maps, widened
+from qmri_core.network import N_INPUTS, MapNetwork, NetworkSettings
 from qmri_core.physics.registry import signal
 from qmri_core.population import population
-from qmri_core.voxelwise import compress, estimator
+from qmri_core.session_model import Person
+from qmri_core.voxelwise import N_CONDITIONS, compress, estimator
 from tests.protocols import plain_protocol
 
 PROTOCOL = plain_protocol()
@@ -73,47 +76,79 @@ def test_longer_times_come_out_longer() -> None:
 class Painter(MapNetwork):
     """Says that everything is usual white matter, or usual grey matter above some T1: it tells nobody apart."""
 
-    def forward(self, inputs: Tensor, conditions: Tensor) -> tuple[Tensor, Tensor]:
-        del conditions
+    def forward(self, inputs: Tensor, conditions: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
+        del conditions, levels
         maps = torch.zeros_like(inputs[:, -4:-1])
         maps[:, 0] = torch.where(inputs[:, -4] > 0.3, 0.5, 0.0)
         return maps, torch.full_like(maps, -3.0)
 
 
-def test_the_mean_white_matter_of_a_session_is_what_its_signals_say() -> None:
-    """A network that paints constants still gives a person's mean white matter, to the bias of the estimate."""
-    painter = Painter(SMALL)
-    bias = estimator(PROTOCOL)(compress(torch.ones(1, 3, 1, 1)))[0, :2, 0, 0].numpy()
-    for t1, t2 in ((0.85, 0.07), (0.93, 0.066), (0.79, 0.075)):
-        images = phantom(t1=t1, t2=t2)
-        maps = infer_maps(painter, images, mask_of(images), PROTOCOL, SCALES)
-        alone = infer_maps(None, images, mask_of(images), PROTOCOL, SCALES)
-        expected = [np.exp(np.nanmean(np.log(one)) - b) for one, b in zip((alone.t1, alone.t2), bias, strict=True)]
-        assert np.nanmean(maps.t1) == pytest.approx(expected[0], rel=1e-4)
-        assert np.nanmean(maps.t2) == pytest.approx(expected[1], rel=1e-4)
-        painted = infer_maps(painter, images, mask_of(images), PROTOCOL, SCALES, session_level=False)
-        assert np.nanmean(painted.t1) == pytest.approx(0.85, rel=1e-5)
-        np.testing.assert_allclose(maps.t1_sd / maps.t1, painted.t1_sd / painted.t1, rtol=1e-5)
+PERSON = Person(
+    mean=np.array([0.02, -0.01, 0.03, 0.04]),
+    determined=np.array([0.36, 0.25, 0.49, 0.64]),
+    spread=np.array([0.04, 0.04, 0.035, 0.05]),
+    n_sessions=20,
+)
 
 
-def test_grey_matter_keeps_what_the_network_says() -> None:
-    painter = Painter(SMALL)
-    images, grey = phantom(t1=0.93, t2=0.066), phantom(t1=1.5, t2=0.1)
-    for contrast, image in images.items():
-        image[:, :, image.shape[2] // 2 :] = grey[contrast][:, :, image.shape[2] // 2 :]
-    maps = infer_maps(painter, images, mask_of(images), PROTOCOL, SCALES)
-    grey_t1 = maps.t1[:, :, -2][np.isfinite(maps.t1[:, :, -2])]
-    assert np.allclose(grey_t1, 0.85 * np.exp(0.5), rtol=1e-5)
-    assert abs(np.nanmean(maps.t1[:, :, 1]) / 0.85 - 1) > 0.02
+@pytest.mark.parametrize(("t1", "grey"), [(0.85, False), (1.4, True)])
+def test_a_tissue_is_widened_by_what_posterior_means_lack(t1: float, *, grey: bool) -> None:
+    """Of a network that paints constants: 1 / sqrt(determined) - 1 times the mean is added, in the pure tissue."""
+    images = phantom(t1=t1)
+    painted = infer_maps(Painter(SMALL), images, mask_of(images), PROTOCOL, SCALES)
+    maps = infer_maps(Painter(SMALL), images, mask_of(images), PROTOCOL, SCALES, person=PERSON)
+    at = slice(2, 4) if grey else slice(0, 2)
+    expected = PERSON.mean[at] * (1 / np.sqrt(PERSON.determined[at]) - 1)
+    for name, shift, added in zip(("t1", "t2"), expected, PERSON.widened_sd[at], strict=True):
+        before, after = getattr(painted, name), getattr(maps, name)
+        assert np.nanmean(np.log(after / before)) == pytest.approx(shift, abs=2e-4)
+        sd = np.hypot(getattr(painted, f"{name}_sd") / before, added)
+        np.testing.assert_allclose(getattr(maps, f"{name}_sd") / after, sd, rtol=1e-3)
+    np.testing.assert_array_equal(maps.pd, painted.pd)
+    np.testing.assert_array_equal(maps.pd_sd, painted.pd_sd)
 
 
-def test_too_little_white_matter_shifts_nothing() -> None:
-    painter = Painter(SMALL)
-    images = phantom(t1=0.93, t2=0.066)
-    mask = np.zeros_like(mask_of(images))
-    mask[3, 3:8, 3:8] = 1
-    maps = infer_maps(painter, images, mask, PROTOCOL, SCALES)
-    assert np.nanmean(maps.t1) == pytest.approx(0.85, rel=1e-5)
+@pytest.mark.parametrize(("t1", "part"), [(0.6, (1, 0)), (1.0909, (0.5, 0.5)), (2.4536, (0, 0.5)), (4.3, (0, 0))])
+def test_between_tissues_both_count_in_proportion(t1: float, part: tuple[float, float]) -> None:
+    log_maps = torch.tensor([math.log(t1 / 0.85), 0.1, 0.2])[None, :, None, None]
+    shifted, sd = widened(log_maps, torch.full_like(log_maps, -30.0), PERSON, population(3.0))
+    added = PERSON.widened - PERSON.mean
+    expected = np.asarray(part) @ added.reshape(2, 2)
+    np.testing.assert_allclose((shifted - log_maps)[0, :2, 0, 0], expected, atol=2e-4)
+    of_parts = np.sqrt(np.square(part) @ np.square(PERSON.widened_sd).reshape(2, 2))
+    np.testing.assert_allclose(sd.exp()[0, :2, 0, 0], of_parts, atol=2e-4)
+
+
+def test_the_network_answers_to_levels_in_proportion_and_by_place() -> None:
+    """Twice the deviation moves a voxel twice as far; where the network sees no tissue it need not move."""
+    torch.manual_seed(3)
+    one = network(is_random=True)
+    inputs, conditions = torch.rand(1, N_INPUTS, 8, 8), torch.rand(1, N_CONDITIONS)
+    levels = torch.tensor([[0.02, -0.01, 0.03, 0.04]])
+    with torch.inference_mode():
+        none, once, twice = (one(inputs, conditions, factor * levels) for factor in (0, 1, 2))
+    moved = once[0] - none[0]
+    torch.testing.assert_close(twice[0] - none[0], 2 * moved, rtol=1e-4, atol=1e-6)
+    assert moved.abs().min() < 0.5 * moved.abs().max()
+    assert torch.equal(once[1], none[1])
+
+
+def test_nothing_known_of_a_person_is_no_deviation() -> None:
+    images = phantom()
+    usual = Person(mean=np.zeros(4), determined=np.ones(4), spread=np.full(4, 0.04), n_sessions=10**9)
+    one = infer_maps(network(is_random=True), images, mask_of(images), PROTOCOL, SCALES)
+    other = infer_maps(network(is_random=True), images, mask_of(images), PROTOCOL, SCALES, person=usual)
+    for name in Maps.__dataclass_fields__:
+        np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=1e-5, err_msg=name)
+
+
+def test_the_voxelwise_estimate_is_told_nothing_of_a_person() -> None:
+    images = phantom()
+    alone, told = (
+        infer_maps(None, images, mask_of(images), PROTOCOL, SCALES, person=person) for person in (None, PERSON)
+    )
+    for name in Maps.__dataclass_fields__:
+        np.testing.assert_array_equal(getattr(alone, name), getattr(told, name))
 
 
 def test_maps_are_nan_outside_the_mask_and_where_a_contrast_is_missing() -> None:

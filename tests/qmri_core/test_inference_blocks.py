@@ -17,6 +17,7 @@ from qmri_core.checkpoint import load_checkpoint
 from qmri_core.inference import Maps, cropped, fastest, infer_maps, run_network
 from qmri_core.network import MULTIPLE, N_INPUTS, REACH, MapNetwork, NetworkSettings
 from qmri_core.physics.registry import fast_signal
+from qmri_core.session_model import LEVELS
 from qmri_core.voxelwise import N_CONDITIONS, estimator
 from tests.protocols import plain_protocol
 
@@ -57,12 +58,12 @@ def test_the_size_of_blocks_does_not_matter(shipped: MapNetwork, block: int) -> 
 
 
 def test_slices_do_not_depend_on_others(shipped: MapNetwork) -> None:
-    """But through what is the session's: its medians, to which the residual is relative, and its mean white matter."""
+    """But through what is the session's: its medians, to which the residual is relative."""
     images, mask = head((12, 70, 62))
-    whole = infer_maps(shipped, images, mask, PROTOCOL, SCALES, session_level=False)
+    whole = infer_maps(shipped, images, mask, PROTOCOL, SCALES)
     some = slice(5, 9)
     few = {c: image[some] for c, image in images.items()}
-    part = infer_maps(shipped, few, mask[some], PROTOCOL, SCALES, session_level=False)
+    part = infer_maps(shipped, few, mask[some], PROTOCOL, SCALES)
     for name in ("t1", "t2", "pd", "t1_sd", "t2_sd", "pd_sd"):
         np.testing.assert_allclose(getattr(whole, name)[some], getattr(part, name), rtol=ROUNDING, err_msg=name)
 
@@ -72,10 +73,11 @@ def test_slices_do_not_depend_on_their_place_in_a_batch_of_sessions(shipped: Map
     generator = torch.Generator().manual_seed(0)
     batch = 0.3 + torch.rand((6, 3, 40, 44), generator=generator)  # of two sessions, three slices each
     mask = (torch.rand((6, 40, 44), generator=generator) > 0.3).float()
+    levels = torch.tensor([0.02, -0.01, 0.03, 0.04])
     with torch.inference_mode():
-        together = torch.cat(run_network(shipped, batch, mask, physics), dim=1)
-        swapped = torch.cat(run_network(shipped, batch.roll(3, 0), mask.roll(3, 0), physics), dim=1).roll(-3, 0)
-        alone = torch.cat([torch.cat(run_network(shipped, batch[k : k + 1], mask[k : k + 1], physics), 1)
+        together = torch.cat(run_network(shipped, batch, mask, physics, levels), dim=1)
+        swapped = torch.cat(run_network(shipped, batch.roll(3, 0), mask.roll(3, 0), physics, levels), dim=1).roll(-3, 0)
+        alone = torch.cat([torch.cat(run_network(shipped, batch[k : k + 1], mask[k : k + 1], physics, levels), 1)
                            for k in range(6)])  # fmt: skip
     np.testing.assert_allclose(together, swapped, atol=ROUNDING)  # of logarithms
     np.testing.assert_allclose(together, alone, atol=ROUNDING)
@@ -115,7 +117,8 @@ def test_the_network_reaches_as_far_as_it_says_and_no_farther() -> None:
     farthest = 0
     for shift in range(MULTIPLE):
         inputs = torch.randn((1, N_INPUTS, 20 * MULTIPLE, 20 * MULTIPLE), dtype=torch.float64, requires_grad=True)
-        log_maps, _ = network(inputs, torch.randn((1, N_CONDITIONS), dtype=torch.float64))
+        levels = torch.ones((1, len(LEVELS)), dtype=torch.float64)
+        log_maps, _ = network(inputs, torch.randn((1, N_CONDITIONS), dtype=torch.float64), levels)
         at = middle + shift
         gradient = torch.autograd.grad(log_maps[..., at, at].sum(), inputs)[0]
         for axis in (2, 3):

@@ -24,6 +24,7 @@ from qmri_core.self_supervision import (
     log_prior,
     mixed_loss,
 )
+from qmri_core.session_model import Person
 from qmri_core.training_protocols import Protocol
 from qmri_core.voxelwise import estimator
 from tests.phantoms import cheap_protocol
@@ -91,9 +92,9 @@ def test_training_on_images_alone_widens_an_overconfident_network(protocol: Prot
     network = MapNetwork(NetworkSettings(widths=(4, 4, 4)))
     assert network.head.bias is not None
     with torch.no_grad():
-        network.head.bias[3:] = -4.5  # within the range of what a network can say
+        network.head.bias[3:6] = -4.5  # within the range of what a network can say
     relative = torch.ones(2, 3, 32, 32) + 0.03 * torch.randn(2, 3, 32, 32)
-    images = [Images(relative=relative, mask=torch.ones(2, 32, 32), acquisitions=protocol)]
+    images = [Images(relative=relative, mask=torch.ones(2, 32, 32), levels=torch.zeros(4), acquisitions=protocol)]
     loss = image_loss(images, seed=1, slices=2, size=32)
     before = image_score(network, images)
     optimiser = torch.optim.Adam(network.parameters(), lr=1e-2)
@@ -104,7 +105,7 @@ def test_training_on_images_alone_widens_an_overconfident_network(protocol: Prot
         torch.autograd.backward(value)
         optimiser.step()
     assert image_score(network, images) < before
-    assert float(network.head.bias[3:].detach().mean()) > -4.5
+    assert float(network.head.bias[3:6].detach().mean()) > -4.5
 
 
 def test_calibrated_slices_are_relative_to_white_matter_and_of_the_brain(protocol: Protocol) -> None:
@@ -115,14 +116,16 @@ def test_calibrated_slices_are_relative_to_white_matter_and_of_the_brain(protoco
     signals = dict(zip(physics.contrasts, physics.white_matter_signal, strict=True))
     images = {c: np.full(mask.shape, 1.5 * scales[c] * signals[c], dtype=np.float32) for c in protocol}
     images[Contrast.T2W][3, 20, 20] = np.nan
-    found = calibrated_slices(images, mask, protocol, scales, n=8, rng=np.random.default_rng(0))
+    one = Person(mean=np.arange(4) / 100, determined=np.ones(4), spread=np.ones(4), n_sessions=9)
+    found = calibrated_slices(images, mask, protocol, scales, one, n=8, rng=np.random.default_rng(0))
     assert found is not None
     assert found.relative.shape == (3, 3, 30, 35)
     assert float(found.mask.sum()) == 3 * 30 * 35 - 1
     inside = (found.mask > 0)[:, None].expand_as(found.relative)
     assert torch.allclose(found.relative[inside], torch.tensor(1.5), rtol=1e-5)
     assert not bool(found.relative[~inside].any())
-    assert calibrated_slices(images, 0 * mask, protocol, scales, n=8, rng=np.random.default_rng(0)) is None
+    assert found.levels.tolist() == pytest.approx([0, 0.01, 0.02, 0.03])
+    assert calibrated_slices(images, 0 * mask, protocol, scales, one, n=8, rng=np.random.default_rng(0)) is None
 
 
 def test_batches_are_shared_out_evenly() -> None:

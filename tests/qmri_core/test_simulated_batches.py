@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qmri_core.acquisition import CONTRASTS, Contrast, Sequence
-from qmri_core.simulated_batches import DEPTH, REGIONS, _boxes, _centred, _cubic, _slices, make_batch, make_slab
+from qmri_core.session_model import LEVELS
+from qmri_core.simulated_batches import (
+    DEPTH,
+    REGIONS,
+    _boxes,
+    _calibration,
+    _centred,
+    _cubic,
+    _slices,
+    make_batch,
+    make_slab,
+)
+from qmri_core.simulation.subjects import draw_subject
 from qmri_core.training_protocols import Protocol, random_protocol
 from tests.phantoms import phantom_atlas
 
@@ -153,3 +166,20 @@ def test_regions_are_unmixed_and_lie_in_what_they_are_named_for() -> None:
     wm = batch.regions[:, REGIONS.index("wm")] > 0
     own = np.log(slab.tissues["WM"][0] / 0.85)
     assert float(batch.truth[:, 0][wm].mean()) == pytest.approx(own, abs=0.03)
+
+
+def test_levels_tell_people_apart_and_are_of_what_calibration_sees() -> None:
+    """Over drawn people: a posterior mean, so regression of the truth on it has slope 1; the oracle is the draw."""
+    slab = make_slab(phantom_atlas(), 7, 32)
+    nominal, as_run = protocol_of(Sequence.MPRAGE)
+    true, told = [], []
+    for seed in range(400):
+        values = draw_subject(seed).values
+        tissues = {name: values[name.lower()] for name in slab.tissues}
+        person = replace(slab, tissues={name: (one.t1, one.t2, one.pd) for name, one in tissues.items()})
+        told.append(_calibration(person, nominal, as_run, np.random.default_rng(seed))[1])
+        true.append([math.log(getattr(tissues[tissue], quantity)) for tissue, quantity in LEVELS])
+    for known, found in zip(np.transpose(true), np.transpose(told), strict=True):
+        assert np.corrcoef(known, found)[0, 1] > 0.4
+        assert np.polyfit(found, known, 1)[0] == pytest.approx(1, abs=0.25)
+        assert np.std(found) < np.std(known)

@@ -208,8 +208,8 @@ def test_slopes_of_what_is_held_out_are_of_tissue_means_over_heads() -> None:
     class Known(MapNetwork):
         """Says 0.3 times the true log T1, on average over each head's white matter."""
 
-        def forward(self, inputs: Tensor, conditions: Tensor) -> tuple[Tensor, Tensor]:
-            del conditions
+        def forward(self, inputs: Tensor, conditions: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
+            del conditions, levels
             maps = torch.full((len(inputs), 3, *inputs.shape[-2:]), 0.3 * next(coming) + 0.01)
             return maps, torch.zeros_like(maps)
 
