@@ -21,7 +21,7 @@ from torch import distributed
 from flows.progress import Progress, quiet, reporting
 from flows.training_images import stored_images
 from flows.weights import Promotion, chosen_weights, resident_checkpoint
-from qmri_core.checkpoint import checkpoint_bytes, load_checkpoint, save_checkpoint
+from qmri_core.checkpoint import checkpoint_bytes, load_checkpoint, save_checkpoint, write_whole
 from qmri_core.held_out import held_out_batches, held_out_score
 from qmri_core.inference import fastest
 from qmri_core.self_supervision import image_loss, image_score, mixed_loss
@@ -162,7 +162,7 @@ def train_model(
     digest = hashlib.sha256(content).hexdigest()
     if is_first_process():
         if out is not None:
-            out.write_bytes(content)
+            write_whole(out, content)
             write_curves(out, record)
         register(store, content, record=record, promote=is_promoted)
         state.unlink(missing_ok=True)

@@ -48,11 +48,16 @@ def checkpoint_bytes(network: MapNetwork, training: Mapping[str, object]) -> byt
 
 
 def save_checkpoint(path: Path, network: MapNetwork, training: Mapping[str, object]) -> str:
-    """Write weights, settings and training record; returns the file's digest. The file appears whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(checkpoint_bytes(network, training))
-    partial.replace(path)
+    """Write weights, settings and training record; returns the file's digest."""
+    write_whole(path, checkpoint_bytes(network, training))
     return digest_of(path)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file that appears whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(content)
+    partial.replace(path)
 
 
 def digest_of(path: Path) -> str:

@@ -21,7 +21,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from qmri_core.acquisition import CONTRASTS, Contrast
-from qmri_core.checkpoint import Checkpoint
+from qmri_core.checkpoint import Checkpoint, write_whole
 from qmri_core.inference import run_network, synthesise
 from qmri_core.losses import negative_log_likelihood, regional_error, resynthesis_error
 from qmri_core.network import MapNetwork, NetworkSettings
@@ -313,9 +313,7 @@ def _save(
     content = {"identity": repr(identity), "network": network.state_dict(), "optimiser": optimiser.state_dict()}
     buffer = io.BytesIO()
     torch.save({**content, "state": {name: getattr(at, name) for name in _State.__dataclass_fields__}}, buffer)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(buffer.getvalue())
-    partial.replace(path)
+    write_whole(path, buffer.getvalue())
 
 
 def _resumed(
