@@ -67,7 +67,7 @@ def without_voxelwise(batch: Batch) -> Batch:
 
 
 def with_textbook(batch: Batch) -> Batch:
-    """The estimate, the conditions and the re-synthesis follow textbook equations; the signals do not."""
+    """The estimate and the conditions follow textbook equations; the signals do not."""
     return replace(batch, physics=estimator(batch.nominal, _textbook))
 
 
@@ -87,7 +87,6 @@ VARIANTS: Mapping[str, Variant] = {
         settings={},
     ),
     "textbook equations": Variant(text="textbook signals in place of phase graphs", changed=with_textbook, settings={}),
-    "no re-synthesis": Variant(text="loss without re-synthesis", settings={"resynthesis_weight": 0.0}),
     "no tissue means": Variant(text="loss without errors of tissue means", settings={"regional_weight": 0.0}),
     "half self-supervised": Variant(text="half of the batches without truth", settings={}, images=0.5),
     "self-supervised only": Variant(text="no truth at all: no simulation pretraining", settings={}, images=1.0),

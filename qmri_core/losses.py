@@ -1,4 +1,4 @@
-"""What the network is trained on: likelihood of known maps, and re-synthesis of the acquired signals."""
+"""What the network is trained on: likelihood of known maps, and means of regions."""
 
 from __future__ import annotations
 
@@ -26,23 +26,6 @@ def negative_log_likelihood(estimate: Tensor, log_sd: Tensor, truth: Tensor, wei
     each = 0.5 * (truth - estimate).square() / variance + log_sd
     tempered = each * variance.detach().sqrt()
     total: Tensor = (tempered * weight[:, None]).sum() / (weight.sum() * estimate.shape[1]).clamp_min(1)
-    return total
-
-
-def resynthesis_error(synthesised: Tensor, acquired: Tensor, present: Tensor, weight: Tensor) -> Tensor:
-    """Mean absolute difference of signals relative to white matter, over the contrasts present.
-
-    Parameters
-    ----------
-    synthesised, acquired
-        Shape (slice, contrast, y, x).
-    present
-        Shape (slice, contrast).
-    weight
-        Shape (slice, y, x).
-    """
-    each = (synthesised - acquired).abs() * present[:, :, None, None] * weight[:, None]
-    total: Tensor = each.sum() / (present[:, :, None, None] * weight[:, None]).sum().clamp_min(1)
     return total
 
 

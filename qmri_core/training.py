@@ -22,8 +22,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from qmri_core.acquisition import CONTRASTS, Contrast
 from qmri_core.checkpoint import Checkpoint, write_whole
-from qmri_core.inference import run_network, synthesise
-from qmri_core.losses import negative_log_likelihood, regional_error, resynthesis_error
+from qmri_core.inference import run_network
+from qmri_core.losses import negative_log_likelihood, regional_error
 from qmri_core.network import MapNetwork, NetworkSettings
 from qmri_core.simulated_batches import FIRST_SMALL, Batch, Slab, make_batch, make_slab
 from qmri_core.simulation.atlas import Atlas
@@ -62,7 +62,6 @@ class TrainingSettings:
     slices: int = 6
     size: int = 96
     learning_rate: float = 2e-3
-    resynthesis_weight: float = 0.2
     regional_weight: float = 1.0
     """Of the error of a slab's mean over a tissue: it is small beside a voxel's, and it tells people apart."""
     small_weight: float = 4.0
@@ -208,25 +207,18 @@ def simulated_batches(
 def simulated_loss(
     batches: Callable[[int], Batch], settings: TrainingSettings, *, precision: torch.dtype = torch.float32
 ) -> Loss:
-    """Loss on batches with known maps: their likelihood, errors of tissue means, and re-synthesis of the signals."""
+    """Loss on batches with known maps: their likelihood, and errors of tissue means."""
 
     def loss(network: nn.Module, number: int) -> tuple[Tensor, Mapping[str, float]]:
         one = batches(number)
         log_maps, log_sd = run_network(network, one.relative, one.mask, one.physics, one.levels, precision=precision)
         emphasis = 1 + (settings.small_weight - 1) * one.regions[:, FIRST_SMALL:].amax(dim=1)
         nll = negative_log_likelihood(log_maps, log_sd, one.truth, one.weight * emphasis)
-        total, figures = nll, {"nll": nll.item()}
-        if settings.resynthesis_weight:
-            reference = torch.tensor(one.physics.white_matter, device=log_maps.device)[:, None, None]
-            synthesised = synthesise(log_maps.clamp(-3, 3.5).exp() * reference, one.nominal, one.physics)
-            present = torch.ones(one.relative.shape[:2], device=log_maps.device)
-            residual = resynthesis_error(synthesised, one.relative, present, one.weight)
-            total, figures = total + settings.resynthesis_weight * residual, {**figures, "resynthesis": residual.item()}
         regional = regional_error(log_maps, one.truth, one.regions)
-        total = total + settings.regional_weight * regional
+        total = nll + settings.regional_weight * regional
         error = ((log_maps.detach() - one.truth).abs() * one.weight[:, None]).sum(dim=(0, 2, 3))
         t1, t2, pd = (error / one.weight.sum().clamp_min(1)).tolist()
-        return total, {**figures, "regional": regional.item(), "t1": t1, "t2": t2, "pd": pd}
+        return total, {"nll": nll.item(), "regional": regional.item(), "t1": t1, "t2": t2, "pd": pd}
 
     return loss
 

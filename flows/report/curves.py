@@ -8,7 +8,7 @@ from typing import Any
 
 from flows.report.pictures import png_of
 
-LOSSES = {"nll": "known maps (tempered)", "images": "stored images", "resynthesis": "re-synthesis"}
+LOSSES = {"nll": "known maps (tempered)", "images": "stored images"}
 HELD_OUT = {"nll": "all", "simulated": "simulated heads", "images": "stored images"}
 PERCENT = {"t1": "T1", "t2": "T2", "pd": "PD", "regional": "means of regions"}
 """Figures of the curve by the names that the picture gives them."""

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from qmri_core import held_out, training
 from qmri_core.acquisition import CONTRASTS
 from qmri_core.held_out import held_out_batches, held_out_score
-from qmri_core.losses import LEAST, negative_log_likelihood, regional_error, resynthesis_error
+from qmri_core.losses import LEAST, negative_log_likelihood, regional_error
 from qmri_core.network import MapNetwork, NetworkSettings
 from qmri_core.simulation.atlas import Atlas
 from qmri_core.training import TrainingError, TrainingSettings, fit, simulated_batches, simulated_loss
@@ -254,12 +254,3 @@ def test_regional_error_is_of_means_and_of_regions_that_are_large_enough() -> No
     estimate[..., -1] = 9.0
     assert float(regional_error(estimate, truth, regions)) == pytest.approx(0.1, abs=1e-6)
     assert float(regional_error(estimate, truth, torch.zeros_like(regions))) == 0.0
-
-
-def test_resynthesis_error_ignores_what_is_absent_or_outside() -> None:
-    acquired = torch.zeros(1, 3, 2, 2)
-    synthesised = torch.ones(1, 3, 2, 2)
-    present = torch.tensor([[1.0, 0.0, 1.0]])
-    weight = torch.tensor([[[1.0, 0.0], [0.0, 0.0]]])
-    synthesised[:, 1] = 100.0
-    assert float(resynthesis_error(synthesised, acquired, present, weight)) == pytest.approx(1.0)
