@@ -180,10 +180,10 @@ def test_a_missing_extra_is_named(kind: str, package: str, monkeypatch: pytest.M
 
 
 FAKE_SBATCH = """#!/bin/sh
-# starts the job at once, on this machine
-setsid bash "$1" > /dev/null 2>&1 &
-echo $! >> "$JOBS"
+# starts the job at once, on this machine; from a copy, as Slurm does: the script is removed when this returns
 cp "$1" "$JOBS.script"
+setsid bash "$JOBS.script" > /dev/null 2>&1 &
+echo $! >> "$JOBS"
 echo "Submitted batch job $!"
 """
 FAKE_SCANCEL = """#!/bin/sh

@@ -33,6 +33,7 @@ from qmri_core.preprocessing.alignment import AlignmentError
 from qmri_core.preprocessing.brain_mask import BrainMaskError
 from qmri_core.preprocessing.session import FieldOfViewError
 from qmri_core.preprocessing.tissue import TissueError
+from qmri_core.session_model import Person
 from storage.cohort import Placement, begin_append, begin_update, read_arrays, slots, writing
 from storage.discovery import discover
 from storage.schema import Reason, Status
@@ -180,6 +181,7 @@ def infer_task(store: str, checkpoint: Path) -> InferTask:
         slot=wave.slots[name],
         acquisitions=ACQUISITIONS,
         scales={Contrast.T1W: 250.0, Contrast.T2W: 300.0},
+        person=Person(mean=np.zeros(4), determined=np.ones(4), spread=np.full(4, 0.04), n_sessions=9),
         weights=Weights(digest=digest_of(checkpoint), file=checkpoint),
         fork=wave.fork,
     )
