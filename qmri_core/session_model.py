@@ -36,6 +36,8 @@ _PARAMETERS = tuple((tissue, quantity) for tissue in TISSUES for quantity in ("t
 """What differs between people; the transmit scale comes after them."""
 LEVELS = (("WM", "t1"), ("WM", "t2"), ("GM", "t1"), ("GM", "t2"))
 """What of a person a session's signals are asked for: logs of T1 and T2 of white and grey matter."""
+FURTHEST = 3.0
+"""Of the standard deviation between people, for `Person.mean`: signals that say more are no person's."""
 MOST_WIDENED = 2.0
 """Largest factor of `Person.widened`: what the signals hardly determine is not made up."""
 
@@ -138,7 +140,8 @@ def person(
     gain = _person_gain(tuple(acquisitions.values()), _variances(acquisitions, spreads), tuple(map(bool, known)))
     spread = np.sqrt(np.diag(covariance)[rows])
     determined = np.einsum("ij,ji->i", gain, slopes[known] @ covariance[:, rows]) / spread**2
-    return Person(mean=gain @ deviations[known], determined=determined, spread=spread, n_sessions=n_sessions)
+    mean = np.clip(gain @ deviations[known], -FURTHEST * spread, FURTHEST * spread)
+    return Person(mean=mean, determined=determined, spread=spread, n_sessions=n_sessions)
 
 
 def posterior(

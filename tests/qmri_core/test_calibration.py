@@ -28,6 +28,7 @@ from qmri_core.calibration import (
 from qmri_core.physics.registry import signal
 from qmri_core.population import MEMBERS, FieldStrengthError, Tissue, pd_relation, population
 from qmri_core.session_model import (
+    FURTHEST,
     LEVELS,
     MOST_WIDENED,
     Spreads,
@@ -215,6 +216,17 @@ def test_of_one_session_alone_nothing_is_known_of_its_person() -> None:
     one = session_person(calibrate_group([session], PROTOCOL, PRIOR), session, PROTOCOL)
     np.testing.assert_allclose(one.mean, 0, atol=1e-12)
     np.testing.assert_allclose(one.spread**2 * (1 - one.determined) + one.widened_sd**2, one.spread**2)
+
+
+def test_a_series_in_another_unit_makes_no_other_person() -> None:
+    sessions, _ = draw(40, 0.03, seed=9)
+    found = calibrate_group(sessions, PROTOCOL, PRIOR)
+    one = session_person(found, scaled(sessions[0], dict.fromkeys(PROTOCOL, 4096.0)), PROTOCOL)
+    assert np.all(np.abs(one.mean) <= FURTHEST * one.spread)
+    nothing: Signals = {contrast: dict.fromkeys(MEMBERS, math.nan) for contrast in PROTOCOL}
+    none = session_person(found, nothing, PROTOCOL)
+    assert not none.mean.any()
+    assert not none.determined.any()
 
 
 def test_what_signals_hardly_determine_is_widened_no_further_than_twice() -> None:
