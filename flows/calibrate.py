@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -119,12 +119,9 @@ def calibration_table(store: str) -> pd.DataFrame:
     StoreError
         If there is no store.
     """
-    stored = sessions(store)
     rows: list[dict[str, object]] = []
-    for group, (version, scales, reference) in sorted(current_calibrations(store).items()):
-        members = stored[stored["group"] == group]
-        acquisitions = acquisitions_of(records(members)[0]) if len(members) else {}
-        of_sessions = [session_scales(scales, signals_of(row, acquisitions), acquisitions) for row in records(members)]
+    for group, (version, scales, reference), members in _calibrated(store):
+        of_sessions = [session_scales(scales, *member) for member in members]
         for contrast, scale in scales.items():
             ratios = [each[contrast] / scale.scale for each in of_sessions]
             rows.append(
@@ -154,12 +151,9 @@ def people_table(store: str) -> pd.DataFrame:
     StoreError
         If there is no store.
     """
-    stored = sessions(store)
     rows: list[dict[str, object]] = []
-    for group, (_, scales, _) in sorted(current_calibrations(store).items()):
-        members = records(stored[stored["group"] == group])
-        acquisitions = acquisitions_of(members[0]) if members else {}
-        people = [session_person(scales, signals_of(row, acquisitions), acquisitions) for row in members]
+    for group, (_, scales, _), members in _calibrated(store):
+        people = [session_person(scales, *member) for member in members]
         for level, (tissue, quantity) in enumerate(LEVELS if people else ()):
             deviations = [float(one.widened[level]) for one in people]
             rows.append(
@@ -173,6 +167,23 @@ def people_table(store: str) -> pd.DataFrame:
                 }
             )
     return pd.DataFrame(rows, columns=["group", "tissue", "quantity", "determined", "session_low", "session_high"])
+
+
+def _calibrated(
+    store: str,
+) -> Iterator[
+    tuple[
+        str,
+        tuple[int, dict[Contrast, ScaleCalibration], str],
+        list[tuple[Signals, dict[Contrast, Acquisition]]],
+    ]
+]:
+    """Groups in order, each with its current calibration, and signals and acquisitions of its sessions."""
+    stored = sessions(store)
+    for group, current in sorted(current_calibrations(store).items()):
+        members = records(stored[stored["group"] == group])
+        acquisitions = acquisitions_of(members[0]) if members else {}
+        yield group, current, [(signals_of(row, acquisitions), acquisitions) for row in members]
 
 
 def signals_of(row: Mapping[str, Any], contrasts: Iterable[Contrast]) -> Signals:

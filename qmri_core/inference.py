@@ -147,13 +147,10 @@ def widened(log_maps: Tensor, log_sd: Tensor, person: Person, values: Population
     t1 = log_maps[:, :1]
     towards = (t1 / grey).clamp(0, 1)
     white, grey_share = 1 - towards, torch.minimum(towards, ((fluid - t1) / (fluid - grey)).clamp(0, 1))
-    of_white, of_grey = (
+    of_white, of_grey, sd_white, sd_grey = (
         torch.as_tensor(each, dtype=t1.dtype, device=t1.device)[:, None, None]
-        for each in np.split(person.widened - person.mean, 2)
-    )
-    sd_white, sd_grey = (
-        torch.as_tensor(each, dtype=t1.dtype, device=t1.device)[:, None, None]
-        for each in np.split(person.widened_sd, 2)
+        for levels in (person.widened - person.mean, person.widened_sd)
+        for each in np.split(levels, 2)
     )
     relaxation = log_maps[:, :2] + white * of_white + grey_share * of_grey
     variance = (2 * log_sd[:, :2]).exp() + (white * sd_white).square() + (grey_share * sd_grey).square()

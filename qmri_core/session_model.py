@@ -134,12 +134,10 @@ def person(
     n_sessions
         Of the group's means.
     """
-    slopes, covariance = _model(tuple(acquisitions.values()))
     known = np.isfinite(deviations)
-    rows = [_PARAMETERS.index(level) for level in LEVELS]
-    gain = _person_gain(tuple(acquisitions.values()), _variances(acquisitions, spreads), tuple(map(bool, known)))
-    spread = np.sqrt(np.diag(covariance)[rows])
-    determined = np.einsum("ij,ji->i", gain, slopes[known] @ covariance[:, rows]) / spread**2
+    gain, determined, spread = _of_people(
+        tuple(acquisitions.values()), _variances(acquisitions, spreads), tuple(map(bool, known))
+    )
     mean = np.clip(gain @ deviations[known], -FURTHEST * spread, FURTHEST * spread)
     return Person(mean=mean, determined=determined, spread=spread, n_sessions=n_sessions)
 
@@ -208,18 +206,11 @@ def expected_slopes(
     FieldStrengthError
         If no population values exist for the field strength.
     """
-    slopes, covariance = _model(tuple(acquisitions.values()))
-    names = observations(acquisitions)
-    use = [index for index, (_, tissue) in enumerate(names) if tissue in tissues]
-    variances = (spread**2,) * len(acquisitions) + (common**2,)
-    total = slopes @ covariance @ slopes.T + _scales_and_errors(tuple(acquisitions), variances)
-    cross = covariance @ slopes[use].T
-    explained = np.einsum("ij,ji->i", cross, np.linalg.solve(total[np.ix_(use, use)], cross.T))
-    return {
-        (tissue, quantity): float(explained[row] / covariance[row, row])
-        for row, (tissue, quantity) in enumerate(_PARAMETERS)
-        if tissue != "CSF" and quantity != "pd"
-    }
+    variances = _variances(acquisitions, Spreads(own=dict.fromkeys(acquisitions, spread), common=common))
+    used = tuple(tissue in tissues for _, tissue in observations(acquisitions))
+    _, determined, _ = _of_people(tuple(acquisitions.values()), variances, used)
+    found = dict(zip(LEVELS, determined.tolist(), strict=True))
+    return {level: found[level] for level in _PARAMETERS if level in found}
 
 
 def _variances(contrasts: Collection[Contrast], spreads: Spreads) -> tuple[float, ...]:
@@ -228,16 +219,20 @@ def _variances(contrasts: Collection[Contrast], spreads: Spreads) -> tuple[float
 
 
 @lru_cache(maxsize=256)
-def _person_gain(
+def _of_people(
     acquisitions: tuple[Acquisition, ...], variances: tuple[float, ...], known: tuple[bool, ...]
-) -> NDArray[np.float64]:
-    """From known deviations to the posterior means of `LEVELS`."""
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """From known deviations to posterior means of `LEVELS`; shares of variance that they determine; prior spread."""
     slopes, covariance = _model(acquisitions)
     contrasts = tuple(acquisition.contrast for acquisition in acquisitions)
     total = slopes @ covariance @ slopes.T + _scales_and_errors(contrasts, variances)
     use = np.flatnonzero(known)
-    cross = slopes[use] @ covariance[:, [_PARAMETERS.index(level) for level in LEVELS]]
-    return np.asarray(np.linalg.solve(total[np.ix_(use, use)], cross).T)
+    levels = [_PARAMETERS.index(level) for level in LEVELS]
+    cross = slopes[use] @ covariance[:, levels]
+    gain = np.asarray(np.linalg.solve(total[np.ix_(use, use)], cross).T, dtype=np.float64)
+    variance = np.diag(covariance)[levels]
+    determined: NDArray[np.float64] = np.einsum("ij,ji->i", gain, cross) / variance
+    return gain, determined, np.sqrt(variance)
 
 
 @lru_cache(maxsize=256)
