@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -76,7 +77,8 @@ def _new_versions(store: str, again: bool, progress: Progress) -> tuple[pd.DataF
     cohort = scale_spreads(list(known.values())) if due else PRIOR
     for done, group in enumerate(due):
         progress(done, len(due), "calibrate")
-        rows += _group_rows(group, *known[group], int(current.get(group, 0)) + 1, cohort)
+        people = list(map(str, stored.loc[stored["group"] == group].sort_values("session")["person"]))
+        rows += _group_rows(group, *known[group], people, int(current.get(group, 0)) + 1, cohort)
     progress(len(due), len(due), "calibrate")
     if not rows:
         return None
@@ -98,14 +100,18 @@ def current_calibrations(store: str) -> dict[str, tuple[int, dict[Contrast, Scal
     result = {}
     for group, members in table.groupby("group"):
         newest = members[members["version"] == members["version"].max()]
-        scales = {
-            Contrast(row["contrast"]): ScaleCalibration(
-                **{name: row[name] for name in NUMBERS if name != "n_sessions"}, n_sessions=int(row["n_sessions"])
-            )
-            for row in records(newest)
-        }
+        scales = {Contrast(row["contrast"]): _stored_calibration(row) for row in records(newest)}
         result[str(group)] = (int(newest["version"].max()), scales, str(newest["reference"].iloc[0]))
     return result
+
+
+def _stored_calibration(row: Mapping[str, Any]) -> ScaleCalibration:
+    people = row.get("n_people", math.nan)  # not in versions of before, which counted sessions
+    return ScaleCalibration(
+        **{name: row[name] for name in NUMBERS if not name.startswith("n_")},
+        n_sessions=int(row["n_sessions"]),
+        n_people=float(people if math.isfinite(people) else row["n_sessions"]),
+    )
 
 
 def calibration_table(store: str) -> pd.DataFrame:
@@ -216,11 +222,12 @@ def _group_rows(
     group: str,
     signals: Sequence[Signals],
     acquisitions: Mapping[Contrast, Acquisition],
+    people: Sequence[str],
     version: int,
     cohort: Spreads,
 ) -> list[dict[str, object]]:
     try:
-        scales = calibrate_group(signals, acquisitions, cohort)
+        scales = calibrate_group(signals, acquisitions, cohort, people=people)
     except CalibrationError:
         return []
     reference = population(_field_strength(acquisitions)).describe()

@@ -9,8 +9,10 @@ scales vary from the cohort itself.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,7 +52,8 @@ class ScaleCalibration:
     over sessions, NaN where no session has one. ``spread`` is the standard deviation over sessions of the log of the
     scale beside those of the other series, ``common_spread`` of what all series of a session share, both as far as the
     data could tell them from biology; ``determined`` is the share of the variance of the scale that a session's signals
-    determine: 0 leaves every session the group's scale.
+    determine: 0 leaves every session the group's scale. ``n_people`` is as many people with one session each as would
+    give a mean as certain (Kish 1965, Survey Sampling, section 11.7): a person who comes often counts as one.
     """
 
     scale: float
@@ -62,6 +65,7 @@ class ScaleCalibration:
     common_spread: float
     determined: float
     n_sessions: int
+    n_people: float
 
     def mean_signal(self, tissue: str) -> float:
         """Geometric mean over sessions of the signal of a tissue of `TISSUES`."""
@@ -85,7 +89,11 @@ def tissue_signals(
 
 
 def calibrate_group(
-    sessions: Sequence[Signals], acquisitions: Mapping[Contrast, Acquisition], cohort: Spreads
+    sessions: Sequence[Signals],
+    acquisitions: Mapping[Contrast, Acquisition],
+    cohort: Spreads,
+    *,
+    people: Sequence[str] | None = None,
 ) -> dict[Contrast, ScaleCalibration]:
     """Scales of a group from the signals of its sessions.
 
@@ -100,6 +108,8 @@ def calibrate_group(
         Of the group.
     cohort
         Spreads of scales, from `scale_spreads` over the whole cohort.
+    people
+        Pseudonym of each session's person; ``None`` if all are others.
 
     Raises
     ------
@@ -109,7 +119,8 @@ def calibrate_group(
         If no population values exist for the field strength.
     """
     values = population(next(iter(acquisitions.values())).field_strength)
-    usable = [session for session in sessions if _is_usable(session, acquisitions)]
+    is_usable = [_is_usable(session, acquisitions) for session in sessions]
+    usable = list(compress(sessions, is_usable))
     if not usable:
         raise CalibrationError(
             f"no session of the group has {MIN_VOXELS} voxels of white matter in all of {', '.join(acquisitions)}; "
@@ -119,6 +130,7 @@ def calibrate_group(
     means = _means(logs)
     deviations = logs - means
     spreads = _spreads([(deviations, acquisitions)], cohort, GROUP_WEIGHT)
+    visits = Counter(compress(people if people is not None else range(len(sessions)), is_usable)).values()
     left = posterior(np.where(np.isfinite(means), 0.0, np.nan)[None], acquisitions, spreads).variances[0]
     result = {}
     for index, contrast in enumerate(acquisitions):
@@ -138,6 +150,7 @@ def calibrate_group(
             common_spread=spreads.common,
             determined=float(1 - left[index] / (spreads.own[contrast] ** 2 + spreads.common**2)),
             n_sessions=len(usable),
+            n_people=len(usable) ** 2 / sum(n**2 for n in visits),
         )
     return result
 
@@ -195,8 +208,8 @@ def session_person(
     See `qmri_core.session_model.person`.
     """
     deviations, _, spreads = _of_session(calibrations, signals, acquisitions)
-    n_sessions = next(iter(calibrations.values())).n_sessions
-    return person(deviations[0], acquisitions, spreads, n_sessions=n_sessions)
+    n_people = next(iter(calibrations.values())).n_people
+    return person(deviations[0], acquisitions, spreads, n_people=n_people)
 
 
 def reference_signal(acquisition: Acquisition, values: Population) -> float:

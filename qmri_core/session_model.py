@@ -84,13 +84,13 @@ class Person:
     """How far a session's person is from the mean of the group, in the logs of `LEVELS`; all of shape (len(LEVELS),).
 
     ``mean`` is the posterior mean, ``determined`` the share of the variance between people that the signals determine,
-    ``spread`` the standard deviation between people, ``n_sessions`` those whose mean stands for the population's.
+    ``spread`` the standard deviation between people, ``n_people`` those whose mean stands for the population's.
     """
 
     mean: NDArray[np.float64]
     determined: NDArray[np.float64]
     spread: NDArray[np.float64]
-    n_sessions: int
+    n_people: float
 
     @property
     def widened(self) -> NDArray[np.float64]:
@@ -106,9 +106,9 @@ class Person:
     def widened_sd(self) -> NDArray[np.float64]:
         """What `widened` adds to the standard deviation of a posterior mean whose group's mean is the population's.
 
-        The widening, and what the mean of few sessions hides: of one alone, all.
+        The widening, and what the mean of few people hides: of one alone, all.
         """
-        hidden = 1 / self.n_sessions
+        hidden = 1 / self.n_people
         return self.spread * np.sqrt(self.determined * ((self._factor - 1) ** 2 * (1 - hidden) + hidden))
 
     @property
@@ -121,7 +121,7 @@ def person(
     acquisitions: Mapping[Contrast, Acquisition],
     spreads: Spreads,
     *,
-    n_sessions: int,
+    n_people: float,
 ) -> Person:
     """What the signals of one session tell about its person, by the model that tells its scales.
 
@@ -131,15 +131,15 @@ def person(
         Of the log signals of `observations` from the group's means, shape (observation,); NaN where not known.
     acquisitions, spreads
         Of the group.
-    n_sessions
-        Of the group's means.
+    n_people
+        Whose mean the group's is.
     """
     known = np.isfinite(deviations)
     gain, determined, spread = _of_people(
         tuple(acquisitions.values()), _variances(acquisitions, spreads), tuple(map(bool, known))
     )
     mean = np.clip(gain @ deviations[known], -FURTHEST * spread, FURTHEST * spread)
-    return Person(mean=mean, determined=determined, spread=spread, n_sessions=n_sessions)
+    return Person(mean=mean, determined=determined, spread=spread, n_people=n_people)
 
 
 def posterior(

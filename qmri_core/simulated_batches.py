@@ -46,7 +46,7 @@ FINE = 1.4
 SCALE_SPREADS = (math.log(0.01), math.log(0.08))
 """Range of the logs of the spreads of scales between sessions of a group, of one series and common to all."""
 MANY = 1000
-"""Sessions of a group whose mean is known."""
+"""People of a group whose mean is known."""
 GROUP_ERROR = 0.01
 """Of a group's level: few sessions, and people that differ from the population."""
 MISALIGNMENT = 0.15
@@ -311,7 +311,7 @@ def _calibration(
         contrast: float(shift) - true[contrast] + float(error)
         for contrast, shift, error in zip(nominal, found[0], level, strict=True)
     }
-    return errors, person(np.asarray(deviations), nominal, spreads, n_sessions=MANY).mean
+    return errors, person(np.asarray(deviations), nominal, spreads, n_people=MANY).mean
 
 
 def _tissue_signal(acquisition: Acquisition, tissue: tuple[float, float, float], transmit: float) -> Tensor:

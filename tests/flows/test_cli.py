@@ -128,6 +128,7 @@ def test_calibration_shows_what_each_scale_rests_on(
         common_spread=0.02,
         determined=0.25,
         n_sessions=3,
+        n_people=3.0,
     )
     current = {min(GROUPS): (2, {Contrast.T1W: scale}, "white matter of a book")}
     monkeypatch.setattr("flows.calibrate.current_calibrations", lambda _: current)
@@ -136,7 +137,7 @@ def test_calibration_shows_what_each_scale_rests_on(
         mean=np.array([0.01, -0.02, 0.0, 0.03]),
         determined=np.array([0.25, 0.64, 0.5, 0.36]),
         spread=np.full(4, 0.04),
-        n_sessions=3,
+        n_people=3.0,
     )
     monkeypatch.setattr("flows.calibrate.session_person", lambda *_: people)
     result = qmri("calibration", "--store", store, "--out", tmp_path / "table.csv")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import re
 import shutil
 from collections.abc import Iterator
@@ -22,13 +23,14 @@ from numpy.typing import NDArray
 
 import storage
 from flows.aggregate import aggregate, read_statistics
-from flows.calibrate import calibrate, read_calibrations
+from flows.calibrate import _stored_calibration, calibrate, read_calibrations
 from flows.evaluate import evaluate
 from flows.infer import infer
 from flows.ingest import ingest
 from flows.report.build import write_report
 from flows.stages import InferTask
 from flows.summary import RunSummary
+from flows.tables import records
 from qmri_core.acquisition import Contrast
 from qmri_core.checkpoint import save_checkpoint
 from qmri_core.network import MapNetwork, NetworkSettings
@@ -252,6 +254,14 @@ def test_calibrations_have_one_version_per_group(processed: Processed) -> None:
     assert sorted(table["contrast"]) == sorted(2 * IMAGES)
     assert set(table["group"]) == {slot.group for slot in slots(processed.store).values()}
     assert all("group mean of white matter" in text for text in table["reference"])
+
+
+def test_versions_of_before_people_were_counted_count_sessions(processed: Processed) -> None:
+    row = records(read_calibrations(processed.store))[0]
+    assert _stored_calibration(row).n_people == row["n_people"]
+    assert _stored_calibration({**row, "n_people": math.nan}).n_people == row["n_sessions"]
+    del row["n_people"]
+    assert _stored_calibration(row).n_people == row["n_sessions"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

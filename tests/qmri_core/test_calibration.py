@@ -211,6 +211,22 @@ def test_people_are_told_apart_as_far_as_stated_and_widened_to_their_true_spread
         assert stated == pytest.approx(error, rel=0.08)
 
 
+def test_a_person_who_comes_often_counts_as_one() -> None:
+    """The oracle is the variance of the mean: of visits alone it does not fall."""
+    sessions, _ = draw(12, 0.05)
+    people = ["a"] * 10 + ["b", "c"]
+    alone, often = (calibrate_group(sessions, PROTOCOL, PRIOR, people=who) for who in (None, people))
+    assert alone[Contrast.T1W].n_people == len(sessions)
+    shares = np.array([10, 1, 1]) / 12
+    assert often[Contrast.T1W].n_people == pytest.approx(1 / np.sum(shares**2))
+    assert often[Contrast.T1W].scale == alone[Contrast.T1W].scale
+    few, many = (session_person(found, sessions[0], PROTOCOL).widened_sd for found in (often, alone))
+    assert np.all(few > many)
+    nothing: Signals = {contrast: dict.fromkeys(MEMBERS, math.nan) for contrast in PROTOCOL}
+    unusable = calibrate_group([*sessions, nothing], PROTOCOL, PRIOR, people=[*people, "d"])
+    assert unusable[Contrast.T1W].n_people == often[Contrast.T1W].n_people
+
+
 def test_of_one_session_alone_nothing_is_known_of_its_person() -> None:
     (session,), _ = draw(1, 0.05)
     one = session_person(calibrate_group([session], PROTOCOL, PRIOR), session, PROTOCOL)

@@ -87,7 +87,7 @@ PERSON = Person(
     mean=np.array([0.02, -0.01, 0.03, 0.04]),
     determined=np.array([0.36, 0.25, 0.49, 0.64]),
     spread=np.array([0.04, 0.04, 0.035, 0.05]),
-    n_sessions=20,
+    n_people=20.0,
 )
 
 
@@ -135,7 +135,7 @@ def test_the_network_answers_to_levels_in_proportion_and_by_place() -> None:
 
 def test_nothing_known_of_a_person_is_no_deviation() -> None:
     images = phantom()
-    usual = Person(mean=np.zeros(4), determined=np.ones(4), spread=np.full(4, 0.04), n_sessions=10**9)
+    usual = Person(mean=np.zeros(4), determined=np.ones(4), spread=np.full(4, 0.04), n_people=1e9)
     one = infer_maps(network(is_random=True), images, mask_of(images), PROTOCOL, SCALES)
     other = infer_maps(network(is_random=True), images, mask_of(images), PROTOCOL, SCALES, person=usual)
     for name in Maps.__dataclass_fields__:

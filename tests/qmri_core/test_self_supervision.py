@@ -116,7 +116,7 @@ def test_calibrated_slices_are_relative_to_white_matter_and_of_the_brain(protoco
     signals = dict(zip(physics.contrasts, physics.white_matter_signal, strict=True))
     images = {c: np.full(mask.shape, 1.5 * scales[c] * signals[c], dtype=np.float32) for c in protocol}
     images[Contrast.T2W][3, 20, 20] = np.nan
-    one = Person(mean=np.arange(4) / 100, determined=np.ones(4), spread=np.ones(4), n_sessions=9)
+    one = Person(mean=np.arange(4) / 100, determined=np.ones(4), spread=np.ones(4), n_people=9.0)
     found = calibrated_slices(images, mask, protocol, scales, one, n=8, rng=np.random.default_rng(0))
     assert found is not None
     assert found.relative.shape == (3, 3, 30, 35)
