@@ -14,7 +14,17 @@ from qmri_core.simulation.atlas import ATLAS_CLASSES, Atlas
 from qmri_core.simulation.cohort import SessionPlan
 from qmri_core.simulation.effects import Effect
 from qmri_core.simulation.faults import Fault
-from qmri_core.simulation.subjects import BRAIN_CLASSES, CLASSES, DEEP_GREY, PATHOLOGY, Subject, draw_subject
+from qmri_core.simulation.subjects import (
+    BRAIN_CLASSES,
+    CLASSES,
+    DEEP_GREY,
+    ISLAND,
+    PATHOLOGY,
+    Island,
+    Subject,
+    draw_subject,
+    for_training,
+)
 
 _HALF_EXTENT = (94.0, 116.0, 100.0)
 _VENTRICLE_REACH = 22.0
@@ -39,7 +49,7 @@ class Anatomy:
         0 none, 1 CSF (ventricles and sulci), 2 grey matter, 3 white matter: the largest fraction where the brain
         fills half of the voxel.
     labels
-        Index into `CLASSES` plus 1 of the largest fraction; 0 for air.
+        Index into `CLASSES`, followed by `ISLAND`, plus 1 of the largest fraction; 0 for air.
     affine
         From voxel index x, y, z to the head's own frame: RAS millimetres, origin at the centre of the brain.
     subject
@@ -103,7 +113,16 @@ def make_anatomy(
     """
     sites = atlas.lesion_sites if has_lesions else None
     subject = draw_subject(seed, lesion_sites=sites, tumour_sites=atlas.lesion_sites if has_tumour else None, age=age)
-    x, y, z = axes if axes is not None else _head_axes(resolution)
+    return _anatomy(atlas, subject, axes if axes is not None else _head_axes(resolution), resolution)
+
+
+def _anatomy(
+    atlas: Atlas,
+    subject: Subject,
+    axes: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]],
+    resolution: float,
+) -> Anatomy:
+    x, y, z = axes
     shape = (len(z), len(y), len(x))
     maps = {name: np.empty(shape, dtype=np.float32) for name in ("t1", "t2", "pd")}
     fractions = np.empty((3, *shape), dtype=np.float32)
@@ -118,6 +137,7 @@ def make_anatomy(
         brain = merged.sum(dim=0) >= 0.5
         tissue[part] = torch.where(brain, merged.argmax(dim=0) + 1, 0).to(torch.uint8).numpy()
         largest, index = classes.max(dim=0)
+        index = index.clamp_max(len(CLASSES))  # one label for all islands
         labels[part] = torch.where(largest >= 1 - classes.sum(dim=0), index + 1, 0).to(torch.uint8).numpy()
     affine = np.eye(4)
     for k, axis in enumerate((x, y, z)):
@@ -132,18 +152,23 @@ def random_slab(
     """Part of a random subject's head for training: ``shape`` (z, y, x) around a random point of the brain.
 
     Axial slices ``slice_spacing`` millimetres apart (``resolution`` if not given); in plane the slab is centred within
-    10 mm. Without files once the atlas is in memory.
+    10 mm, in half of the slabs 20 mm around the nuclei in height. The subject is varied by `for_training`. Without
+    files once the atlas is in memory.
     """
     rng = np.random.default_rng([seed, 23])
     step = resolution if slice_spacing is None else slice_spacing
     n_z, n_y, n_x = shape
     free = max(0.0, 130.0 - n_z * step) / 2
+    if rng.random() < 0.5:
+        free = min(free, 20.0)
     centre = (rng.uniform(-10, 10), rng.uniform(-10, 10), rng.uniform(-free, free))
     x, y, z = (
         (np.arange(count, dtype=np.float64) - (count - 1) / 2) * spacing + middle
         for count, spacing, middle in zip((n_x, n_y, n_z), (resolution, resolution, step), centre, strict=True)
     )
-    return make_anatomy(atlas, seed=seed, resolution=resolution, axes=(x, y, z))
+    low, high = (np.array([axis[end] for axis in (x, y, z)]) for end in (0, -1))
+    subject = for_training(draw_subject(seed, lesion_sites=atlas.lesion_sites), rng, low, high)
+    return _anatomy(atlas, subject, (x, y, z), resolution)
 
 
 def head_of(plan: SessionPlan, atlas: Atlas, *, resolution: float) -> Anatomy:
@@ -207,7 +232,7 @@ def _head_axes(
 def _class_fractions(
     atlas: Atlas, subject: Subject, x: NDArray[np.float64], y: NDArray[np.float64], z: NDArray[np.float64]
 ) -> torch.Tensor:
-    """Fractions of `CLASSES` on the grid, shape (class, z, y, x)."""
+    """Fractions of `CLASSES`, then of the islands, on the grid, shape (class, z, y, x)."""
     points = _template_coordinates(atlas, subject, x, y, z)
     counts = atlas.fractions.shape[:0:-1]
     normalised = torch.stack(
@@ -230,7 +255,14 @@ def _class_fractions(
     result[:n_brain] = weights * (whole / weights.sum(dim=0).clamp(min=1e-12))
     _add_lesions(result, subject, points)
     _add_tumour(result, subject, points)
-    return result
+    others = []
+    for island in subject.islands:
+        taken = _taken_by(island, result, points)
+        if island.name == ISLAND:
+            others.append(taken)
+        else:
+            result[CLASSES.index(island.name)] += taken
+    return torch.stack([*result, *others])
 
 
 def _template_coordinates(
@@ -284,6 +316,19 @@ def _add_tumour(classes: torch.Tensor, subject: Subject, points: list[torch.Tens
     classes[wm] *= 1 - halo
 
 
+def _taken_by(island: Island, classes: torch.Tensor, points: list[torch.Tensor]) -> torch.Tensor:
+    """Fraction of an island, shape (z, y, x), taken in place from the solid classes of the brain."""
+    offsets = torch.stack([point - centre for point, centre in zip(points, island.centre.tolist(), strict=True)])
+    scaled = torch.from_numpy((island.axes / island.semi_axes[:, None]).astype(np.float32))
+    distance = torch.einsum("ij,j...->i...", scaled, offsets).norm(dim=0)
+    wave = 1 + 0.12 * torch.sin(offsets[0] / 4.0) * torch.cos(offsets[1] / 5.0 + offsets[2] / 6.0)  # no ellipsoid
+    weight = torch.sigmoid((wave - distance) * float(island.semi_axes.mean()) / 0.8)
+    solid = classes[1 : len(BRAIN_CLASSES)]
+    taken = solid.sum(dim=0) * weight
+    solid *= 1 - weight
+    return taken
+
+
 def _mix(
     subject: Subject, classes: torch.Tensor, x: NDArray[np.float64], y: NDArray[np.float64], z: NDArray[np.float64]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -293,10 +338,11 @@ def _mix(
         for large, small in subject.texture
     ]
     pd, r1, r2 = (torch.zeros(classes.shape[1:]) for _ in range(3))
-    for name, fraction in zip(CLASSES, classes, strict=True):
+    of_islands = [(island.name, island.values) for island in subject.islands if island.name == ISLAND]
+    everything = (*((name, subject.values[name]) for name in CLASSES), *of_islands)
+    for (name, values), fraction in zip(everything, classes, strict=True):
         if name in PATHOLOGY and subject.tumour is None:
             continue
-        values = subject.values[name]
         has_texture = 0.0 if name in ("csf", "fluid") else 1.0
         weight = fraction * values.pd * (1 + has_texture * (textures[2] - 0.35 * textures[0]))
         pd += weight
@@ -309,8 +355,8 @@ def _mix(
 
 
 def _three_tissues(classes: torch.Tensor) -> torch.Tensor:
-    """CSF, grey matter with nuclei, white matter with lesions and tumours."""
+    """CSF, grey matter with nuclei and islands, white matter with lesions and tumours."""
     of = CLASSES.index
-    grey = classes[of("gm")] + sum(classes[of(name)] for name in DEEP_GREY)
+    grey = classes[of("gm")] + sum(classes[of(name)] for name in DEEP_GREY) + classes[len(CLASSES) :].sum(dim=0)
     white = classes[of("wm")] + classes[of("lesion")] + classes[of("tumour")] + classes[of("oedema")]
     return torch.stack([classes[of("csf")], grey, white])

@@ -15,11 +15,13 @@ from qmri_core.acquisition import CONTRASTS, Contrast, Sequence
 from qmri_core.session_model import LEVELS
 from qmri_core.simulated_batches import (
     DEPTH,
+    GROUP_ERROR,
     REGIONS,
     _boxes,
     _calibration,
     _centred,
     _cubic,
+    _group_level,
     _slices,
     make_batch,
     make_slab,
@@ -156,6 +158,26 @@ def test_fields_have_no_mean_over_the_head_and_keep_their_shape() -> None:
     found = _centred(field, mask)
     assert float((found * mask).sum()) == pytest.approx(0.0, abs=1e-9)
     torch.testing.assert_close(found - field, (found - field)[0, 0, 0].expand_as(field))
+
+
+def test_half_of_the_slabs_are_as_fine_as_grids_are() -> None:
+    found = [make_slab(phantom_atlas(), seed, 8).resolution for seed in range(60)]
+    assert min(found) >= 1.0
+    assert max(found) < 2.1
+    assert 20 < sum(each < 1.14 for each in found) < 40
+
+
+def test_a_group_of_few_people_has_a_level_that_is_off_in_all_contrasts_at_once() -> None:
+    """Long T2 of the people makes T2w and FLAIR bright together, and both scales too large."""
+    _, as_run = protocol_of(Sequence.MPRAGE)
+    errors = np.array([_group_level(as_run, as_run, np.random.default_rng(k)) for k in range(600)])
+    t2w, flair = (errors[:, list(as_run).index(contrast)] for contrast in (Contrast.T2W, Contrast.FLAIR))
+    assert np.corrcoef(t2w, flair)[0, 1] > 0.4
+    assert np.all(np.abs(errors.mean(axis=0)) < 0.002)
+    # log-uniform from 4 to 200 people: variances of 4 % over their number, times about TE / T2 for the signal
+    mean_variance = 0.04**2 * (1 / 4 - 1 / 200) / math.log(200 / 4)
+    flair_te = as_run[Contrast.FLAIR].echo_time / 0.07
+    assert 0.5 < np.sqrt((np.var(flair) - GROUP_ERROR**2) / mean_variance) / flair_te < 2
 
 
 def test_regions_are_unmixed_and_lie_in_what_they_are_named_for() -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from phantoms import ellipsoid_templates, phantom_anatomy, phantom_atlas
 
 from qmri_core.geometry import Volume
-from qmri_core.simulation.anatomies import Anatomy, make_anatomy, random_slab, tissue_summary
+from qmri_core.simulation.anatomies import Anatomy, _anatomy, make_anatomy, random_slab, tissue_summary
 from qmri_core.simulation.atlas import ATLAS_CLASSES, atlas_from_labels
+from qmri_core.simulation.subjects import CLASSES, ISLAND, Island, TissueValues, draw_subject, for_training
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +101,57 @@ def test_random_slabs_have_the_asked_shape_and_differ() -> None:
     assert np.abs(slabs[0].pd - slabs[1].pd).max() > 0.1
 
 
+def test_islands_have_their_own_values_and_change_nothing_elsewhere() -> None:
+    """In training alone: the same subject without them is the oracle."""
+    rng = np.random.default_rng(3)
+    plain = for_training(draw_subject(2), rng, np.full(3, -30.0), np.full(3, 30.0))
+    values = TissueValues(t1=1.6, t2=0.05, pd=0.84)
+    nucleus = Island(
+        name="putamen",
+        centre=np.array([30.0, 0.0, 0.0]),
+        semi_axes=np.array([8.0, 16.0, 12.0]),
+        axes=np.eye(3),
+        values=plain.values["putamen"],
+    )
+    island = replace(nucleus, name=ISLAND, centre=np.array([0.0, 0.0, 35.0]), values=values)
+    axes = tuple(np.arange(-60.0, 61.0, 3.0) for _ in range(3))
+    without, found = (
+        _anatomy(phantom_atlas(), replace(plain, islands=some), axes, 3.0) for some in ((), (nucleus, island))
+    )
+    inside, label = {}, {"putamen": CLASSES.index("putamen") + 1, ISLAND: len(CLASSES) + 1}
+    solid = without.fractions[1:].sum(axis=0) > 0.99
+    for one in (nucleus, island):
+        inside[one.name] = solid & (found.labels == label[one.name]) & (found.fractions[1] > 0.99)
+        assert inside[one.name].sum() > 20
+        assert_allclose(np.median(found.t1[inside[one.name]]), one.values.t1, rtol=0.05)
+        assert_allclose(np.median(found.t2[inside[one.name]]), one.values.t2, rtol=0.05)
+    size = np.array([scale * phantom_atlas().size for scale in plain.scale])
+    z, y, x = np.meshgrid(*axes, indexing="ij")
+    far = np.ones_like(solid)
+    for one in (nucleus, island):
+        offsets = [axis / s - c for axis, s, c in zip((x, y, z), size, one.centre, strict=True)]
+        far &= np.sqrt(sum((o / a) ** 2 for o, a in zip(offsets, one.semi_axes, strict=True))) > 2.5
+    assert far.sum() > 1000
+    assert_allclose(found.t1[far], without.t1[far], rtol=1e-2)
+    assert_allclose(found.fractions.sum(axis=0), without.fractions.sum(axis=0), atol=1e-5)
+    assert_allclose(found.fractions[0], without.fractions[0], atol=1e-5)  # liquor stays
+
+
+def test_subjects_for_training_vary_in_nuclei_and_not_in_cortex_and_white_matter() -> None:
+    subjects = [draw_subject(seed) for seed in range(200)]
+    low, high = np.array([-40.0, -50.0, 0.0]), np.array([40.0, 50.0, 30.0])
+    varied = [for_training(one, np.random.default_rng(one.seed), low, high) for one in subjects]
+    for name in ("gm", "wm", "csf", "lesion"):
+        assert all(a.values[name] == b.values[name] for a, b in zip(subjects, varied, strict=True))
+    spread, wider = (np.std([np.log(one.values["putamen"].t2) for one in some]) for some in (subjects, varied))
+    assert_allclose(wider, np.hypot(spread, 0.08), rtol=0.15)
+    islands = [island for one in varied for island in one.islands if island.name == ISLAND]
+    assert_allclose(len(islands) / len(varied), 4.0, rtol=0.15)
+    centres = np.array([island.centre for island in islands])
+    assert (centres >= low).all()
+    assert (centres <= high).all()
+
+
 def test_lesions_are_white_matter_with_other_values() -> None:
     atlas = phantom_atlas()
     seed = next(s for s in range(40) if len(make_subject_lesions(s)) > 0)
@@ -109,8 +163,6 @@ def test_lesions_are_white_matter_with_other_values() -> None:
 
 
 def make_subject_lesions(seed: int) -> np.ndarray:
-    from qmri_core.simulation.subjects import draw_subject
-
     return draw_subject(seed, lesion_sites=phantom_atlas().lesion_sites).lesions
 
 
