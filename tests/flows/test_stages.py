@@ -181,7 +181,7 @@ def infer_task(store: str, checkpoint: Path) -> InferTask:
         slot=wave.slots[name],
         acquisitions=ACQUISITIONS,
         scales={Contrast.T1W: 250.0, Contrast.T2W: 300.0},
-        person=Person(mean=np.zeros(4), determined=np.ones(4), spread=np.full(4, 0.04), n_sessions=9),
+        person=Person(mean=np.zeros(4), determined=np.ones(4), spread=np.full(4, 0.04), n_people=9.0),
         weights=Weights(digest=digest_of(checkpoint), file=checkpoint),
         fork=wave.fork,
     )
