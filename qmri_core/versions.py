@@ -2,5 +2,5 @@
 
 PREPROCESSING = 5
 """Of `qmri_core.preprocessing.session.preprocess`: images are made anew."""
-INFERENCE = 4
+INFERENCE = 5
 """Of `qmri_core.inference.infer_maps`: maps are made anew."""

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from qmri_core import session_model
 from qmri_core.acquisition import Acquisition, Contrast
 from qmri_core.calibration import (
     PRIOR,
@@ -28,6 +29,7 @@ from qmri_core.calibration import (
 from qmri_core.physics.registry import signal
 from qmri_core.population import MEMBERS, FieldStrengthError, Tissue, pd_relation, population
 from qmri_core.session_model import (
+    FLUID_SPREAD,
     FURTHEST,
     LEVELS,
     MOST_WIDENED,
@@ -35,6 +37,7 @@ from qmri_core.session_model import (
     expected_slopes,
     measurement_error,
     observations,
+    person,
     posterior,
 )
 from tests.protocols import plain_protocol
@@ -70,10 +73,14 @@ def drawn(
         values[tissue] = (pd * np.exp(people * 0.015 * own[:, 2]), t1, t2)
     sessions: list[Signals] = []
     found = {
-        (contrast, tissue): signal(PROTOCOL[contrast], *(torch.from_numpy(v) for v in values[tissue])).abs().numpy()
+        (contrast, tissue): signal(PROTOCOL[contrast], *(torch.from_numpy(v) for v in values[tissue])).numpy()
         for contrast in PROTOCOL
         for tissue in MEMBERS
     }
+    fluid = people * FLUID_SPREAD * rng.standard_normal(n)
+    for contrast in PROTOCOL:
+        found[contrast, "GM"] = (1 - fluid) * found[contrast, "GM"] + fluid * found[contrast, "CSF"]
+    found = {key: np.abs(each) for key, each in found.items()}
     for row in range(n):
         sessions.append(
             {
@@ -209,6 +216,32 @@ def test_people_are_told_apart_as_far_as_stated_and_widened_to_their_true_spread
         error = np.std(widened - true)
         stated = math.hypot(spread * math.sqrt(1 - share), people[0].widened_sd[level])
         assert stated == pytest.approx(error, rel=0.08)
+
+
+def test_fluid_in_grey_matter_is_hardly_taken_for_its_t1(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Signals mixed by the accurate models; the model without fluid is what it must do better than."""
+    names = observations(PROTOCOL)
+    mixed = np.zeros(len(names))
+    for row, (contrast, tissue) in enumerate(names):
+        if tissue == "GM":
+            both = (VALUES.grey_matter, VALUES.csf)
+            values = [torch.tensor([getattr(one, name) for one in both]).double() for name in ("pd", "t1", "t2")]
+            grey, fluid = signal(PROTOCOL[contrast], *values).tolist()
+            mixed[row] = math.log(abs(0.95 * grey + 0.05 * fluid) / abs(grey))
+    spreads = Spreads(own=dict.fromkeys(PROTOCOL, 0.03), common=0.05)
+
+    def told() -> float:
+        for each in (session_model._model, session_model._of_people):
+            each.cache_clear()
+        return float(person(mixed, PROTOCOL, spreads, n_people=1000).mean[LEVELS.index(("GM", "t1"))])
+
+    found = told()
+    monkeypatch.setattr(session_model, "FLUID_SPREAD", 0.0)
+    without = told()
+    monkeypatch.undo()
+    told()  # caches are of the model again
+    assert without > 0.01
+    assert 0 < found < 0.5 * without
 
 
 def test_a_person_who_comes_often_counts_as_one() -> None:
