@@ -74,11 +74,10 @@ def _new_versions(store: str, again: bool, progress: Progress) -> tuple[pd.DataF
     due = [group for group in groups if again or group not in current]
     known = _sessions_of_groups(stored) if due else {}
     due = [group for group in due if group in known]
-    cohort = scale_spreads(list(known.values())) if due else PRIOR
+    cohort = scale_spreads([(signals, acquisitions) for signals, acquisitions, _ in known.values()]) if due else PRIOR
     for done, group in enumerate(due):
         progress(done, len(due), "calibrate")
-        people = list(map(str, stored.loc[stored["group"] == group].sort_values("session")["person"]))
-        rows += _group_rows(group, *known[group], people, int(current.get(group, 0)) + 1, cohort)
+        rows += _group_rows(group, *known[group], int(current.get(group, 0)) + 1, cohort)
     progress(len(due), len(due), "calibrate")
     if not rows:
         return None
@@ -200,8 +199,10 @@ def signals_of(row: Mapping[str, Any], contrasts: Iterable[Contrast]) -> Signals
     }
 
 
-def _sessions_of_groups(stored: pd.DataFrame) -> dict[str, tuple[list[Signals], dict[Contrast, Acquisition]]]:
-    """Signals of the sessions and acquisitions of every group of a field strength with population values."""
+def _sessions_of_groups(
+    stored: pd.DataFrame,
+) -> dict[str, tuple[list[Signals], dict[Contrast, Acquisition], list[str]]]:
+    """Signals of the sessions, acquisitions, and the sessions' people, of groups with population values."""
     groups = {}
     for group, members in stored.groupby("group", sort=True):
         rows = records(members.sort_values("session"))
@@ -210,7 +211,8 @@ def _sessions_of_groups(stored: pd.DataFrame) -> dict[str, tuple[list[Signals], 
             population(_field_strength(acquisitions))
         except FieldStrengthError:
             continue
-        groups[str(group)] = ([signals_of(row, acquisitions) for row in rows], acquisitions)
+        people = [str(row["person"]) for row in rows]
+        groups[str(group)] = ([signals_of(row, acquisitions) for row in rows], acquisitions, people)
     return groups
 
 

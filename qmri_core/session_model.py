@@ -3,8 +3,7 @@
 Log signals of white matter, grey matter and CSF deviate from their group's means by the tissues' T1, T2 and PD,
 through the signal models, with the population's spread; by the fluid that lies in what counts as grey matter; by the
 transmit field; by the scale of each series, equal in all its tissues; by what all series share; and by the measurement.
-The model gives the scales of a session
-(`qmri_core.calibration`), and what can be known of people at all.
+The model gives the scales of a session (`qmri_core.calibration`), and what can be known of people at all.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ _PD_SCATTER = 0.015
 FLUID_SPREAD = 0.03
 """Of the share of CSF in the core of grey matter between people, assumed: thin cortex and wide sulci look like long T1
 on T1w, and are dark on FLAIR. Without it, posterior means of grey matter's T1 correlated with the truth of 44 simulated
-people by 0.40, with it by 0.6."""
+people by 0.40, with it by 0.65."""
 _STEP = 0.03
 _PARAMETERS = tuple((tissue, quantity) for tissue in TISSUES for quantity in ("t1", "t2", "pd"))
 """What differs between people; after them come the transmit scale, and the share of CSF in grey matter."""
