@@ -1,9 +1,9 @@
 """Why sessions of a group differ: the linear normal model of the signals of their tissues.
 
 Log signals of white matter, grey matter and CSF deviate from their group's means by the tissues' T1, T2 and PD,
-through the signal models, with the population's spread; by the fluid that lies in what counts as grey matter; by the
-transmit field; by the scale of each series, equal in all its tissues; by what all series share; and by the measurement.
-The model gives the scales of a session (`qmri_core.calibration`), and what can be known of people at all.
+through the signal models, with the population's spread; by the transmit field; by the scale of each series, equal in
+all its tissues; by what all series share; and by the measurement. The model gives the scales of a session
+(`qmri_core.calibration`), and what can be known of people at all.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from qmri_core.preprocessing.tissue import TISSUES
 
 _ERRORS: Mapping[str, Mapping[Contrast, float]] = {
     "WM": dict.fromkeys(CONTRASTS, 0.005),
-    "GM": dict.fromkeys(CONTRASTS, 0.015),
+    "GM": dict.fromkeys(CONTRASTS, 0.02),
     "CSF": {Contrast.T1W: 0.10, Contrast.T2W: 0.03},
 }
 """Standard deviation of the log of a session's signal by partial volume and noise, assumed; CSF on FLAIR is nulled, and
@@ -31,19 +31,16 @@ _TRANSMIT_SPREAD = 0.03
 """Of the mean transmit scale between sessions, assumed."""
 _PD_SCATTER = 0.015
 """Of PD about the relation with T1 between people, assumed."""
-FLUID_SPREAD = 0.03
-"""Of the share of CSF in the core of grey matter between people, assumed: thin cortex and wide sulci look like long T1
-on T1w, and are dark on FLAIR. Without it, posterior means of grey matter's T1 correlated with the truth of 44 simulated
-people by 0.40, with it by 0.65."""
 _STEP = 0.03
 _PARAMETERS = tuple((tissue, quantity) for tissue in TISSUES for quantity in ("t1", "t2", "pd"))
-"""What differs between people; after them come the transmit scale, and the share of CSF in grey matter."""
+"""What differs between people; the transmit scale comes after them."""
 LEVELS = (("WM", "t1"), ("WM", "t2"), ("GM", "t1"), ("GM", "t2"))
 """What of a person a session's signals are asked for: logs of T1 and T2 of white and grey matter."""
 FURTHEST = 3.0
 """Of the standard deviation between people, for `Person.mean`: signals that say more are no person's."""
 MOST_WIDENED = 2.0
-"""Largest factor of `Person.widened`: what the signals hardly determine is not made up."""
+"""Largest factor of `Person.widened`. By it the mean square error is that of the group's mean, whatever the signals
+determine: beyond it, a map would tell less of a person than the group does."""
 
 
 def observations(acquisitions: Collection[Contrast]) -> list[tuple[Contrast, str]]:
@@ -98,11 +95,14 @@ class Person:
 
     @property
     def widened(self) -> NDArray[np.float64]:
-        """Deviations that spread between people as their true values do.
+        """Deviations that are on average the true ones, where the signals determine half of their variance or more.
 
-        Posterior means spread too little, by the square root of ``determined``: every comparison of people with each
-        other, or with their age, would come out too small by that factor. Constrained Bayes estimates (Louis 1984, J Am
-        Stat Assoc 79:393; Ghosh 1992, J Am Stat Assoc 87:533) are the ones nearest to the truth that spread like it.
+        Posterior means are drawn to the group's mean: every comparison of people with each other, or with their age,
+        comes out too small by the factor ``determined``. Divided by it, deviations are the true ones and an error that
+        knows nothing of them, as measurements are (classical error; Carroll et al. 2006, Measurement Error in Nonlinear
+        Models, doi:10.1201/9781420010138, section 1.2): slopes on and differences between people are right, and people
+        spread further than their true values do, by the error. Where less than half is determined the factor stops at
+        `MOST_WIDENED`, and deviations stay too small by ``determined * MOST_WIDENED``.
         """
         return self.mean * self._factor
 
@@ -117,7 +117,7 @@ class Person:
 
     @property
     def _factor(self) -> NDArray[np.float64]:
-        return np.minimum(1 / np.sqrt(np.maximum(self.determined, 1e-6)), MOST_WIDENED)
+        return np.minimum(1 / np.maximum(self.determined, 1e-6), MOST_WIDENED)
 
 
 def person(
@@ -217,22 +217,6 @@ def expected_slopes(
     return {level: found[level] for level in _PARAMETERS if level in found}
 
 
-@lru_cache(maxsize=512)
-def fluid_ratio(acquisition: Acquisition) -> float:
-    """Signal of CSF over that of grey matter, with its sign: how a share of fluid changes what grey matter gives."""
-    import torch
-
-    from qmri_core.physics.registry import signal
-
-    values = population(acquisition.field_strength)
-    pd, t1, t2 = (
-        torch.tensor([getattr(values.csf, name), getattr(values.grey_matter, name)], dtype=torch.float64)
-        for name in ("pd", "t1", "t2")
-    )
-    fluid, grey = signal(acquisition, pd, t1, t2).tolist()
-    return float(fluid / grey)
-
-
 def _variances(contrasts: Collection[Contrast], spreads: Spreads) -> tuple[float, ...]:
     """Of the parts of the scales: own ones by contrast and, last, the common one."""
     return (*(float(spreads.own[contrast]) ** 2 for contrast in contrasts), float(spreads.common) ** 2)
@@ -283,10 +267,9 @@ def _scales_and_errors(contrasts: tuple[Contrast, ...], variances: tuple[float, 
 
 @lru_cache(maxsize=512)
 def _model(acquisitions: tuple[Acquisition, ...]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Change of the log signals of `observations` per change of what differs between sessions; covariance of that.
+    """Change of the log signals of `observations` per change of `_PARAMETERS` and the log transmit scale; covariance.
 
-    That is `_PARAMETERS`, the log transmit scale and the share of CSF in grey matter. PD follows T1 between people
-    (`pd_relation`), and scatters about it.
+    PD follows T1 between people (`pd_relation`), and scatters about it.
     """
     import torch
 
@@ -296,7 +279,7 @@ def _model(acquisitions: tuple[Acquisition, ...]) -> tuple[NDArray[np.float64], 
     offset, slope = pd_relation(values)
     names = observations([acquisition.contrast for acquisition in acquisitions])
     of = {acquisition.contrast: acquisition for acquisition in acquisitions}
-    slopes = np.zeros((len(names), len(_PARAMETERS) + 2))
+    slopes = np.zeros((len(names), len(_PARAMETERS) + 1))
     factors = torch.ones((8, 4), dtype=torch.float64)  # of T1, T2, PD, transmit; one row up and one down for each
     for column in range(4):
         factors[2 * column, column], factors[2 * column + 1, column] = math.exp(_STEP), math.exp(-_STEP)
@@ -309,16 +292,14 @@ def _model(acquisitions: tuple[Acquisition, ...]) -> tuple[NDArray[np.float64], 
         logs = signal(of[contrast], pd, t1, t2, transmit_scale=factors[:, 3]).abs().log()
         found = ((logs[::2] - logs[1::2]) / (2 * _STEP)).numpy()
         start = 3 * list(TISSUES).index(tissue)
-        slopes[row, start : start + 3], slopes[row, -2] = found[:3], found[3]
-        if tissue == "GM":
-            slopes[row, -1] = fluid_ratio(of[contrast]) - 1
+        slopes[row, start : start + 3], slopes[row, -1] = found[:3], found[3]
     spread = [
         getattr(getattr(values, MEMBERS[tissue]), f"{quantity}_spread")
         if tissue == "CSF" or quantity != "pd"
         else _PD_SCATTER
         for tissue, quantity in _PARAMETERS
     ]
-    deviations = np.asarray([*spread, _TRANSMIT_SPREAD, FLUID_SPREAD])
+    deviations = np.asarray([*spread, _TRANSMIT_SPREAD])
     correlation = np.eye(len(deviations))
     for quantity in ("t1", "t2"):
         pair = [_PARAMETERS.index((tissue, quantity)) for tissue in ("WM", "GM")]

@@ -21,15 +21,7 @@ from qmri_core.grouping import REFERENCES
 from qmri_core.physics.registry import fast_signal
 from qmri_core.population import MEMBERS, population
 from qmri_core.preprocessing.tissue import TISSUES
-from qmri_core.session_model import (
-    FLUID_SPREAD,
-    Spreads,
-    fluid_ratio,
-    measurement_error,
-    observations,
-    person,
-    posterior,
-)
+from qmri_core.session_model import Spreads, measurement_error, observations, person, posterior
 from qmri_core.simulation.anatomies import random_slab
 from qmri_core.simulation.atlas import Atlas
 from qmri_core.simulation.subjects import CLASSES, ISLAND
@@ -313,15 +305,13 @@ def _calibration(
     spreads = Spreads(own=dict(zip(nominal, np.exp(own).tolist(), strict=True)), common=math.exp(common))
     shared = spreads.common * float(rng.standard_normal())
     true = {contrast: shared + spread * float(rng.standard_normal()) for contrast, spread in spreads.own.items()}
-    fluid = FLUID_SPREAD * float(rng.standard_normal())
     deviations = []
     for contrast, tissue in observations(nominal):
         member = getattr(values, MEMBERS[tissue])
         persons = _tissue_signal(as_run[contrast], slab.tissues[tissue], session_transmit)
         usual = _tissue_signal(as_run[contrast], (member.t1, member.t2, member.pd), 1.0)
         noise = measurement_error(contrast, tissue) * float(rng.standard_normal())
-        mixed = 1 + fluid * (fluid_ratio(as_run[contrast]) - 1) if tissue == "GM" else 1.0
-        deviations.append(float((persons / usual * mixed).abs().log()) + true[contrast] + noise)
+        deviations.append(float((persons / usual).abs().log()) + true[contrast] + noise)
     found = posterior(np.asarray([deviations]), nominal, spreads).shifts
     level = _group_level(as_run, nominal, rng)
     errors = {

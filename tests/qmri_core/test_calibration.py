@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from qmri_core import session_model
 from qmri_core.acquisition import Acquisition, Contrast
 from qmri_core.calibration import (
     PRIOR,
@@ -20,6 +19,7 @@ from qmri_core.calibration import (
     ScaleCalibration,
     Signals,
     calibrate_group,
+    densest,
     reference_signal,
     scale_spreads,
     session_person,
@@ -29,7 +29,6 @@ from qmri_core.calibration import (
 from qmri_core.physics.registry import signal
 from qmri_core.population import MEMBERS, FieldStrengthError, Tissue, pd_relation, population
 from qmri_core.session_model import (
-    FLUID_SPREAD,
     FURTHEST,
     LEVELS,
     MOST_WIDENED,
@@ -37,7 +36,6 @@ from qmri_core.session_model import (
     expected_slopes,
     measurement_error,
     observations,
-    person,
     posterior,
 )
 from tests.protocols import plain_protocol
@@ -73,14 +71,10 @@ def drawn(
         values[tissue] = (pd * np.exp(people * 0.015 * own[:, 2]), t1, t2)
     sessions: list[Signals] = []
     found = {
-        (contrast, tissue): signal(PROTOCOL[contrast], *(torch.from_numpy(v) for v in values[tissue])).numpy()
+        (contrast, tissue): signal(PROTOCOL[contrast], *(torch.from_numpy(v) for v in values[tissue])).abs().numpy()
         for contrast in PROTOCOL
         for tissue in MEMBERS
     }
-    fluid = people * FLUID_SPREAD * rng.standard_normal(n)
-    for contrast in PROTOCOL:
-        found[contrast, "GM"] = (1 - fluid) * found[contrast, "GM"] + fluid * found[contrast, "CSF"]
-    found = {key: np.abs(each) for key, each in found.items()}
     for row in range(n):
         sessions.append(
             {
@@ -199,7 +193,7 @@ def test_signals_that_are_missing_are_left_out() -> None:
     assert errors(full, sessions, true).mean() < 0.95 * errors(found, without, true).mean()
 
 
-def test_people_are_told_apart_as_far_as_stated_and_widened_to_their_true_spread() -> None:
+def test_people_are_told_apart_as_far_as_stated_and_widened_to_true_differences() -> None:
     """Drawn from the accurate models; regressions over people are the oracle."""
     sessions, _, values = drawn(1500, 0.03, seed=8)
     found = calibrate_group(sessions, PROTOCOL, PRIOR)
@@ -211,37 +205,11 @@ def test_people_are_told_apart_as_far_as_stated_and_widened_to_their_true_spread
         share, spread = people[0].determined[level], people[0].spread[level]
         assert np.polyfit(true, mean, 1)[0] == pytest.approx(share, abs=0.06)
         assert np.polyfit(mean, true, 1)[0] == pytest.approx(1, abs=0.1)  # a posterior mean
-        assert np.std(widened) == pytest.approx(np.std(true), rel=0.08)
-        assert np.polyfit(true, widened, 1)[0] == pytest.approx(math.sqrt(share), abs=0.08)
+        assert np.polyfit(true, widened, 1)[0] == pytest.approx(min(1, MOST_WIDENED * share), abs=0.1)
         error = np.std(widened - true)
+        assert error < 1.05 * np.std(true)  # no worse than the group's mean for everyone
         stated = math.hypot(spread * math.sqrt(1 - share), people[0].widened_sd[level])
         assert stated == pytest.approx(error, rel=0.08)
-
-
-def test_fluid_in_grey_matter_is_hardly_taken_for_its_t1(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Signals mixed by the accurate models; the model without fluid is what it must do better than."""
-    names = observations(PROTOCOL)
-    mixed = np.zeros(len(names))
-    for row, (contrast, tissue) in enumerate(names):
-        if tissue == "GM":
-            both = (VALUES.grey_matter, VALUES.csf)
-            values = [torch.tensor([getattr(one, name) for one in both]).double() for name in ("pd", "t1", "t2")]
-            grey, fluid = signal(PROTOCOL[contrast], *values).tolist()
-            mixed[row] = math.log(abs(0.95 * grey + 0.05 * fluid) / abs(grey))
-    spreads = Spreads(own=dict.fromkeys(PROTOCOL, 0.03), common=0.05)
-
-    def told() -> float:
-        for each in (session_model._model, session_model._of_people):
-            each.cache_clear()
-        return float(person(mixed, PROTOCOL, spreads, n_people=1000).mean[LEVELS.index(("GM", "t1"))])
-
-    found = told()
-    monkeypatch.setattr(session_model, "FLUID_SPREAD", 0.0)
-    without = told()
-    monkeypatch.undo()
-    told()  # caches are of the model again
-    assert without > 0.01
-    assert 0 < found < 0.5 * without
 
 
 def test_a_person_who_comes_often_counts_as_one() -> None:
@@ -253,8 +221,10 @@ def test_a_person_who_comes_often_counts_as_one() -> None:
     shares = np.array([10, 1, 1]) / 12
     assert often[Contrast.T1W].n_people == pytest.approx(1 / np.sum(shares**2))
     assert often[Contrast.T1W].scale == alone[Contrast.T1W].scale
-    few, many = (session_person(found, sessions[0], PROTOCOL).widened_sd for found in (often, alone))
-    assert np.all(few > many)
+    few, many = (session_person(found, sessions[0], PROTOCOL) for found in (often, alone))
+    is_unbiased = few.determined > 1 / MOST_WIDENED  # else the error is that of the group's mean, of few or of many
+    assert is_unbiased.any()
+    assert np.all((few.widened_sd > 1.01 * many.widened_sd) == is_unbiased)
     nothing: Signals = {contrast: dict.fromkeys(MEMBERS, math.nan) for contrast in PROTOCOL}
     unusable = calibrate_group([*sessions, nothing], PROTOCOL, PRIOR, people=[*people, "d"])
     assert unusable[Contrast.T1W].n_people == often[Contrast.T1W].n_people
@@ -338,13 +308,26 @@ def test_nothing_to_go_by_is_an_error() -> None:
         calibrate_group(draw(2, 0.05)[0], other, PRIOR)
 
 
+@given(st.integers(0, 2**32 - 1), st.floats(0.0, 0.45), st.floats(0.01, 100.0))
+@settings(max_examples=25)
+def test_where_values_crowd_tails_do_not_reach(seed: int, share: float, unit: float) -> None:
+    """Grey matter of 3 % of noise, a share of whose voxels holds up to half of a fluid three times as bright."""
+    rng = np.random.default_rng(seed)
+    fluid = np.where(rng.random(20_000) < share, rng.uniform(0, 0.5, 20_000), 0)
+    values = unit * (1 + 2 * fluid) * np.exp(0.03 * rng.standard_normal(20_000))
+    assert densest(values) == pytest.approx(unit, rel=0.015)
+    assert np.median(values) >= densest(values) * 0.985
+    np.testing.assert_allclose(densest(1000 * values), 1000 * densest(values), rtol=1e-9)
+    assert math.isnan(densest(-values))
+
+
 def test_tissue_signals_are_the_medians_of_their_cores() -> None:
     tissue = np.full((14, 14, 14), 3, dtype=np.uint8)
     tissue[7:] = 2
     image = np.where(tissue == 3, 5.0, 100.0).astype(np.float32)
     image[:, 0] = np.nan
     found = tissue_signals({Contrast.T1W: image}, tissue)[Contrast.T1W]
-    assert (found["WM"], found["GM"]) == (5.0, 100.0)
+    assert (found["WM"], found["GM"]) == (5.0, pytest.approx(100.0))
     assert math.isnan(found["CSF"])
     few = np.zeros((14, 14, 14), dtype=np.uint8)
     few[4:7, 4:7, 4:7] = 3
