@@ -216,9 +216,8 @@ def _draw_values(rng: np.random.Generator) -> dict[str, TissueValues]:
         own = np.sqrt(1 - shared**2)
         t1 *= 1 + sd1 * (shared * common_t1 + own * _clipped(rng))
         t2 *= 1 + sd2 * (shared * common_t2 + own * _clipped(rng))
-        scatter = 1 + 0.015 * _clipped(rng)
-        pd = 1.0 if name == "csf" else float(proton_density(t1)) * scatter
-        values[name] = TissueValues(t1=float(t1), t2=float(t2), pd=float(pd))
+        tissue = _tissue(float(t1), float(t2), rng)
+        values[name] = replace(tissue, pd=1.0) if name == "csf" else tissue
     values["lesion"] = TissueValues(
         t1=float(rng.uniform(1.05, 1.6)), t2=float(rng.uniform(0.10, 0.17)), pd=float(rng.uniform(0.80, 0.90))
     )
