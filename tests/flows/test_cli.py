@@ -144,7 +144,7 @@ def test_calibration_shows_what_each_scale_rests_on(
     assert result.exit_code == 0
     assert "G1     T1w             2  3   1000     0.2000    5.0%    2.0%         25%  +1.0% to +1.0%" in result.output
     lines = [" ".join(line.split()) for line in result.output.splitlines()]
-    for line in ("G1 WM T1 25% +2.0% to +2.0%", "G1 WM T2 64% -2.5% to -2.5%", "G1 GM T2 36% +5.0% to +5.0%"):
+    for line in ("G1 WM T1 25% +2.0% to +2.0%", "G1 WM T2 64% -3.1% to -3.1%", "G1 GM T2 36% +6.0% to +6.0%"):
         assert line in lines
     assert "rests on: white matter of a book" in result.output
     assert (tmp_path / "table.csv").read_text().startswith("group,contrast,version,scale")
