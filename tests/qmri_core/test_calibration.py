@@ -321,7 +321,7 @@ def test_where_values_crowd_tails_do_not_reach(seed: int, share: float, unit: fl
     assert math.isnan(densest(-values))
 
 
-def test_tissue_signals_are_the_medians_of_their_cores() -> None:
+def test_tissue_signals_are_typical_of_their_cores() -> None:
     tissue = np.full((14, 14, 14), 3, dtype=np.uint8)
     tissue[7:] = 2
     image = np.where(tissue == 3, 5.0, 100.0).astype(np.float32)
