@@ -39,8 +39,8 @@ LEVELS = (("WM", "t1"), ("WM", "t2"), ("GM", "t1"), ("GM", "t2"))
 FURTHEST = 3.0
 """Of the standard deviation between people, for `Person.mean`: signals that say more are no person's."""
 MOST_WIDENED = 2.0
-"""Largest factor of `Person.widened`. By it the mean square error is that of the group's mean, whatever the signals
-determine: beyond it, a map would tell less of a person than the group does."""
+"""Largest factor of `Person.widened`: what the signals hardly determine is not made up. By it the mean square error is
+that of the group's mean, whatever the signals determine."""
 
 
 def observations(acquisitions: Collection[Contrast]) -> list[tuple[Contrast, str]]:
@@ -95,14 +95,14 @@ class Person:
 
     @property
     def widened(self) -> NDArray[np.float64]:
-        """Deviations that are on average the true ones, where the signals determine half of their variance or more.
+        """Deviations that spread between people as their true values do, if a quarter of these is determined or more.
 
-        Posterior means are drawn to the group's mean: every comparison of people with each other, or with their age,
-        comes out too small by the factor ``determined``. Divided by it, deviations are the true ones and an error that
-        knows nothing of them, as measurements are (classical error; Carroll et al. 2006, Measurement Error in Nonlinear
-        Models, doi:10.1201/9781420010138, section 1.2): slopes on and differences between people are right, and people
-        spread further than their true values do, by the error. Where less than half is determined the factor stops at
-        `MOST_WIDENED`, and deviations stay too small by ``determined * MOST_WIDENED``.
+        Posterior means spread too little, by the square root of ``determined``. Constrained Bayes estimates (Louis
+        1984, J Am Stat Assoc 79:393, doi:10.1080/01621459.1984.10478062; Ghosh 1992, J Am Stat Assoc 87:533,
+        doi:10.1080/01621459.1992.10475236) are the ones nearest to the truth that spread like it. Comparisons of people
+        with each other, or with their age, come out smaller than they are by that root: divided by it they are right.
+        Posterior means divided by ``determined`` itself would be right on average, as measurements are, but with up to
+        the error of the group's mean, which two scans of one person on two scanners do not share.
         """
         return self.mean * self._factor
 
@@ -117,7 +117,7 @@ class Person:
 
     @property
     def _factor(self) -> NDArray[np.float64]:
-        return np.minimum(1 / np.maximum(self.determined, 1e-6), MOST_WIDENED)
+        return np.minimum(1 / np.sqrt(np.maximum(self.determined, 1e-6)), MOST_WIDENED)
 
 
 def person(
