@@ -53,6 +53,12 @@ GROUP_ERROR = 0.007
 """Of a group's level by contrast, beside what its people do."""
 MISALIGNMENT = 0.15
 """Standard deviation in voxels, in plane, of a contrast's place after alignment."""
+TRANSMIT = (math.log(0.04), math.log(0.12))
+"""Range of the log of the amplitude of the transmit field over a slab, see `_smooth_field`."""
+COMMON_REMAINS, OWN_REMAINS = (math.log(0.004), math.log(0.04)), (math.log(0.004), math.log(0.02))
+"""Ranges of the logs of the amplitudes of what bias correction leaves, common to all series and of one."""
+TRANSMIT_SCALES = (0.4, 1.6, 121)
+"""First, last and number of the transmit scales at which the shading of white matter is computed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,24 +149,29 @@ def make_slab(atlas: Atlas, seed: int, size: int) -> Slab:
 def make_batch(slab: Slab, nominal: Protocol, as_run: Protocol, rng: np.random.Generator, *, slices: int = 6) -> Batch:
     """Slices of a slab as preprocessing and calibration would hand them over, computed where the slab is.
 
-    Tissue and CSF of a voxel add up. Slices of each contrast's own thickness and place, transmit field, remains of the
-    receive field after bias correction, scales that deviate in the session and are estimated as
-    `qmri_core.calibration` does, Rician noise. Fields have no mean over the slab, as those of a whole head have none
-    over the brain after bias correction and calibration: else a network would learn to distrust the mean of a slice,
-    which is all that it sees of a person.
+    Tissue and CSF of a voxel add up. Slices of each contrast's own thickness and place, transmit field, remains of
+    fields after bias correction, scales that deviate in the session and are estimated as `qmri_core.calibration` does,
+    Rician noise. What the transmit field does to white matter is a smooth shading, which bias correction takes for the
+    receive field's and removes; what it does to the contrast of other tissues to white matter stays. Remains have no
+    mean over the slab, as those of a whole head have none over the brain after bias correction and calibration: else a
+    network would learn to distrust the mean of a slice, which is all that it sees of a person. Their size differs
+    from batch to batch down to less than preprocessing leaves: a network that expects more of them takes what differs
+    smoothly within white matter for a field.
     """
     device = slab.maps.device
     places, spacing, native = _slices(nominal, slab.resolution, rng, slices)
     over_grid = torch.from_numpy(_boxes(places, spacing)).to(device)
     depth, height, width = slab.maps.shape[1:]
     brain = (slab.fractions.sum(dim=0) > 0.5).to(torch.float32)
-    smooth = _smooth_field(rng, (depth, height, width), 0.12, device)
+    of_transmit, of_all, of_each = (
+        math.exp(float(rng.uniform(*logs))) for logs in (TRANSMIT, COMMON_REMAINS, OWN_REMAINS)
+    )
+    smooth = _smooth_field(rng, (depth, height, width), of_transmit, device)
     transmit = 1 + float(rng.uniform(-0.05, 0.05)) + _centred(smooth, brain)
-    common = _smooth_field(rng, (len(places), height, width), 0.06, device)
+    common = _smooth_field(rng, (len(places), height, width), of_all, device)
     errors, levels = _calibration(slab, nominal, as_run, rng)
     physics = estimator(nominal)
     wm = population(3.0).white_matter
-    mean_transmit = float(transmit.mean())
     csf_t1, csf_t2, csf_pd = (torch.tensor(value, device=device) for value in slab.tissues["CSF"])
     fractions = _through(over_grid, slab.fractions)
     mask = (fractions.sum(dim=0) > 0.5).to(torch.float32)
@@ -176,15 +187,14 @@ def make_batch(slab: Slab, nominal: Protocol, as_run: Protocol, rng: np.random.G
         signal = signal + slab.fractions[0, first:end] * fast_signal(
             acquisition, csf_pd, csf_t1, csf_t2, transmit_scale=angle
         )
+        signal = signal / _white_matter(acquisition, (wm.t1, wm.t2, wm.pd), angle)
         seen = _blurred(_through(weights[:, first:end], signal[None])[0], rng)
-        level = float(_tissue_signal(acquisition, (wm.t1, wm.t2, wm.pd), mean_transmit).abs())
-        own = _smooth_field(rng, (len(places), height, width), 0.03, device)
+        own = _smooth_field(rng, (len(places), height, width), of_each, device)
         field = torch.exp(_centred(common + own, mask))
         sigma = 1 / float(rng.uniform(25, 80))
         drawn = rng.standard_normal((2, *seen.shape), dtype=np.float32)
         noise = torch.from_numpy(drawn).to(device) * sigma
-        scale = level * math.exp(errors[contrast])
-        planes.append(torch.hypot(seen * field / scale + noise[0], noise[1]) * mask)
+        planes.append(torch.hypot(seen * field * math.exp(-errors[contrast]) + noise[0], noise[1]) * mask)
     maps = _mixed(slab.maps, lambda each: _through(over_grid, each))
     reference = torch.tensor([wm.t1, wm.t2, wm.pd], device=device)[:, None, None, None]
     truth = torch.log(maps.clamp_min(1e-3) / reference) * mask
@@ -341,6 +351,17 @@ def _log_signal(acquisition: Acquisition, tissue: tuple[float, float, float]) ->
 def _tissue_signal(acquisition: Acquisition, tissue: tuple[float, float, float], transmit: float) -> Tensor:
     t1, t2, pd = (torch.tensor([value]) for value in tissue)
     return fast_signal(acquisition, pd, t1, t2, transmit_scale=torch.tensor([transmit]))
+
+
+def _white_matter(acquisition: Acquisition, tissue: tuple[float, float, float], transmit: Tensor) -> Tensor:
+    """Size of the signal of one tissue at each transmit scale, between the nodes of `TRANSMIT_SCALES` linearly."""
+    first, last, n = TRANSMIT_SCALES
+    t1, t2, pd = (torch.tensor(value, device=transmit.device).expand(n) for value in tissue)
+    nodes = torch.linspace(first, last, n, device=transmit.device)
+    values = fast_signal(acquisition, pd, t1, t2, transmit_scale=nodes).abs()
+    at = ((transmit - first) * ((n - 1) / (last - first))).clamp(0, n - 1 - 1e-3)
+    low = at.long()
+    return torch.lerp(values[low], values[low + 1], at - low)
 
 
 def _smooth_field(rng: np.random.Generator, shape: tuple[int, ...], amplitude: float, device: torch.device) -> Tensor:
