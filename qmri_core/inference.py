@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from qmri_core.acquisition import CONTRASTS, Acquisition, Contrast
 from qmri_core.geometry import inside_of
 from qmri_core.network import MULTIPLE, REACH, MapNetwork, assemble
-from qmri_core.population import Population, population
+from qmri_core.population import Population, pd_relation, population
 from qmri_core.session_model import LEVELS, Person
 from qmri_core.voxelwise import VoxelwiseEstimator, compress, estimator
 
@@ -131,10 +131,10 @@ def infer_maps(
 
 
 def widened(log_maps: Tensor, log_sd: Tensor, person: Person, values: Population) -> tuple[Tensor, Tensor]:
-    """Shift log T1 and T2 by what posterior means of a person lack, and widen their uncertainty by what that adds.
+    """Shift log T1 and T2 by what posterior means of a person lack, and widen the uncertainty by what that adds.
 
     White and grey matter are told apart by log T1: in between both count in proportion, beyond grey matter its part
-    falls to nothing at CSF.
+    falls to nothing at CSF. PD is as uncertain as the person's T1 makes it, through the relation between the two.
 
     Parameters
     ----------
@@ -153,8 +153,11 @@ def widened(log_maps: Tensor, log_sd: Tensor, person: Person, values: Population
         for each in np.split(levels, 2)
     )
     relaxation = log_maps[:, :2] + white * of_white + grey_share * of_grey
-    variance = (2 * log_sd[:, :2]).exp() + (white * sd_white).square() + (grey_share * sd_grey).square()
-    return torch.cat([relaxation, log_maps[:, 2:]], dim=1), torch.cat([0.5 * variance.log(), log_sd[:, 2:]], dim=1)
+    offset, slope = pd_relation(values)
+    per_t1 = [slope / tissue.t1 / (offset + slope / tissue.t1) for tissue in (values.white_matter, values.grey_matter)]
+    sd_white, sd_grey = (torch.cat([sd, one * sd[:1]]) for sd, one in zip((sd_white, sd_grey), per_t1, strict=True))
+    variance = (2 * log_sd).exp() + (white * sd_white).square() + (grey_share * sd_grey).square()
+    return torch.cat([relaxation, log_maps[:, 2:]], dim=1), 0.5 * variance.log()
 
 
 def fastest() -> tuple[torch.device, torch.dtype]:

@@ -38,9 +38,12 @@ LEVELS = (("WM", "t1"), ("WM", "t2"), ("GM", "t1"), ("GM", "t2"))
 """What of a person a session's signals are asked for: logs of T1 and T2 of white and grey matter."""
 FURTHEST = 3.0
 """Of the standard deviation between people, for `Person.mean`: signals that say more are no person's."""
+TRAINED_UNDETERMINED = (0.63, 0.27, 0.52, 0.31)
+"""Share of the variance between people, in the order of `LEVELS`, that the signals of a session of training leave open
+on average (`qmri_core.simulated_batches`): so much of it is in the standard deviations that the network states."""
 MOST_WIDENED = 2.0
-"""Largest factor of `Person.widened`: what the signals hardly determine is not made up. By it the mean square error is
-that of the group's mean, whatever the signals determine."""
+"""Largest factor of `Person.widened`. By it the mean square error is that of the group's mean, whatever the signals
+determine: beyond it, a map would tell less of a person than the group does."""
 
 
 def observations(acquisitions: Collection[Contrast]) -> list[tuple[Contrast, str]]:
@@ -95,29 +98,32 @@ class Person:
 
     @property
     def widened(self) -> NDArray[np.float64]:
-        """Deviations that spread between people as their true values do, if a quarter of these is determined or more.
+        """Deviations that are on average the true ones, where the signals determine half of their variance or more.
 
-        Posterior means spread too little, by the square root of ``determined``. Constrained Bayes estimates (Louis
-        1984, J Am Stat Assoc 79:393, doi:10.1080/01621459.1984.10478062; Ghosh 1992, J Am Stat Assoc 87:533,
-        doi:10.1080/01621459.1992.10475236) are the ones nearest to the truth that spread like it. Comparisons of people
-        with each other, or with their age, come out smaller than they are by that root: divided by it they are right.
-        Posterior means divided by ``determined`` itself would be right on average, as measurements are, but with up to
-        the error of the group's mean, which two scans of one person on two scanners do not share.
+        Posterior means are drawn to the group's mean: every comparison of people with each other, or with their age,
+        comes out too small by the factor ``determined``. Divided by it, deviations are the true ones and an error that
+        knows nothing of them, as measurements are (classical error; Carroll et al. 2006, Measurement Error in Nonlinear
+        Models, doi:10.1201/9781420010138, section 1.2): slopes on and differences between people are right, and people
+        spread further than their true values do, by the error. Where less than half is determined the factor stops at
+        `MOST_WIDENED`, and deviations stay too small by ``determined * MOST_WIDENED``.
         """
         return self.mean * self._factor
 
     @property
     def widened_sd(self) -> NDArray[np.float64]:
-        """What `widened` adds to the standard deviation of a posterior mean whose group's mean is the population's.
+        """What `widened` adds to the standard deviation that the network states.
 
-        The widening, and what the mean of few people hides: of one alone, all.
+        What signals leave open beyond what they do in training (`TRAINED_UNDETERMINED`; the network is not told), the
+        widening, and what the mean of few people hides: of one alone, all.
         """
         hidden = 1 / self.n_people
-        return self.spread * np.sqrt(self.determined * ((self._factor - 1) ** 2 * (1 - hidden) + hidden))
+        left_open = np.maximum(1 - self.determined - np.asarray(TRAINED_UNDETERMINED), 0)
+        of_determined = (self._factor - 1) ** 2 * (1 - hidden) + hidden
+        return self.spread * np.sqrt(left_open + self.determined * of_determined)
 
     @property
     def _factor(self) -> NDArray[np.float64]:
-        return np.minimum(1 / np.sqrt(np.maximum(self.determined, 1e-6)), MOST_WIDENED)
+        return np.minimum(1 / np.maximum(self.determined, 1e-6), MOST_WIDENED)
 
 
 def person(

@@ -105,7 +105,12 @@ def test_a_tissue_is_widened_by_what_posterior_means_lack(t1: float, *, grey: bo
         sd = np.hypot(getattr(painted, f"{name}_sd") / before, added)
         np.testing.assert_allclose(getattr(maps, f"{name}_sd") / after, sd, rtol=1e-3)
     np.testing.assert_array_equal(maps.pd, painted.pd)
-    np.testing.assert_array_equal(maps.pd_sd, painted.pd_sd)
+    # of 1/PD = A + B/T1 through both tissues: PD changes by so much of what T1 does
+    wm, gm = population(3.0).white_matter, population(3.0).grey_matter
+    b = (1 / wm.pd - 1 / gm.pd) / (1 / wm.t1 - 1 / gm.t1)
+    of_t1 = b / gm.t1 * gm.pd if grey else b / wm.t1 * wm.pd
+    sd = np.hypot(painted.pd_sd / painted.pd, of_t1 * PERSON.widened_sd[at][0])
+    np.testing.assert_allclose(maps.pd_sd / maps.pd, sd, rtol=1e-3)
 
 
 @pytest.mark.parametrize(("t1", "part"), [(0.6, (1, 0)), (1.0909, (0.5, 0.5)), (2.4536, (0, 0.5)), (4.3, (0, 0))])
