@@ -119,7 +119,7 @@ class Person:
         hidden = 1 / self.n_people
         left_open = np.maximum(1 - self.determined - np.asarray(TRAINED_UNDETERMINED), 0)
         of_determined = (self._factor - 1) ** 2 * (1 - hidden) + hidden
-        return self.spread * np.sqrt(left_open + self.determined * of_determined)
+        return np.asarray(self.spread * np.sqrt(left_open + self.determined * of_determined), dtype=np.float64)
 
     @property
     def _factor(self) -> NDArray[np.float64]:
