@@ -188,10 +188,10 @@ class _Runner(Generic[Item, Result]):
                     self._submit(flight, flights, finished)
                     continue
                 yield flight.item, _outcome(future)
-        finally:
-            if flights and self.client.status == "running":
-                with suppress(OSError):
-                    self.client.cancel(list(flights), force=True)
+        finally:  # maybe of garbage collection, on the client's own event loop, where nothing may wait
+            if self.client.status == "running":
+                for future in flights:
+                    future.release()
 
     def _room(self, in_flight: int | None) -> int:
         available = threads(self.client, self.resource)  # waits for a scheduler that comes back

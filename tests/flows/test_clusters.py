@@ -121,11 +121,19 @@ def test_an_item_is_tried_again_alone_before_it_fails(client: Client, tmp_path: 
     assert {item[0]: result for item, result in run_bounded(client, die_in_company, items)} == {0: 0, 1: 1, 2: 2, 3: 3}
 
 
-@pytest.mark.walk
-def test_leaving_early_cancels_what_is_in_flight(client: Client) -> None:
+@pytest.mark.parametrize("collected", [False, True])
+def test_leaving_early_drops_what_is_in_flight(client: Client, collected: bool) -> None:
+    """Also where garbage collection ends it, on whatever thread it runs: here the client's own event loop."""
     run = run_bounded(client, square, iter(range(1000)), in_flight=4)
     next(run)
-    run.close()  # type: ignore[attr-defined]
+
+    async def close() -> None:
+        run.close()  # type: ignore[attr-defined]
+
+    if collected:
+        client.sync(close)
+    else:
+        run.close()  # type: ignore[attr-defined]
     deadline = time.monotonic() + 10
     while (
         rest := client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks))
