@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -14,15 +15,17 @@ from flows.progress import Progress, quiet
 from flows.tables import records
 from qmri_core.acquisition import Acquisition, Contrast
 from qmri_core.calibration import (
-    PRIOR,
     CalibrationError,
     ScaleCalibration,
     Signals,
     calibrate_group,
+    calibrated_acquisitions,
+    group_contrast,
     scale_spreads,
     session_person,
     session_scales,
 )
+from qmri_core.hidden_parameters import ADDED, Hidden, hidden_parameters
 from qmri_core.population import MEMBERS, FieldStrengthError, population
 from qmri_core.session_model import LEVELS, Spreads
 from storage.acquisitions import acquisitions_of
@@ -30,8 +33,8 @@ from storage.cohort import sessions
 from storage.repository import MAIN, writing
 from storage.tables import read_table, write_table
 
-COLUMNS = ("group", "contrast", "version", "reference")
-NUMBERS = tuple(ScaleCalibration.__dataclass_fields__)
+COLUMNS = ("group", "contrast", "version", "reference", "hidden")
+NUMBERS = tuple(name for name in ScaleCalibration.__dataclass_fields__ if name not in COLUMNS)
 
 
 def calibrate(store: str, *, again: bool = False, progress: Progress = quiet) -> str | None:
@@ -74,10 +77,13 @@ def _new_versions(store: str, again: bool, progress: Progress) -> tuple[pd.DataF
     due = [group for group in groups if again or group not in current]
     known = _sessions_of_groups(stored) if due else {}
     due = [group for group in due if group in known]
-    cohort = scale_spreads([(signals, acquisitions) for signals, acquisitions, _ in known.values()]) if due else PRIOR
+    if not due:
+        return None
+    cohort = scale_spreads([(signals, acquisitions) for signals, acquisitions, _ in known.values()])
+    hidden = dict(zip(known, hidden_parameters([group_contrast(*one) for one in known.values()]), strict=True))
     for done, group in enumerate(due):
         progress(done, len(due), "calibrate")
-        rows += _group_rows(group, *known[group], int(current.get(group, 0)) + 1, cohort)
+        rows += _group_rows(group, *known[group], int(current.get(group, 0)) + 1, cohort, hidden[group])
     progress(len(due), len(due), "calibrate")
     if not rows:
         return None
@@ -99,17 +105,37 @@ def current_calibrations(store: str) -> dict[str, tuple[int, dict[Contrast, Scal
     result = {}
     for group, members in table.groupby("group"):
         newest = members[members["version"] == members["version"].max()]
-        scales = {Contrast(row["contrast"]): _stored_calibration(row) for row in records(newest)}
-        result[str(group)] = (int(newest["version"].max()), scales, str(newest["reference"].iloc[0]))
+        result[str(group)] = (int(newest["version"].max()), _scales(newest), str(newest["reference"].iloc[0]))
     return result
 
 
+def all_scales(store: str) -> dict[tuple[str, str], dict[Contrast, ScaleCalibration]]:
+    """Scales by contrast of each group and version."""
+    versions = read_calibrations(store).groupby(["group", "version"])
+    return {(str(group), str(version)): _scales(members) for (group, version), members in versions}
+
+
+def acquisitions_of_maps(
+    row: Mapping[str, Any], scales: Mapping[tuple[str, str], Mapping[Contrast, ScaleCalibration]]
+) -> dict[Contrast, Acquisition]:
+    """Acquisitions that a session's maps were made with, from its stored values and `all_scales`."""
+    stated = acquisitions_of(row)
+    known = scales.get((str(row["group"]), str(row["calibration_version"]).split("/")[0]))
+    return stated if known is None else calibrated_acquisitions(known, stated)
+
+
+def _scales(rows: pd.DataFrame) -> dict[Contrast, ScaleCalibration]:
+    return {Contrast(row["contrast"]): _stored_calibration(row) for row in records(rows)}
+
+
 def _stored_calibration(row: Mapping[str, Any]) -> ScaleCalibration:
-    people = row.get("n_people", math.nan)  # not in versions of before, which counted sessions
+    """From a row of the table; older versions counted sessions, not people, and took headers for complete."""
+    people, hidden = row.get("n_people", math.nan), row.get("hidden", "")
     return ScaleCalibration(
         **{name: row[name] for name in NUMBERS if not name.startswith("n_")},
         n_sessions=int(row["n_sessions"]),
         n_people=float(people if math.isfinite(people) else row["n_sessions"]),
+        hidden=tuple(Hidden(**one) for one in json.loads(hidden)) if isinstance(hidden, str) and hidden else (),
     )
 
 
@@ -134,7 +160,7 @@ def calibration_table(store: str) -> pd.DataFrame:
                     "group": group,
                     "contrast": str(contrast),
                     "version": version,
-                    **asdict(scale),
+                    **{name: getattr(scale, name) for name in NUMBERS},
                     "session_low": min(ratios, default=float("nan")),
                     "session_high": max(ratios, default=float("nan")),
                     "reference": reference,
@@ -174,6 +200,42 @@ def people_table(store: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["group", "tissue", "quantity", "determined", "session_low", "session_high"])
 
 
+def hidden_table(store: str) -> pd.DataFrame:
+    """What the current calibrations say of parameters that headers hide.
+
+    One row per group, contrast and parameter with the columns ``group``, ``contrast``, ``name``, ``header`` (what it
+    was taken for), ``value``, ``sd`` and ``prior_sd`` (of the value), and ``effect`` (of the move, on the log of grey
+    over white matter).
+
+    Raises
+    ------
+    StoreError
+        If there is no store.
+    """
+    rows: list[dict[str, object]] = []
+    stored = sessions(store)
+    for group, (_, scales, _) in sorted(current_calibrations(store).items()):
+        members = records(stored[stored["group"] == group])
+        for contrast, acquisition in (acquisitions_of(members[0]) if members else {}).items():
+            now = calibrated_acquisitions(scales, {contrast: acquisition})[contrast]
+            for one in scales[contrast].hidden:
+                unit = 1.0 if one.name in ADDED else float(getattr(acquisition, one.name))
+                rows.append(
+                    {
+                        "group": group,
+                        "contrast": str(contrast),
+                        "name": one.name,
+                        "header": getattr(acquisition, one.name),
+                        "value": getattr(now, one.name),
+                        "sd": unit * one.sd,
+                        "prior_sd": unit * one.prior_sd,
+                        "effect": one.effect * one.shift / one.prior_sd,
+                    }
+                )
+    columns = ["group", "contrast", "name", "header", "value", "sd", "prior_sd", "effect"]
+    return pd.DataFrame(rows, columns=columns)
+
+
 def _calibrated(
     store: str,
 ) -> Iterator[
@@ -187,7 +249,7 @@ def _calibrated(
     stored = sessions(store)
     for group, current in sorted(current_calibrations(store).items()):
         members = records(stored[stored["group"] == group])
-        acquisitions = acquisitions_of(members[0]) if members else {}
+        acquisitions = calibrated_acquisitions(current[1], acquisitions_of(members[0])) if members else {}
         yield group, current, [(signals_of(row, acquisitions), acquisitions) for row in members]
 
 
@@ -227,13 +289,21 @@ def _group_rows(
     people: Sequence[str],
     version: int,
     cohort: Spreads,
+    hidden: Mapping[Contrast, tuple[Hidden, ...]],
 ) -> list[dict[str, object]]:
     try:
-        scales = calibrate_group(signals, acquisitions, cohort, people=people)
+        scales = calibrate_group(signals, acquisitions, cohort, people=people, hidden=hidden)
     except CalibrationError:
         return []
     reference = population(_field_strength(acquisitions)).describe()
     return [
-        {"group": group, "contrast": str(contrast), "version": version, "reference": reference, **asdict(scale)}
+        {
+            "group": group,
+            "contrast": str(contrast),
+            "version": version,
+            "reference": reference,
+            **asdict(scale),
+            "hidden": json.dumps([asdict(one) for one in scale.hidden]),
+        }
         for contrast, scale in scales.items()
     ]

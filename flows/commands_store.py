@@ -57,8 +57,8 @@ LAST_RUNS = 5
 def calibration(
     store: Store, out: Annotated[Path | None, typer.Option("--out", help="CSV file to write the table to.")] = None
 ) -> None:
-    """Show the intensity scales of every group: what they rest on, and how far the data have moved each."""
-    from flows.calibrate import calibration_table, people_table
+    """Show the intensity scales of every group and what headers hide: what each rests on, how far data moved it."""
+    from flows.calibrate import calibration_table, hidden_table, people_table
     from flows.tables import group_labels, records, text_table
 
     table = calibration_table(store)
@@ -96,6 +96,21 @@ def calibration(
         for row in records(people_table(store))
     ]
     typer.echo(text_table(["group", "people", "determined", "sessions"], lines))
+    typer.echo()
+    lines = [
+        [
+            labels[row["group"]],
+            row["contrast"],
+            row["name"].replace("_", " "),
+            f"{row['header']:.4g}",
+            f"{row['value']:.4g}",
+            f"{row['prior_sd']:.2g}",
+            f"{row['sd']:.2g}",
+            f"{row['effect']:+.1%}",
+        ]
+        for row in records(hidden_table(store))
+    ]
+    typer.echo(text_table(["group", "contrast", "hidden", "imputed", "value", "prior sd", "sd", "GM/WM"], lines))
     typer.echo()
     for group, label in labels.items():
         typer.echo(f"{label} = {group}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from flows.aggregate import read_statistics
+from flows.calibrate import acquisitions_of_maps, all_scales
 from flows.clusters import run_bounded
 from flows.evaluation_rows import rows_of, write_evaluation
 from flows.evaluation_tables import lesion_table, region_table, reproducibility_table, tissue_table, voxel_table
@@ -17,7 +18,7 @@ from flows.progress import Progress, quiet
 from flows.recipe import recipe_note, train_published_recipe
 from flows.tables import records
 from flows.voxel_evaluation import EvaluationTask, evaluate_pair, evaluate_session, pairs_of
-from storage.acquisitions import acquisitions_of, scales_of
+from storage.acquisitions import scales_of
 from storage.cohort import sessions, slots
 from storage.locations import absolute
 from storage.repository import StoreError
@@ -136,7 +137,7 @@ def evaluation_tasks(store: str, truth: Path, true: pd.DataFrame) -> list[Evalua
         Rows of the truth's ``sessions.csv``, with the pseudonym of each as ``session``.
     """
     stored = {str(row["session"]): row for row in records(sessions(store)) if row["checkpoint_digest"]}
-    places = slots(store)
+    places, scales = slots(store), all_scales(store)
     tasks = []
     for row in records(true.sort_values(["subject", "folder"])):
         if (record := stored.get(str(row["session"]))) is None:
@@ -147,7 +148,7 @@ def evaluation_tasks(store: str, truth: Path, true: pd.DataFrame) -> list[Evalua
                 slot=places[str(row["session"])],
                 subject=str(row["subject"]),
                 truth=truth.resolve() / str(row["folder"]),
-                acquisitions=acquisitions_of(record),
+                acquisitions=acquisitions_of_maps(record, scales),
                 scales=scales_of(record),
             )
         )

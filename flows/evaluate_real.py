@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from flows.aggregate import identities_of_maps, read_statistics, up_to_date
+from flows.calibrate import acquisitions_of_maps, all_scales
 from flows.clusters import run_bounded
 from flows.evaluation_rows import rows_of, write_evaluation
 from flows.plausibility_tables import (
@@ -24,7 +25,7 @@ from flows.progress import Progress, quiet
 from flows.stages import MAPS, Outcome, Stage, at_boundary
 from flows.tables import records
 from qmri_core.acquisition import Acquisition, Contrast
-from storage.acquisitions import acquisitions_of, scales_of
+from storage.acquisitions import scales_of
 from storage.cohort import open_cohort, sessions, slots
 from storage.locations import absolute
 from storage.repository import StoreError
@@ -98,7 +99,8 @@ def evaluate_real(
             f"{len(missing)} of {len(made)} sessions with maps lack statistics; run `qmri aggregate` first"
         )
     stored = stored[stored["session"].isin(made)]
-    tasks = [_task(store, row, places) for row in records(stored)]
+    scales = all_scales(store)
+    tasks = [_task(store, row, places, acquisitions_of_maps(row, scales)) for row in records(stored)]
     reviewed = run_bounded(client, review_session, tasks, progress=progress, text="evaluate")
     rows = sorted(rows_of(reviewed, "evaluated"), key=lambda row: (str(row["group"]), str(row["session"])))
     by_kind = {kind: [row for row in rows if row["kind"] == kind] for kind in ("resynthesis", "candidates")}
@@ -150,11 +152,13 @@ def _review(task: PlausibilityTask, stage: Stage) -> Outcome:
     return Outcome(session=task.slot.session, status=Status.COMPLETE, rows=tuple(rows))
 
 
-def _task(store: str, row: Mapping[str, Any], places: Mapping[str, Slot]) -> PlausibilityTask:
+def _task(
+    store: str, row: Mapping[str, Any], places: Mapping[str, Slot], acquisitions: Mapping[Contrast, Acquisition]
+) -> PlausibilityTask:
     return PlausibilityTask(
         location=absolute(store),
         slot=places[str(row["session"])],
-        acquisitions=acquisitions_of(row),
+        acquisitions=acquisitions,
         scales=scales_of(row),
     )
 

@@ -17,7 +17,7 @@ from flows.tables import records as records_of
 from flows.weights import Weights, chosen_weights
 from qmri_core import versions
 from qmri_core.acquisition import CONTRASTS
-from qmri_core.calibration import session_person, session_scales
+from qmri_core.calibration import calibrated_acquisitions, session_person, session_scales
 from qmri_core.population import FieldStrengthError, population
 from storage.acquisitions import acquisitions_of
 from storage.cohort import catalogue, open_repository, sessions, slots
@@ -65,7 +65,7 @@ def infer(store: str, *, client: Client, checkpoint: Path | None = None, progres
         version, scales, _ = calibrations[str(record["group"])]
         if not why_maps(record, checkpoint=weights.digest, calibration=made_with(version)):
             continue
-        acquisitions = acquisitions_of(record)
+        acquisitions = calibrated_acquisitions(scales, acquisitions_of(record))
         of_session = scales, signals_of(record, acquisitions), acquisitions
         tasks.append(
             {

@@ -14,7 +14,7 @@ from flows.infer import obstacle
 from flows.progress import Progress, quiet
 from flows.tables import records
 from qmri_core.acquisition import Acquisition, Contrast
-from qmri_core.calibration import session_person, session_scales
+from qmri_core.calibration import calibrated_acquisitions, session_person, session_scales
 from storage.acquisitions import acquisitions_of
 from storage.cohort import sessions, slots
 from storage.schema import Status
@@ -101,8 +101,9 @@ def stored_images(
         for name in names:
             progress(sum(map(len, found)) + len(images), total, "read slices")
             row = rows[name]
-            acquisitions = acquisitions_of(row)
-            of_session = calibrations[str(row["group"])][1], signals_of(row, acquisitions), acquisitions
+            scales = calibrations[str(row["group"])][1]
+            acquisitions = calibrated_acquisitions(scales, acquisitions_of(row))
+            of_session = scales, signals_of(row, acquisitions), acquisitions
             known = session_scales(*of_session), session_person(*of_session)
             if (one := _slices(store, places[name], acquisitions, *known, n, seed)) is not None:
                 images.append(one)

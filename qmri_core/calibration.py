@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmri_core.acquisition import CONTRASTS, Acquisition, Contrast
+from qmri_core.hidden_parameters import GroupContrast, Hidden, moved
 from qmri_core.population import MEMBERS, Population, population
 from qmri_core.preprocessing.tissue import TISSUES, core
 from qmri_core.session_model import Person, Spreads, observations, person, posterior
@@ -54,6 +55,8 @@ class ScaleCalibration:
     data could tell them from biology; ``determined`` is the share of the variance of the scale that a session's signals
     determine: 0 leaves every session the group's scale. ``n_people`` is as many people with one session each as would
     give a mean as certain (Kish 1965, Survey Sampling, section 11.7): a person who comes often counts as one.
+    ``hidden`` is what the acquisition's header hides, as far as the cohort tells (`qmri_core.hidden_parameters`):
+    models are taken at the parameters that it moves (`calibrated_acquisitions`).
     """
 
     scale: float
@@ -66,6 +69,7 @@ class ScaleCalibration:
     determined: float
     n_sessions: int
     n_people: float
+    hidden: tuple[Hidden, ...] = ()
 
     def mean_signal(self, tissue: str) -> float:
         """Geometric mean over sessions of the signal of a tissue of `TISSUES`."""
@@ -114,6 +118,7 @@ def calibrate_group(
     cohort: Spreads,
     *,
     people: Sequence[str] | None = None,
+    hidden: Mapping[Contrast, tuple[Hidden, ...]] | None = None,
 ) -> dict[Contrast, ScaleCalibration]:
     """Scales of a group from the signals of its sessions.
 
@@ -125,11 +130,13 @@ def calibrate_group(
     sessions
         From `tissue_signals`.
     acquisitions
-        Of the group.
+        Of the group, by its headers.
     cohort
         Spreads of scales, from `scale_spreads` over the whole cohort.
     people
         Pseudonym of each session's person; ``None`` if all are others.
+    hidden
+        Of the group, from `qmri_core.hidden_parameters`; ``None`` to take the headers for complete.
 
     Raises
     ------
@@ -139,6 +146,8 @@ def calibrate_group(
         If no population values exist for the field strength.
     """
     values = population(next(iter(acquisitions.values())).field_strength)
+    hidden = hidden or {}
+    acquisitions = {contrast: _moved(one, hidden.get(contrast, ())) for contrast, one in acquisitions.items()}
     is_usable = [_is_usable(session, acquisitions) for session in sessions]
     usable = list(compress(sessions, is_usable))
     if not usable:
@@ -171,8 +180,30 @@ def calibrate_group(
             determined=float(1 - left[index] / (spreads.own[contrast] ** 2 + spreads.common**2)),
             n_sessions=len(usable),
             n_people=len(usable) ** 2 / sum(n**2 for n in visits),
+            hidden=hidden.get(contrast, ()),
         )
     return result
+
+
+def group_contrast(
+    sessions: Sequence[Signals], acquisitions: Mapping[Contrast, Acquisition], people: Sequence[str]
+) -> GroupContrast:
+    """What a group's signals tell of its hidden parameters; parameters as for `calibrate_group`."""
+    is_usable = [_is_usable(session, acquisitions) for session in sessions]
+    means = _means(_logs(list(compress(sessions, is_usable)), acquisitions))
+    of = dict(zip(observations(acquisitions), means.tolist(), strict=True))
+    return GroupContrast(
+        log_ratios={contrast: of[contrast, "GM"] - of[contrast, ANCHOR] for contrast in acquisitions},
+        acquisitions=acquisitions,
+        people=tuple(compress(people, is_usable)),
+    )
+
+
+def calibrated_acquisitions(
+    calibrations: Mapping[Contrast, ScaleCalibration], acquisitions: Mapping[Contrast, Acquisition]
+) -> dict[Contrast, Acquisition]:
+    """A session's acquisitions, by its headers, with what the calibration of its group says of hidden parameters."""
+    return {contrast: _moved(one, calibrations[contrast].hidden) for contrast, one in acquisitions.items()}
 
 
 def scale_spreads(
@@ -211,7 +242,7 @@ def session_scales(
     signals
         Of the session, from `tissue_signals`; what is NaN or not positive is left out.
     acquisitions
-        Of the group.
+        Of the session, from `calibrated_acquisitions`.
     """
     found = posterior(*_of_session(calibrations, signals, acquisitions))
     return {
@@ -241,6 +272,10 @@ def reference_signal(acquisition: Acquisition, values: Population) -> float:
     wm = values.white_matter
     pd, t1, t2 = (torch.tensor(v, dtype=torch.float64) for v in (wm.pd, wm.t1, wm.t2))
     return abs(float(signal(acquisition, pd, t1, t2)))
+
+
+def _moved(acquisition: Acquisition, hidden: Sequence[Hidden]) -> Acquisition:
+    return moved(acquisition, {one.name: one.shift for one in hidden})
 
 
 def _of_session(

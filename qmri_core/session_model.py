@@ -223,6 +223,22 @@ def expected_slopes(
     return {level: found[level] for level in _PARAMETERS if level in found}
 
 
+def ratio_factors(acquisitions: Mapping[Contrast, Acquisition]) -> NDArray[np.float64]:
+    """What people do to the log of grey over white matter, per independent deviation of one unit.
+
+    Shape (contrast, deviation): times the transpose of another protocol's, it is their covariance between people.
+
+    Raises
+    ------
+    FieldStrengthError
+        If no population values exist for the field strength.
+    """
+    slopes, covariance = _model(tuple(acquisitions.values()))
+    names = observations(acquisitions)
+    ratios = np.stack([slopes[names.index((one, "GM"))] - slopes[names.index((one, "WM"))] for one in acquisitions])
+    return np.asarray(ratios @ np.linalg.cholesky(covariance))
+
+
 def _variances(contrasts: Collection[Contrast], spreads: Spreads) -> tuple[float, ...]:
     """Of the parts of the scales: own ones by contrast and, last, the common one."""
     return (*(float(spreads.own[contrast]) ** 2 for contrast in contrasts), float(spreads.common) ** 2)

@@ -2,5 +2,5 @@
 
 PREPROCESSING = 6
 """Of `qmri_core.preprocessing.session.preprocess` and the signals of tissues: images are made anew."""
-INFERENCE = 7
+INFERENCE = 8
 """Of `qmri_core.inference.infer_maps`: maps are made anew."""

@@ -23,7 +23,14 @@ from numpy.typing import NDArray
 
 import storage
 from flows.aggregate import aggregate, read_statistics
-from flows.calibrate import _stored_calibration, calibrate, read_calibrations
+from flows.calibrate import (
+    _stored_calibration,
+    acquisitions_of_maps,
+    calibrate,
+    current_calibrations,
+    hidden_table,
+    read_calibrations,
+)
 from flows.evaluate import evaluate
 from flows.infer import infer
 from flows.ingest import ingest
@@ -33,8 +40,10 @@ from flows.summary import RunSummary
 from flows.tables import records
 from qmri_core.acquisition import Contrast
 from qmri_core.checkpoint import save_checkpoint
+from qmri_core.hidden_parameters import Hidden, hidden_spreads, moved
 from qmri_core.network import MapNetwork, NetworkSettings
-from storage.cohort import catalogue, read_arrays, slots
+from storage.acquisitions import acquisitions_of
+from storage.cohort import catalogue, read_arrays, sessions, slots
 from storage.verify import verify
 from tests.storage.residues import texts
 
@@ -262,6 +271,47 @@ def test_versions_of_before_people_were_counted_count_sessions(processed: Proces
     assert _stored_calibration({**row, "n_people": math.nan}).n_people == row["n_sessions"]
     del row["n_people"]
     assert _stored_calibration(row).n_people == row["n_sessions"]
+
+
+def test_what_headers_hide_is_kept_with_the_calibration(processed: Processed) -> None:
+    calibrations = current_calibrations(processed.store)
+    table = hidden_table(processed.store).set_index(["group", "contrast", "name"])
+    for row in records(sessions(processed.store)):
+        group = str(row["group"])
+        for contrast, acquisition in acquisitions_of(row).items():
+            hidden = calibrations[group][1][contrast].hidden
+            assert {one.name: one.prior_sd for one in hidden} == hidden_spreads(acquisition)
+            assert all(0 < one.sd <= one.prior_sd * (1 + 1e-9) for one in hidden)
+            for one in hidden:
+                shown = table.loc[group, str(contrast), one.name]
+                assert shown["header"] == getattr(acquisition, one.name)
+                assert shown["value"] == getattr(moved(acquisition, {h.name: h.shift for h in hidden}), one.name)
+    assert (table["value"] != table["header"]).any()
+
+
+def test_maps_are_read_with_the_calibration_that_made_them(processed: Processed) -> None:
+    row = records(sessions(processed.store))[0]
+    group, stated = str(row["group"]), acquisitions_of(row)
+    known = current_calibrations(processed.store)[group][1]
+    shift = Hidden(name="inversion_efficiency", shift=-0.03, sd=0.01, prior_sd=0.02, effect=0.0)
+    versions = {
+        (group, "1"): {contrast: replace(one, hidden=()) for contrast, one in known.items()},
+        (group, "2"): {contrast: replace(one, hidden=(shift,)) for contrast, one in known.items()},
+    }
+    assert acquisitions_of_maps({**row, "calibration_version": "1/8"}, versions) == stated
+    later = acquisitions_of_maps({**row, "calibration_version": "2/8"}, versions)
+    for contrast, one in stated.items():
+        assert later[contrast] == replace(one, inversion_efficiency=one.inversion_efficiency - 0.03)
+    assert acquisitions_of_maps({**row, "calibration_version": "3/8"}, versions) == stated
+
+
+def test_versions_of_before_hidden_parameters_take_headers_for_complete(processed: Processed) -> None:
+    row = records(read_calibrations(processed.store))[0]
+    assert _stored_calibration(row).hidden
+    for before in ("", math.nan):
+        assert _stored_calibration({**row, "hidden": before}).hidden == ()
+    del row["hidden"]
+    assert _stored_calibration(row).hidden == ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
