@@ -15,7 +15,6 @@ from flows.progress import Progress, quiet
 from flows.tables import records
 from qmri_core.acquisition import Acquisition, Contrast
 from qmri_core.calibration import (
-    CalibrationError,
     ScaleCalibration,
     Signals,
     calibrate_group,
@@ -27,7 +26,7 @@ from qmri_core.calibration import (
 )
 from qmri_core.hidden_parameters import ADDED, Hidden, hidden_parameters
 from qmri_core.population import MEMBERS, FieldStrengthError, population
-from qmri_core.session_model import LEVELS, Spreads
+from qmri_core.session_model import LEVELS
 from storage.acquisitions import acquisitions_of
 from storage.cohort import sessions
 from storage.repository import MAIN, writing
@@ -47,48 +46,58 @@ def calibrate(store: str, *, again: bool = False, progress: Progress = quiet) ->
     str or None
         The new snapshot; None if there was nothing to do.
     """
-    if _new_versions(store, again, progress) is None:
+    if not _due(read_calibrations(store), sessions(store), again):
         return None
     with writing(store) as repository:
         since = repository.lookup_branch(MAIN)
-        made = _new_versions(store, again, progress)  # another process may have been faster
-        if made is None:
+        table, stored = read_calibrations(store), sessions(store)
+        due = _due(table, stored, again)  # another process may have been faster
+        if not due:
             return None
-        merged, n_groups = made
+        made = pd.DataFrame(_new_versions(table, stored, due, progress))
+        merged = made if table.empty else pd.concat([table, made], ignore_index=True)
+        merged["hidden"] = merged["hidden"].fillna("")
         return write_table(
             repository,
             "calibration",
             xr.Dataset({name: ("row", merged[name].to_numpy()) for name in merged.columns}),
-            message=f"Calibrate {n_groups} groups",
+            message=f"Calibrate {len(due)} groups",
             metadata={"run": "calibrate"},
             since=since,
         )
 
 
-def _new_versions(store: str, again: bool, progress: Progress) -> tuple[pd.DataFrame, int] | None:
-    """The whole table with new versions, and of how many groups; None if none is due."""
-    stored = sessions(store)
+def _due(table: pd.DataFrame, stored: pd.DataFrame, again: bool) -> list[str]:
+    """Groups that can be calibrated and have no calibration; with ``again`` all that can be."""
     if stored.empty:
-        return None
-    table = read_calibrations(store)
-    current = table.groupby("group")["version"].max().to_dict() if not table.empty else {}
-    rows: list[dict[str, object]] = []
-    groups = sorted(stored["group"].unique())
-    due = [group for group in groups if again or group not in current]
-    known = _sessions_of_groups(stored) if due else {}
-    due = [group for group in due if group in known]
-    if not due:
-        return None
+        return []
+    lacking = set(stored["group"]) - (set() if again else set(table["group"]))
+    usable = _sessions_of_groups(stored[stored["group"].isin(lacking)]) if lacking else {}
+    return sorted(group for group, members in usable.items() if group_contrast(*members).people)
+
+
+def _new_versions(
+    table: pd.DataFrame, stored: pd.DataFrame, due: Sequence[str], progress: Progress
+) -> list[dict[str, object]]:
+    """Rows of the next version of each group in ``due``, from the sessions of all groups."""
+    current = table.groupby("group")["version"].max().to_dict()
+    progress(0, len(due), "calibrate")
+    known = _sessions_of_groups(stored)
     cohort = scale_spreads([(signals, acquisitions) for signals, acquisitions, _ in known.values()])
-    hidden = dict(zip(known, hidden_parameters([group_contrast(*one) for one in known.values()]), strict=True))
-    for done, group in enumerate(due):
+    contrasts = {group: group_contrast(*members) for group, members in known.items()}
+    usable = {group: contrast for group, contrast in contrasts.items() if contrast.people}
+    hidden = dict(zip(usable, hidden_parameters(list(usable.values())), strict=True))
+    rows: list[dict[str, object]] = []
+    for done, group in enumerate(due, start=1):
+        signals, acquisitions, people = known[group]
+        scales = calibrate_group(signals, acquisitions, cohort, people=people, hidden=hidden[group])
+        reference = population(_field_strength(acquisitions)).describe()
+        for contrast, scale in scales.items():
+            start = {"group": group, "contrast": str(contrast), "version": int(current.get(group, 0)) + 1}
+            parameters = json.dumps([asdict(one) for one in scale.hidden])
+            rows.append({**start, "reference": reference, **asdict(scale), "hidden": parameters})
         progress(done, len(due), "calibrate")
-        rows += _group_rows(group, *known[group], int(current.get(group, 0)) + 1, cohort, hidden[group])
-    progress(len(due), len(due), "calibrate")
-    if not rows:
-        return None
-    merged = pd.concat([table, pd.DataFrame(rows)], ignore_index=True) if not table.empty else pd.DataFrame(rows)
-    return merged, len({row["group"] for row in rows})
+    return rows
 
 
 def read_calibrations(store: str) -> pd.DataFrame:
@@ -280,30 +289,3 @@ def _sessions_of_groups(
 
 def _field_strength(acquisitions: Mapping[Contrast, Acquisition]) -> float:
     return next(iter(acquisitions.values())).field_strength
-
-
-def _group_rows(
-    group: str,
-    signals: Sequence[Signals],
-    acquisitions: Mapping[Contrast, Acquisition],
-    people: Sequence[str],
-    version: int,
-    cohort: Spreads,
-    hidden: Mapping[Contrast, tuple[Hidden, ...]],
-) -> list[dict[str, object]]:
-    try:
-        scales = calibrate_group(signals, acquisitions, cohort, people=people, hidden=hidden)
-    except CalibrationError:
-        return []
-    reference = population(_field_strength(acquisitions)).describe()
-    return [
-        {
-            "group": group,
-            "contrast": str(contrast),
-            "version": version,
-            "reference": reference,
-            **asdict(scale),
-            "hidden": json.dumps([asdict(one) for one in scale.hidden]),
-        }
-        for contrast, scale in scales.items()
-    ]

@@ -13,6 +13,9 @@ HELD_OUT = {"nll": "all", "simulated": "simulated heads", "images": "stored imag
 PERCENT = {"t1": "T1", "t2": "T2", "pd": "PD", "regional": "means of regions"}
 """Figures of the curve by the names that the picture gives them."""
 
+PER_LINE = 2
+"""Trainings that a line of the title names."""
+
 
 def curves_picture(record: Mapping[str, Any]) -> bytes:
     """Draw the learning curves of a training record as PNG: losses, what is held out, and relative errors.
@@ -54,7 +57,10 @@ def curves_picture(record: Mapping[str, Any]) -> bytes:
         axes.set_title(title, fontsize=9)
     panels[0].set_ylabel("nat per voxel and map", fontsize=8)
     panels[2].set_ylabel("%", fontsize=8)
-    figure.suptitle("; then ".join(_text(one) for _, one in stages), fontsize=9)
+    texts = [_text(one) for _, one in stages]
+    lines = ["; then ".join(texts[k : k + PER_LINE]) for k in range(0, len(texts), PER_LINE)]
+    figure.set_figheight(3.6 + 0.15 * (len(lines) - 1))
+    figure.suptitle(";\nthen ".join(lines), fontsize=9)
     return png_of(figure)
 
 

@@ -53,5 +53,18 @@ def test_a_training_that_went_on_stands_behind_the_one_before(figures: list[Figu
     assert "then" in figures[0].get_suptitle()
 
 
+def test_the_title_of_many_trainings_is_on_the_picture(figures: list[Figure]) -> None:
+    record = RECORD
+    for _ in range(6):
+        record = {**RECORD, "started_from": {"digest": "x", "training": record}}
+    curves_picture(record)
+    [title] = [one for one in figures[0].texts if one.get_text() == figures[0].get_suptitle()]
+    assert title.get_text().count("steps") == 7
+    extent, whole = title.get_window_extent(), figures[0].bbox
+    assert (extent.x0, extent.y0) >= (whole.x0, whole.y0)
+    assert extent.x1 <= whole.x1
+    assert extent.y1 <= whole.y1
+
+
 def test_a_training_too_short_for_a_curve_is_drawn_all_the_same() -> None:
     assert curves_picture({**RECORD, "curve": [], "held_out": []}).startswith(b"\x89PNG")
