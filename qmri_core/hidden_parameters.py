@@ -59,6 +59,9 @@ to 25 %, grey matter less (Melki and Mulkern 1992, Magn Reson Med 24:122)."""
 _SHARED = (*(_OFFSETS[contrast] for contrast in CONTRASTS), _TRANSMIT_AT_CORTEX, _TRANSFER)
 _GROUP_ERROR = 0.015
 """Standard deviation of a group's mean beside all that."""
+_SITE_VARIANCE = 0.1
+"""Of the means of the people whom groups choose from, over that between people: hospitals see other patients; assumed.
+Without it, all that two groups differ by, beside what their few people do, would be taken for their protocols."""
 _N_STEPS = 8
 _CLOSE = 0.1
 """Of a prior standard deviation: the last step of all parameters. Readouts are whole pulses."""
@@ -200,7 +203,11 @@ def _covariance(groups: Sequence[GroupContrast]) -> NDArray[np.float64]:
     factors = [ratio_factors(group.acquisitions) for group in groups]
     blocks = [
         [
-            sum(n * two[name] for name, n in one.items()) / (one.total() * two.total()) * (left @ right.T)
+            (
+                sum(n * two[name] for name, n in one.items()) / (one.total() * two.total())
+                + (one is two) * _SITE_VARIANCE
+            )
+            * (left @ right.T)
             for two, right in zip(counts, factors, strict=True)
         ]
         for one, left in zip(counts, factors, strict=True)

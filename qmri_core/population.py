@@ -51,7 +51,8 @@ class Population:
         wm = self.white_matter
         return (
             f"group mean of white matter at {self.field_strength:g} T set to T1 {wm.t1:g} s, T2 {wm.t2:g} s, "
-            f"PD {wm.pd:g}; the absolute level of the maps rests on this, differences between sessions do not"
+            f"PD {wm.pd:g}; the absolute level of the maps rests on this, differences between sessions do not; "
+            "differences between groups in the contrast of grey to white matter are in part taken for what headers hide"
         )
 
 
