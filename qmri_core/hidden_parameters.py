@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
+from itertools import pairwise, starmap
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,7 +65,7 @@ _SITE_VARIANCE = 0.1
 Without it, all that two groups differ by, beside what their few people do, would be taken for their protocols."""
 _N_STEPS = 8
 _CLOSE = 0.1
-"""Of a prior standard deviation: the last step of all parameters. Readouts are whole pulses."""
+"""Of a prior standard deviation: a group is linearised again where a parameter has moved further."""
 _STEP = 0.05
 
 
@@ -156,43 +157,47 @@ def hidden_parameters(groups: Sequence[GroupContrast]) -> list[dict[Contrast, tu
         [(contrast, *each) for contrast, one in group.acquisitions.items() for each in hidden_spreads(one).items()]
         for group in groups
     ]
-    starts = np.cumsum([len(_SHARED), *map(len, names)])
+    of_names, of_rows = _spans(len(_SHARED), names), _spans(0, [group.acquisitions for group in groups])
     prior = np.asarray([*_SHARED, *((0.0, spread) for of_group in names for *_, spread in of_group)])
     mean, spreads = prior.T
     seen = np.concatenate([[group.log_ratios[contrast] for contrast in group.acquisitions] for group in groups])
     known = np.flatnonzero(np.isfinite(seen))
     errors = _covariance(groups)[np.ix_(known, known)]
-    state, left, slopes = mean, spreads**2, np.zeros((len(seen), len(mean)))
+    expected, slopes = np.zeros(len(seen)), np.zeros((len(seen), len(mean)))
+    state, left, at = mean, spreads**2, np.full(len(mean), np.inf)
     for _ in range(_N_STEPS):
-        expected = np.zeros(len(seen))
-        row = 0
-        for group, of_group, start in zip(groups, names, starts[:-1], strict=True):
-            here, end = slice(start, start + len(of_group)), row + len(group.acquisitions)
-            expected[row:end], slopes[row:end, : len(_SHARED)], slopes[row:end, here] = _linearised(
-                group, of_group, state[here]
+        far = np.abs(state - at) >= _CLOSE * spreads
+        stale = [k for k, here in enumerate(of_names) if far[here].any() or not slopes[of_rows[k]].any()]
+        if not stale:
+            break
+        for k in stale:
+            rows, here = of_rows[k], of_names[k]
+            expected[rows], slopes[rows, : len(_SHARED)], slopes[rows, here] = _linearised(
+                groups[k], names[k], state[here]
             )
-            row = end
-        # what is expected holds the hidden parameters' state, but not what groups share
-        residual = seen - expected + slopes @ np.concatenate([-mean[: len(_SHARED)], state[len(_SHARED) :]])
+            at[here] = state[here]
+        # what is expected holds the hidden parameters, but not what groups share
+        residual = seen - expected + slopes @ np.concatenate([-mean[: len(_SHARED)], at[len(_SHARED) :]])
         design = slopes[known]
         cross = design * spreads**2
         gain = np.linalg.solve(cross @ design.T + errors, cross).T
-        before, state = state, mean + gain @ residual[known]
-        state = np.clip(state, mean - FURTHEST * spreads, mean + FURTHEST * spreads)
+        state = np.clip(mean + gain @ residual[known], mean - FURTHEST * spreads, mean + FURTHEST * spreads)
         left = spreads**2 - np.einsum("ij,ji->i", gain, cross)
-        if (np.abs(state - before) < _CLOSE * spreads).all():
-            break
     found: list[dict[Contrast, tuple[Hidden, ...]]] = []
-    row = 0
-    for group, of_group, start in zip(groups, names, starts[:-1], strict=True):
+    for group, of_group, here, rows in zip(groups, names, of_names, of_rows, strict=True):
         result: dict[Contrast, tuple[Hidden, ...]] = dict.fromkeys(group.acquisitions, ())
-        for at, (contrast, name, spread) in enumerate(of_group, start=start):
-            effect = float(slopes[row + list(group.acquisitions).index(contrast), at]) * spread
-            one = Hidden(name=name, shift=float(state[at]), sd=math.sqrt(left[at]), prior_sd=spread, effect=effect)
+        for k, (contrast, name, spread) in enumerate(of_group, start=here.start):
+            effect = float(slopes[rows][list(group.acquisitions).index(contrast), k]) * spread
+            one = Hidden(name=name, shift=float(state[k]), sd=math.sqrt(left[k]), prior_sd=spread, effect=effect)
             result[contrast] = (*result[contrast], one)
         found.append(result)
-        row += len(group.acquisitions)
     return found
+
+
+def _spans(start: int, parts: Sequence[Sized]) -> list[slice]:
+    """Where each part is, laid one after the other."""
+    ends = np.cumsum([start, *map(len, parts)]).tolist()
+    return list(starmap(slice, pairwise(ends)))
 
 
 def _covariance(groups: Sequence[GroupContrast]) -> NDArray[np.float64]:
