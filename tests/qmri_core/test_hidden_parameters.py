@@ -110,8 +110,8 @@ def test_an_echo_time_that_is_no_contrast_is_found() -> None:
 
 
 def test_what_all_groups_share_is_no_ones_protocol() -> None:
-    """5 % more or less contrast in all groups, as by fluid in the voxels of cortex, moves each by little of it."""
-    shared = {Contrast.T1W: 0.05, Contrast.T2W: -0.05, Contrast.FLAIR: -0.05}
+    """3 % more or less contrast in all groups, as by fluid in the voxels of cortex, moves each by little of it."""
+    shared = {Contrast.T1W: 0.03, Contrast.T2W: -0.03, Contrast.FLAIR: -0.03}
     found = hidden_parameters(cohort(NAMES, moves={(name, c): by for name in NAMES for c, by in shared.items()}))
     for number, name in enumerate(NAMES):
         for contrast in Contrast:
@@ -174,9 +174,8 @@ def test_deviations_are_as_large_as_stated() -> None:
 
 
 def test_people_who_come_to_all_groups_hide_less() -> None:
-    few, others = ("a", "b"), ("c", "d")
-    same = cohort(NAMES, moves={}, people=few)
-    apart = [replace(one, people=others if n % 2 else few) for n, one in enumerate(same)]
+    same = cohort(NAMES, moves={}, people=("a",))
+    apart = [replace(one, people=(str(number),)) for number, one in enumerate(same)]
     sds = [
         next(one.sd for one in hidden_parameters(groups)[0][Contrast.FLAIR] if one.name == "echo_time")
         for groups in (same, apart)
