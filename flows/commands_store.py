@@ -123,6 +123,10 @@ def calibration(
         "sessions: over the group's"
     )
     typer.echo(
+        "hidden: parameters that headers do not say, as imputed and as all groups' contrast of grey to white matter "
+        "tells, with standard deviations before and after; GM/WM: what the move does to that contrast"
+    )
+    typer.echo(
         "people: how far the sessions' people are from the group's mean in the maps; determined: share of the variance "
         "between people that the signals determine, beside the scales"
     )
