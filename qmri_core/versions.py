@@ -2,5 +2,5 @@
 
 PREPROCESSING = 6
 """Of `qmri_core.preprocessing.session.preprocess` and the signals of tissues: images are made anew."""
-INFERENCE = 8
+INFERENCE = 7
 """Of `qmri_core.inference.infer_maps`: maps are made anew."""
