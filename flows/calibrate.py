@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -21,12 +21,9 @@ from qmri_core.calibration import (
     calibrated_acquisitions,
     group_contrast,
     scale_spreads,
-    session_person,
-    session_scales,
 )
-from qmri_core.hidden_parameters import ADDED, Hidden, hidden_parameters
+from qmri_core.hidden_parameters import Hidden, hidden_parameters
 from qmri_core.population import MEMBERS, FieldStrengthError, population
-from qmri_core.session_model import LEVELS
 from storage.acquisitions import acquisitions_of
 from storage.cohort import sessions
 from storage.repository import MAIN, writing
@@ -146,120 +143,6 @@ def _stored_calibration(row: Mapping[str, Any]) -> ScaleCalibration:
         n_people=float(people if math.isfinite(people) else row["n_sessions"]),
         hidden=tuple(Hidden(**one) for one in json.loads(hidden)) if isinstance(hidden, str) and hidden else (),
     )
-
-
-def calibration_table(store: str) -> pd.DataFrame:
-    """What the current calibrations say, beside what they started from, and how far the data have moved each.
-
-    One row per group and contrast: the values of `ScaleCalibration`, ``version``, ``reference``, and the smallest and
-    largest ratio of a session's scale to the group's (``session_low``, ``session_high``).
-
-    Raises
-    ------
-    StoreError
-        If there is no store.
-    """
-    rows: list[dict[str, object]] = []
-    for group, (version, scales, reference), members in _calibrated(store):
-        of_sessions = [session_scales(scales, *member) for member in members]
-        for contrast, scale in scales.items():
-            ratios = [each[contrast] / scale.scale for each in of_sessions]
-            rows.append(
-                {
-                    "group": group,
-                    "contrast": str(contrast),
-                    "version": version,
-                    **{name: getattr(scale, name) for name in NUMBERS},
-                    "session_low": min(ratios, default=float("nan")),
-                    "session_high": max(ratios, default=float("nan")),
-                    "reference": reference,
-                }
-            )
-    columns = ["group", "contrast", "version", *NUMBERS, "session_low", "session_high", "reference"]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def people_table(store: str) -> pd.DataFrame:
-    """What the sessions' signals tell of people, by the current calibrations.
-
-    One row per group and level of `qmri_core.session_model.LEVELS` with the columns ``group``, ``tissue``,
-    ``quantity``, ``determined`` (share of the variance between people, mean over sessions), and the least and largest
-    deviation of a session's person from the group's mean (``session_low``, ``session_high``; log, as in the maps).
-
-    Raises
-    ------
-    StoreError
-        If there is no store.
-    """
-    rows: list[dict[str, object]] = []
-    for group, (_, scales, _), members in _calibrated(store):
-        people = [session_person(scales, *member) for member in members]
-        for level, (tissue, quantity) in enumerate(LEVELS if people else ()):
-            deviations = [float(one.widened[level]) for one in people]
-            rows.append(
-                {
-                    "group": group,
-                    "tissue": tissue,
-                    "quantity": quantity,
-                    "determined": sum(float(one.determined[level]) for one in people) / len(people),
-                    "session_low": min(deviations),
-                    "session_high": max(deviations),
-                }
-            )
-    return pd.DataFrame(rows, columns=["group", "tissue", "quantity", "determined", "session_low", "session_high"])
-
-
-def hidden_table(store: str) -> pd.DataFrame:
-    """What the current calibrations say of parameters that headers hide.
-
-    One row per group, contrast and parameter with the columns ``group``, ``contrast``, ``name``, ``header`` (what it
-    was taken for), ``value``, ``sd`` and ``prior_sd`` (of the value), and ``effect`` (of the move, on the log of grey
-    over white matter).
-
-    Raises
-    ------
-    StoreError
-        If there is no store.
-    """
-    rows: list[dict[str, object]] = []
-    stored = sessions(store)
-    for group, (_, scales, _) in sorted(current_calibrations(store).items()):
-        members = records(stored[stored["group"] == group])
-        for contrast, acquisition in (acquisitions_of(members[0]) if members else {}).items():
-            now = calibrated_acquisitions(scales, {contrast: acquisition})[contrast]
-            for one in scales[contrast].hidden:
-                unit = 1.0 if one.name in ADDED else float(getattr(acquisition, one.name))
-                rows.append(
-                    {
-                        "group": group,
-                        "contrast": str(contrast),
-                        "name": one.name,
-                        "header": getattr(acquisition, one.name),
-                        "value": getattr(now, one.name),
-                        "sd": unit * one.sd,
-                        "prior_sd": unit * one.prior_sd,
-                        "effect": one.effect * one.shift / one.prior_sd,
-                    }
-                )
-    columns = ["group", "contrast", "name", "header", "value", "sd", "prior_sd", "effect"]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def _calibrated(
-    store: str,
-) -> Iterator[
-    tuple[
-        str,
-        tuple[int, dict[Contrast, ScaleCalibration], str],
-        list[tuple[Signals, dict[Contrast, Acquisition]]],
-    ]
-]:
-    """Groups in order, each with its current calibration, and signals and acquisitions of its sessions."""
-    stored = sessions(store)
-    for group, current in sorted(current_calibrations(store).items()):
-        members = records(stored[stored["group"] == group])
-        acquisitions = calibrated_acquisitions(current[1], acquisitions_of(members[0])) if members else {}
-        yield group, current, [(signals_of(row, acquisitions), acquisitions) for row in members]
 
 
 def signals_of(row: Mapping[str, Any], contrasts: Iterable[Contrast]) -> Signals:

@@ -58,7 +58,7 @@ def calibration(
     store: Store, out: Annotated[Path | None, typer.Option("--out", help="CSV file to write the table to.")] = None
 ) -> None:
     """Show the intensity scales of every group and what headers hide: what each rests on, how far data moved it."""
-    from flows.calibrate import calibration_table, hidden_table, people_table
+    from flows.calibration_tables import calibration_table, hidden_table, people_table
     from flows.tables import group_labels, records, text_table
 
     table = calibration_table(store)

@@ -131,15 +131,15 @@ def test_calibration_shows_what_each_scale_rests_on(
         n_people=3.0,
     )
     current = {min(GROUPS): (2, {Contrast.T1W: scale}, "white matter of a book")}
-    monkeypatch.setattr("flows.calibrate.current_calibrations", lambda _: current)
-    monkeypatch.setattr("flows.calibrate.session_scales", lambda *_: {Contrast.T1W: 1010.0})
+    monkeypatch.setattr("flows.calibration_tables.current_calibrations", lambda _: current)
+    monkeypatch.setattr("flows.calibration_tables.session_scales", lambda *_: {Contrast.T1W: 1010.0})
     people = Person(
         mean=np.array([0.01, -0.02, 0.0, 0.03]),
         determined=np.array([0.25, 0.64, 0.5, 0.36]),
         spread=np.full(4, 0.04),
         n_people=3.0,
     )
-    monkeypatch.setattr("flows.calibrate.session_person", lambda *_: people)
+    monkeypatch.setattr("flows.calibration_tables.session_person", lambda *_: people)
     result = qmri("calibration", "--store", store, "--out", tmp_path / "table.csv")
     assert result.exit_code == 0
     assert "G1     T1w             2  3   1000     0.2000    5.0%    2.0%         25%  +1.0% to +1.0%" in result.output

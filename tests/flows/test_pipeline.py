@@ -28,9 +28,9 @@ from flows.calibrate import (
     acquisitions_of_maps,
     calibrate,
     current_calibrations,
-    hidden_table,
     read_calibrations,
 )
+from flows.calibration_tables import hidden_table
 from flows.evaluate import evaluate
 from flows.infer import infer
 from flows.ingest import ingest
