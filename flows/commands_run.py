@@ -56,7 +56,10 @@ def demo(
 def simulate(
     out: Annotated[Path, typer.Argument(help="Folder that becomes the input tree.", show_default=False)],
     sessions: Annotated[int, typer.Option(min=1, help="Sessions in all.")] = 12,
-    groups: Annotated[int, typer.Option(min=1, help="Protocol groups.")] = 4,
+    groups: Annotated[
+        int | None, typer.Option(min=1, help="Protocol groups; default: as many as named, else 4.")
+    ] = None,
+    protocols: Annotated[str, typer.Option(help="Their protocols, such as G02,G09; default: first of the table.")] = "",
     resolution: Annotated[float, typer.Option(min=0.5, max=5.0, help="Millimetres of the anatomy.")] = 2.0,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     design: Annotated[str, typer.Option(help="cohort, travelling-heads, retest or faults.")] = "cohort",
@@ -74,6 +77,7 @@ def simulate(
             out,
             sessions=sessions,
             groups=groups,
+            protocols=[name.strip() for name in protocols.split(",") if name.strip()],
             resolution=resolution,
             seed=seed,
             design=design,

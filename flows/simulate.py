@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -47,7 +48,8 @@ def simulate(
     out: Path,
     *,
     sessions: int = 12,
-    groups: int = 4,
+    groups: int | None = None,
+    protocols: Sequence[str] = (),
     resolution: float = 2.0,
     seed: int = 0,
     design: str = "cohort",
@@ -65,7 +67,10 @@ def simulate(
     out
         The input tree to write; must be empty or not exist.
     sessions, groups
-        Sessions in all; groups of scanner and protocol that they are spread over.
+        Sessions in all; groups of scanner and protocol that they are spread over, by default as many as ``protocols``
+        are named, else 4.
+    protocols
+        Names of the protocols that groups take in turn; by default those of the table, from its first.
     resolution
         Finest voxel spacing in millimetres; 2D series keep their slice thickness.
     seed
@@ -91,7 +96,14 @@ def simulate(
     ValueError
         If a setting is not possible, ``out`` is not empty, or ``truth`` lies inside ``out``.
     """
-    plans = plan_cohort(sessions=sessions, groups=groups, seed=seed, design=design, effects=effects_of(effects))
+    plans = plan_cohort(
+        sessions=sessions,
+        groups=(len(protocols) or 4) if groups is None else groups,
+        seed=seed,
+        design=design,
+        effects=effects_of(effects),
+        protocols=protocols,
+    )
     if output_format not in FORMATS:
         raise ValueError(f"format {output_format!r} is none of {', '.join(FORMATS)}")
     if design == Design.FAULTS and output_format != "dicom":

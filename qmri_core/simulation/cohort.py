@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -113,16 +114,17 @@ def plan_cohort(
     seed: int,
     design: str | Design = Design.COHORT,
     effects: frozenset[Effect] = DEFAULT_EFFECTS,
+    protocols: Sequence[str] = (),
 ) -> tuple[SessionPlan, ...]:
     """Plan ``sessions`` visits in all over ``groups`` groups.
 
-    Groups take the protocols of the table in order; two protocols of one model are two groups of one scanner, and
-    after the last protocol the table begins again on further devices.
+    Groups take ``protocols``, names in the table, in order; without them all of the table. Two protocols of one model
+    are two groups of one scanner, and after the last protocol the first comes again, on further devices.
 
     Raises
     ------
     ValueError
-        If a count is not positive, there are fewer sessions than groups, or the design is not known.
+        If a count is not positive, there are fewer sessions than groups, or the design or a protocol is not known.
     """
     try:
         kind = Design(design)
@@ -134,17 +136,28 @@ def plan_cohort(
         raise ValueError(
             f"{sessions} sessions do not fill {groups} groups of the design {kind}; simulate more sessions"
         )
-    return tuple(_plan(index, groups, seed, kind, effects) for index in range(sessions))
+    table = _named(protocols)
+    return tuple(_plan(index, groups, seed, kind, effects, table) for index in range(sessions))
 
 
-def _plan(index: int, groups: int, seed: int, design: Design, effects: frozenset[Effect]) -> SessionPlan:
+def _named(names: Sequence[str]) -> Sequence[SimulatedProtocol]:
+    table = {protocol.name: protocol for protocol in protocol_table()}
+    if unknown := sorted(set(names) - set(table)):
+        raise ValueError(f"protocols {', '.join(unknown)} are none of {', '.join(sorted(table))}")
+    if len(set(names)) < len(names):
+        raise ValueError(f"protocols {', '.join(names)} name one twice; more groups take them again")
+    return [table[name] for name in names or table]
+
+
+def _plan(
+    index: int, groups: int, seed: int, design: Design, effects: frozenset[Effect], table: Sequence[SimulatedProtocol]
+) -> SessionPlan:
     if design in (Design.COHORT, Design.FAULTS):
         number, group, visit = index, index % groups, 0
     elif design is Design.TRAVELLING_HEADS:
         number, group, visit = index // groups, index % groups, index % groups
     else:
         number, group, visit = index // 2, index // 2 % groups, index % 2
-    table = protocol_table()
     protocol, replica = table[group % len(table)], group // len(table)
     person = _person(seed, number)
     rng = np.random.default_rng([seed, 43, index])

@@ -37,6 +37,13 @@ def test_a_session_does_not_depend_on_how_many_there_are() -> None:
     assert plan_cohort(sessions=20, groups=4, seed=3)[7] == plan_cohort(sessions=8, groups=4, seed=3)[7]
 
 
+def test_groups_take_the_protocols_named() -> None:
+    plans = plan_cohort(sessions=6, groups=3, seed=3, protocols=["G09", "G02"])
+    assert [plan.group for plan in plans] == ["G09", "G02", "G09-1"] * 2
+    assert [plan.protocol.model for plan in plans[:2]] == ["Ingenia", "Prisma_fit"]
+    assert plans[0].serial_number != plans[2].serial_number
+
+
 def test_seeds_share_no_identity() -> None:
     def identities(seed: int) -> set[str | int]:
         plans = plan_cohort(sessions=40, groups=4, seed=seed)
@@ -62,6 +69,8 @@ def test_identifiers_are_valid_in_dicom() -> None:
         ({"sessions": 3}, "do not fill"),
         ({"groups": 0}, "at least 1"),
         ({"design": "retest", "sessions": 7}, "do not fill"),
+        ({"protocols": ["G02", "G99"]}, "G99 are none of G01, G02"),
+        ({"protocols": ["G02", "G02"]}, "one twice"),
     ],
 )
 def test_impossible_plans_are_refused(changes: dict[str, object], message: str) -> None:
