@@ -21,7 +21,8 @@ ENOUGH_INFORMATION = 0.2
 COARSE = 4.0
 """Millimetres of smoothing for the choice of a start."""
 MOVING_SPACING = 2.0
-"""Millimetres to which the finer axes of the moving image are averaged; what is finer is smoothed away in any case."""
+"""Millimetres to about which every axis of the moving image is brought. What is finer is smoothed away in any case; across
+thick slices the search would be led astray: the metric smooths its gradient by the widest spacing along all axes."""
 SCHEDULES = ((6.0, 3.0, 1.0), (3.0, 1.0), (1.0,))
 """Millimetres of smoothing per level: the wide search, and closer ones for when that goes astray."""
 LAST_STEP = {6.0: 0.1, 3.0: 0.05, 1.0: 2e-3}
@@ -94,6 +95,7 @@ def align(fixed: Volume, moving: Volume, mask: NDArray[np.uint8]) -> tuple[Affin
     shrink = [max(1, round(WORKING_SPACING / spacing)) for spacing in fixed_image.GetSpacing()]
     shrink_moving = [max(1, int(MOVING_SPACING / spacing + 0.05)) for spacing in moving_image.GetSpacing()]
     moving_image = sitk.BinShrink(moving_image, shrink_moving)
+    moving_image = sitk.Expand(moving_image, [max(1, round(s / MOVING_SPACING)) for s in moving_image.GetSpacing()])
     fixed_image = sitk.BinShrink(fixed_image, shrink)
     mask_image = sitk.Cast(sitk.BinShrink(sitk.Cast(mask_image, sitk.sitkFloat32), shrink) >= 0.5, sitk.sitkUInt8)
     start = _best_start(fixed_image, moving_image, mask_image, centre)
