@@ -39,6 +39,13 @@ NOISE = 0.02
 """Standard deviation of a signal relative to white matter, in addition to the relative error."""
 RELATIVE_ERROR = 0.04
 """Of a signal: transmit field, remains of the receive field, model."""
+_FREEDOM = 4.0
+"""Degrees of freedom of the likelihood (Lange, Little and Taylor 1989, J Am Stat Assoc 84:881): vessels and what the mask
+holds of bone are no tissue, and by a normal one few such voxels outweighed all others of a session."""
+_BOUNDS = (-3.0, 3.5)
+"""Of the log of a map over the reference white matter, as drawn."""
+_ANYTHING = 1e-3
+"""Share of the prior that lies anywhere within the bounds."""
 LEAST_BRAIN = 500
 """Voxels of a slice that is used."""
 
@@ -117,11 +124,12 @@ def evidence(
     drawn
         Standard normal numbers of the maps' shape.
     """
-    sample = (log_maps + log_sd.exp() * drawn).clamp(-3.0, 3.5)
+    sample = (log_maps + log_sd.exp() * drawn).clamp(*_BOUNDS)
     reference = torch.tensor(physics.white_matter, device=log_maps.device)[:, None, None]
     signal = synthesise(sample.exp() * reference, acquisitions, physics)
     sd = torch.sqrt(NOISE**2 + (RELATIVE_ERROR * relative).square())
-    likelihood = -(0.5 * ((signal - relative) / sd).square() + sd.log()).sum(dim=1)
+    residual = torch.distributions.StudentT(torch.tensor(_FREEDOM, device=signal.device), validate_args=False)
+    likelihood = (residual.log_prob((signal - relative) / sd) - sd.log()).sum(dim=1)
     values = population(next(iter(acquisitions.values())).field_strength)
     each = likelihood + log_prior(sample.movedim(1, -1), values) + log_sd.sum(dim=1)
     total: Tensor = -(each * mask).sum() / (3 * mask.sum().clamp_min(1))
@@ -132,7 +140,7 @@ def log_prior(log_maps: Tensor, values: Population) -> Tensor:
     """Log density of log T1, T2 and PD relative to white matter: the clouds of `qmri_core.population.sample_tissues`.
 
     Mixed voxels lie between the clouds, where the density is low and not zero; a tenth of it is a cloud as wide as all
-    of tissue, so that they cost little.
+    of tissue, so that they cost little, and a thousandth lies anywhere.
 
     Parameters
     ----------
@@ -149,13 +157,15 @@ def log_prior(log_maps: Tensor, values: Population) -> Tensor:
     for cloud in (*tissue_clouds(values), wide):
         centre = torch.full_like(pd, math.log(csf.pd)) if cloud.is_fluid else related
         scatter = FLUID_SCATTER if cloud.is_fluid else 3 * PD_SCATTER if cloud is wide else PD_SCATTER
-        share = cloud.share if cloud is wide else (1 - wide.share) * cloud.share
+        share = cloud.share if cloud is wide else (1 - wide.share - _ANYTHING) * cloud.share
         terms.append(
             math.log(share)
             + _log_normal(t1, math.log(cloud.t1), cloud.t1_wide)
             + _log_normal(t2, math.log(cloud.t2), cloud.t2_wide)
             + _log_normal(pd, centre, scatter)
         )
+    anywhere = math.log(_ANYTHING) - 3 * math.log(_BOUNDS[1] - _BOUNDS[0])
+    terms.append(torch.full_like(pd, anywhere))
     return torch.logsumexp(torch.stack(terms), dim=0)
 
 
