@@ -40,8 +40,8 @@ NOISE = 0.02
 RELATIVE_ERROR = 0.04
 """Of a signal: transmit field, remains of the receive field, model."""
 _FREEDOM = 4.0
-"""Degrees of freedom of the likelihood (Lange, Little and Taylor 1989, J Am Stat Assoc 84:881): vessels and what the mask
-holds of bone are no tissue, and by a normal one few such voxels outweighed all others of a session."""
+"""Degrees of freedom of the likelihood (Lange, Little and Taylor 1989, J Am Stat Assoc 84:881): vessels, and what the
+mask holds of bone, are no tissue, and by a normal one few such voxels outweighed all others of a session."""
 _BOUNDS = (-3.0, 3.5)
 """Of the log of a map over the reference white matter, as drawn."""
 _ANYTHING = 1e-3

@@ -21,8 +21,8 @@ ENOUGH_INFORMATION = 0.2
 COARSE = 4.0
 """Millimetres of smoothing for the choice of a start."""
 MOVING_SPACING = 2.0
-"""Millimetres to about which every axis of the moving image is brought. What is finer is smoothed away in any case; across
-thick slices the search would be led astray: the metric smooths its gradient by the widest spacing along all axes."""
+"""Millimetres to about which every axis of the moving image is brought. What is finer is smoothed away in any case;
+thick slices would lead the search astray: the metric smooths its gradient by the widest spacing along all axes."""
 SCHEDULES = ((6.0, 3.0, 1.0), (3.0, 1.0), (1.0,))
 """Millimetres of smoothing per level: the wide search, and closer ones for when that goes astray."""
 LAST_STEP = {6.0: 0.1, 3.0: 0.05, 1.0: 2e-3}

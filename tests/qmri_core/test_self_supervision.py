@@ -71,7 +71,7 @@ def test_evidence_of_certain_maps_is_likelihood_and_prior(protocol: Protocol) ->
 
 
 def test_a_voxel_of_no_tissue_costs_little(protocol: Protocol) -> None:
-    """A vessel, dark on every image, in 256 voxels of white matter: by a normal likelihood it cost some 80 times as much."""
+    """A vessel, dark on every image, in 256 voxels of white matter: by a normal likelihood it cost 80 times as much."""
     physics = estimator(protocol)
     maps = tissue_maps((0.0, 0.0, 0.0), (1, 16, 16))
     reference = torch.tensor(physics.white_matter)[:, None, None]
