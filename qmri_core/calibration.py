@@ -9,6 +9,7 @@ scales vary from the cohort itself.
 from __future__ import annotations
 
 import math
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,10 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmri_core.acquisition import CONTRASTS, Acquisition, Contrast
+from qmri_core.acquisition import Sequence as Family
 from qmri_core.hidden_parameters import GroupContrast, Hidden, moved
 from qmri_core.population import MEMBERS, Population, population
 from qmri_core.preprocessing.tissue import TISSUES, core
-from qmri_core.session_model import Person, Spreads, observations, person, posterior
+from qmri_core.session_model import Person, Spreads, is_likely, observations, person, posterior
 
 MIN_VOXELS = 200
 """Voxels of a tissue's core that a session needs to say anything about its scales."""
@@ -34,6 +36,7 @@ COHORT_WEIGHT = 4.0
 GROUP_WEIGHT = 12.0
 """How many sessions the cohort's spread counts as in a group."""
 _N_ITERATIONS = 1000
+_N_ROUNDS = 10
 COMMON = "common"
 
 Signals = Mapping[Contrast, Mapping[str, float]]
@@ -148,7 +151,7 @@ def calibrate_group(
     values = population(next(iter(acquisitions.values())).field_strength)
     hidden = hidden or {}
     acquisitions = {contrast: _moved(one, hidden.get(contrast, ())) for contrast, one in acquisitions.items()}
-    is_usable = [_is_usable(session, acquisitions) for session in sessions]
+    is_usable = _which_count(sessions, acquisitions)
     usable = list(compress(sessions, is_usable))
     if not usable:
         raise CalibrationError(
@@ -189,7 +192,7 @@ def group_contrast(
     sessions: Sequence[Signals], acquisitions: Mapping[Contrast, Acquisition], people: Sequence[str]
 ) -> GroupContrast:
     """What a group's signals tell of its hidden parameters; parameters as for `calibrate_group`."""
-    is_usable = [_is_usable(session, acquisitions) for session in sessions]
+    is_usable = _which_count(sessions, acquisitions)
     means = _means(_logs(list(compress(sessions, is_usable)), acquisitions))
     of = dict(zip(observations(acquisitions), means.tolist(), strict=True))
     return GroupContrast(
@@ -221,7 +224,7 @@ def scale_spreads(
     """
     prepared = []
     for sessions, acquisitions in groups:
-        usable = [session for session in sessions if _is_usable(session, acquisitions)]
+        usable = list(compress(sessions, _which_count(sessions, acquisitions)))
         if len(usable) > 1:
             logs = _logs(usable, acquisitions)
             prepared.append((logs - _means(logs), acquisitions))
@@ -281,12 +284,40 @@ def _moved(acquisition: Acquisition, hidden: Sequence[Hidden]) -> Acquisition:
 def _of_session(
     calibrations: Mapping[Contrast, ScaleCalibration], signals: Signals, acquisitions: Mapping[Contrast, Acquisition]
 ) -> tuple[NDArray[np.float64], Mapping[Contrast, Acquisition], Spreads]:
-    """What the session model asks for: deviations from the group, shape (1, observation), acquisitions, spreads."""
+    """What the session model asks for: deviations from the group, shape (1, observation), acquisitions, spreads.
+
+    Signals that nobody has tell nothing: the session gets the scales of its group.
+    """
     means = np.asarray([calibrations[contrast].mean_signal(tissue) for contrast, tissue in observations(acquisitions)])
     with np.errstate(invalid="ignore"):
         deviations = _logs([signals], acquisitions) - np.log(means)
     own = {contrast: calibrations[contrast].spread for contrast in acquisitions}
+    if not is_likely(deviations, acquisitions)[0]:
+        deviations = np.full_like(deviations, np.nan)
     return deviations, acquisitions, Spreads(own=own, common=next(iter(calibrations.values())).common_spread)
+
+
+def _which_count(sessions: Sequence[Signals], acquisitions: Mapping[Contrast, Acquisition]) -> list[bool]:
+    """Sessions that the group's mean is of: with white matter in all series, and signals that somebody can have.
+
+    One whose tissues were mistaken would move the mean of few, and with it the maps of all. The first centre is the
+    median, the next those of the sessions that are left; all stay where none would.
+    """
+    is_usable = np.asarray([_is_usable(session, acquisitions) for session in sessions], dtype=bool)
+    if is_usable.sum() < 3:
+        return [bool(one) for one in is_usable]
+    logs = _logs(list(compress(sessions, is_usable)), acquisitions)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of an observation that no session has
+        centre = np.nanmedian(logs, axis=0)
+    stays = np.ones(len(logs), dtype=bool)
+    for _ in range(_N_ROUNDS):
+        found = is_likely(logs - centre, acquisitions)
+        if not found.any() or np.array_equal(found, stays):
+            break
+        stays, centre = found, _means(logs[found])
+    is_usable[is_usable] = stays
+    return [bool(one) for one in is_usable]
 
 
 def _is_usable(session: Signals, acquisitions: Mapping[Contrast, Acquisition]) -> bool:
@@ -295,13 +326,17 @@ def _is_usable(session: Signals, acquisitions: Mapping[Contrast, Acquisition]) -
 
 
 def _logs(sessions: Sequence[Signals], acquisitions: Mapping[Contrast, Acquisition]) -> NDArray[np.float64]:
-    """Log signals, shape (session, observation); NaN where not known."""
-    rows = [
-        [session.get(contrast, {}).get(tissue, math.nan) for contrast, tissue in observations(acquisitions)]
-        for session in sessions
-    ]
+    """Log signals, shape (session, observation); NaN where not known, and for fluid that is inverted."""
+    names = observations(acquisitions)
+    rows = [[session.get(contrast, {}).get(tissue, math.nan) for contrast, tissue in names] for session in sessions]
     values = np.asarray(rows, dtype=np.float64)
-    return np.log(np.where(values > 0, values, np.nan))
+    is_seen = [tissue != "CSF" or not _is_inverted(acquisitions[contrast]) for contrast, tissue in names]
+    return np.log(np.where((values > 0) & is_seen, values, np.nan))
+
+
+def _is_inverted(acquisition: Acquisition) -> bool:
+    """Whether fluid is negative behind the magnitude, so that tissue in its voxels cancels it: T1-FLAIR, in slices."""
+    return acquisition.sequence is Family.INVERSION_RECOVERY_TSE
 
 
 def _means(logs: NDArray[np.float64]) -> NDArray[np.float64]:

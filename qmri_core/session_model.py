@@ -41,6 +41,10 @@ FURTHEST = 3.0
 TRAINED_UNDETERMINED = (0.63, 0.27, 0.52, 0.31)
 """Share of the variance between people, in the order of `LEVELS`, that the signals of a session of training leave open
 on average (`qmri_core.simulated_batches`): so much of it is in the standard deviations that the network states."""
+UNLIKELY = 1e-6
+"""Probability below which the signals of a session are nobody's: its tissues were not found, or it is misaligned."""
+_ANY_SCALE = 10.0
+"""Of the log of a scale: so wide that scales explain whatever they can."""
 MOST_WIDENED = 2.0
 """Largest factor of `Person.widened`. By it the mean square error is that of the group's mean, whatever the signals
 determine: beyond it, a map would tell less of a person than the group does."""
@@ -181,6 +185,33 @@ def posterior(
         part_variances[rows] = diagonal
         left[rows] = diagonal[:n] + diagonal[n] + 2 * covariance[:n, n]
     return Posterior(shifts=parts[:, :n] + parts[:, n:], variances=left, parts=parts, part_variances=part_variances)
+
+
+def is_likely(deviations: NDArray[np.float64], acquisitions: Mapping[Contrast, Acquisition]) -> NDArray[np.bool_]:
+    """Whether a person, measured as assumed and in whatever scales, can have the signals of each session.
+
+    By the squared distance of the normal model (Mahalanobis), chi-square distributed over as many degrees of freedom as
+    signals are known beyond one in each series, against `UNLIKELY`.
+
+    Parameters
+    ----------
+    deviations
+        Of the log signals of `observations` from the group's means, shape (session, observation); NaN where not known.
+    """
+    from scipy import stats
+
+    slopes, covariance = _model(tuple(acquisitions.values()))
+    contrasts = tuple(acquisitions)
+    total = slopes @ covariance @ slopes.T + _scales_and_errors(contrasts, (_ANY_SCALE**2,) * (len(contrasts) + 1))
+    series = np.asarray([contrasts.index(contrast) for contrast, _ in observations(contrasts)])
+    result = np.ones(len(deviations), dtype=bool)
+    for number, row in enumerate(deviations):
+        known = np.flatnonzero(np.isfinite(row))
+        freedom = known.size - np.unique(series[known]).size
+        if freedom:
+            distance = row[known] @ np.linalg.solve(total[np.ix_(known, known)], row[known])
+            result[number] = stats.chi2.sf(distance, freedom) >= UNLIKELY
+    return result
 
 
 def expected_slopes(

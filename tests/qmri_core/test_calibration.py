@@ -35,6 +35,7 @@ from qmri_core.session_model import (
     TRAINED_UNDETERMINED,
     Spreads,
     expected_slopes,
+    is_likely,
     measurement_error,
     observations,
     posterior,
@@ -182,6 +183,57 @@ def test_one_session_alone_keeps_the_cohort_spread_and_its_group_scale() -> None
         assert (one.spread, one.common_spread) == (pytest.approx(0.05), pytest.approx(0.05))
         assert session_scales(found, session, PROTOCOL)[contrast] == pytest.approx(one.scale)
         assert session_scales(found, nothing, PROTOCOL)[contrast] == pytest.approx(one.scale)
+
+
+def mistaken(session: Signals) -> Signals:
+    """As if fluid had been segmented as white matter; seen: T1w half as bright, T2w twice, FLAIR a third."""
+    factors = dict(zip(PROTOCOL, (0.62, 2.4, 0.42), strict=True))
+    return {c: {**own, "WM": own["WM"] * factors[c]} for c, own in session.items()}
+
+
+def test_a_session_whose_tissues_were_mistaken_moves_no_other() -> None:
+    sessions, _ = draw(8, 0.03, seed=12)
+    found, without = (
+        calibrate_group(some, PROTOCOL, PRIOR) for some in ([*sessions[1:], mistaken(sessions[0])], sessions[1:])
+    )
+    for contrast, one in found.items():
+        assert one == without[contrast]
+        assert one.n_sessions == 7
+    assert scale_spreads([([*sessions[1:], mistaken(sessions[0])], PROTOCOL)]) == scale_spreads(
+        [(sessions[1:], PROTOCOL)]
+    )
+    of_group = {contrast: one.scale for contrast, one in found.items()}
+    assert session_scales(found, mistaken(sessions[0]), PROTOCOL) == pytest.approx(of_group)
+    assert not session_person(found, mistaken(sessions[0]), PROTOCOL).determined.any()
+    assert session_person(found, sessions[1], PROTOCOL).determined.all()
+
+
+def test_of_two_sessions_that_disagree_none_is_left_out() -> None:
+    sessions, _ = draw(2, 0.03, seed=12)
+    found = calibrate_group([mistaken(sessions[0]), sessions[1]], PROTOCOL, PRIOR)
+    assert all(one.n_sessions == 2 for one in found.values())
+
+
+def test_people_as_the_population_has_them_are_likely_in_any_scale() -> None:
+    sessions, _ = draw(2000, 3.0, seed=13)
+    logs = np.asarray([[math.log(session[c][tissue]) for c, tissue in observations(PROTOCOL)] for session in sessions])
+    deviations = logs - np.median(logs, axis=0)
+    assert is_likely(deviations, PROTOCOL).sum() >= 1998  # one in a million by the linear model; drawn by the accurate
+    deviations[:, 0] = np.nan
+    assert is_likely(deviations, PROTOCOL).sum() >= 1998
+    assert is_likely(np.full((1, 8), np.nan), PROTOCOL).all()
+
+
+def test_inverted_fluid_is_no_measure() -> None:
+    """Of T1-FLAIR: the sign is lost, and tissue in the voxels cancels it."""
+    flair = replace(PROTOCOL[Contrast.FLAIR], contrast=Contrast.T1W, repetition_time=2.5, inversion_time=0.9)
+    protocol = {**PROTOCOL, Contrast.T1W: flair}
+    sessions, _ = draw(6, 0.03)
+    wild = [{**session, Contrast.T1W: {**session[Contrast.T1W], "CSF": 3.0**k}} for k, session in enumerate(sessions)]
+    found, other = (calibrate_group(some, protocol, PRIOR) for some in (wild, sessions))
+    assert found[Contrast.T1W].n_sessions == 6
+    assert math.isnan(found[Contrast.T1W].csf_signal)
+    assert found[Contrast.T1W].scale == other[Contrast.T1W].scale
 
 
 def test_signals_that_are_missing_are_left_out() -> None:
