@@ -35,7 +35,7 @@ def calibration_table(store: str) -> pd.DataFrame:
     """
     rows: list[dict[str, object]] = []
     for group, (version, scales, reference), members in _calibrated(store):
-        of_sessions = [session_scales(scales, *member) for member in members]
+        of_sessions = [session_scales(scales, *member) for member in members.values()]
         for contrast, scale in scales.items():
             ratios = [each[contrast] / scale.scale for each in of_sessions]
             rows.append(
@@ -67,7 +67,7 @@ def people_table(store: str) -> pd.DataFrame:
     """
     rows: list[dict[str, object]] = []
     for group, (_, scales, _), members in _calibrated(store):
-        people = [session_person(scales, *member) for member in members]
+        people = [session_person(scales, *member) for member in members.values()]
         for level, (tissue, quantity) in enumerate(LEVELS if people else ()):
             deviations = [float(one.widened[level]) for one in people]
             rows.append(
@@ -81,6 +81,25 @@ def people_table(store: str) -> pd.DataFrame:
                 }
             )
     return pd.DataFrame(rows, columns=["group", "tissue", "quantity", "determined", "session_low", "session_high"])
+
+
+def unlikely_sessions(store: str) -> pd.DataFrame:
+    """Sessions whose signals nobody can have, with the columns ``group`` and ``session``; they get the group's scales.
+
+    See `qmri_core.session_model.is_likely`.
+
+    Raises
+    ------
+    StoreError
+        If there is no store.
+    """
+    rows = [
+        {"group": group, "session": session}
+        for group, (_, scales, _), members in _calibrated(store)
+        for session, member in members.items()
+        if not session_person(scales, *member).determined.any()
+    ]
+    return pd.DataFrame(rows, columns=["group", "session"])
 
 
 def hidden_table(store: str) -> pd.DataFrame:
@@ -125,7 +144,7 @@ def _calibrated(
     tuple[
         str,
         tuple[int, dict[Contrast, ScaleCalibration], str],
-        list[tuple[Signals, dict[Contrast, Acquisition]]],
+        dict[str, tuple[Signals, dict[Contrast, Acquisition]]],
     ]
 ]:
     """Groups in order, each with its current calibration, and signals and acquisitions of its sessions."""
@@ -133,4 +152,4 @@ def _calibrated(
     for group, current in sorted(current_calibrations(store).items()):
         members = records(stored[stored["group"] == group])
         acquisitions = calibrated_acquisitions(current[1], acquisitions_of(members[0])) if members else {}
-        yield group, current, [(signals_of(row, acquisitions), acquisitions) for row in members]
+        yield group, current, {str(row["session"]): (signals_of(row, acquisitions), acquisitions) for row in members}

@@ -58,7 +58,7 @@ def calibration(
     store: Store, out: Annotated[Path | None, typer.Option("--out", help="CSV file to write the table to.")] = None
 ) -> None:
     """Show the intensity scales of every group and what headers hide: what each rests on, how far data moved it."""
-    from flows.calibration_tables import calibration_table, hidden_table, people_table
+    from flows.calibration_tables import calibration_table, hidden_table, people_table, unlikely_sessions
     from flows.tables import group_labels, records, text_table
 
     table = calibration_table(store)
@@ -130,6 +130,11 @@ def calibration(
         "people: how far the sessions' people are from the group's mean in the maps; determined: share of the variance "
         "between people that the signals determine, beside the scales"
     )
+    for row in records(unlikely_sessions(store)):
+        typer.echo(
+            f"{row['session']} ({labels[row['group']]}): the signals of its tissues are nobody's; it counts for "
+            "nothing and has the scales of its group. Look at its alignment and its tissues (qmri report)"
+        )
 
 
 def verify(

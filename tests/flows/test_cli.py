@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,11 @@ def test_calibration_shows_what_each_scale_rests_on(
         assert line in lines
     assert "rests on: white matter of a book" in result.output
     assert (tmp_path / "table.csv").read_text().startswith("group,contrast,version,scale")
+    assert "nobody's" not in result.output
+    nothing = replace(people, determined=np.zeros(4))
+    monkeypatch.setattr("flows.calibration_tables.session_person", lambda *_: nothing)
+    result = qmri("calibration", "--store", store)
+    assert result.output.count("(G1): the signals of its tissues are nobody's") == 2
 
 
 def test_status_counts_sessions_and_names_the_snapshot(store: str) -> None:
