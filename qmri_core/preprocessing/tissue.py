@@ -13,6 +13,11 @@ TISSUES = {"CSF": CSF, "GM": GREY_MATTER, "WM": WHITE_MATTER}
 N_FIT = 20_000
 WHITE_OVER_GREY = {Contrast.T1W: 1.0, Contrast.T2W: -1.0, Contrast.FLAIR: -1.0}
 FLUID_OVER_BRAIN = {Contrast.T1W: -1.0, Contrast.T2W: 1.0, Contrast.FLAIR: -0.5}
+WRONG_WAY = 0.05
+"""Log of white over grey matter against the sign of a contrast. Seen: 0.10 to 0.22 where mixed voxels were a component
+of the mixture, at most 0.01 (FLAIR) where tissues were."""
+MIXED_SHARE = 0.15
+"""Of the parenchyma nearest to fluid, from which a component of mixed voxels starts."""
 SMOOTHING = 0.6
 """Standard deviation in voxels of the smoothing of posterior probabilities; suppresses single noisy voxels."""
 
@@ -26,7 +31,8 @@ def segment(images: dict[Contrast, NDArray[np.float32]], mask: NDArray[np.uint8]
 
     Fluid is told from parenchyma by what sets it apart most (T2w over T1w); grey from white matter by a two-component
     Gaussian mixture with one covariance, over the parenchyma without its outliers (lesions, vessels, partial volume
-    with fluid), named by the sign that each contrast has at every clinical setting. Deterministic.
+    with fluid), named by the sign that each contrast has at every clinical setting. Where a contrast has the other
+    sign, the components are brain and mixed voxels (much fluid, thick slices): then mixed ones get a third.
 
     Parameters
     ----------
@@ -57,24 +63,56 @@ def segment(images: dict[Contrast, NDArray[np.float32]], mask: NDArray[np.uint8]
     parenchyma = fluid < 0.05
     spread = _half_width(features[parenchyma])
     signs = np.asarray([WHITE_OVER_GREY[contrast] for contrast in names])
-    brightness = (features / spread) @ signs
     usual = parenchyma & np.all(np.abs(features) < 3 * spread, axis=1)
     rng = np.random.default_rng(0)
     candidates = np.flatnonzero(usual)
-    chosen = rng.choice(candidates, size=min(N_FIT, candidates.size), replace=False)
-    is_white = brightness[chosen] > np.median(brightness[chosen])
-    means = np.stack([features[chosen][~is_white].mean(axis=0), features[chosen][is_white].mean(axis=0)])
-    from sklearn.mixture import GaussianMixture  # takes a second to import
-
-    mixture = GaussianMixture(2, covariance_type="tied", means_init=means, reg_covar=1e-4, random_state=0)
-    mixture.fit(features[chosen])
-    white = mixture.predict_proba(features)[:, int(np.argmax((mixture.means_ / spread) @ signs))]
+    chosen = features[rng.choice(candidates, size=min(N_FIT, candidates.size), replace=False)]
+    white, separation = _white_probability(features, chosen, signs / spread)
+    if np.any(separation * signs < -WRONG_WAY):
+        towards_fluid = chosen @ np.asarray([FLUID_OVER_BRAIN[contrast] for contrast in names])
+        is_mixed = towards_fluid > np.quantile(towards_fluid, 1 - MIXED_SHARE)
+        white, _ = _white_probability(features, chosen, signs / spread, is_mixed)
     posterior = np.stack([fluid, (1 - fluid) * (1 - white), (1 - fluid) * white], axis=1)
     smooth = np.zeros((3, *mask.shape), dtype=np.float32)
     for k in range(3):
         smooth[k][inside] = posterior[:, k]
         smooth[k] = ndimage.gaussian_filter(smooth[k], SMOOTHING)
     return np.where(inside, smooth.argmax(axis=0) + 1, 0).astype(np.uint8)
+
+
+def _white_probability(
+    features: NDArray[np.float64],
+    chosen: NDArray[np.float64],
+    towards_white: NDArray[np.float64],
+    is_mixed: NDArray[np.bool_] | None = None,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Probability of white over grey matter, shape (voxel,), and what the features of white have over those of grey.
+
+    Parameters
+    ----------
+    chosen
+        Features to fit, shape (n, contrast).
+    towards_white
+        Weights of the features, shape (contrast,).
+    is_mixed
+        Of those chosen, where a third component starts; ``None`` for two.
+    """
+    from sklearn.mixture import GaussianMixture  # takes a second to import
+
+    pure = chosen if is_mixed is None else chosen[~is_mixed]
+    brightness = pure @ towards_white
+    is_white = brightness > np.median(brightness)
+    starts = [pure[~is_white].mean(axis=0), pure[is_white].mean(axis=0)]
+    if is_mixed is not None:
+        starts.append(chosen[is_mixed].mean(axis=0))
+    mixture = GaussianMixture(
+        len(starts), covariance_type="tied", means_init=np.stack(starts), reg_covar=1e-4, random_state=0
+    )
+    mixture.fit(chosen)
+    white, grey = np.argsort(mixture.means_[:2] @ towards_white)[::-1]  # the third stays that of mixed voxels
+    each = mixture.predict_proba(features)
+    share = each[:, white] / np.maximum(each[:, white] + each[:, grey], np.finfo(float).tiny)
+    return share, mixture.means_[white] - mixture.means_[grey]
 
 
 def _log_ratio(values: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -50,6 +50,35 @@ def test_two_contrasts_are_enough(images: dict[Contrast, NDArray[np.float32]]) -
     assert dice(found == WHITE_MATTER, truth == WHITE_MATTER) > 0.90
 
 
+def test_grey_and_white_matter_are_told_apart_among_many_mixed_voxels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An atrophic brain in thick slices: a third of its voxels hold grey matter and fluid, and FLAIR tells little."""
+    rng = np.random.default_rng(6)
+    shape, n_white, n_grey, n_fluid = (60, 24, 24), 10, 18, 10  # slices of each; between them and fluid mixed ones
+    fluid, white = np.zeros(shape), np.zeros(shape)
+    fluid[n_white + n_grey : -n_fluid] = np.linspace(0.02, 0.5, shape[0] - n_white - n_grey - n_fluid)[:, None, None]
+    fluid[-n_fluid:] = 1.0
+    white[:n_white] = 1.0
+    images = {}
+    for contrast, (of_white, of_grey, of_fluid, spread) in {
+        Contrast.T1W: (219.0, 177.0, 80.0, 0.05),
+        Contrast.T2W: (344.0, 500.0, 950.0, 0.05),
+        Contrast.FLAIR: (345.0, 358.0, 8.0, 0.02),
+    }.items():
+        clean = white * of_white + (1 - white - fluid) * of_grey + fluid * of_fluid
+        images[contrast] = (clean * np.exp(spread * rng.standard_normal(shape))).astype(np.float32)
+    mask = np.ones(shape, dtype=np.uint8)
+    pure_grey = np.zeros(shape, dtype=bool)
+    pure_grey[n_white : n_white + n_grey] = True
+
+    def errors() -> float:
+        found = segment(images, mask)
+        return float(np.mean(found[white > 0] != WHITE_MATTER) + np.mean(found[pure_grey] != GREY_MATTER))
+
+    assert errors() < 0.1
+    monkeypatch.setattr("qmri_core.preprocessing.tissue.WRONG_WAY", np.inf)
+    assert errors() > 0.5  # by two components
+
+
 def test_intensity_scales_do_not_matter(images: dict[Contrast, NDArray[np.float32]]) -> None:
     mask = (phantom_anatomy(seed=4, resolution=RESOLUTION).tissue > 0).astype(np.uint8)
     scaled = {contrast: image * np.float32(64.0) for contrast, image in images.items()}
