@@ -16,8 +16,9 @@ FLUID_OVER_BRAIN = {Contrast.T1W: -1.0, Contrast.T2W: 1.0, Contrast.FLAIR: -0.5}
 WRONG_WAY = 0.05
 """Log of white over grey matter against the sign of a contrast. Seen: 0.10 to 0.22 where mixed voxels were a component
 of the mixture, at most 0.01 (FLAIR) where tissues were."""
-MIXED_SHARE = 0.15
-"""Of the parenchyma nearest to fluid, from which a component of mixed voxels starts."""
+MIXED_SHARES = (0.15, 0.3, 0.45)
+"""Of the parenchyma nearest to fluid, from which a component of mixed voxels starts: the first that puts every
+contrast's sign right. Seen: 0.15 for an atrophic head in slices of 5 mm, 0.3 for another in 6 mm."""
 SMOOTHING = 0.6
 """Standard deviation in voxels of the smoothing of posterior probabilities; suppresses single noisy voxels."""
 
@@ -68,10 +69,12 @@ def segment(images: dict[Contrast, NDArray[np.float32]], mask: NDArray[np.uint8]
     candidates = np.flatnonzero(usual)
     chosen = features[rng.choice(candidates, size=min(N_FIT, candidates.size), replace=False)]
     white, separation = _white_probability(features, chosen, signs / spread)
-    if np.any(separation * signs < -WRONG_WAY):
-        towards_fluid = chosen @ np.asarray([FLUID_OVER_BRAIN[contrast] for contrast in names])
-        is_mixed = towards_fluid > np.quantile(towards_fluid, 1 - MIXED_SHARE)
-        white, _ = _white_probability(features, chosen, signs / spread, is_mixed)
+    towards_fluid = chosen @ np.asarray([FLUID_OVER_BRAIN[contrast] for contrast in names])
+    for share in MIXED_SHARES:
+        if np.all(separation * signs >= -WRONG_WAY):
+            break
+        is_mixed = towards_fluid > np.quantile(towards_fluid, 1 - share)
+        white, separation = _white_probability(features, chosen, signs / spread, is_mixed)
     posterior = np.stack([fluid, (1 - fluid) * (1 - white), (1 - fluid) * white], axis=1)
     smooth = np.zeros((3, *mask.shape), dtype=np.float32)
     for k in range(3):
