@@ -1,6 +1,6 @@
 """Versions of what makes results: raised when results change, which makes stored ones stale."""
 
-PREPROCESSING = 7
+PREPROCESSING = 8
 """Of `qmri_core.preprocessing.session.preprocess` and the signals of tissues: images are made anew."""
 INFERENCE = 7
 """Of `qmri_core.inference.infer_maps`: maps are made anew."""

@@ -14,11 +14,13 @@ N_FIT = 20_000
 WHITE_OVER_GREY = {Contrast.T1W: 1.0, Contrast.T2W: -1.0, Contrast.FLAIR: -1.0}
 FLUID_OVER_BRAIN = {Contrast.T1W: -1.0, Contrast.T2W: 1.0, Contrast.FLAIR: -0.5}
 WRONG_WAY = 0.05
-"""Log of white over grey matter against the sign of a contrast. Seen: 0.10 to 0.22 where mixed voxels were a component
-of the mixture, at most 0.01 (FLAIR) where tissues were."""
-MIXED_SHARES = (0.15, 0.3, 0.45)
-"""Of the parenchyma nearest to fluid, from which a component of mixed voxels starts: the first that puts every
-contrast's sign right. Seen: 0.15 for an atrophic head in slices of 5 mm, 0.3 for another in 6 mm."""
+"""Log of white over grey matter against the sign of a contrast. Seen: 0.10 to 0.34 where mixed voxels were a component
+of the mixture, at most 0.05 (FLAIR) where tissues were."""
+MIXED_SHARE = 0.15
+"""Of the parenchyma nearest to fluid, from which a component of mixed voxels starts."""
+DARK = 0.2
+"""Of the median signal: what is below is dark, however dark. The log of nulled fluid (T1-FLAIR, FLAIR) has no bound:
+the darkest of it set a threshold that most fluid did not reach."""
 SMOOTHING = 0.6
 """Standard deviation in voxels of the smoothing of posterior probabilities; suppresses single noisy voxels."""
 
@@ -69,12 +71,10 @@ def segment(images: dict[Contrast, NDArray[np.float32]], mask: NDArray[np.uint8]
     candidates = np.flatnonzero(usual)
     chosen = features[rng.choice(candidates, size=min(N_FIT, candidates.size), replace=False)]
     white, separation = _white_probability(features, chosen, signs / spread)
-    towards_fluid = chosen @ np.asarray([FLUID_OVER_BRAIN[contrast] for contrast in names])
-    for share in MIXED_SHARES:
-        if np.all(separation * signs >= -WRONG_WAY):
-            break
-        is_mixed = towards_fluid > np.quantile(towards_fluid, 1 - share)
-        white, separation = _white_probability(features, chosen, signs / spread, is_mixed)
+    if np.any(separation * signs < -WRONG_WAY):
+        towards_fluid = chosen @ np.asarray([FLUID_OVER_BRAIN[contrast] for contrast in names])
+        is_mixed = towards_fluid > np.quantile(towards_fluid, 1 - MIXED_SHARE)
+        white, _ = _white_probability(features, chosen, signs / spread, is_mixed)
     posterior = np.stack([fluid, (1 - fluid) * (1 - white), (1 - fluid) * white], axis=1)
     smooth = np.zeros((3, *mask.shape), dtype=np.float32)
     for k in range(3):
@@ -120,23 +120,24 @@ def _white_probability(
 
 def _log_ratio(values: NDArray[np.float32]) -> NDArray[np.float64]:
     wide = values.astype(np.float64)
-    return np.asarray(np.log(np.maximum(wide / np.median(wide), 0.02)), dtype=np.float64)
+    return np.asarray(np.log(np.maximum(wide / np.median(wide), DARK)), dtype=np.float64)
 
 
 def _half_width(features: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Robust standard deviation of each column."""
-    centre = np.median(features, axis=0)
-    return np.asarray(1.4826 * np.median(np.abs(features - centre), axis=0) + 1e-6, dtype=np.float64)
+    """Standard deviation of each column, by the central nine tenths: the lesser tissue is no outlier, lesions are."""
+    low, high = np.quantile(features, [0.05, 0.95], axis=0)
+    return np.asarray((high - low) / 3.29 + 1e-6, dtype=np.float64)
 
 
 def _fluid_probability(features: NDArray[np.float64], names: list[Contrast]) -> NDArray[np.float64]:
     """Soft threshold half-way between the parenchyma's mode and fluid on the axis bright T2w, dark T1w and FLAIR."""
     signs = np.asarray([FLUID_OVER_BRAIN[contrast] for contrast in names])
     axis = features @ signs
-    middle = float(np.median(axis))
-    below = middle - float(np.quantile(axis, 0.16))
     far = float(np.quantile(axis, 0.99))
-    threshold = max(middle + 1.2 * below, (middle + far) / 2)
+    half_way = (float(np.median(axis)) + far) / 2
+    parenchyma = axis[axis < half_way]  # much fluid shifts quantiles of all voxels
+    middle = float(np.median(parenchyma))
+    threshold = max(half_way, middle + 1.2 * (middle - float(np.quantile(parenchyma, 0.16))))
     width = max((far - threshold) / 4, 1e-3)
     return np.asarray(1 / (1 + np.exp(-np.clip((axis - threshold) / width, -30, 30))), dtype=np.float64)
 
