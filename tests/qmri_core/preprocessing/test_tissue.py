@@ -60,7 +60,7 @@ def test_two_contrasts_are_enough(images: dict[Contrast, NDArray[np.float32]]) -
 def test_grey_and_white_matter_are_told_apart_among_many_mixed_voxels(
     slices: tuple[int, ...], of_t1w: tuple[float, ...], without: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An atrophic brain in thick slices: a third of its voxels hold grey matter and fluid, and FLAIR tells little.
+    """An atrophic brain in thick slices: a third and more of it is grey matter with fluid, and FLAIR tells little.
 
     ``slices`` of white and grey matter, mixed and of fluid. ``without``: the error by two components.
     """
