@@ -132,7 +132,7 @@ def lesion_table(rows: Iterable[Row]) -> pd.DataFrame:
 
 
 def reproducibility_table(rows: Iterable[Row]) -> pd.DataFrame:
-    """Agreement of two sessions of one person, by model, kind of pair and map: medians over pairs."""
+    """Agreement of two sessions of one person, by voxels, model, kind of pair and map: medians over pairs."""
 
     def figures(members: list[Row]) -> dict[str, object]:
         moments = [JointMoments(**row["moments"]) for row in members]
@@ -143,7 +143,7 @@ def reproducibility_table(rows: Iterable[Row]) -> pd.DataFrame:
             "difference": finite_median(row["difference"] for row in members),
         }
 
-    return table_by(list(rows), ("model", "pair", "map"), figures)
+    return table_by(list(rows), ("voxels", "model", "pair", "map"), figures)
 
 
 def _medians(regions: Mapping[str, Row], of: str) -> dict[str, float]:

@@ -120,7 +120,7 @@ def detail_tables(result: Mapping[str, pd.DataFrame]) -> list[tuple[str, list[st
         ),
         "lesions": ("Contrast of lesions to white matter, estimated / true", {"n_sessions": _count, "ratio": _plain}),
         "pairs": (
-            "Two sessions of one person, voxels of one tissue",
+            "Two sessions of one person: voxels of one tissue of the truth, and those of both sessions' grids",
             {"n_pairs": _count, "r": _plain, "ccc": _plain, "difference": percent},
         ),
         "resynthesis": (

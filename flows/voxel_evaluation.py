@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 NETWORK, VOXELWISE, RECIPE, NULL = "network", "voxelwise", "published recipe", "null model"
 """Models by the names that tables give them, in their order."""
+TRUE = "true maps"
+"""Beside the models of a pair: what two sessions' grids leave of the truth."""
 
 Estimates = dict[str, list[NDArray[np.float32]]]
 """T1, T2 and PD by model."""
@@ -114,9 +116,12 @@ def kind_of_pair(first: str, second: str) -> str:
 
 
 def evaluate_pair(pair: tuple[EvaluationTask, EvaluationTask]) -> Outcome:
-    """Agreement of two sessions of one person by each model, over voxels of one tissue on the grid of their truth.
+    """Agreement of two sessions of one person by each model, on the grid of their truth.
 
-    The null model is painted in both on the person's tissue: it agrees as well as can be, whatever is in the images.
+    Over voxels that are of one tissue in the truth, and over those of them that both sessions' grids show unmixed too:
+    in thick slices most voxels are mixed with their neighbours, by no fault of a model. The true maps over the voxels
+    of each grid agree as maps without error would. The null model is painted in both on the person's tissue: it agrees
+    as well as can be, whatever is in the images.
     """
     return at_boundary(pair[0].slot.session, lambda stage: _evaluate_pair(pair, stage))
 
@@ -128,38 +133,48 @@ def _evaluate_pair(pair: tuple[EvaluationTask, EvaluationTask], stage: Stage) ->
     with stage("read"):
         truth = read_truth(pair[0].truth)
     pure = pure_tissues(truth.fractions)
-    first = _in_parenchyma(pair[0], truth, pure, stage)
+    first, unmixed_in_first = _in_parenchyma(pair[0], truth, pure, stage)
     with stage("read"):
         truth = read_truth(pair[1].truth)
-    second = _in_parenchyma(pair[1], truth, pure, stage)
+    second, unmixed_in_second = _in_parenchyma(pair[1], truth, pure, stage)
     with stage("compare"):
         kind = kind_of_pair(pair[0].slot.group, pair[1].slot.group)
+        both = unmixed_in_first & unmixed_in_second
         rows = []
-        for model, maps in first.items():
-            for name, one, other in zip(MAPS, maps, second[model], strict=True):
-                moments, difference = pair_agreement(one, other, np.ones(one.shape, dtype=bool))
-                rows.append(
-                    {"model": model, "pair": kind, "map": name, "difference": difference, "moments": asdict(moments)}
-                )
+        for voxels, where in {"of the truth": np.ones_like(both), "of both sessions": both}.items():
+            for model, maps in first.items():
+                start = {"voxels": voxels, "model": model, "pair": kind}
+                for name, one, other in zip(MAPS, maps, second[model], strict=True):
+                    moments, difference = pair_agreement(one, other, where)
+                    rows.append({**start, "map": name, "difference": difference, "moments": asdict(moments)})
     return Outcome(session=pair[0].slot.session, status=Status.COMPLETE, rows=tuple(rows))
 
 
 def _in_parenchyma(
     task: EvaluationTask, truth: Truth, pure: Mapping[str, NDArray[np.bool_]], stage: Stage
-) -> Estimates:
-    """Values of every model in voxels of one tissue: of two sessions no more than these are held at a time."""
-    from qmri_core.evaluation import null_model, on_truth_grid
+) -> tuple[Estimates, NDArray[np.bool_]]:
+    """Values of every model in voxels of one tissue, and which are of one tissue in the session's own voxels too.
+
+    Of two sessions no more than these are held at a time.
+    """
+    from qmri_core.evaluation import PURITY, null_model, on_truth_grid, truth_on_grid
     from qmri_core.population import population
 
     estimates, _, stored = _estimates(task, stage)
     inside = pure["parenchyma"]
     with stage("compare"):
+        shape = estimates[NETWORK][0].shape
+        true, fractions = truth_on_grid(truth, shape=shape, affine=stored["affine"])
+        purest = fractions[1:].max(axis=0)
+        of_maps = {**estimates, TRUE: true}
         found = {
             model: [on_truth_grid([values], stored["affine"], truth)[0][inside] for values in maps]
-            for model, maps in estimates.items()
+            for model, maps in of_maps.items()
         }
+        unmixed = on_truth_grid([purest], stored["affine"], truth)[0][inside] >= PURITY
         field_strength = next(iter(task.acquisitions.values())).field_strength
-        null = null_model(pure, population(field_strength), inside)
         computed = np.isfinite(found[NETWORK][0])
-        found[NULL] = [np.where(computed, values[inside], np.float32(np.nan)) for values in null]
-    return found
+        found[NULL] = [values[inside] for values in null_model(pure, population(field_strength), inside)]
+        for model in (TRUE, NULL):
+            found[model] = [np.where(computed, values, np.float32(np.nan)) for values in found[model]]
+    return found, unmixed

@@ -249,13 +249,10 @@ def compare_session(
     shape = next(iter(estimates.values()))[0].shape
     if len(shape) != 3:
         raise ValueError(f"maps of {len(shape)} axes; (z, y, x) is needed")
-    brain = np.clip(truth.fractions.sum(axis=0), 0, 1)
-    everywhere = np.ones_like(brain)
-    true, _ = resample_truth(np.stack([truth.t1, truth.t2, truth.pd]), brain, truth.affine, shape=shape, to=affine)
-    fractions, _ = resample_truth(truth.fractions, everywhere, truth.affine, shape=shape, to=affine)
+    true, fractions = truth_on_grid(truth, shape=shape, affine=affine)
     classes = np.stack([(truth.labels == CLASSES.index(name) + 1).astype(np.float32) for name in REGIONS])
-    shares, _ = resample_truth(classes, everywhere, truth.affine, shape=shape, to=affine)
-    pure = pure_tissues(np.nan_to_num(fractions))
+    shares, _ = resample_truth(classes, np.ones_like(truth.pd), truth.affine, shape=shape, to=affine)
+    pure = pure_tissues(fractions)
     shares = np.nan_to_num(shares)
     unmixed = np.logical_or.reduce(list(pure.values()))  # a label says which tissue is most of a voxel, not how much
     labels = np.where(unmixed & (shares.max(axis=0) >= PURITY), shares.argmax(axis=0) + 1, 0)
@@ -277,6 +274,27 @@ def compare_session(
                 {**start, "region": region, "estimated": medians[region], "true": known[region]} for region in REGIONS
             ]
     return by_voxel, by_region
+
+
+def truth_on_grid(
+    truth: Truth, *, shape: tuple[int, int, int], affine: Affine
+) -> tuple[list[NDArray[np.float32]], NDArray[np.float32]]:
+    """T1, T2, PD and tissue fractions over each voxel of a grid of maps: what maps without error have there.
+
+    Mixed as in the truth's own voxels (`qmri_core.simulation.anatomies.Anatomy`): PD is the mean over the brain, R1 and
+    R2 are means weighted by PD.
+
+    Returns
+    -------
+    tuple
+        Maps of ``shape`` (z, y, x), NaN outside of the brain; fractions of CSF, grey and white matter, (3, z, y, x).
+    """
+    brain = np.clip(truth.fractions.sum(axis=0), 0, 1)
+    rates = np.stack([1 / np.maximum(times, 1e-3) for times in (truth.t1, truth.t2)]).astype(np.float32)
+    (r1, r2), _ = resample_truth(rates, brain * truth.pd, truth.affine, shape=shape, to=affine)
+    (pd,), _ = resample_truth(truth.pd[None], brain, truth.affine, shape=shape, to=affine)
+    fractions, _ = resample_truth(truth.fractions, np.ones_like(brain), truth.affine, shape=shape, to=affine)
+    return [1 / r1, 1 / r2, pd], np.nan_to_num(fractions)
 
 
 def on_truth_grid(maps: Sequence[NDArray[np.float32]], affine: Affine, truth: Truth) -> list[NDArray[np.float32]]:

@@ -69,27 +69,31 @@ def test_pairs_of_scans_are_told_apart_by_whether_the_scanner_was_the_same() -> 
     x = np.array([1.0, 2.0, 3.0])
     rows = [
         {
+            "voxels": voxels,
             "model": model,
             "pair": pair,
             "map": "T1map",
             "difference": difference,
             "moments": asdict(JointMoments.of(x, x + difference)),
         }
-        for model, pair, difference in (
-            ("network", "two groups", 0.1),
-            ("network", "two groups", 0.3),
-            ("network", "same group", 0.0),
-            ("null model", "two groups", 0.0),
+        for voxels, model, pair, difference in (
+            ("of the truth", "network", "two groups", 0.1),
+            ("of the truth", "network", "two groups", 0.3),
+            ("of the truth", "network", "same group", 0.0),
+            ("of the truth", "null model", "two groups", 0.0),
+            ("of both sessions", "network", "two groups", 0.05),
         )
     ]
-    table = reproducibility_table(rows).set_index(["model", "pair"])
+    by_voxels = reproducibility_table(rows).set_index(["voxels", "model", "pair"])
+    assert by_voxels.loc[("of both sessions", "network", "two groups"), "difference"] == pytest.approx(0.05)
+    table = by_voxels.loc["of the truth"]
     assert table.loc[("network", "two groups"), "n_pairs"] == 2
     assert table.loc[("network", "two groups"), "difference"] == pytest.approx(0.2)
     assert table.loc[("network", "same group"), "ccc"] == pytest.approx(1.0)
     assert table.loc[("null model", "two groups"), "n_pairs"] == 1
     (_, header, shown), *_ = detail_tables({"pairs": reproducibility_table(rows)})
-    assert header[:3] == ["model", "pair", "map"]
-    assert [row[0] for row in shown] == ["network", "network", "null model"]
+    assert header[:4] == ["voxels", "model", "pair", "map"]
+    assert [row[1] for row in shown] == ["network", "network", "null model", "network"]
 
 
 def test_people_read_percentages_and_empty_tables_are_left_out() -> None:

@@ -16,6 +16,7 @@ from qmri_core.evaluation import (
     pure_tissues,
     region_medians,
     resample_truth,
+    truth_on_grid,
     voxel_agreement,
 )
 from qmri_core.population import population
@@ -123,6 +124,27 @@ def test_truth_follows_a_rotated_and_flipped_grid() -> None:
     to = np.array([[0.0, 0, -1, 4], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]])  # x of the truth runs against z
     means, _ = resample_truth(values[None], np.ones_like(values), np.eye(4), shape=(5, 3, 4), to=to)
     np.testing.assert_allclose(means[0], np.transpose(values[:, :, ::-1], (2, 0, 1)), rtol=1e-6)
+
+
+def test_true_maps_mix_in_coarse_voxels_as_in_those_of_the_truth() -> None:
+    """White matter beside CSF beside air, in voxels of two: rates weighted by PD, worked by hand."""
+    fractions = np.zeros((3, 1, 1, 4), dtype=np.float32)
+    fractions[2, ..., :2], fractions[0, ..., 2] = 1.0, 1.0
+    row = {
+        name: np.array(values, dtype=np.float32).reshape(1, 1, 4)
+        for name, values in {
+            "t1": [0.8, 0.8, 4.0, 1.0], "t2": [0.08, 0.08, 2.0, 0.1], "pd": [0.7, 0.7, 1.0, 0.0]
+        }.items()
+    }  # fmt: skip
+    truth = Truth(**row, fractions=fractions, labels=np.zeros((1, 1, 4), dtype=np.uint8), affine=np.eye(4))
+    coarse = np.diag([2.0, 1.0, 1.0, 1.0])
+    coarse[0, 3] = 1.5  # the first voxel is half white matter, half CSF; the second is outside
+    (t1, t2, pd), shares = truth_on_grid(truth, shape=(1, 1, 2), affine=coarse)
+    assert t1[0, 0, 0] == pytest.approx(1.7 / (0.7 / 0.8 + 1 / 4), rel=1e-5)
+    assert t2[0, 0, 0] == pytest.approx(1.7 / (0.7 / 0.08 + 1 / 2), rel=1e-5)
+    assert pd[0, 0, 0] == pytest.approx(0.85, rel=1e-5)
+    assert shares[:, 0, 0, 0] == pytest.approx([0.5, 0.0, 0.5])
+    assert np.isnan([t1[0, 0, 1], t2[0, 0, 1], pd[0, 0, 1]]).all()
 
 
 def test_a_region_holds_no_voxel_whose_label_is_pure_and_whose_content_is_not() -> None:
