@@ -28,16 +28,17 @@ if TYPE_CHECKING:
     from storage.slots import Slot
 
 KEYS = ["session", "group", "tissue", "map"]
-NUMBERS = ["n", "mean", "sd", "median", "q05", "q25", "q75", "q95"]
+NUMBERS = ["n", "mean", "sd", "median", "mode", "q05", "q25", "q75", "q95"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AggregateResult:
     """Tables of a cohort.
 
-    ``sessions``: session, group, tissue, map, n, mean, sd, median, q05, q25, q75, q95. ``groups``: group, tissue, map,
-    n_sessions, mean_of_medians, sd_of_medians (ddof 1). ``variation``: tissue, map, n_groups, mean, sd, cov over
-    groups. T1map and T2map in seconds, PDmap relative to CSF.
+    ``sessions``: session, group, tissue, map and the fields of `qmri_core.statistics.TissueStatistics`. ``groups``:
+    group, tissue, map, n_sessions, mean_of_medians, sd_of_medians (ddof 1), mean_of_modes, sd_of_modes. ``variation``:
+    tissue, map, n_groups, mean, sd, cov over groups of the means of session medians, and cov_of_modes, of modes. T1map
+    and T2map in seconds, PDmap relative to CSF.
     """
 
     sessions: pd.DataFrame
@@ -48,7 +49,8 @@ class AggregateResult:
 def aggregate(store: str, *, client: Client, out: Path | None = None, progress: Progress = quiet) -> AggregateResult:
     """Bring the statistics in the store up to date, and compute the tables of groups and variation.
 
-    Only sessions whose maps have changed since their statistics were taken are read.
+    Only sessions whose maps have changed since their statistics were taken are read, or whose statistics were taken
+    by a version that knew no modes.
 
     Parameters
     ----------
@@ -64,7 +66,8 @@ def aggregate(store: str, *, client: Client, out: Path | None = None, progress: 
     places = slots(store)
     made = identities_of_maps(stored)
     table = read_statistics(store)
-    kept = up_to_date(table, made, places)
+    lacking = table["mode"].isna() & (table["n"] > 0)
+    kept = up_to_date(table[~table["session"].isin(table.loc[lacking, "session"])], made, places)
     due = sorted(set(made) - set(kept["session"]))
     tasks = [SummariseTask(location=absolute(store), slot=places[name]) for name in due]
     rows: list[dict[str, object]] = []
@@ -96,10 +99,11 @@ def aggregate(store: str, *, client: Client, out: Path | None = None, progress: 
 
 def read_statistics(store: str) -> pd.DataFrame:
     """Stored statistics: one row per session, tissue and map; ``made_with`` says of which maps."""
+    columns = [*KEYS, *NUMBERS, "made_with"]
     dataset = read_table(store, "statistics")
     if dataset is None:
-        return pd.DataFrame(columns=[*KEYS, *NUMBERS, "made_with"])
-    return dataset.to_dataframe().reset_index(drop=True)
+        return pd.DataFrame(columns=columns)
+    return dataset.to_dataframe().reset_index(drop=True).reindex(columns=columns)  # modes that were not taken are NaN
 
 
 def identities_of_maps(stored: pd.DataFrame) -> dict[str, str]:
@@ -122,27 +126,32 @@ def tables_of(statistics: pd.DataFrame) -> AggregateResult:
     """Group and variation tables from the statistics per session."""
     groups, variation = [], []
     for (tissue, name), of_map in statistics.groupby(["tissue", "map"], sort=True):
-        medians = {group: list(members["median"].astype(float)) for group, members in of_map.groupby("group")}
-        for group, values in medians.items():
-            moments = Moments.of(values)
+        start = {"tissue": tissue, "map": name}
+        by_group = [
+            (group, members.astype({"median": float, "mode": float})) for group, members in of_map.groupby("group")
+        ]
+        for group, members in by_group:
+            medians, modes = Moments.of(members["median"]), Moments.of(members["mode"])
             groups.append(
-                {
-                    "group": group,
-                    "tissue": tissue,
-                    "map": name,
-                    "n_sessions": moments.count,
-                    "mean_of_medians": moments.mean if moments.count else float("nan"),
-                    "sd_of_medians": moments.standard_deviation(),
-                }
+                {"group": group, **start, "n_sessions": medians.count, **_of("medians", medians), **_of("modes", modes)}
             )
-        variation.append({"tissue": tissue, "map": name, **asdict(inter_group_variation(medians.values()))})
+        of_medians = inter_group_variation([list(members["median"]) for _, members in by_group])
+        of_modes = inter_group_variation([list(members["mode"]) for _, members in by_group])
+        variation.append({**start, **asdict(of_medians), "cov_of_modes": of_modes.cov})
+    in_groups = [f"{figure}_of_{values}" for values in ("medians", "modes") for figure in ("mean", "sd")]
     return AggregateResult(
         sessions=statistics,
-        groups=pd.DataFrame(
-            groups, columns=["group", "tissue", "map", "n_sessions", "mean_of_medians", "sd_of_medians"]
-        ).sort_values(["group", "tissue", "map"], ignore_index=True),
-        variation=pd.DataFrame(variation, columns=["tissue", "map", "n_groups", "mean", "sd", "cov"]),
+        groups=pd.DataFrame(groups, columns=["group", "tissue", "map", "n_sessions", *in_groups]).sort_values(
+            ["group", "tissue", "map"], ignore_index=True
+        ),
+        variation=pd.DataFrame(variation, columns=["tissue", "map", "n_groups", "mean", "sd", "cov", "cov_of_modes"]),
     )
+
+
+def _of(values: str, moments: Moments) -> dict[str, float]:
+    """Mean and standard deviation over the sessions of a group."""
+    mean = moments.mean if moments.count else float("nan")
+    return {f"mean_of_{values}": mean, f"sd_of_{values}": moments.standard_deviation()}
 
 
 def asdict_frames(result: AggregateResult) -> dict[str, pd.DataFrame]:

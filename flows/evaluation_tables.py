@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from flows.voxel_evaluation import NETWORK, NULL, RECIPE, VOXELWISE
+from flows.voxel_evaluation import MODES, NETWORK, NULL, RECIPE, VOXELWISE
 from qmri_core.evaluation import LESION, NORMAL, contrast_ratio
 from qmri_core.population import MEMBERS, population
 from qmri_core.statistics import JointMoments, agreement, inter_group_variation
@@ -25,7 +25,7 @@ def tissue_table(statistics: pd.DataFrame, true: pd.DataFrame, others: pd.DataFr
     Parameters
     ----------
     statistics
-        Stored medians, of the network: session, group, tissue, map, median.
+        Stored medians and modes, of the network: session, group, tissue, map, median, mode.
     true
         Session, and the true median of each tissue and quantity, such as ``WM_T1_median``.
     others
@@ -34,7 +34,7 @@ def tissue_table(statistics: pd.DataFrame, true: pd.DataFrame, others: pd.DataFr
     rows = []
     columns = ["session", "group", "tissue", "map", "median"]
     stored = statistics[columns]
-    by_model = {NETWORK: stored}
+    by_model = {NETWORK: stored, MODES: statistics[[*columns[:-1], "mode"]].rename(columns={"mode": "median"})}
     if others is not None and not others.empty:
         by_model |= {model: others[others["model"] == model] for model in (VOXELWISE, RECIPE)}
     for (tissue, name), members in stored.groupby(["tissue", "map"], sort=True):

@@ -77,15 +77,16 @@ def group_table(groups: pd.DataFrame, labels: Mapping[str, str]) -> tuple[list[s
 
 
 def variation_table(variation: pd.DataFrame) -> tuple[list[str], Rows]:
-    """Header and rows of the variation between groups; columns tissue, map, n_groups, mean, sd, cov."""
+    """Header and rows of the variation between groups; columns tissue, map, n_groups, mean, sd, cov, cov_of_modes."""
     values = {(row["tissue"], row["map"]): row for row in _records(variation)}
     rows: Rows = []
     for tissue, name, title in quantities():
         row = values.get((tissue, name))
         if row is not None:
             cells = [number(row["mean"], name), number(row["sd"], name), percent(row["cov"])]
+            cells.append(percent(row["cov_of_modes"]))
             rows.append([title, str(int(row["n_groups"])), *cells])
-    return ["quantity", "groups", "mean", "sd", "CoV"], rows
+    return ["quantity", "groups", "mean", "sd", "CoV", "CoV of modes"], rows
 
 
 def evaluation_table(evaluation: pd.DataFrame) -> tuple[list[str], Rows]:

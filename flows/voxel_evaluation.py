@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 NETWORK, VOXELWISE, RECIPE, NULL = "network", "voxelwise", "published recipe", "null model"
 """Models by the names that tables give them, in their order."""
+MODES = "network, modes"
+"""Of tissues as segmented: the network's maps by where values crowd, not by their median."""
 TRUE = "true maps"
 """Beside the models of a pair: what two sessions' grids leave of the truth."""
 

@@ -24,6 +24,7 @@ from qmri_core.hidden_parameters import GroupContrast, Hidden, moved
 from qmri_core.population import MEMBERS, Population, population
 from qmri_core.preprocessing.tissue import TISSUES, core
 from qmri_core.session_model import Person, Spreads, is_likely, observations, person, posterior
+from qmri_core.statistics import densest
 
 MIN_VOXELS = 200
 """Voxels of a tissue's core that a session needs to say anything about its scales."""
@@ -99,20 +100,6 @@ def tissue_signals(
             typical = densest if name == "GM" else np.median
             result[contrast][name] = float(typical(values)) if values.size >= MIN_VOXELS else math.nan
     return result
-
-
-def densest(values: NDArray[np.floating], share: float = 0.25) -> float:
-    """Geometric mean of the shortest interval, of logs, that holds a share of the positive values; NaN if none is.
-
-    The shorth of Andrews et al. 1972 (Robust Estimates of Location) for another share than a half (Einmahl, Gantner and
-    Sawitzki 2010, J Comput Graph Stat 19:62): tails do not reach it.
-    """
-    logs = np.sort(np.log(values[values > 0], dtype=np.float64))
-    n = math.ceil(share * logs.size)
-    if n == 0:
-        return math.nan
-    first = int(np.argmin(logs[n - 1 :] - logs[: logs.size - n + 1]))
-    return math.exp(float(logs[first : first + n].mean()))
 
 
 def calibrate_group(

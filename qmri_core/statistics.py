@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -47,12 +48,17 @@ class Moments:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TissueStatistics:
-    """What one map of one session says of one tissue: the number of finite voxels, and their distribution."""
+    """What one map of one session says of one tissue: the number of finite voxels, and their distribution.
+
+    ``mode`` is where positive values crowd (`densest`): voxels that are mixed with another tissue do not reach it; they
+    move the median by some percent, and the mean by more.
+    """
 
     n: int
     mean: float
     sd: float
     median: float
+    mode: float
     q05: float
     q25: float
     q75: float
@@ -69,11 +75,26 @@ def tissue_statistics(values: NDArray[np.float32]) -> TissueStatistics:
         mean=moments.mean if moments.count else float("nan"),
         sd=moments.standard_deviation(),
         median=float(quantiles[2]),
+        mode=densest(finite),
         q05=float(quantiles[0]),
         q25=float(quantiles[1]),
         q75=float(quantiles[3]),
         q95=float(quantiles[4]),
     )
+
+
+def densest(values: NDArray[np.floating], share: float = 0.25) -> float:
+    """Geometric mean of the shortest interval, of logs, that holds a share of the positive values; NaN if none is.
+
+    The shorth of Andrews et al. 1972 (Robust Estimates of Location) for another share than a half (Einmahl, Gantner and
+    Sawitzki 2010, J Comput Graph Stat 19:62): tails do not reach it.
+    """
+    logs = np.sort(np.log(values[values > 0], dtype=np.float64))
+    n = math.ceil(share * logs.size)
+    if n == 0:
+        return math.nan
+    first = int(np.argmin(logs[n - 1 :] - logs[: logs.size - n + 1]))
+    return math.exp(float(logs[first : first + n].mean()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,13 +108,13 @@ class Variation:
     """Coefficient of variation, sd (ddof 1) over mean; NaN with fewer than two groups."""
 
 
-def inter_group_variation(session_medians: Iterable[Sequence[float]]) -> Variation:
-    """Variation between groups; one sequence of session medians per group.
+def inter_group_variation(of_sessions: Iterable[Sequence[float]]) -> Variation:
+    """Variation between groups; one sequence of session medians, or modes, per group.
 
-    The unit of analysis is the session: each group counts once, by the unweighted mean of its session medians. NaN
-    medians (maps not computed) are left out, and so are groups that have none.
+    The unit of analysis is the session: each group counts once, by the unweighted mean over its sessions. NaN (maps not
+    computed) is left out, and so are groups that have nothing else.
     """
-    means = [moments.mean for moments in map(Moments.of, session_medians) if moments.count]
+    means = [moments.mean for moments in map(Moments.of, of_sessions) if moments.count]
     over_groups = Moments.of(means)
     sd = over_groups.standard_deviation()
     mean = over_groups.mean if over_groups.count else float("nan")

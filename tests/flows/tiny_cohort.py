@@ -83,7 +83,7 @@ def statistics(per_group: int = 2) -> AggregateResult:
         for name, values in TRUE.items():
             for tissue, value in zip(("CSF", "GM", "WM"), values, strict=True):
                 median = value * (1 + 0.01 * number)
-                figures = dict.fromkeys(("mean", "median", "q05", "q25", "q75", "q95"), median)
+                figures = dict.fromkeys(("mean", "median", "q05", "q25", "q75", "q95"), median) | {"mode": value}
                 keys = {"session": f"ses-{number:012x}", "group": GROUPS[number % 2], "tissue": tissue, "map": name}
                 rows.append({**keys, "n": 100, "sd": 0.0, **figures})
     return tables_of(pd.DataFrame(rows))

@@ -19,7 +19,6 @@ from qmri_core.calibration import (
     ScaleCalibration,
     Signals,
     calibrate_group,
-    densest,
     reference_signal,
     scale_spreads,
     session_person,
@@ -361,19 +360,6 @@ def test_nothing_to_go_by_is_an_error() -> None:
     other: dict[Contrast, Acquisition] = {c: replace(a, field_strength=7.0) for c, a in PROTOCOL.items()}
     with pytest.raises(FieldStrengthError):
         calibrate_group(draw(2, 0.05)[0], other, PRIOR)
-
-
-@given(st.integers(0, 2**32 - 1), st.floats(0.0, 0.45), st.floats(0.01, 100.0))
-@settings(max_examples=25)
-def test_where_values_crowd_tails_do_not_reach(seed: int, share: float, unit: float) -> None:
-    """Grey matter of 3 % of noise, a share of whose voxels holds up to half of a fluid three times as bright."""
-    rng = np.random.default_rng(seed)
-    fluid = np.where(rng.random(20_000) < share, rng.uniform(0, 0.5, 20_000), 0)
-    values = unit * (1 + 2 * fluid) * np.exp(0.03 * rng.standard_normal(20_000))
-    assert densest(values) == pytest.approx(unit, rel=0.015)
-    assert np.median(values) >= densest(values) * 0.985
-    np.testing.assert_allclose(densest(1000 * values), 1000 * densest(values), rtol=1e-9)
-    assert math.isnan(densest(-values))
 
 
 def test_tissue_signals_are_typical_of_their_cores() -> None:
