@@ -113,8 +113,8 @@ def simulate(
     out = out.absolute()  # workers may run in another folder
     truth = out.with_name(out.name + "-truth") if truth is None else truth.absolute()
     _check_folders(out, truth)
-    from storage.simulation_files import write_bids_description, write_manifest, write_truth_table
-    from storage.templates import label_maps
+    from storage.simulated.templates import label_maps
+    from storage.simulated.truth import write_bids_description, write_manifest, write_truth_table
 
     if labels is not None:
         label_maps(labels)
@@ -158,8 +158,8 @@ class MadeSession:
 def make_session(order: SessionOrder) -> MadeSession:
     """Simulate one session and write it."""
     from qmri_core.simulation.sessions import simulate_session
-    from storage.dicom_writer import write_session
-    from storage.simulation_files import manifest_row, write_bids_session, write_truth
+    from storage.simulated.truth import manifest_row, write_bids_session, write_truth
+    from storage.simulated.writer import write_session
 
     atlas = _atlas(order.labels, order.plan.person.number, order.resolution)
     session = simulate_session(order.plan, atlas, resolution=order.resolution)
@@ -181,7 +181,7 @@ def _make_all(orders: list[SessionOrder], client: Client | None, progress: Progr
             made.append(make_session(order))
             progress(done, len(orders), "simulating")
         return made
-    from flows.clusters import run_bounded
+    from flows.cluster.clusters import run_bounded
 
     for _, outcome in run_bounded(client, make_session, orders, progress=progress, text="simulating"):
         if isinstance(outcome, BaseException):
@@ -194,7 +194,7 @@ def _atlas(labels: str | None, person: int, resolution: float) -> Atlas:
     """Atlas of a person, kept per process; with label maps, people take them in turn."""
     if labels is None:
         return _loaded_atlas(None, 0, resolution)
-    from storage.templates import label_maps
+    from storage.simulated.templates import label_maps
 
     return _loaded_atlas(labels, person % len(label_maps(Path(labels))), resolution)
 
@@ -202,7 +202,7 @@ def _atlas(labels: str | None, person: int, resolution: float) -> Atlas:
 @lru_cache(maxsize=2)
 def _loaded_atlas(labels: str | None, index: int, resolution: float) -> Atlas:
     from qmri_core.simulation.atlas import atlas_from_labels, atlas_from_templates
-    from storage.templates import label_maps, read_label_map, tissue_templates
+    from storage.simulated.templates import label_maps, read_label_map, tissue_templates
 
     if labels is None:
         return atlas_from_templates(tissue_templates(), resolution=resolution)

@@ -3,4 +3,4 @@
 PREPROCESSING = 8
 """Of `qmri_core.preprocessing.session.preprocess` and the signals of tissues: images are made anew."""
 INFERENCE = 7
-"""Of `qmri_core.inference.infer_maps`: maps are made anew."""
+"""Of `qmri_core.mapping.inference.infer_maps`: maps are made anew."""

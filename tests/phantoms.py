@@ -7,11 +7,11 @@ from functools import cache
 
 import numpy as np
 
-from qmri_core.acquisition import Acquisition, Contrast, Sequence
-from qmri_core.geometry import Volume
+from qmri_core.series.acquisition import Acquisition, Contrast, Sequence
+from qmri_core.series.geometry import Volume
 from qmri_core.simulation.anatomies import Anatomy, make_anatomy
 from qmri_core.simulation.atlas import Atlas, atlas_from_templates
-from qmri_core.training_protocols import Protocol
+from qmri_core.training.protocols import Protocol
 
 
 def ellipsoid_templates(spacing: float = 4.0) -> dict[str, Volume]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from qmri_core.acquisition import Acquisition, Contrast, Sequence
+from qmri_core.series.acquisition import Acquisition, Contrast, Sequence
 
 
 def plain_protocol(field_strength: float = 3.0) -> dict[Contrast, Acquisition]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from unittest.mock import patch
 
 import numpy as np
-from phantoms import phantom_atlas
 
 from qmri_core.simulation.anatomies import Anatomy
 from qmri_core.simulation.cohort import SessionPlan, plan_cohort
 from qmri_core.simulation.faults import Fault
 from qmri_core.simulation.sessions import SimulatedSession, simulate_session
+from tests.phantoms import phantom_atlas
 
 PACKAGE = "qmri_core.simulation"
 

@@ -65,4 +65,4 @@ def test_only_the_session_boundary_catches_every_exception() -> None:
                     or (isinstance(node.type, ast.Name) and node.type.id in {"Exception", "BaseException"})
                 ):
                     places.append(str(path.relative_to(ROOT)))
-    assert places == ["flows/stages.py"]
+    assert places == ["flows/cluster/boundary.py"]

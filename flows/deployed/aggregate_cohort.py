@@ -16,8 +16,8 @@ NAME = "aggregate-cohort"
 @task(name="aggregate-sessions", **RESUMED)
 def aggregate_sessions(chosen: Settings, name: str = NAME) -> Path | None:
     """Bring the statistics up to date, publish the tables, write the report where there is a folder for it."""
-    from flows.aggregate import aggregate
     from flows.report.build import write_report
+    from flows.statistics.aggregate import aggregate
 
     store, folder = chosen.require_store(), report_folder(chosen)
     with working(name, chosen) as (client, progress):

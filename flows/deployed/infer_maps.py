@@ -9,7 +9,7 @@ from prefect import State, flow, task
 from flows.deployed.publish import end_state, failed_sessions
 from flows.deployed.run import RESUMED, Explained, run_settings, working
 from flows.settings import Settings
-from flows.summary import RunSummary
+from flows.tables.summary import RunSummary
 
 NAME = "infer-maps"
 
@@ -17,7 +17,7 @@ NAME = "infer-maps"
 @task(name="infer-sessions", **RESUMED)
 def infer_sessions(chosen: Settings) -> RunSummary:
     """Infer the maps that are missing or stale, and commit them."""
-    from flows.infer import infer
+    from flows.maps.infer import infer
 
     with working(NAME, chosen) as (client, progress):
         return infer(chosen.require_store(), checkpoint=chosen.checkpoint, client=client, progress=progress)

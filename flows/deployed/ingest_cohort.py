@@ -9,7 +9,7 @@ from prefect import State, flow, task
 from flows.deployed.publish import end_state, failed_sessions
 from flows.deployed.run import RESUMED, Explained, ingest_options, run_settings, working
 from flows.settings import Settings
-from flows.summary import RunSummary
+from flows.tables.summary import RunSummary
 
 NAME = "ingest-cohort"
 
@@ -17,7 +17,7 @@ NAME = "ingest-cohort"
 @task(name="ingest-sessions", **RESUMED)
 def ingest_sessions(chosen: Settings, linkage: Path | None) -> RunSummary:
     """Preprocess what is new or has changed, and commit it."""
-    from flows.ingest import ingest
+    from flows.ingest.run import ingest
 
     with working(NAME, chosen) as (client, progress):
         return ingest(

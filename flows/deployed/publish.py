@@ -11,12 +11,12 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
 from flows.settings import Settings
-from flows.summary import RunSummary
+from flows.tables.summary import RunSummary
 
 if TYPE_CHECKING:
     from prefect import State
 
-    from flows.aggregate import AggregateResult
+    from flows.statistics.aggregate import AggregateResult
 
 MAX_LISTED = 500
 """Failed sessions listed by name; all stand in the catalogue."""
@@ -30,7 +30,7 @@ LOST_BEFORE = "CompletedWithFailures"
 
 def failed_sessions(store: str) -> Set[str]:
     """Sessions that the catalogue calls failed; none where there is no store."""
-    from storage.cohort import StoreError, catalogue, open_repository
+    from storage.store.cohort import StoreError, catalogue, open_repository
 
     try:
         open_repository(store)
@@ -92,7 +92,7 @@ def report_folder(chosen: Settings) -> Path | None:
 
 def publish_report(name: str, result: AggregateResult, page: Path | None) -> None:
     """Publish the tables of groups and variation, and the link of the report."""
-    from flows.tables import WORTHLESS_ALONE, group_labels, group_table, variation_table
+    from flows.tables.text import WORTHLESS_ALONE, group_labels, group_table, variation_table
 
     labels = group_labels([str(group) for group in result.groups["group"]])
     for what, (header, rows) in (

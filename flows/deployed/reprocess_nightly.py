@@ -10,10 +10,10 @@ from prefect import State, flow, task
 from flows.deployed.publish import end_state, failed_sessions, publish_report, report_folder
 from flows.deployed.run import RESUMED, Explained, ingest_options, run_settings, working
 from flows.settings import Settings
-from flows.summary import RunSummary
+from flows.tables.summary import RunSummary
 
 if TYPE_CHECKING:
-    from flows.reprocess import Reprocessed
+    from flows.night import Reprocessed
 
 NAME = "reprocess-nightly"
 
@@ -21,8 +21,8 @@ NAME = "reprocess-nightly"
 @task(name="reprocess-sessions", **RESUMED)
 def reprocess_sessions(chosen: Settings) -> Reprocessed:
     """Ingest, infer and aggregate what is not current, tag the snapshot, write the report if anything has changed."""
+    from flows.night import reprocess
     from flows.report.build import write_report
-    from flows.reprocess import reprocess
 
     store, folder = chosen.require_store(), report_folder(chosen)
     with working(NAME, chosen) as (client, progress):

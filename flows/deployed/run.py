@@ -18,11 +18,11 @@ from prefect.exceptions import PrefectException
 from prefect.logging import get_run_logger
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-from flows.cli import explain
-from flows.clusters import ClusterError, client_on_demand
+from flows.cli.main import explain
+from flows.cluster.clusters import ClusterError, client_on_demand
 from flows.progress import Progress
 from flows.settings import Settings, SettingsError, settings
-from storage.locations import StorageFaultError
+from storage.store.locations import StorageFaultError
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -74,7 +74,7 @@ def run_settings(**values: Any) -> Settings:  # noqa: ANN401 - checked by the se
 
 def ingest_options(chosen: Settings) -> dict[str, Any]:
     """What ingest takes from the settings, beside source and store."""
-    from flows.ingest import index_beside
+    from flows.ingest.run import index_beside
     from storage.pseudonyms import load_key
 
     return {

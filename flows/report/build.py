@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from flows.report.literature import interval, literature
-from flows.report.pictures import Picture, session_picture
-from flows.tables import (
+from flows.pictures.volumes import Picture, session_picture
+from flows.tables.text import (
     WORTHLESS_ALONE,
     Rows,
     evaluation_table,
@@ -22,13 +21,14 @@ from flows.tables import (
     quantities,
     variation_table,
 )
-from storage.cohort import catalogue, history, open_cohort, open_repository, read_table
+from qmri_core.evaluation.literature import interval, literature
+from storage.store.cohort import catalogue, history, open_cohort, open_repository, read_table
 
 if TYPE_CHECKING:
     import xarray as xr
 
-    from flows.aggregate import AggregateResult
-    from flows.evaluate import EvaluateResult
+    from flows.evaluation.with_truth import EvaluateResult
+    from flows.statistics.aggregate import AggregateResult
 
 MAX_PICTURES = 24
 """Groups shown with pictures; the largest come first."""

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
 
-from qmri_core.acquisition import Acquisition, AcquisitionError, Contrast, Sequence, SeriesHeader
 from qmri_core.physics.flip_trains import START, variable_flip_train
 from qmri_core.physics.sequences import ECHO_TRAINS, check
 from qmri_core.physics.vendors import (
@@ -21,6 +20,7 @@ from qmri_core.physics.vendors import (
     slice_profile_factor,
     typical,
 )
+from qmri_core.series.acquisition import Acquisition, AcquisitionError, Contrast, Sequence, SeriesHeader
 
 _INNER_REPETITION = 0.1
 """Seconds; a repetition time of MPRAGE below it is the one between readout pulses."""

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from qmri_core.acquisition import Acquisition
 from qmri_core.physics.registry import signal
+from qmri_core.series.acquisition import Acquisition
 
 PARAMETERS = ("t1", "t2", "pd")
 

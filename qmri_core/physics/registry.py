@@ -6,12 +6,12 @@ import math
 
 from torch import Tensor
 
-from qmri_core.acquisition import Acquisition, Sequence
 from qmri_core.physics.lookup import Train, lookup
 from qmri_core.physics.phase_graph import echo_train
 from qmri_core.physics.sequences import ECHO_TRAINS, SPOILED, check
 from qmri_core.physics.spoiling import rf_spoiled_gradient_echo, rf_spoiled_mprage
 from qmri_core.physics.steady_state import mprage, spin_echo, spoiled_gradient_echo
+from qmri_core.series.acquisition import Acquisition, Sequence
 
 
 def signal(

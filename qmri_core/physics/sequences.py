@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from qmri_core.acquisition import Acquisition, AcquisitionError, Sequence
+from qmri_core.series.acquisition import Acquisition, AcquisitionError, Sequence
 
 ECHO_TRAINS = frozenset({Sequence.TURBO_SPIN_ECHO, Sequence.INVERSION_RECOVERY_TSE, Sequence.VARIABLE_FLIP_TSE})
 """Sequences whose model is the phase graph of an echo train."""

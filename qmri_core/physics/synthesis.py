@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from qmri_core.acquisition import Acquisition
 from qmri_core.physics.magnitude import magnitude
 from qmri_core.physics.registry import fast_signal, signal
+from qmri_core.series.acquisition import Acquisition
 
 _BLOCK = 1 << 17
 

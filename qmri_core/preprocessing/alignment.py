@@ -6,7 +6,7 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813 - the name that its documentation uses
 from numpy.typing import NDArray
 
-from qmri_core.geometry import Affine, Grid, Volume, spacing_of
+from qmri_core.series.geometry import Affine, Grid, Volume, spacing_of
 
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 MOST_SAMPLES = 8

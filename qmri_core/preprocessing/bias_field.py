@@ -7,7 +7,7 @@ import SimpleITK as sitk  # noqa: N813 - the name that its documentation uses
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from qmri_core.geometry import FIELD_SHAPE
+from qmri_core.series.geometry import FIELD_SHAPE
 
 WORKING_SPACING = 6.0
 """Millimetres at which the field is fitted; it is smooth over centimetres."""
@@ -52,7 +52,7 @@ def bias_field(
 
 
 def thinned(field: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Values of a field at `qmri_core.geometry.FIELD_SHAPE` nodes, which is what is kept of it."""
+    """Values of a field at `qmri_core.series.geometry.FIELD_SHAPE` nodes, which is what is kept of it."""
     places = np.meshgrid(
         *(np.linspace(0, size - 1, n) for size, n in zip(field.shape, FIELD_SHAPE, strict=True)), indexing="ij"
     )

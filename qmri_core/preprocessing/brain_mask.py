@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qmri_core.geometry import Volume, closest_canonical
+from qmri_core.series.geometry import Volume, closest_canonical
 
 PLAUSIBLE_LITRES = (0.5, 2.2)
 """Volume of parenchyma, ventricles and sulcal CSF; outside, the extraction failed."""

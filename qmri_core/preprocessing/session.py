@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from qmri_core.acquisition import CONTRASTS, Contrast
-from qmri_core.geometry import Affine, Grid, Volume, closest_canonical, spacing_of
-from qmri_core.grouping import REFERENCES
 from qmri_core.preprocessing.alignment import AlignmentError, align, resample
 from qmri_core.preprocessing.bias_field import bias_field, thinned
 from qmri_core.preprocessing.brain_mask import brain_mask
 from qmri_core.preprocessing.quality import figures_of_contrast
 from qmri_core.preprocessing.tissue import segment
+from qmri_core.series.acquisition import CONTRASTS, Contrast
+from qmri_core.series.geometry import Affine, Grid, Volume, closest_canonical, spacing_of
+from qmri_core.series.grouping import REFERENCES
 
 MARGIN = 10.0
 """Millimetres around the brain that are kept; beyond, images are NaN, so that no face is stored."""
@@ -44,7 +44,7 @@ class Preprocessed:
     affine: Affine
     reference: Contrast
     bias_fields: dict[Contrast, NDArray[np.float32]]
-    """Fields by which the images were divided, at `qmri_core.geometry.FIELD_SHAPE` nodes."""
+    """Fields by which the images were divided, at `qmri_core.series.geometry.FIELD_SHAPE` nodes."""
     quality: dict[str, float]
     """``brain_volume`` [l], ``coverage`` [1], ``alignment_residual`` [mm], ``<contrast>_alignment`` (mutual
     information, nats), and as ``<contrast>_<figure>`` those of `quality.figures_of_contrast`."""

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from qmri_core.acquisition import Contrast
+from qmri_core.series.acquisition import Contrast
 
 CSF, GREY_MATTER, WHITE_MATTER = 1, 2, 3
 TISSUES = {"CSF": CSF, "GM": GREY_MATTER, "WM": WHITE_MATTER}

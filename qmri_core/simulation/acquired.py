@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from qmri_core.geometry import Affine, Volume
+from qmri_core.series.geometry import Affine, Volume
 from qmri_core.simulation.cohort import SessionPlan
 from qmri_core.simulation.protocols import SimulatedSeries
 

@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from qmri_core.acquisition import Acquisition
-from qmri_core.geometry import Affine, Volume
+from qmri_core.series.acquisition import Acquisition
+from qmri_core.series.geometry import Affine, Volume
 from qmri_core.simulation.anatomies import Anatomy
 from qmri_core.simulation.kspace import Distortion
 from qmri_core.simulation.protocols import SliceGeometry

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from qmri_core.geometry import Affine
+from qmri_core.series.geometry import Affine
 from qmri_core.simulation.atlas import ATLAS_CLASSES, Atlas
 from qmri_core.simulation.cohort import SessionPlan
 from qmri_core.simulation.effects import Effect

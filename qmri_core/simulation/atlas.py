@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from qmri_core.geometry import Affine, Volume, spacing_of
+from qmri_core.series.geometry import Affine, Volume, spacing_of
 from qmri_core.simulation.subjects import CLASSES, PATHOLOGY
 
 ATLAS_CLASSES = tuple(name for name in CLASSES if name not in ("lesion", *PATHOLOGY))

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from qmri_core.acquisition import Acquisition, Contrast, Sequence
-from qmri_core.geometry import Affine, Volume
+from qmri_core.series.acquisition import Acquisition, Contrast, Sequence
+from qmri_core.series.geometry import Affine, Volume
 from qmri_core.simulation.acquired import DESCRIPTIONS, AcquiredSeries, Role, series_number
 from qmri_core.simulation.acquisition import Fields, acquire, series_affine
 from qmri_core.simulation.anatomies import head_of

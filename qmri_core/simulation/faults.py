@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from qmri_core.acquisition import Contrast
+from qmri_core.series.acquisition import Contrast
 
 
 class Fault(StrEnum):

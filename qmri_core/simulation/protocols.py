@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
-from qmri_core.acquisition import Acquisition, Contrast, Sequence, SeriesHeader
 from qmri_core.physics.flip_trains import variable_flip_train
+from qmri_core.series.acquisition import Acquisition, Contrast, Sequence, SeriesHeader
 
 _MILLI = 1e-3
 _SEQUENCES: Mapping[str, Sequence] = {
@@ -154,7 +154,7 @@ class SimulatedProtocol:
     ``vendor`` is ``Siemens``, ``Philips`` or ``GE``; ``manufacturer``, ``model`` and ``software`` are spelled as in
     headers, software versions separated by backslashes. ``series`` is in the order T1w, T2w, FLAIR. ``objects`` says
     whether the scanner writes ``classic`` or ``enhanced`` DICOM objects, ``transfer_syntax`` what its archive stores
-    (a name of `storage.dicom_encoding.SYNTAXES`).
+    (a name of `storage.simulated.encoding.SYNTAXES`).
     """
 
     name: str

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from qmri_core.acquisition import Contrast
-from qmri_core.geometry import Affine, Volume
 from qmri_core.physics.sequences import ECHO_TRAINS, SPOILED
+from qmri_core.series.acquisition import Contrast
+from qmri_core.series.geometry import Affine, Volume
 from qmri_core.simulation.acquired import DESCRIPTIONS, AcquiredSeries, Role, series_number
 from qmri_core.simulation.acquisition import (
     UNIFORM,

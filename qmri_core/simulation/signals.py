@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from qmri_core.acquisition import Acquisition
 from qmri_core.physics.registry import fast_signal, signal
+from qmri_core.series.acquisition import Acquisition
 from qmri_core.simulation.anatomies import Anatomy
 from qmri_core.simulation.subjects import CLASSES
 

@@ -18,8 +18,8 @@ pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]
 _ONE_PROCESS = """
 import json, resource, sys, time
 import numpy as np, torch
-from qmri_core import inference
-from qmri_core.checkpoint import load_checkpoint
+from qmri_core.mapping import inference
+from qmri_core.mapping.checkpoint import load_checkpoint
 from tests.protocols import plain_protocol
 
 device, precision, threads, has_network = sys.argv[1], getattr(torch, sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "1"

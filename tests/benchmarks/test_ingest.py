@@ -16,12 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from qmri_core.acquisition import Contrast
+from qmri_core.series.acquisition import Contrast
 from qmri_core.simulation.cohort import plan_cohort
 from qmri_core.simulation.sessions import simulate_session
-from storage.dicom_writer import write_session
-from storage.discovery import decide_session, discover, read_volume, scan_source
-from storage.series import Series
+from storage.simulated.writer import write_session
+from storage.source.discovery import decide_session, discover, read_volume, scan_source
+from storage.source.series import Series
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]
 
@@ -155,7 +155,7 @@ def single_thread() -> Iterator[None]:
 def test_a_session_by_stage(
     chosen: dict[Contrast, Series], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from flows.plan import plan_session
+    from flows.ingest.session_plan import plan_session
     from qmri_core.preprocessing import session
 
     (plan,) = [plan_session(tuple(chosen.values()))]

@@ -20,8 +20,8 @@ import json, sys, time
 began = time.perf_counter()
 from pathlib import Path
 import torch  # what planning needs for the echo trains of 3D sequences
-from flows.clusters import client_on_demand
-from flows.reprocess import reprocess
+from flows.cluster.clusters import client_on_demand
+from flows.night import reprocess
 from flows.settings import Settings
 from storage.pseudonyms import load_key
 source, store, key, index = map(Path, sys.argv[1:])

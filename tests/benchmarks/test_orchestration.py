@@ -16,20 +16,20 @@ import numpy as np
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.testing.utilities import prefect_test_harness
-from test_physics import ACQUISITIONS
+from tests.benchmarks.test_physics import ACQUISITIONS
 
-import flows.infer
-from flows.clusters import dask_client
+import flows.maps.infer
+from flows.cluster.clusters import dask_client
 from flows.deployed.infer_maps import infer_maps
-from flows.infer import infer
+from flows.maps.infer import infer
 from flows.settings import Settings
-from qmri_core.acquisition import Contrast
-from qmri_core.checkpoint import save_checkpoint
-from qmri_core.geometry import Grid
-from qmri_core.network import MapNetwork, NetworkSettings
-from qmri_core.population import MEMBERS
-from storage.acquisitions import acquisition_values
-from storage.cohort import Placement, begin_append, commit, history, open_repository, write_arrays, writing
+from qmri_core.calibration.population import MEMBERS
+from qmri_core.mapping.checkpoint import save_checkpoint
+from qmri_core.mapping.network import MapNetwork, NetworkSettings
+from qmri_core.series.acquisition import Contrast
+from qmri_core.series.geometry import Grid
+from storage.store.acquisitions import acquisition_values
+from storage.store.cohort import Placement, begin_append, commit, history, open_repository, write_arrays, writing
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(3000)]
 
@@ -118,8 +118,8 @@ def test_orchestration_per_session(
     n_sessions: int, checkpoints: Iterator[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = make_store(tmp_path / "store", n_sessions)
-    commits = Timed(flows.infer.commit)
-    monkeypatch.setattr("flows.infer.commit", commits)
+    commits = Timed(flows.maps.infer.commit)
+    monkeypatch.setattr("flows.maps.infer.commit", commits)
 
     def seconds(run: Callable[[], Any]) -> float:
         began = time.perf_counter()
@@ -127,10 +127,10 @@ def test_orchestration_per_session(
         return time.perf_counter() - began
 
     with monkeypatch.context() as patch:
-        patch.setattr("flows.infer.run_bounded", in_a_loop)
+        patch.setattr("flows.maps.infer.run_bounded", in_a_loop)
         infer(store, client=Loop(), checkpoint=next(checkpoints))  # type: ignore[arg-type]  # tables, first calibration
-        work = Timed(flows.infer.infer_session)
-        patch.setattr("flows.infer.infer_session", work)
+        work = Timed(flows.maps.infer.infer_session)
+        patch.setattr("flows.maps.infer.infer_session", work)
         commits.seconds, commits.calls = 0.0, 0
         loop = seconds(lambda: infer(store, client=Loop(), checkpoint=next(checkpoints)))  # type: ignore[arg-type]
         committing, n_commits = commits.seconds, commits.calls

@@ -15,11 +15,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from qmri_core.acquisition import Acquisition, Contrast, Sequence
 from qmri_core.physics.flip_trains import variable_flip_train
 from qmri_core.physics.lookup import lookup
 from qmri_core.physics.registry import echo_train_of, fast_signal, signal
 from qmri_core.physics.sequences import ECHO_TRAINS
+from qmri_core.series.acquisition import Acquisition, Contrast, Sequence
 
 pytestmark = pytest.mark.bench
 
@@ -186,7 +186,7 @@ def test_seconds_to_make_a_table(name: str) -> None:
 @pytest.mark.parametrize("name", ["turbo_spin_echo", "variable_flip_tse"])
 def test_peak_memory(name: str) -> None:
     code = (
-        "import resource, torch, test_physics as t\n"
+        "import resource, torch; from tests.benchmarks import test_physics as t\n"
         "maps = t.head()\n"
         "few = tuple(each.flatten()[:8] for each in maps)\n"
         f"a = t.ACQUISITIONS[{name!r}]\n"
@@ -198,14 +198,14 @@ def test_peak_memory(name: str) -> None:
         "after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "print(before, middle, after)\n"
     )
-    here = Path(__file__).resolve().parent
+    here = Path(__file__).resolve().parents[2]
     result = subprocess.run(
         [sys.executable, "-c", code],
         check=True,
         capture_output=True,
         text=True,
         cwd=here,
-        env={**os.environ, "PYTHONPATH": f"{here.parents[1]}:{here}"},
+        env={**os.environ, "PYTHONPATH": str(here)},
     )
     before, middle, after = (int(value) / 1024 for value in result.stdout.split())
     print(

@@ -49,13 +49,13 @@ def test_sessions_per_minute_and_memory_of_a_process(resolution: float, tmp_path
 
 def test_training_batches_against_the_network() -> None:
     """Seconds of a batch (slab and protocol kept) and of a step of the network on it, one thread, CPU."""
-    from qmri_core.inference import run_network
-    from qmri_core.network import MapNetwork, NetworkSettings
-    from qmri_core.simulated_batches import make_batch, make_slab
+    from qmri_core.mapping.inference import run_network
+    from qmri_core.mapping.network import MapNetwork, NetworkSettings
     from qmri_core.simulation.atlas import atlas_from_templates
-    from qmri_core.training import TrainingSettings
-    from qmri_core.training_protocols import random_protocol
-    from storage.templates import tissue_templates
+    from qmri_core.training.loop import TrainingSettings
+    from qmri_core.training.protocols import random_protocol
+    from qmri_core.training.simulated_batches import make_batch, make_slab
+    from storage.simulated.templates import tissue_templates
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

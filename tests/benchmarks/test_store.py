@@ -19,8 +19,9 @@ from scipy import ndimage
 from zarr.codecs import BloscCodec
 from zarr.storage import MemoryStore
 
-from qmri_core.geometry import Grid
-from storage.cohort import (
+from qmri_core.series.geometry import Grid
+from storage.simulated.templates import tissue_templates
+from storage.store.cohort import (
     begin_append,
     begin_update,
     commit,
@@ -32,9 +33,8 @@ from storage.cohort import (
     write_table,
     writing,
 )
-from storage.schema import IMAGES, WORKER_VARIABLES, chunks_of, create_variable, rounded
-from storage.slots import Placement
-from storage.templates import tissue_templates
+from storage.store.schema import IMAGES, WORKER_VARIABLES, chunks_of, create_variable, rounded
+from storage.store.slots import Placement
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]
 

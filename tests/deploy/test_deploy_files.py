@@ -15,8 +15,8 @@ import yaml
 from distributed.cli.dask_scheduler import main as dask_scheduler
 from distributed.cli.dask_worker import main as dask_worker
 
-from flows.cluster_kinds import CONFIGURATION, ONE_THREAD
-from flows.clusters import ClusterError, dask_client, inference_resource, run_bounded
+from flows.cluster.clusters import ClusterError, dask_client, inference_resource, run_bounded
+from flows.cluster.kinds import CONFIGURATION, ONE_THREAD
 from flows.prefect_plugin import DEPLOYMENTS, completed
 from flows.settings import Settings
 
@@ -199,7 +199,7 @@ def test_slurm_jobs_are_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("JOBS", str(tmp_path / "jobs"))
-    monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{Path(__file__).parent}")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     configuration = load("slurm/dask.yaml")
     with dask.config.set(configuration), dask_client(Settings.model_construct(scheduler="slurm", workers=1)) as client:
         outcomes = [outcome for _, outcome in run_bounded(client, seen, range(3))]

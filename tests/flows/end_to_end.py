@@ -15,13 +15,13 @@ import pandas as pd
 from distributed import Client
 from numpy.typing import NDArray
 
-from flows.aggregate import AggregateResult
-from flows.plan import SessionPlan, plan_sessions
-from flows.summary import RunSummary
-from storage.cohort import history, open_repository, read_arrays, sessions, slots
-from storage.discovery import discover
+from flows.ingest.session_plan import SessionPlan, plan_sessions
+from flows.statistics.aggregate import AggregateResult
+from flows.tables.summary import RunSummary
 from storage.pseudonyms import load_key
-from storage.schema import WORKER_VARIABLES
+from storage.source.discovery import discover
+from storage.store.cohort import history, open_repository, read_arrays, sessions, slots
+from storage.store.schema import WORKER_VARIABLES
 
 ROOT = Path(__file__).parents[2]
 
@@ -77,8 +77,8 @@ def other_weights() -> bytes:
     """A small checkpoint with weights that matter: of a fresh network the last layer is zero, whatever the rest."""
     import torch
 
-    from qmri_core.checkpoint import checkpoint_bytes
-    from qmri_core.network import MapNetwork, NetworkSettings
+    from qmri_core.mapping.checkpoint import checkpoint_bytes
+    from qmri_core.mapping.network import MapNetwork, NetworkSettings
 
     network = MapNetwork(NetworkSettings(widths=(4, 4, 4), embedding=4))
     generator = torch.Generator().manual_seed(7)
@@ -90,7 +90,7 @@ def other_weights() -> bytes:
 
 def command(*arguments: object, code: str | None = None) -> list[str]:
     """Command line of ``qmri``; with ``code``, which is to call it with ``sys.argv[1:]``, of a changed one."""
-    start = ["-m", "flows.cli"] if code is None else ["-c", code]
+    start = ["-m", "flows.cli.main"] if code is None else ["-c", code]
     return [sys.executable, *start, *map(str, arguments)]
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from end_to_end import ROOT
+from tests.flows.end_to_end import ROOT
 
 PATIENCE = 900.0
 """Seconds to wait for anything on a busy machine."""

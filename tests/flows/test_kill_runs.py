@@ -14,12 +14,22 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from distributed import Client
-from end_to_end import ROOT, Processed, arrays, assert_same_arrays, command, environment, last_snapshot, qmri, values
 
-from flows.infer import infer
-from storage.cohort import catalogue, open_repository, slots
-from storage.repository import StoreError
-from storage.verify import verify
+from flows.maps.infer import infer
+from storage.store.cohort import catalogue, open_repository, slots
+from storage.store.repository import StoreError
+from storage.store.verify import verify
+from tests.flows.end_to_end import (
+    ROOT,
+    Processed,
+    arrays,
+    assert_same_arrays,
+    command,
+    environment,
+    last_snapshot,
+    qmri,
+    values,
+)
 
 pytestmark = [pytest.mark.walk, pytest.mark.timeout(1800)]
 
@@ -27,9 +37,9 @@ PATIENCE = 600.0
 """Seconds to wait for the moment of the kill."""
 
 SMALL_WAVES = (
-    "import sys, flows.ingest, flows.infer, flows.cli; "
-    "flows.ingest.SESSIONS_PER_WORKER = flows.infer.SESSIONS_PER_WORKER = 1; "
-    "flows.cli.main(sys.argv[1:])"
+    "import sys, flows.ingest.run, flows.maps.infer, flows.cli.main; "
+    "flows.ingest.run.SESSIONS_PER_WORKER = flows.maps.infer.SESSIONS_PER_WORKER = 1; "
+    "flows.cli.main.main(sys.argv[1:])"
 )
 """One session per commit, so that two sessions are enough to be killed between two commits."""
 

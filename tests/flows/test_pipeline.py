@@ -17,37 +17,37 @@ import pydicom
 import pytest
 import xarray as xr
 from distributed import Client
-from end_to_end import Processed, arrays, assert_same_arrays, finite, last_snapshot, names_below, values
 from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 
 import storage
-from flows.aggregate import aggregate, read_statistics
-from flows.calibrate import (
+from flows.cluster.boundary import InferTask
+from flows.evaluation.with_truth import evaluate
+from flows.ingest.run import ingest
+from flows.maps.calibrate import (
     _stored_calibration,
     acquisitions_of_maps,
     calibrate,
     current_calibrations,
     read_calibrations,
 )
-from flows.calibration_tables import hidden_table
-from flows.evaluate import evaluate
-from flows.infer import infer
-from flows.ingest import ingest
+from flows.maps.calibration_tables import hidden_table
+from flows.maps.infer import infer
 from flows.report.build import write_report
-from flows.stages import InferTask
-from flows.summary import RunSummary
-from flows.tables import records
-from qmri_core.acquisition import Contrast
-from qmri_core.checkpoint import save_checkpoint
-from qmri_core.hidden_parameters import Hidden, hidden_spreads, moved
-from qmri_core.network import MapNetwork, NetworkSettings
+from flows.statistics.aggregate import aggregate, read_statistics
+from flows.tables.summary import RunSummary
+from flows.tables.text import records
+from qmri_core.calibration.hidden_parameters import Hidden, hidden_spreads, moved
+from qmri_core.mapping.checkpoint import save_checkpoint
+from qmri_core.mapping.network import MapNetwork, NetworkSettings
+from qmri_core.series.acquisition import Contrast
 from qmri_core.statistics import densest
-from storage.acquisitions import acquisitions_of
-from storage.cohort import catalogue, read_arrays, sessions, slots
-from storage.repository import writing
-from storage.tables import write_table
-from storage.verify import verify
+from storage.store.acquisitions import acquisitions_of
+from storage.store.cohort import catalogue, read_arrays, sessions, slots
+from storage.store.repository import writing
+from storage.store.tables import write_table
+from storage.store.verify import verify
+from tests.flows.end_to_end import Processed, arrays, assert_same_arrays, finite, last_snapshot, names_below, values
 from tests.storage.residues import texts
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -144,8 +144,8 @@ def test_the_linkage_table_is_complete_and_for_the_owner_alone(processed: Proces
 
 
 def test_an_old_linkage_table_loses_the_eyes_of_others(processed: Processed, tmp_path: Path) -> None:
-    from flows.ingest import write_linkage
-    from storage.discovery import discover
+    from flows.ingest.run import write_linkage
+    from storage.source.discovery import discover
 
     (tmp_path / "linkage.csv").touch(mode=0o644)
     write_linkage(discover(processed.source, key=processed.key), tmp_path / "linkage.csv")
@@ -451,7 +451,7 @@ def test_maps_of_older_weights_do_not_pass_for_those_of_weights_that_failed(
             yield task, RuntimeError("the worker died") if task.slot.session == lost else function(task)
 
     with monkeypatch.context() as patch:
-        patch.setattr("flows.infer.run_bounded", fails_once)
+        patch.setattr("flows.maps.infer.run_bounded", fails_once)
         summary = infer(str(store), client=workers, checkpoint=other)
     assert (summary.complete, summary.failed, summary.exit_status) == (2, 1, 3)
     assert summary.failures[0][:2] == (lost, "worker_lost")

@@ -12,17 +12,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from distributed import Client
-from end_to_end import finite, qmri
 
-from flows.ingest import ingest
-from flows.plan import plan_sessions
-from qmri_core.acquisition import Contrast, Sequence
-from qmri_core.classification import SkipReason
-from qmri_core.grouping import scanner_key
+from flows.ingest.run import ingest
+from flows.ingest.session_plan import plan_sessions
 from qmri_core.physics.header import acquisition_from_header
-from storage.cohort import catalogue, read_arrays, sessions, slots
-from storage.discovery import discover, load_assumptions
-from storage.schema import Reason, Status
+from qmri_core.series.acquisition import Contrast, Sequence
+from qmri_core.series.classification import SkipReason
+from qmri_core.series.grouping import scanner_key
+from storage.source.discovery import discover, load_assumptions
+from storage.store.cohort import catalogue, read_arrays, sessions, slots
+from storage.store.schema import Reason, Status
+from tests.flows.end_to_end import finite, qmri
 
 DATA = Path(os.environ.get("QMRI_DATA_DIR", Path(__file__).parents[2].parent / "shared" / "data"))
 OPEN_MS = DATA / "sessions" / "open_ms_longitudinal"

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from flows.aggregate import AggregateResult, tables_of
-from qmri_core.geometry import Grid
-from storage.cohort import Placement, begin_append, begin_update, commit, write_arrays, writing
+from flows.statistics.aggregate import AggregateResult, tables_of
+from qmri_core.series.geometry import Grid
+from storage.store.cohort import Placement, begin_append, begin_update, commit, write_arrays, writing
 
 GRID = Grid(shape=(14, 40, 32), spacing=(5.0, 5.0, 12.0))
 GROUPS = (

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qmri_core.geometry import Grid
-from storage.repository import writing
-from storage.slots import Placement
-from storage.waves import begin_append, begin_update, commit, write_arrays
+from qmri_core.series.geometry import Grid
+from storage.store.repository import writing
+from storage.store.slots import Placement
+from storage.store.waves import begin_append, begin_update, commit, write_arrays
 
 GRID = Grid(shape=(6, 16, 14), spacing=(2.0, 2.0, 3.0))
 GROUP = "scanner-a/protocol-1_2.0x2.0x3.0mm"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from qmri_core.acquisition import Acquisition, Contrast, Sequence
 from qmri_core.physics.flip_trains import variable_flip_train
+from qmri_core.series.acquisition import Acquisition, Contrast, Sequence
 
 _TRAIN = variable_flip_train(100, 34, minimum=math.radians(32), centre=math.radians(62), maximum=math.radians(120))
 

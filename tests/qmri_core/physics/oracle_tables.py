@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from qmri_core.acquisition import Acquisition, Contrast, Sequence
+from qmri_core.series.acquisition import Acquisition, Contrast, Sequence
 
 ROOT = Path(__file__).resolve().parents[3]
 FOLDER = Path(os.environ.get("QMRI_ORACLE_DIR") or ROOT.parent / "shared" / "physics")

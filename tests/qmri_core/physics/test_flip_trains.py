@@ -6,9 +6,9 @@ import csv
 import math
 
 import pytest
-from oracle_tables import FOLDER
 
 from qmri_core.physics.flip_trains import START, variable_flip_train
+from tests.qmri_core.physics.oracle_tables import FOLDER
 
 # minimum, centre, maximum in degrees, and centre pulse, of the trains of the reference
 SHAPES = {

@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from qmri_core.acquisition import MARKS, Acquisition, AcquisitionError, Contrast, Sequence, SeriesHeader
 from qmri_core.physics.header import OVERRIDES, acquisition_from_header
 from qmri_core.physics.registry import signal
 from qmri_core.physics.vendors import RULES, slice_profile_factor
+from qmri_core.series.acquisition import MARKS, Acquisition, AcquisitionError, Contrast, Sequence, SeriesHeader
 
 T1W, T2W, FLAIR = Contrast.T1W, Contrast.T2W, Contrast.FLAIR
 MPRAGE, TSE, FLAIR_TSE = Sequence.MPRAGE, Sequence.TURBO_SPIN_ECHO, Sequence.INVERSION_RECOVERY_TSE

@@ -7,11 +7,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from acquisitions import EXAMPLES
 from torch import Tensor
 
 from qmri_core.physics.information import condition_number, cramer_rao_bound, jacobian, scale_gain
 from qmri_core.physics.registry import signal
+from tests.qmri_core.physics.acquisitions import EXAMPLES
 
 PROTOCOL = (EXAMPLES["mprage"], EXAMPLES["turbo_spin_echo"], EXAMPLES["inversion_recovery_tse"])
 

@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from oracle_tables import FAMILIES, FOLDER, Table, read_tables
 from torch import Tensor
 
-from qmri_core.acquisition import Sequence
 from qmri_core.physics.registry import echo_train_of, fast_signal, signal
 from qmri_core.physics.sequences import ECHO_TRAINS, SPOILED
 from qmri_core.physics.steady_state import pseudo_steady_state
+from qmri_core.series.acquisition import Sequence
+from tests.qmri_core.physics.oracle_tables import FAMILIES, FOLDER, Table, read_tables
 
 TABLES = read_tables()
 pytestmark = pytest.mark.skipif(not TABLES, reason=f"no oracle tables in {FOLDER.name} (QMRI_ORACLE_DIR)")

@@ -7,14 +7,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from acquisitions import EXAMPLES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from qmri_core.acquisition import Acquisition, AcquisitionError, Sequence
 from qmri_core.physics.registry import fast_signal, signal
 from qmri_core.physics.sequences import ECHO_TRAINS, REQUIRED, SPOILED, check
+from qmri_core.series.acquisition import Acquisition, AcquisitionError, Sequence
+from tests.qmri_core.physics.acquisitions import EXAMPLES
 
 MODELS = {"signal": signal, "fast_signal": fast_signal}
 each_example = pytest.mark.parametrize("acquisition", EXAMPLES.values(), ids=list(EXAMPLES))

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose
-from oracle_tables import Table, read_tables
-from phantoms import phantom_anatomy
 
-from qmri_core.acquisition import Acquisition
 from qmri_core.physics.information import condition_number, jacobian
+from qmri_core.series.acquisition import Acquisition
 from qmri_core.simulation.acquisition import UNIFORM, acquire
 from qmri_core.simulation.anatomies import Anatomy
 from qmri_core.simulation.protocols import SliceGeometry, protocol_table
 from qmri_core.simulation.subjects import TissueValues, draw_subject
+from tests.phantoms import phantom_anatomy
+from tests.qmri_core.physics.oracle_tables import Table, read_tables
 
 GEOMETRY = SliceGeometry(plane="axial", in_plane=4.0, thickness=4.0, gap=0.0)
 GRID = np.diag([4.0, 4.0, 4.0, 1.0])

@@ -8,13 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from acquisitions import EXAMPLES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qmri_core.physics.magnitude import magnitude
 from qmri_core.physics.registry import signal
 from qmri_core.physics.synthesis import nulling_times, synthesise
+from tests.qmri_core.physics.acquisitions import EXAMPLES
 
 MAPS = tuple(
     np.asarray(values, dtype=np.float32).reshape(1, 2, 2)

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from qmri_core.geometry import Grid, Volume
 from qmri_core.preprocessing.alignment import AlignmentError, align, resample
-from storage.templates import tissue_templates
+from qmri_core.series.geometry import Grid, Volume
+from storage.simulated.templates import tissue_templates
 from tests.phantoms import smooth_volume
 
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from qmri_core.geometry import FIELD_SHAPE, Volume
 from qmri_core.preprocessing.bias_field import expanded, thinned
 from qmri_core.preprocessing.quality import LIMITS, artefacts, contrast_of, figures_of_contrast, marks, noise, sharpness
+from qmri_core.series.geometry import FIELD_SHAPE, Volume
 
 SPACING = (2.0, 2.0, 2.0)
 SHAPE = (40, 48, 44)

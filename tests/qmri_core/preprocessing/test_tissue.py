@@ -7,10 +7,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from qmri_core.acquisition import Contrast
 from qmri_core.physics.registry import fast_signal
 from qmri_core.preprocessing.bias_field import bias_field
 from qmri_core.preprocessing.tissue import CSF, GREY_MATTER, WHITE_MATTER, TissueError, core, segment
+from qmri_core.series.acquisition import Contrast
 from tests.phantoms import phantom_anatomy
 from tests.protocols import plain_protocol
 

@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
-from phantoms import ellipsoid_templates, phantom_anatomy, phantom_atlas
 
-from qmri_core.geometry import Volume
+from qmri_core.series.geometry import Volume
 from qmri_core.simulation.anatomies import Anatomy, _anatomy, make_anatomy, random_slab, tissue_summary
 from qmri_core.simulation.atlas import ATLAS_CLASSES, atlas_from_labels
 from qmri_core.simulation.subjects import CLASSES, ISLAND, Island, TissueValues, draw_subject, for_training
+from tests.phantoms import ellipsoid_templates, phantom_anatomy, phantom_atlas
 
 
 @pytest.fixture(scope="module")

@@ -12,11 +12,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
-from phantoms import phantom_anatomy, phantom_atlas
-from simulated import plan_of, quick_session
 
-from qmri_core.acquisition import Contrast
 from qmri_core.physics.registry import signal
+from qmri_core.series.acquisition import Contrast
 from qmri_core.simulation.anatomies import make_anatomy
 from qmri_core.simulation.effects import DEFAULT_EFFECTS, Effect, effects_of, text_of
 from qmri_core.simulation.kspace import Distortion, draw_distortion
@@ -24,6 +22,8 @@ from qmri_core.simulation.protocols import protocol_table
 from qmri_core.simulation.sessions import _as_run, _mt_power
 from qmri_core.simulation.signals import bound_pool_factor, head_signal, reference_signal, spoiling_correction
 from qmri_core.simulation.subjects import draw_subject
+from tests.phantoms import phantom_anatomy, phantom_atlas
+from tests.simulated import plan_of, quick_session
 
 WHITE, GREY = {"t1": 0.85, "t2": 0.070, "pd": 0.69}, {"t1": 1.35, "t2": 0.095, "pd": 0.82}
 
@@ -66,7 +66,7 @@ def test_magnetization_transfer_lowers_white_matter_in_2d_trains_alone() -> None
 
 @pytest.mark.parametrize("angle", [120, 150])
 def test_slice_profile_changes_contrast_as_the_bloch_integral_does(angle: int) -> None:
-    from test_simulated_protocols import SOURCE
+    from tests.qmri_core.simulation.test_protocols import SOURCE
 
     path = SOURCE.with_name("slice_profile_2d.csv")
     if not path.exists():

@@ -1,0 +1,78 @@
+"""Options that several commands share, and what every command does around its work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+    from flows.settings import Settings
+    from flows.tables.summary import RunSummary
+
+Source = Annotated[
+    Path, typer.Argument(envvar="QMRI_SOURCE", help="Folder with DICOM or BIDS input.", show_default=False)
+]
+Store = Annotated[
+    str, typer.Option("--store", envvar="QMRI_STORE", help="Location of the cohort store.", show_default=False)
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers", min=1, help="Worker processes here; default: QMRI_WORKERS, else as cores and memory allow."
+    ),
+]
+Assume = Annotated[
+    Path | None,
+    typer.Option(
+        "--assume",
+        envvar="QMRI_ASSUME",
+        help="YAML list: what is stated where headers are silent, or overrides the model of a group.",
+    ),
+]
+BySoftware = Annotated[
+    bool,
+    typer.Option(
+        "--by-software",
+        envvar="QMRI_BY_SOFTWARE",
+        help="Tell scanners with another software version apart as scanners.",
+    ),
+]
+Out = Annotated[Path, typer.Option("--out", help="Folder to write to.", show_default=False)]
+Checkpoint = Annotated[
+    Path | None,
+    typer.Option(
+        "--checkpoint", envvar="QMRI_CHECKPOINT", help="Weights to use instead of the promoted or shipped ones."
+    ),
+]
+
+
+def settings_or_usage_error(**values: object) -> Settings:
+    """Read the settings, with the command's options in place of the environment; what is wrong there is wrong usage."""
+    from flows.settings import SettingsError, settings
+
+    try:
+        return settings(**values)
+    except SettingsError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+@contextmanager
+def cluster(workers: int | None) -> Iterator[Client]:
+    """Client of the cluster that the settings and the command's ``--workers`` ask for; starts when it is first used."""
+    from flows.cluster.clusters import client_on_demand
+
+    with client_on_demand(settings_or_usage_error(workers=workers)) as client:
+        yield client
+
+
+def finish(summary: RunSummary) -> None:
+    """Print the summary and end the command with its exit status."""
+    typer.echo(summary.text())
+    if summary.exit_status:
+        raise typer.Exit(summary.exit_status)

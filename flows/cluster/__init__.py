@@ -1,0 +1,1 @@
+"""Where work is done: Dask clusters, dispatch of sessions, and the boundary where a failed session becomes data."""

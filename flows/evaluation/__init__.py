@@ -1,0 +1,1 @@
+"""Stored maps judged, with a truth and without one."""

@@ -1,0 +1,79 @@
+"""What ingest writes of a session into its group and into the catalogue, and when a session is done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import version
+
+from flows.cluster.boundary import Outcome
+from flows.ingest.session_plan import SessionPlan
+from flows.maps.staleness import why_images
+from qmri_core import versions
+from storage.store.acquisitions import acquisition_values
+from storage.store.schema import Status
+
+CODE_VERSION = version("qmri-cohort")
+
+
+def is_done(plan: SessionPlan, row: Mapping[str, object] | None) -> bool:
+    """Whether a session's row in the catalogue says that nothing is left to do."""
+    if row is None or why_images(row, versions_of(plan)):
+        return False
+    if plan.placement is None:  # the same input, and yet skipped: it has become the copy of another
+        return str(row["status"]) == str(plan.status) and str(row["reason"]) == str(plan.reason or "")
+    return str(row["status"]) == Status.FAILED or str(row["group"]) == plan.placement.group
+
+
+def versions_of(plan: SessionPlan) -> dict[str, object]:
+    """What a session's result depends on."""
+    return {
+        "input_digest": plan.input_digest,
+        "code_version": CODE_VERSION,
+        "preprocessing_version": str(versions.PREPROCESSING),
+    }
+
+
+def values_of(plan: SessionPlan, outcome: Outcome) -> dict[str, object]:
+    """Per-session values of a session that was ingested."""
+    first = next(iter(plan.chosen.values()))
+    values: dict[str, object] = {
+        "sex": first.sex,
+        "age": first.age,
+        "day": first.day,
+        "magnetic_field_strength": first.header.magnetic_field_strength,
+        "software": first.header.software,
+        **outcome.values,
+    }
+    for acquisition in plan.acquisitions.values():
+        values |= acquisition_values(acquisition)
+    return values
+
+
+def row_of(plan: SessionPlan, outcome: Outcome | None = None) -> dict[str, object]:
+    """Row of a session in the catalogue."""
+    row: dict[str, object] = {
+        "session": plan.session,
+        "person": plan.person,
+        "status": str(plan.status),
+        "reason": str(plan.reason or ""),
+        "explanation": plan.explanation,
+        "contrasts": ",".join(plan.chosen),
+        "n_series": len(plan.series),
+        "series": plan.series_text,
+        "stage": "plan" if plan.placement is None else "",
+        "error": "",
+        **versions_of(plan),
+    }
+    if plan.placement is not None:
+        row |= {"scanner": plan.placement.scanner, "protocol": plan.placement.protocol}
+    if outcome is not None:
+        row["duration"] = outcome.duration
+        if outcome.status is Status.FAILED:
+            row |= {
+                "status": str(outcome.status),
+                "reason": str(outcome.reason),
+                "stage": outcome.stage,
+                "error": outcome.error,
+                "explanation": outcome.explanation,
+            }
+    return row

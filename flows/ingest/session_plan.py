@@ -1,0 +1,255 @@
+"""What ingest does with each session that discovery finds, decided before anything is decoded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from collections.abc import Sequence as Many
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+
+import numpy as np
+
+from qmri_core.physics.header import acquisition_from_header
+from qmri_core.series.acquisition import CONTRASTS, Acquisition, AcquisitionError, Contrast, Sequence
+from qmri_core.series.classification import Decision, SkipReason
+from qmri_core.series.grouping import canonical_spacing, grid_of, protocol_keys, scanner_key, settle
+from storage.source.assume_file import Assumption, Override, overriding
+from storage.source.series import Series, decide_session
+from storage.store.schema import Reason, Status
+from storage.store.slots import Placement
+
+MIN_CONTRASTS = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionPlan:
+    """One session: what was decided on its series, and how the session is to be ingested, or why it is not.
+
+    ``status`` is complete or partial for a session to be ingested; then ``chosen``, ``acquisitions`` and ``placement``
+    are filled. Otherwise it is skipped, with ``reason`` and ``explanation``.
+    """
+
+    session: str
+    person: str
+    series: tuple[Series, ...] = field(repr=False)
+    decisions: tuple[Decision, ...] = field(repr=False)
+    status: Status
+    reason: Reason | None = None
+    explanation: str = ""
+    chosen: Mapping[Contrast, Series] = field(default_factory=dict, repr=False)
+    acquisitions: Mapping[Contrast, Acquisition] = field(default_factory=dict, repr=False)
+    placement: Placement | None = None
+    input_digest: str = ""
+    overrides: tuple[Override, ...] = field(default=(), repr=False)
+    """What the user states of the models of this session's group."""
+    groups: tuple[str, ...] = ()
+    """Groups that the session may belong to, by headers alone: its own, and those behind bin edges that it is near."""
+
+    @property
+    def content(self) -> str:
+        """Digest of the T1w pixels; equal for the same images under other identifiers. Empty if not known."""
+        t1w = self.chosen.get(Contrast.T1W)
+        return t1w.content if t1w is not None and self.placement is not None else ""
+
+    @property
+    def series_text(self) -> str:
+        """What was decided on each series, as compact JSON: number, contrast or reason, explanation."""
+        rows = [
+            [one.number, str(decision.contrast if decision.reason is None else decision.reason), decision.explanation]
+            for one, decision in zip(self.series, self.decisions, strict=True)
+        ]
+        return json.dumps(rows, separators=(",", ":"))
+
+
+def plan_sessions(
+    series: Iterable[Series], overrides: Many[Override] = (), *, by_software: bool = False
+) -> list[SessionPlan]:
+    """One plan per session, in the order of the session pseudonyms, as into an empty store."""
+    ordered = sorted(series, key=lambda one: (one.session, one.number, one.digest))
+    members = {session: tuple(group) for session, group in groupby(ordered, key=lambda one: one.session)}
+    first = [plan_session(one, overrides, by_software=by_software) for one in members.values()]
+    agreed = agree(first, {})
+    return [finish_plan(plan, agreed, overrides, by_software=by_software) for plan in first]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agreement:
+    """What only all sessions together tell: the group of each, and which hold the same images as another."""
+
+    groups: Mapping[str, str] = field(default_factory=dict, repr=False)
+    twins: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+def agree(plans: Iterable[SessionPlan], stored: Mapping[str, str]) -> Agreement:
+    """Settle groups and find images that occur twice; of ``plans`` little is kept.
+
+    Parameters
+    ----------
+    plans
+        First plans of all sessions of a source, see `plan_session`.
+    stored
+        Group of each session that the store holds.
+    """
+    candidates: dict[str, tuple[str, ...]] = {}
+    holders: dict[str, list[str]] = defaultdict(list)
+    for plan in plans:
+        if plan.placement is None:
+            continue
+        candidates[plan.session] = plan.groups
+        if plan.content:
+            holders[plan.content].append(plan.session)
+    twins: dict[str, str] = {}
+    for sessions in holders.values():
+        first, *others = sorted(sessions, key=lambda session: (session not in stored, session))
+        twins |= dict.fromkeys(others, first)
+    return Agreement(groups=settle(candidates, stored), twins=twins)
+
+
+def finish_plan(
+    plan: SessionPlan, agreed: Agreement, overrides: Many[Override] = (), *, by_software: bool = False
+) -> SessionPlan:
+    """Make the final plan of a session from its first one."""
+    twin = agreed.twins.get(plan.session)
+    if twin is not None:
+        return replace(
+            plan,
+            status=Status.SKIPPED,
+            reason=Reason.DUPLICATE,
+            explanation=f"its T1w image is that of session {twin}, under other identifiers",
+            placement=None,
+        )
+    group = agreed.groups.get(plan.session)
+    if group is None or plan.placement is None or group == plan.placement.group:
+        return plan
+    return plan_session(plan.series, overrides, by_software=by_software, group=group)
+
+
+def plan_session(
+    members: tuple[Series, ...], overrides: Many[Override] = (), *, by_software: bool = False, group: str = ""
+) -> SessionPlan:
+    """Decide on one session from the records of its series.
+
+    The group follows from headers alone, unless ``group`` names another one of the session's candidates. The first of
+    ``overrides`` that matches the group and a contrast changes that contrast's acquisition, and with it the digest of
+    the input. With ``by_software`` another software version makes another scanner.
+    """
+    decisions = decide_session(members)
+    chosen = {
+        decision.contrast: one
+        for one, decision in zip(members, decisions, strict=True)
+        if decision.reason is None and decision.contrast is not None
+    }
+    chosen = {contrast: chosen[contrast] for contrast in CONTRASTS if contrast in chosen}
+    digest = _digest(one.digest for one in members)
+    applied: dict[Contrast, Override] = {}
+
+    def skipped(reason: Reason, explanation: str) -> SessionPlan:
+        return SessionPlan(
+            session=members[0].session,
+            person=members[0].person,
+            series=members,
+            decisions=decisions,
+            status=Status.SKIPPED,
+            reason=reason,
+            explanation=explanation,
+            chosen=chosen,
+            input_digest=digest,
+            overrides=tuple(applied.values()),
+        )
+
+    absent = [contrast for contrast in CONTRASTS if contrast not in chosen]
+    if Contrast.T1W in absent or len(chosen) < MIN_CONTRASTS:
+        reason = Reason.NO_PARAMETERS if _is_silent(decisions) else Reason.MISSING_CONTRAST
+        return skipped(reason, _what_is_missing(chosen, absent, decisions))
+    decided = {decision.contrast: decision.sequence for decision in decisions if decision.reason is None}
+    sequences: dict[Contrast, Sequence] = {}
+    acquisitions: dict[Contrast, Acquisition] = {}
+    for contrast, one in chosen.items():
+        sequence = decided[contrast]
+        if sequence is None:
+            return skipped(
+                Reason.NO_PARAMETERS, f"{contrast}: the sequence family is not known; state it with --assume"
+            )
+        sequences[contrast] = sequence
+        try:
+            acquisitions[contrast] = acquisition_from_header(one.header, contrast, sequence)
+        except AcquisitionError as error:
+            return skipped(Reason.NO_PARAMETERS, f"{error}; state what is missing with --assume")
+    t1w = chosen[Contrast.T1W]
+    spacings = {contrast: canonical_spacing(np.asarray(one.affine)) for contrast, one in chosen.items()}
+    scanner = scanner_key(t1w.header, t1w.device, software=by_software)
+    protocols = protocol_keys(acquisitions, spacings)
+    protocol = group.partition("/")[2] or protocols[0]
+    placement = Placement(session=t1w.session, scanner=scanner, protocol=protocol, grid=grid_of(protocol))
+    applied |= {c: entry for c in chosen if (entry := overriding(overrides, placement.group, c)) is not None}
+    if applied:
+        digest = _digest([digest, *(f"{c} {sorted(entry.model.items())}" for c, entry in applied.items())])
+    for contrast, entry in applied.items():
+        header, sequence = chosen[contrast].header, sequences[contrast]
+        try:
+            acquisitions[contrast] = acquisition_from_header(header, contrast, sequence, entry.model)
+        except (ValueError, ArithmeticError) as error:  # zero echoes, say, end in a division
+            where = "" if isinstance(error, AcquisitionError) else f"{contrast} {sequence}: "
+            return skipped(
+                Reason.NO_PARAMETERS,
+                f"{where}{error}; the assume file states {', '.join(sorted(entry.model))} for this group",
+            )
+    return SessionPlan(
+        session=t1w.session,
+        person=t1w.person,
+        series=members,
+        decisions=decisions,
+        status=Status.PARTIAL if absent else Status.COMPLETE,
+        reason=Reason.MISSING_CONTRAST if absent else None,
+        explanation=f"no {' and no '.join(absent)}" if absent else "",
+        chosen=chosen,
+        acquisitions=acquisitions,
+        placement=placement,
+        input_digest=digest,
+        overrides=tuple(applied.values()),
+        groups=tuple(f"{scanner}/{one}" for one in protocols),
+    )
+
+
+def unmatched_entries(
+    entries: Many[Assumption | Override], unmatched: Iterable[int], used: Iterable[Override]
+) -> tuple[int, ...]:
+    """Positions of the assume entries that matched nothing.
+
+    ``unmatched`` counts those with ``match`` only; ``used`` are the overrides that some plan holds.
+    """
+    places = [place for place, entry in enumerate(entries) if isinstance(entry, Assumption)]
+    applied = list(used)
+    unused = [place for place, entry in enumerate(entries) if isinstance(entry, Override) and entry not in applied]
+    return tuple(sorted([*unused, *(places[index] for index in unmatched)]))
+
+
+def _is_silent(decisions: Iterable[Decision]) -> bool:
+    """Whether headers without numbers are why the session has no contrast: nothing else could be one."""
+    anatomical = [one for one in decisions if one.reason in {None, *_MAY_BE_CONTRAST}]
+    return bool(anatomical) and all(one.reason is SkipReason.NO_PARAMETERS for one in anatomical)
+
+
+_MAY_BE_CONTRAST = {SkipReason.NO_PARAMETERS, SkipReason.CONTRAST_UNKNOWN, SkipReason.DUPLICATE}
+
+
+def _what_is_missing(
+    chosen: Mapping[Contrast, Series], absent: Iterable[Contrast], decisions: Iterable[Decision]
+) -> str:
+    counts: dict[str, int] = defaultdict(int)
+    for decision in decisions:
+        if decision.reason is not None:
+            counts[str(decision.reason)] += 1
+    others = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
+    found = f"{' and '.join(chosen)}, but no {' and no '.join(absent)}" if chosen else "none of the contrasts"
+    hint = "; state with --assume what they are" if SkipReason.NO_PARAMETERS in counts else ""
+    return f"found {found}; maps need T1w and one of T2w and FLAIR" + (
+        f" (other series: {others}{hint})" if others else ""
+    )
+
+
+def _digest(parts: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(sorted(parts)).encode()).hexdigest()

@@ -1,0 +1,130 @@
+"""Plans of all sessions of a source, one at a time: what is to be ingested, skipped, and accounted for."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from flows.ingest.inspection import SMALL_GROUP
+from flows.ingest.rows import CODE_VERSION, is_done, row_of
+from flows.ingest.session_plan import Agreement, SessionPlan, agree, finish_plan, plan_session
+from flows.progress import Progress
+from flows.tables.summary import RunSummary, summarise
+from flows.tables.text import records
+from storage.source.assume_file import Assumption, Override, load_entries
+from storage.source.discovery import Scanned, scan_source
+from storage.store.cohort import catalogue
+from storage.store.forget import forgotten
+from storage.store.repository import StoreError, writing
+from storage.store.schema import Reason, Status
+from storage.store.waves import commit
+
+SKIPPED_PER_COMMIT = 500
+
+
+class SourcePlans:
+    """Plans of a source's sessions, made anew each time that they are needed."""
+
+    def __init__(
+        self, scanned: Scanned, store: str, key: bytes, overrides: Sequence[Override], by_software: bool
+    ) -> None:
+        self._scanned, self._store, self._overrides, self._by_software = scanned, store, overrides, by_software
+        self._known = known_rows(store)
+        self._forgotten = forgotten(store, key, scanned.sessions)
+        self._unchanged = 0
+        self.used: list[Override] = []
+        stored = {name: str(row["group"]) for name, row in self._known.items() if row["group"]}
+        self._agreed: Agreement = agree((self._first(session) for session in scanned.sessions), stored)
+
+    def _first(self, session: str) -> SessionPlan:
+        return plan_session(self._scanned.session(session)[0], self._overrides, by_software=self._by_software)
+
+    def plan(self, session: str) -> SessionPlan:
+        """Make the plan of one session."""
+        return finish_plan(self._first(session), self._agreed, self._overrides, by_software=self._by_software)
+
+    def sort_out(self) -> tuple[list[str], str | None]:
+        """Record the sessions that are skipped; those to ingest, and the last snapshot."""
+        to_do: list[str] = []
+        skipped: list[SessionPlan] = []
+        snapshot = None
+        for session in self._scanned.sessions:
+            if session in self._forgotten:
+                continue
+            plan = self.plan(session)
+            self.used += [entry for entry in plan.overrides if entry not in self.used]
+            if is_done(plan, self._known.get(session)):
+                self._unchanged += 1
+            elif plan.placement is not None:
+                to_do.append(session)
+            else:
+                skipped.append(plan)
+                if len(skipped) == SKIPPED_PER_COMMIT:
+                    snapshot = _record_skipped(self._store, skipped)
+                    skipped.clear()
+        return to_do, _record_skipped(self._store, skipped) or snapshot
+
+    def summary(self, snapshot: str | None, by_others: int = 0) -> RunSummary:
+        """Account for every session of the source from what the store says; ``by_others`` another run has done."""
+        nowhere = {"status": Status.SKIPPED, "reason": Reason.FORGOTTEN, "stage": "plan", "quality_marks": ""}
+        known = {**known_rows(self._store), **{name: {"session": name, **nowhere} for name in self._forgotten}}
+        lost = [session for session in self._scanned.sessions if session not in known]
+        if lost:
+            raise StoreError(f"{len(lost)} sessions are in no state after the run: {', '.join(lost[:5])}")
+        rows = [known[session] for session in self._scanned.sessions]
+        sizes = Counter(str(row["group"]) for row in known.values() if row.get("group"))
+        summary = summarise(
+            [(str(row["session"]), str(row["status"]), str(row["reason"]), str(row["stage"])) for row in rows],
+            unchanged=self._unchanged + by_others,
+            snapshot=snapshot,
+        )
+        marks = Counter(mark for row in rows for mark in str(row["quality_marks"]).split(",") if mark)
+        return replace(
+            summary,
+            n_files=self._scanned.n_files,
+            other_files=self._scanned.unreadable,
+            small_groups={group: size for group, size in sorted(sizes.items()) if size < SMALL_GROUP},
+            marks=dict(sorted(marks.items())),
+        )
+
+
+def source_problems(
+    source: Path, store: str, *, key: bytes, assume: Path | None, progress: Progress
+) -> list[tuple[str, str, str]]:
+    """Read a source again: sessions whose bytes are no longer those that were ingested, as session, variable, message.
+
+    Sessions of the source that the store has never seen are no problem of the store; `qmri inspect` tells of them.
+    """
+    entries = load_entries(assume) if assume is not None else ()
+    stated = [entry for entry in entries if isinstance(entry, Assumption)]
+    with scan_source(source, key=key, assume=stated, progress=lambda done, total: progress(done, total)) as scanned:
+        overrides = [entry for entry in entries if isinstance(entry, Override)]
+        plans, known = SourcePlans(scanned, store, key, overrides, by_software=False), known_rows(store)
+        seen = [session for session in scanned.sessions if session in known]
+        return [
+            (session, "input_digest", "its source is not what was ingested")
+            for session in seen
+            if plans.plan(session).input_digest != known[session]["input_digest"]
+        ]
+
+
+def known_rows(store: str) -> Mapping[str, Mapping[str, object]]:
+    """Rows of the catalogue by session."""
+    return {str(row["session"]): row for row in records(catalogue(store))}
+
+
+def _record_skipped(store: str, plans: Sequence[SessionPlan]) -> str | None:
+    if not plans:
+        return None
+    with writing(store) as repository:
+        return commit(
+            repository,
+            None,
+            [],
+            values={},
+            rows=[row_of(plan) for plan in plans],
+            message=f"Record {len(plans)} skipped sessions",
+            metadata={"run": "ingest", "skipped": len(plans), "code_version": CODE_VERSION},
+        )

@@ -1,0 +1,1 @@
+"""From stored images to maps: calibration, weights, inference, staleness, synthetic contrasts."""

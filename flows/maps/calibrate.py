@@ -1,0 +1,174 @@
+"""Calibrate groups from what the store says of their sessions; versions are kept, the newest is current."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import pandas as pd
+import xarray as xr
+
+from flows.progress import Progress, quiet
+from flows.tables.text import records
+from qmri_core.calibration.hidden_parameters import Hidden, hidden_parameters
+from qmri_core.calibration.population import MEMBERS, FieldStrengthError, population
+from qmri_core.calibration.scales import (
+    ScaleCalibration,
+    Signals,
+    calibrate_group,
+    calibrated_acquisitions,
+    group_contrast,
+    scale_spreads,
+)
+from qmri_core.series.acquisition import Acquisition, Contrast
+from storage.store.acquisitions import acquisitions_of
+from storage.store.cohort import sessions
+from storage.store.repository import MAIN, writing
+from storage.store.tables import read_table, write_table
+
+COLUMNS = ("group", "contrast", "version", "reference", "hidden")
+NUMBERS = tuple(name for name in ScaleCalibration.__dataclass_fields__ if name not in COLUMNS)
+
+
+def calibrate(store: str, *, again: bool = False, progress: Progress = quiet) -> str | None:
+    """Make the first calibration of every group that has none; with ``again`` a new version of all.
+
+    Groups of a field strength without population values, and groups without a usable session, stay without one.
+
+    Returns
+    -------
+    str or None
+        The new snapshot; None if there was nothing to do.
+    """
+    if not _due(read_calibrations(store), sessions(store), again):
+        return None
+    with writing(store) as repository:
+        since = repository.lookup_branch(MAIN)
+        table, stored = read_calibrations(store), sessions(store)
+        due = _due(table, stored, again)  # another process may have been faster
+        if not due:
+            return None
+        made = pd.DataFrame(_new_versions(table, stored, due, progress))
+        merged = made if table.empty else pd.concat([table, made], ignore_index=True)
+        merged["hidden"] = merged["hidden"].fillna("")
+        return write_table(
+            repository,
+            "calibration",
+            xr.Dataset({name: ("row", merged[name].to_numpy()) for name in merged.columns}),
+            message=f"Calibrate {len(due)} groups",
+            metadata={"run": "calibrate"},
+            since=since,
+        )
+
+
+def _due(table: pd.DataFrame, stored: pd.DataFrame, again: bool) -> list[str]:
+    """Groups that can be calibrated and have no calibration; with ``again`` all that can be."""
+    if stored.empty:
+        return []
+    lacking = set(stored["group"]) - (set() if again else set(table["group"]))
+    usable = _sessions_of_groups(stored[stored["group"].isin(lacking)]) if lacking else {}
+    return sorted(group for group, members in usable.items() if group_contrast(*members).people)
+
+
+def _new_versions(
+    table: pd.DataFrame, stored: pd.DataFrame, due: Sequence[str], progress: Progress
+) -> list[dict[str, object]]:
+    """Rows of the next version of each group in ``due``, from the sessions of all groups."""
+    current = table.groupby("group")["version"].max().to_dict()
+    progress(0, len(due), "calibrate")
+    known = _sessions_of_groups(stored)
+    cohort = scale_spreads([(signals, acquisitions) for signals, acquisitions, _ in known.values()])
+    contrasts = {group: group_contrast(*members) for group, members in known.items()}
+    usable = {group: contrast for group, contrast in contrasts.items() if contrast.people}
+    hidden = dict(zip(usable, hidden_parameters(list(usable.values())), strict=True))
+    rows: list[dict[str, object]] = []
+    for done, group in enumerate(due, start=1):
+        signals, acquisitions, people = known[group]
+        scales = calibrate_group(signals, acquisitions, cohort, people=people, hidden=hidden[group])
+        reference = population(_field_strength(acquisitions)).describe()
+        for contrast, scale in scales.items():
+            start = {"group": group, "contrast": str(contrast), "version": int(current.get(group, 0)) + 1}
+            parameters = json.dumps([asdict(one) for one in scale.hidden])
+            rows.append({**start, "reference": reference, **asdict(scale), "hidden": parameters})
+        progress(done, len(due), "calibrate")
+    return rows
+
+
+def read_calibrations(store: str) -> pd.DataFrame:
+    """All versions of all groups' calibrations; one row per group, version and contrast."""
+    dataset = read_table(store, "calibration")
+    if dataset is None:
+        return pd.DataFrame(columns=[*COLUMNS, *NUMBERS])
+    return dataset.to_dataframe().reset_index(drop=True)
+
+
+def current_calibrations(store: str) -> dict[str, tuple[int, dict[Contrast, ScaleCalibration], str]]:
+    """Version, scales by contrast, and reference of each group's current calibration."""
+    table = read_calibrations(store)
+    result = {}
+    for group, members in table.groupby("group"):
+        newest = members[members["version"] == members["version"].max()]
+        result[str(group)] = (int(newest["version"].max()), _scales(newest), str(newest["reference"].iloc[0]))
+    return result
+
+
+def all_scales(store: str) -> dict[tuple[str, str], dict[Contrast, ScaleCalibration]]:
+    """Scales by contrast of each group and version."""
+    versions = read_calibrations(store).groupby(["group", "version"])
+    return {(str(group), str(version)): _scales(members) for (group, version), members in versions}
+
+
+def acquisitions_of_maps(
+    row: Mapping[str, Any], scales: Mapping[tuple[str, str], Mapping[Contrast, ScaleCalibration]]
+) -> dict[Contrast, Acquisition]:
+    """Acquisitions that a session's maps were made with, from its stored values and `all_scales`."""
+    stated = acquisitions_of(row)
+    known = scales.get((str(row["group"]), str(row["calibration_version"]).split("/")[0]))
+    return stated if known is None else calibrated_acquisitions(known, stated)
+
+
+def _scales(rows: pd.DataFrame) -> dict[Contrast, ScaleCalibration]:
+    return {Contrast(row["contrast"]): _stored_calibration(row) for row in records(rows)}
+
+
+def _stored_calibration(row: Mapping[str, Any]) -> ScaleCalibration:
+    """From a row of the table; older versions counted sessions, not people, and took headers for complete."""
+    people, hidden = row.get("n_people", math.nan), row.get("hidden", "")
+    return ScaleCalibration(
+        **{name: row[name] for name in NUMBERS if not name.startswith("n_")},
+        n_sessions=int(row["n_sessions"]),
+        n_people=float(people if math.isfinite(people) else row["n_sessions"]),
+        hidden=tuple(Hidden(**one) for one in json.loads(hidden)) if isinstance(hidden, str) and hidden else (),
+    )
+
+
+def signals_of(row: Mapping[str, Any], contrasts: Iterable[Contrast]) -> Signals:
+    """Signals of a session's tissues by contrast, from its stored values."""
+    return {
+        contrast: {tissue: float(row[f"{contrast}_{member}_signal"]) for tissue, member in MEMBERS.items()}
+        for contrast in contrasts
+    }
+
+
+def _sessions_of_groups(
+    stored: pd.DataFrame,
+) -> dict[str, tuple[list[Signals], dict[Contrast, Acquisition], list[str]]]:
+    """Signals of the sessions, acquisitions, and the sessions' people, of groups with population values."""
+    groups = {}
+    for group, members in stored.groupby("group", sort=True):
+        rows = records(members.sort_values("session"))
+        acquisitions = acquisitions_of(rows[0])
+        try:
+            population(_field_strength(acquisitions))
+        except FieldStrengthError:
+            continue
+        people = [str(row["person"]) for row in rows]
+        groups[str(group)] = ([signals_of(row, acquisitions) for row in rows], acquisitions, people)
+    return groups
+
+
+def _field_strength(acquisitions: Mapping[Contrast, Acquisition]) -> float:
+    return next(iter(acquisitions.values())).field_strength

@@ -1,0 +1,81 @@
+"""What a result rests on, and which of that has changed: the one place that decides what is done again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from qmri_core import versions
+from storage.store.schema import Status
+
+IMAGES_REST_ON = {
+    "input_digest": "its input has changed",
+    "code_version": "its images were made by another version",
+    "preprocessing_version": "its images were made with another preprocessing",
+}
+"""Columns of the catalogue that say what a session's images were made from, and what to say when one differs."""
+
+MAPS_REST_ON = {
+    "checkpoint_digest": "its maps were made with another checkpoint",
+    "calibration_version": "its maps were made with another calibration",
+}
+"""The same of its maps. New images take these two away, so that maps never outlive the images they were made from."""
+
+
+def why_images(row: Mapping[str, Any] | None, current: Mapping[str, object]) -> str:
+    """Why a session is to be ingested; empty if its images, or the record that it has none, hold.
+
+    Parameters
+    ----------
+    row
+        Its row of the catalogue; ``None`` if it was never seen.
+    current
+        What they would be made from now: the keys of `IMAGES_REST_ON`, or some of them.
+    """
+    if row is None:
+        return "it is new"
+    return next((why for name, why in IMAGES_REST_ON.items() if name in current and row[name] != current[name]), "")
+
+
+def why_maps(row: Mapping[str, Any], *, checkpoint: str, calibration: str) -> str:
+    """Why a stored session's maps are to be made; empty if they, or the record that they failed, hold.
+
+    Parameters
+    ----------
+    row
+        Its per-session values, or its row of the catalogue.
+    checkpoint, calibration
+        What they would be made with now: the digest, and the version of group and method.
+    """
+    if not row["checkpoint_digest"]:
+        return "it has no maps yet"
+    current = {"checkpoint_digest": checkpoint, "calibration_version": calibration}
+    return next((why for name, why in MAPS_REST_ON.items() if row[name] != current[name]), "")
+
+
+def maps_identity(row: Mapping[str, Any]) -> str:
+    """What a session's maps were made from; statistics that carry another text are stale."""
+    return ",".join(str(row[name]) for name in (*MAPS_REST_ON, *IMAGES_REST_ON))
+
+
+def stale_sessions(store: str) -> dict[str, str]:
+    """Sessions that the next run would do again without looking at the source, and why."""
+    from flows.ingest.rows import CODE_VERSION
+    from flows.maps.calibrate import current_calibrations
+    from flows.maps.infer import made_with, obstacle
+    from flows.maps.weights import chosen_weights
+    from flows.tables.text import records
+    from storage.store.cohort import catalogue, sessions
+
+    ours: dict[str, object] = {"code_version": CODE_VERSION, "preprocessing_version": str(versions.PREPROCESSING)}
+    stale = {
+        str(row["session"]): why for row in records(catalogue(store)) if (why := why_images(row, ours)) and row["group"]
+    }
+    calibrations, digest = current_calibrations(store), chosen_weights(store).digest
+    for record in records(sessions(store)):
+        if record["status"] == Status.SKIPPED or obstacle(record, calibrations) is not None:
+            continue
+        why = why_maps(record, checkpoint=digest, calibration=made_with(calibrations[str(record["group"])][0]))
+        if why:
+            stale.setdefault(str(record["session"]), why)
+    return stale

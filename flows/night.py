@@ -1,0 +1,110 @@
+"""The night run: ingest what is new, infer what is stale, aggregate, tag what came of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flows.ingest.run import ingest
+from flows.maps.infer import infer
+from flows.progress import Progress, quiet
+from flows.statistics.aggregate import AggregateResult, aggregate
+from flows.tables.summary import RunSummary
+from storage.store.cohort import history, open_repository
+from storage.store.repository import StoreError, tag, writing
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reprocessed:
+    """Result of a night run.
+
+    ``summary`` is of all sessions in the store. ``snapshot`` and ``tag`` name the new state; None where nothing was to
+    be done.
+    """
+
+    ingested: RunSummary
+    summary: RunSummary
+    snapshot: str | None
+    tag: str | None
+
+    def text(self) -> str:
+        """Say in a line what came of it."""
+        if self.snapshot is None:
+            return f"nothing new: {self.summary.found} sessions are as they were, nothing was written"
+        taken, made = self.ingested.found - self.ingested.unchanged, self.summary.found - self.summary.unchanged
+        return f"{taken} sessions ingested, maps of {made} inferred; snapshot {self.snapshot}, tag {self.tag}"
+
+
+def reprocess(
+    source: Path,
+    store: str,
+    *,
+    key: bytes,
+    client: Client,
+    assume: Path | None = None,
+    by_software: bool = False,
+    checkpoint: Path | None = None,
+    index: Path | None = None,
+    out: Path | None = None,
+    progress: Progress = quiet,
+) -> tuple[Reprocessed, AggregateResult]:
+    """Bring store and statistics up to date with the source and the promoted checkpoint.
+
+    New groups get their first calibration; existing calibrations stay as they are. What has changed is tagged
+    ``nightly-YYYY-MM-DD`` (UTC), a second change of the same day ``nightly-YYYY-MM-DD.2``, and so on. Where nothing has
+    changed nothing is written, and ``client`` is not used.
+
+    Parameters
+    ----------
+    assume, by_software, checkpoint
+        As those of `ingest` and `infer`.
+    index
+        File of the user that keeps what was read of the source: what has not changed is not read again.
+    out
+        Folder for the tables as CSV; optional.
+
+    Raises
+    ------
+    SourceError, AssumptionError, CheckpointError, StoreError
+        If the source, the assume file, the weights or the store cannot be used.
+    """
+    before = _last_snapshot(store)
+    ingested = ingest(
+        source,
+        store,
+        key=key,
+        assume=assume,
+        by_software=by_software,
+        index=index,
+        client=client,
+        progress=progress,
+    )
+    summary = infer(store, checkpoint=checkpoint, client=client, progress=progress)
+    tables = aggregate(store, client=client, out=out, progress=progress)
+    after = _last_snapshot(store)
+    if after is None or after == before:
+        return Reprocessed(ingested=ingested, summary=summary, snapshot=None, tag=None), tables
+    return Reprocessed(ingested=ingested, summary=summary, snapshot=after, tag=_tag_night(store)), tables
+
+
+def _last_snapshot(store: str) -> str | None:
+    try:
+        repository = open_repository(store)
+    except StoreError:  # none yet; another obstacle is told by ingest
+        return None
+    return next((snapshot.id for snapshot in history(repository)), None)
+
+
+def _tag_night(store: str) -> str:
+    day = f"nightly-{datetime.now(UTC):%Y-%m-%d}"
+    with writing(store) as repository:
+        taken = repository.list_tags()
+        name = next(name for number in count(1) if (name := day if number == 1 else f"{day}.{number}") not in taken)
+        tag(repository, name)
+    return name

@@ -1,0 +1,1 @@
+"""What the report, an evaluation and a training draw."""

@@ -1,0 +1,1 @@
+"""Tissue statistics of sessions, groups and the cohort."""

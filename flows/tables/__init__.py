@@ -1,0 +1,1 @@
+"""Rows and text that every command prints."""

@@ -1,0 +1,196 @@
+"""Tables of tissue values and their variation, as rows for people: the same in the terminal and in the report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+TISSUES = ("WM", "GM", "CSF")
+"""Tissues as the statistics name them, in the order of the tables."""
+
+MAPS: Mapping[str, tuple[str, str, float]] = {
+    "T1map": ("T1", "ms", 1000.0),
+    "T2map": ("T2", "ms", 1000.0),
+    "PDmap": ("PD", "", 1.0),
+}
+"""Name, unit and factor in which people read each map; the store holds seconds, and PD relative to CSF."""
+
+WORTHLESS_ALONE = (
+    "A coefficient of variation alone is worthless: maps painted with constants have 0 %. Read it together with the "
+    "bias, and with the slope of estimated on true regional means (1: faithful, 0: a constant)."
+)
+
+Rows = list[list[str]]
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows of a table as dictionaries by column."""
+    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
+
+
+def text_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Lay out a table for the terminal: columns padded, numbers to the right."""
+    cells = [[str(value) for value in row] for row in rows]
+    widths = [max(len(row[column]) for row in [list(header), *cells]) for column in range(len(header))]
+    to_right = [all(_is_number(row[column]) for row in cells) for column in range(len(header))]
+    lines = [list(header), ["-" * width for width in widths], *cells]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(line, widths, to_right, strict=True)
+        ).rstrip()
+        for line in lines
+    )
+
+
+def group_labels(groups: Sequence[str]) -> dict[str, str]:
+    """Short labels G1, G2, ... of the groups, in the order of their names."""
+    return {group: f"G{number}" for number, group in enumerate(sorted(set(groups)), start=1)}
+
+
+def quantities() -> list[tuple[str, str, str]]:
+    """Tissue, map and title of each column, WM T1 first."""
+    titles = {name: f"{short} [{unit}]" if unit else short for name, (short, unit, _) in MAPS.items()}
+    return [(tissue, name, f"{tissue} {titles[name]}") for name in MAPS for tissue in TISSUES]
+
+
+def group_table(groups: pd.DataFrame, labels: Mapping[str, str]) -> tuple[list[str], Rows]:
+    """Header and rows of the mean of session medians with its standard deviation, one row per group.
+
+    ``groups`` has the columns group, tissue, map, n_sessions, mean_of_medians, sd_of_medians.
+    """
+    values = {(row["group"], row["tissue"], row["map"]): row for row in _records(groups)}
+    columns = quantities()
+    rows: Rows = []
+    for group, label in labels.items():
+        found = [values.get((group, tissue, name)) for tissue, name, _ in columns]
+        n = max((int(row["n_sessions"]) for row in found if row is not None), default=0)
+        cells = [
+            "-" if row is None else mean_and_sd(row["mean_of_medians"], row["sd_of_medians"], name)
+            for row, (_, name, _) in zip(found, columns, strict=True)
+        ]
+        rows.append([label, str(n), *cells])
+    return ["group", "n", *(title for _, _, title in columns)], rows
+
+
+def variation_table(variation: pd.DataFrame) -> tuple[list[str], Rows]:
+    """Header and rows of the variation between groups; columns tissue, map, n_groups, mean, sd, cov, cov_of_modes."""
+    values = {(row["tissue"], row["map"]): row for row in _records(variation)}
+    rows: Rows = []
+    for tissue, name, title in quantities():
+        row = values.get((tissue, name))
+        if row is not None:
+            cells = [number(row["mean"], name), number(row["sd"], name), percent(row["cov"])]
+            cells.append(percent(row["cov_of_modes"]))
+            rows.append([title, str(int(row["n_groups"])), *cells])
+    return ["quantity", "groups", "mean", "sd", "CoV", "CoV of modes"], rows
+
+
+def evaluation_table(evaluation: pd.DataFrame) -> tuple[list[str], Rows]:
+    """Header and rows of the comparison with the truth; each tissue and map with the null model below.
+
+    ``evaluation`` has the columns tissue, map, model, n_sessions, bias, slope, r, cov, true_cov.
+    """
+    rows: Rows = []
+    for tissue, name, title in quantities():
+        for row in _records(evaluation):
+            if (row["tissue"], row["map"]) == (tissue, name):
+                cells = [percent(row["bias"]), _plain(row["slope"]), _plain(row["r"])]
+                cells += [percent(row["cov"]), percent(row["true_cov"])]
+                rows.append([title.split(" [")[0], row["model"], str(int(row["n_sessions"])), *cells])
+    return ["quantity", "model", "n", "bias", "slope", "r", "CoV", "true CoV"], rows
+
+
+def detail_tables(result: Mapping[str, pd.DataFrame]) -> list[tuple[str, list[str], Rows]]:
+    """Title, header and rows of each table of an evaluation by voxels that is not empty, in the order of ``result``.
+
+    Keys and columns as in `flows.evaluation.tables` and `flows.evaluation.plausibility_tables`.
+    """
+    columns: Mapping[str, tuple[str, Mapping[str, Callable[[float], str]]]] = {
+        "voxels": (
+            "Voxels of which at least 97 % is one tissue",
+            {"n_sessions": _count, "median_error": percent, "bias": percent, "ccc": _plain, "within_r": _plain}
+            | {"within_one": percent, "within_two": percent},
+        ),
+        "regions": (
+            "Medians of regions over sessions",
+            {"n_sessions": _count, "bias": percent, "slope": _plain, "r": _plain, "cov": percent, "true_cov": percent},
+        ),
+        "lesions": ("Contrast of lesions to white matter, estimated / true", {"n_sessions": _count, "ratio": _plain}),
+        "pairs": (
+            "Two sessions of one person: voxels of one tissue of the truth, and those of both sessions' grids",
+            {"n_pairs": _count, "r": _plain, "ccc": _plain, "difference": percent},
+        ),
+        "resynthesis": (
+            "Images given back from the maps: median error in the brain, and structural similarity",
+            {"n_sessions": _count, "error": percent, "similarity": _precise},
+        ),
+        "visits": (
+            "Visits of one person: median difference over pairs, absolute and signed (shift)",
+            {"n_pairs": _count, "difference": percent, "shift": percent},
+        ),
+        "candidates": (
+            "White matter that is bright on FLAIR: volume, and its maps over those of other white matter",
+            {"n_sessions": _count, "millilitres": _plain, "n_ratios": _count}
+            | {f"{name}_ratio": _plain for name in MAPS},
+        ),
+    }
+    tables = []
+    for name, frame in result.items():
+        if frame.empty:
+            continue
+        title, numbers = columns[name]
+        keys = [str(key) for key in frame.columns if isinstance(frame[key].iloc[0], str)]
+        rows = [
+            [*(str(row[key]) for key in keys), *(show(row[number]) for number, show in numbers.items())]
+            for row in _records(frame)
+        ]
+        tables.append((title, [*keys, *(number.replace("_", " ") for number in numbers)], rows))
+    return tables
+
+
+def mean_and_sd(mean: float, sd: float, name: str) -> str:
+    """Mean and standard deviation of a map, in the unit in which people read it and with the decimals of the mean."""
+    if math.isnan(mean) or math.isnan(sd):
+        return number(mean, name)
+    return f"{number(mean, name)} ± {sd * MAPS[name][2]:.{_decimals(mean, name)}f}"
+
+
+def number(value: float, name: str) -> str:
+    """Value of the map ``name`` in the unit in which people read it; a dash where it is not known."""
+    return "-" if math.isnan(value) else f"{value * MAPS[name][2]:.{_decimals(value, name)}f}"
+
+
+def _decimals(value: float, name: str) -> int:
+    short, _, factor = MAPS[name]
+    if short == "PD":
+        return 3
+    return 0 if abs(value * factor) >= 200 else 1
+
+
+def percent(value: float) -> str:
+    """Share as a percentage; a dash where it is not known."""
+    return "-" if math.isnan(value) else f"{100 * value:.1f} %"
+
+
+def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
+
+
+def _count(value: float) -> str:
+    return str(int(value))
+
+
+def _plain(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.2f}"
+
+
+def _precise(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3f}"
+
+
+def _is_number(text: str) -> bool:
+    return text == "-" or text[:1].isdigit() or (text[:1] in "+-." and text[1:2].isdigit())

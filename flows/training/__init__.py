@@ -1,0 +1,1 @@
+"""Training on simulated heads and on the store's own images, and its ablations."""

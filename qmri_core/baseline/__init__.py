@@ -1,0 +1,1 @@
+"""The published recipe and its network, to stand beside."""

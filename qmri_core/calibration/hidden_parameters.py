@@ -1,0 +1,264 @@
+"""What headers hide of a group's acquisitions, from the mean contrast between its grey and white matter.
+
+A header leaves out, or states in its vendor's own way, what contrast depends on: how well an inversion inverts, how
+long a readout is, which time the echo time of a variable flip train is. Sessions of a group share it, so that the
+group's mean tells of it what no session can. But that mean also holds what images of grey matter have in common
+everywhere: fluid in the voxels of cortex, a weaker transmit field at the surface, magnetization transfer in multi-slice
+trains. So all groups of a cohort are explained together, and what they share is taken for no protocol's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence, Sized
+from dataclasses import dataclass, replace
+from itertools import pairwise, starmap
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qmri_core.calibration.population import Population, population
+from qmri_core.calibration.session_model import measurement_error, ratio_factors
+from qmri_core.physics.sequences import check
+from qmri_core.series.acquisition import CONTRASTS, Acquisition, AcquisitionError, Contrast
+from qmri_core.series.acquisition import Sequence as Family
+
+SPREADS: Mapping[str, float] = {
+    "inversion_efficiency": 0.02,
+    "refocusing_factor": 0.03,
+    "echo_spacing": 0.05,
+    "echo_train_length": 0.10,
+    "repetition_time": 0.05,
+    "t2_preparation_time": 0.15,
+    "echo_time": 0.08,
+}
+"""Prior standard deviations of what is imputed: of the first two themselves, of the others' logs; assumed. An echo time
+is one of a variable flip train, whose angles are imputed."""
+AMBIGUOUS_ECHO_SPREAD = 0.40
+"""Of the log of an echo time that does not stand in the header: of trains whose header states a contrast, the time to
+the centre may be what that contrast takes, or what the header says (two thirds of it)."""
+ADDED = frozenset({"inversion_efficiency", "refocusing_factor"})
+"""Parameters that are moved themselves, not their logs."""
+FURTHEST = 2.5
+"""Prior standard deviations that a parameter is moved at most."""
+
+_MULTI_SLICE = frozenset({Family.TURBO_SPIN_ECHO, Family.INVERSION_RECOVERY_TSE})
+_OFFSETS: Mapping[Contrast, tuple[float, float]] = {
+    Contrast.T1W: (0.0, 0.03),
+    Contrast.T2W: (0.03, 0.03),
+    Contrast.FLAIR: (-0.05, 0.03),
+}
+"""Mean and standard deviation of what all groups share: log of grey over white matter beside the model's, by what is in
+the voxels of cortex beside it (`qmri_core.calibration.scales.tissue_signals`). Means of heads that training draws."""
+_TRANSMIT_AT_CORTEX = (-0.08, 0.05)
+"""Of the log of the transmit scale in grey matter, white matter's shading being divided out, at 3 T: the field is
+weaker at the surface (Collins 2005, J Magn Reson Imaging 21:192). In proportion to the field strength elsewhere."""
+_TRANSFER = (0.05, 0.06)
+"""Of what magnetization transfer adds to the log of grey over white matter in multi-slice trains: white matter loses 10
+to 25 %, grey matter less (Melki and Mulkern 1992, Magn Reson Med 24:122)."""
+_SHARED = (*(_OFFSETS[contrast] for contrast in CONTRASTS), _TRANSMIT_AT_CORTEX, _TRANSFER)
+_GROUP_ERROR = 0.015
+"""Standard deviation of a group's mean beside all that."""
+_SITE_VARIANCE = 0.1
+"""Of the means of the people whom groups choose from, over that between people: hospitals see other patients; assumed.
+Without it, all that two groups differ by, beside what their few people do, would be taken for their protocols."""
+_N_STEPS = 8
+_CLOSE = 0.1
+"""Of a prior standard deviation: a group is linearised again where a parameter has moved further."""
+_STEP = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hidden:
+    """By how much one parameter of an acquisition is moved, and its standard deviations before and after.
+
+    Inversion efficiency and refocusing factor are moved themselves, of others the log. ``effect`` is the change of the
+    log of grey over white matter by a move of ``prior_sd``.
+    """
+
+    name: str
+    shift: float
+    sd: float
+    prior_sd: float
+    effect: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupContrast:
+    """Means over the sessions of a group: log of the signal of grey over that of white matter, by contrast.
+
+    NaN where not known; ``people`` names the person of each session.
+    """
+
+    log_ratios: Mapping[Contrast, float]
+    acquisitions: Mapping[Contrast, Acquisition]
+    people: Sequence[str]
+
+
+def hidden_spreads(acquisition: Acquisition) -> dict[str, float]:
+    """Prior standard deviations of what the header of an acquisition hides, by the names of parameters."""
+    names = ["inversion_efficiency", "refocusing_factor", "t2_preparation_time"]
+    if acquisition.sequence is Family.MPRAGE:
+        names += ["echo_spacing", "echo_train_length", "repetition_time"]
+    found = {
+        name: SPREADS[name] for name in names if getattr(acquisition, name) and acquisition.mark(name) == "assumed"
+    }
+    if acquisition.sequence is Family.VARIABLE_FLIP_TSE:
+        is_stated = acquisition.mark("echo_time") == "measured"
+        found["echo_time"] = SPREADS["echo_time"] if is_stated else AMBIGUOUS_ECHO_SPREAD
+    return found
+
+
+def moved(acquisition: Acquisition, shifts: Mapping[str, float]) -> Acquisition:
+    """An acquisition with hidden parameters moved by ``shifts``, see `Hidden`; unchanged where that cannot be run.
+
+    The echo spacing of a variable flip train moves with its echo time. In MPRAGE the centre of k-space keeps its place
+    in the readout, and an inversion time that was derived from the readout moves along.
+    """
+    changes: dict[str, float | int] = {}
+    for name, shift in shifts.items():
+        start = float(getattr(acquisition, name))
+        changes[name] = start + shift if name in ADDED else start * math.exp(shift)
+    if "inversion_efficiency" in changes:
+        changes["inversion_efficiency"] = min(1.0, changes["inversion_efficiency"])
+    spacing = acquisition.echo_spacing or 0.0
+    if acquisition.sequence is Family.VARIABLE_FLIP_TSE and "echo_time" in changes:
+        changes["echo_spacing"] = spacing * math.exp(shifts["echo_time"])
+    if acquisition.sequence is Family.MPRAGE and {"echo_train_length", "echo_spacing"} & set(changes):
+        length, centre = acquisition.echo_train_length or 1, acquisition.centre_index or 1
+        changes["echo_train_length"] = round(changes.get("echo_train_length", length))
+        changes["centre_index"] = max(1, round(centre * changes["echo_train_length"] / length))
+        if acquisition.mark("inversion_time") == "derived":
+            after = (changes["centre_index"] - 1) * changes.get("echo_spacing", spacing)
+            changes["inversion_time"] = (acquisition.inversion_time or 0.0) + after - (centre - 1) * spacing
+    try:
+        result = replace(acquisition, **changes)  # type: ignore[arg-type]
+        check(result)
+    except AcquisitionError:
+        return acquisition
+    return result
+
+
+def hidden_parameters(groups: Sequence[GroupContrast]) -> list[dict[Contrast, tuple[Hidden, ...]]]:
+    """Hidden parameters of the groups of a cohort, by contrast: posterior means of a normal model.
+
+    A log ratio is that of the population's tissues by the signal model, which the hidden parameters move, and beside it
+    what all groups share, what the group's people do (in all groups where they are), and an error. It is linearised
+    where the step before ended (Gauss-Newton; Rodgers 2000, Inverse Methods for Atmospheric Sounding,
+    doi:10.1142/3171, eq. 5.9).
+
+    Raises
+    ------
+    FieldStrengthError
+        If no population values exist for a field strength.
+    """
+    names = [
+        [(contrast, *each) for contrast, one in group.acquisitions.items() for each in hidden_spreads(one).items()]
+        for group in groups
+    ]
+    of_names, of_rows = _spans(len(_SHARED), names), _spans(0, [group.acquisitions for group in groups])
+    prior = np.asarray([*_SHARED, *((0.0, spread) for of_group in names for *_, spread in of_group)])
+    mean, spreads = prior.T
+    seen = np.concatenate([[group.log_ratios[contrast] for contrast in group.acquisitions] for group in groups])
+    known = np.flatnonzero(np.isfinite(seen))
+    errors = _covariance(groups)[np.ix_(known, known)]
+    expected, slopes = np.zeros(len(seen)), np.zeros((len(seen), len(mean)))
+    state, left, at = mean, spreads**2, np.full(len(mean), np.inf)
+    for _ in range(_N_STEPS):
+        far = np.abs(state - at) >= _CLOSE * spreads
+        stale = [k for k, here in enumerate(of_names) if far[here].any() or not slopes[of_rows[k]].any()]
+        if not stale:
+            break
+        for k in stale:
+            rows, here = of_rows[k], of_names[k]
+            expected[rows], slopes[rows, : len(_SHARED)], slopes[rows, here] = _linearised(
+                groups[k], names[k], state[here]
+            )
+            at[here] = state[here]
+        # what is expected holds the hidden parameters, but not what groups share
+        residual = seen - expected + slopes @ np.concatenate([-mean[: len(_SHARED)], at[len(_SHARED) :]])
+        design = slopes[known]
+        cross = design * spreads**2
+        gain = np.linalg.solve(cross @ design.T + errors, cross).T
+        state = np.clip(mean + gain @ residual[known], mean - FURTHEST * spreads, mean + FURTHEST * spreads)
+        left = spreads**2 - np.einsum("ij,ji->i", gain, cross)
+    found: list[dict[Contrast, tuple[Hidden, ...]]] = []
+    for group, of_group, here, rows in zip(groups, names, of_names, of_rows, strict=True):
+        result: dict[Contrast, tuple[Hidden, ...]] = dict.fromkeys(group.acquisitions, ())
+        for k, (contrast, name, spread) in enumerate(of_group, start=here.start):
+            effect = float(slopes[rows][list(group.acquisitions).index(contrast), k]) * spread
+            one = Hidden(name=name, shift=float(state[k]), sd=math.sqrt(left[k]), prior_sd=spread, effect=effect)
+            result[contrast] = (*result[contrast], one)
+        found.append(result)
+    return found
+
+
+def _spans(start: int, parts: Sequence[Sized]) -> list[slice]:
+    """Where each part is, laid one after the other."""
+    ends = np.cumsum([start, *map(len, parts)]).tolist()
+    return list(starmap(slice, pairwise(ends)))
+
+
+def _covariance(groups: Sequence[GroupContrast]) -> NDArray[np.float64]:
+    """Of all groups' log ratios, by their people and errors; people who come to several groups bring them together."""
+    from scipy.linalg import block_diag
+
+    counts = [Counter(group.people) for group in groups]
+    factors = [ratio_factors(group.acquisitions) for group in groups]
+    blocks = [
+        [
+            (
+                sum(n * two[name] for name, n in one.items()) / (one.total() * two.total())
+                + (one is two) * _SITE_VARIANCE
+            )
+            * (left @ right.T)
+            for two, right in zip(counts, factors, strict=True)
+        ]
+        for one, left in zip(counts, factors, strict=True)
+    ]
+    errors = [
+        [
+            _GROUP_ERROR**2 + sum(measurement_error(contrast, tissue) ** 2 for tissue in ("GM", "WM")) / count.total()
+            for contrast in group.acquisitions
+        ]
+        for group, count in zip(groups, counts, strict=True)
+    ]
+    return np.asarray(np.block(blocks) + block_diag(*map(np.diag, errors)), dtype=np.float64)
+
+
+def _linearised(
+    group: GroupContrast, names: Sequence[tuple[Contrast, str, float]], shifts: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Log ratios by contrast at ``shifts``, and their slopes on what groups share and on the hidden parameters."""
+    n = len(group.acquisitions)
+    expected, of_shared, of_hidden = np.zeros(n), np.zeros((n, len(_SHARED))), np.zeros((n, len(names)))
+    values = population(next(iter(group.acquisitions.values())).field_strength)
+    for row, (contrast, acquisition) in enumerate(group.acquisitions.items()):
+        mine = {name: float(shift) for (one, name, _), shift in zip(names, shifts, strict=True) if one is contrast}
+        steps = [1.0, math.exp(_STEP), math.exp(-_STEP)]
+        expected[row], up, down = log_ratio(moved(acquisition, mine), values, steps)
+        of_shared[row, CONTRASTS.index(contrast)] = 1.0
+        of_shared[row, -2] = (up - down) / (2 * _STEP) * acquisition.field_strength / 3.0
+        of_shared[row, -1] = float(acquisition.sequence in _MULTI_SLICE and contrast is not Contrast.T1W)
+        for column, (one, name, spread) in enumerate(names):
+            if one is contrast:
+                [up], [down] = (
+                    log_ratio(moved(acquisition, {**mine, name: mine[name] + step}), values)
+                    for step in (spread, -spread)
+                )
+                of_hidden[row, column] = (up - down) / (2 * spread)
+    return expected, of_shared, of_hidden
+
+
+def log_ratio(acquisition: Acquisition, values: Population, transmit_scales: Sequence[float] = (1.0,)) -> list[float]:
+    """Log of the signal of the population's grey over that of its white matter, for each transmit scale."""
+    import torch
+
+    from qmri_core.physics.registry import signal
+
+    rows = [(one.pd, one.t1, one.t2) for one in (values.grey_matter, values.white_matter)]
+    pd, t1, t2 = torch.tensor(rows, dtype=torch.float64).T[..., None].expand(3, 2, len(transmit_scales)).flatten(1)
+    scale = torch.tensor(transmit_scales, dtype=torch.float64).repeat(2)
+    grey, white = signal(acquisition, pd, t1, t2, transmit_scale=scale).abs().log().reshape(2, -1)
+    return [float(ratio) for ratio in grey - white]

@@ -1,0 +1,366 @@
+"""Intensity scales of series at three levels: cohort and group from all sessions, session by empirical Bayes.
+
+A session's signals of white matter, grey matter and CSF deviate from their group's means because its scales deviate,
+and because people do. Both act together on all contrasts and tissues: a scale moves all tissues of a contrast, a
+person's T1 moves one tissue in all contrasts. What tissues do comes from the population and the signal models, how much
+scales vary from the cohort itself.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import compress
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qmri_core.calibration.hidden_parameters import GroupContrast, Hidden, moved
+from qmri_core.calibration.population import MEMBERS, Population, population
+from qmri_core.calibration.session_model import Person, Spreads, is_likely, observations, person, posterior
+from qmri_core.preprocessing.tissue import TISSUES, core
+from qmri_core.series.acquisition import CONTRASTS, Acquisition, Contrast
+from qmri_core.series.acquisition import Sequence as Family
+from qmri_core.statistics import densest
+
+MIN_VOXELS = 200
+"""Voxels of a tissue's core that a session needs to say anything about its scales."""
+ANCHOR = "WM"
+"""The tissue that sets the group's scale."""
+PRIOR = Spreads(own=dict.fromkeys(CONTRASTS, 0.05), common=0.05)
+"""Spreads of scales before any session is seen, assumed."""
+COHORT_WEIGHT = 4.0
+"""How many sessions the prior counts as."""
+GROUP_WEIGHT = 12.0
+"""How many sessions the cohort's spread counts as in a group."""
+_N_ITERATIONS = 1000
+_N_ROUNDS = 10
+COMMON = "common"
+
+Signals = Mapping[Contrast, Mapping[str, float]]
+"""Signals of the tissues of `TISSUES` by contrast; NaN where not known."""
+
+
+class CalibrationError(ValueError):
+    """A group's scales cannot be determined."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScaleCalibration:
+    """What is known of the intensity scale of one contrast in one group.
+
+    ``scale`` is in image units per unit of proton density and signal, ``reference_signal`` the model's signal of the
+    population's white matter. ``white_matter_signal``, ``grey_matter_signal`` and ``csf_signal`` are geometric means
+    over sessions, NaN where no session has one. ``spread`` is the standard deviation over sessions of the log of the
+    scale beside those of the other series, ``common_spread`` of what all series of a session share, both as far as the
+    data could tell them from biology; ``determined`` is the share of the variance of the scale that a session's signals
+    determine: 0 leaves every session the group's scale. ``n_people`` is as many people with one session each as would
+    give a mean as certain (Kish 1965, Survey Sampling, section 11.7): a person who comes often counts as one.
+    ``hidden`` is what the acquisition's header hides, as far as the cohort tells
+    (`qmri_core.calibration.hidden_parameters`): models are taken at the parameters that it moves
+    (`calibrated_acquisitions`).
+    """
+
+    scale: float
+    reference_signal: float
+    white_matter_signal: float
+    grey_matter_signal: float
+    csf_signal: float
+    spread: float
+    common_spread: float
+    determined: float
+    n_sessions: int
+    n_people: float
+    hidden: tuple[Hidden, ...] = ()
+
+    def mean_signal(self, tissue: str) -> float:
+        """Geometric mean over sessions of the signal of a tissue of `TISSUES`."""
+        value: float = getattr(self, f"{MEMBERS[tissue]}_signal")
+        return value
+
+
+def tissue_signals(
+    images: Mapping[Contrast, NDArray[np.float32]], tissue: NDArray[np.uint8]
+) -> dict[Contrast, dict[str, float]]:
+    """Signal of each tissue of `TISSUES` in its core, by contrast; NaN with fewer than `MIN_VOXELS` voxels.
+
+    The median of white matter and CSF; of grey matter where its values crowd (`densest`): cortex is thin, and with more
+    or less fluid in its voxels the median scatters by 2.2 (T1w), 2.9 (T2w) and 3.8 % (FLAIR) about what white matter
+    and the person's tissue let expect, this by 1.9 % each (100 simulated sessions of 38 people).
+    """
+    cores = {name: core(tissue, label) for name, label in TISSUES.items()}
+    result: dict[Contrast, dict[str, float]] = {}
+    for contrast, image in images.items():
+        result[contrast] = {}
+        for name, inside in cores.items():
+            values = image[inside]
+            values = values[np.isfinite(values)]
+            typical = densest if name == "GM" else np.median
+            result[contrast][name] = float(typical(values)) if values.size >= MIN_VOXELS else math.nan
+    return result
+
+
+def calibrate_group(
+    sessions: Sequence[Signals],
+    acquisitions: Mapping[Contrast, Acquisition],
+    cohort: Spreads,
+    *,
+    people: Sequence[str] | None = None,
+    hidden: Mapping[Contrast, tuple[Hidden, ...]] | None = None,
+) -> dict[Contrast, ScaleCalibration]:
+    """Scales of a group from the signals of its sessions.
+
+    The reference acts on the *group mean*: the group's scale is the geometric mean over sessions of the white-matter
+    signal over the signal that the model gives for the population's white matter.
+
+    Parameters
+    ----------
+    sessions
+        From `tissue_signals`.
+    acquisitions
+        Of the group, by its headers.
+    cohort
+        Spreads of scales, from `scale_spreads` over the whole cohort.
+    people
+        Pseudonym of each session's person; ``None`` if all are others.
+    hidden
+        Of the group, from `qmri_core.calibration.hidden_parameters`; ``None`` to take the headers for complete.
+
+    Raises
+    ------
+    CalibrationError
+        If no session has a usable white-matter signal in some contrast.
+    FieldStrengthError
+        If no population values exist for the field strength.
+    """
+    values = population(next(iter(acquisitions.values())).field_strength)
+    hidden = hidden or {}
+    acquisitions = {contrast: _moved(one, hidden.get(contrast, ())) for contrast, one in acquisitions.items()}
+    is_usable = _which_count(sessions, acquisitions)
+    usable = list(compress(sessions, is_usable))
+    if not usable:
+        raise CalibrationError(
+            f"no session of the group has {MIN_VOXELS} voxels of white matter in all of {', '.join(acquisitions)}; "
+            "their intensity scales cannot be set"
+        )
+    logs = _logs(usable, acquisitions)
+    means = _means(logs)
+    deviations = logs - means
+    spreads = _spreads([(deviations, acquisitions)], cohort, GROUP_WEIGHT)
+    visits = Counter(compress(people if people is not None else range(len(sessions)), is_usable)).values()
+    left = posterior(np.where(np.isfinite(means), 0.0, np.nan)[None], acquisitions, spreads).variances[0]
+    result = {}
+    for index, contrast in enumerate(acquisitions):
+        reference = reference_signal(acquisitions[contrast], values)
+        own = {
+            tissue: float(np.exp(mean))
+            for (one, tissue), mean in zip(observations(acquisitions), means, strict=True)
+            if one is contrast
+        }
+        result[contrast] = ScaleCalibration(
+            scale=own[ANCHOR] / reference,
+            reference_signal=reference,
+            white_matter_signal=own[ANCHOR],
+            grey_matter_signal=own["GM"],
+            csf_signal=own.get("CSF", math.nan),
+            spread=spreads.own[contrast],
+            common_spread=spreads.common,
+            determined=float(1 - left[index] / (spreads.own[contrast] ** 2 + spreads.common**2)),
+            n_sessions=len(usable),
+            n_people=len(usable) ** 2 / sum(n**2 for n in visits),
+            hidden=hidden.get(contrast, ()),
+        )
+    return result
+
+
+def group_contrast(
+    sessions: Sequence[Signals], acquisitions: Mapping[Contrast, Acquisition], people: Sequence[str]
+) -> GroupContrast:
+    """What a group's signals tell of its hidden parameters; parameters as for `calibrate_group`."""
+    is_usable = _which_count(sessions, acquisitions)
+    means = _means(_logs(list(compress(sessions, is_usable)), acquisitions))
+    of = dict(zip(observations(acquisitions), means.tolist(), strict=True))
+    return GroupContrast(
+        log_ratios={contrast: of[contrast, "GM"] - of[contrast, ANCHOR] for contrast in acquisitions},
+        acquisitions=acquisitions,
+        people=tuple(compress(people, is_usable)),
+    )
+
+
+def calibrated_acquisitions(
+    calibrations: Mapping[Contrast, ScaleCalibration], acquisitions: Mapping[Contrast, Acquisition]
+) -> dict[Contrast, Acquisition]:
+    """A session's acquisitions, by its headers, with what the calibration of its group says of hidden parameters."""
+    return {contrast: _moved(one, calibrations[contrast].hidden) for contrast, one in acquisitions.items()}
+
+
+def scale_spreads(
+    groups: Sequence[tuple[Sequence[Signals], Mapping[Contrast, Acquisition]]],
+) -> Spreads:
+    """Spreads of log scales between sessions of a group, from all groups of a cohort together.
+
+    Expectation maximisation (Dempster, Laird, Rubin 1977, J R Stat Soc B 39:1) of the variances in the normal model of
+    `session_scales`; `PRIOR` holds where there are few sessions.
+
+    Parameters
+    ----------
+    groups
+        Signals of the sessions of a group, and its acquisitions; of field strengths with population values.
+    """
+    prepared = []
+    for sessions, acquisitions in groups:
+        usable = list(compress(sessions, _which_count(sessions, acquisitions)))
+        if len(usable) > 1:
+            logs = _logs(usable, acquisitions)
+            prepared.append((logs - _means(logs), acquisitions))
+    return _spreads(prepared, PRIOR, COHORT_WEIGHT)
+
+
+def session_scales(
+    calibrations: Mapping[Contrast, ScaleCalibration], signals: Signals, acquisitions: Mapping[Contrast, Acquisition]
+) -> dict[Contrast, float]:
+    """Scales of one session: the group's times the posterior mean of the session's deviations.
+
+    See `qmri_core.calibration.session_model.posterior`.
+
+    Parameters
+    ----------
+    calibrations
+        Of the group, by contrast.
+    signals
+        Of the session, from `tissue_signals`; what is NaN or not positive is left out.
+    acquisitions
+        Of the session, from `calibrated_acquisitions`.
+    """
+    found = posterior(*_of_session(calibrations, signals, acquisitions))
+    return {
+        contrast: float(calibrations[contrast].scale * np.exp(shift))
+        for contrast, shift in zip(acquisitions, found.shifts[0], strict=True)
+    }
+
+
+def session_person(
+    calibrations: Mapping[Contrast, ScaleCalibration], signals: Signals, acquisitions: Mapping[Contrast, Acquisition]
+) -> Person:
+    """What the signals of one session tell about its person; parameters as for `session_scales`.
+
+    See `qmri_core.calibration.session_model.person`.
+    """
+    deviations, _, spreads = _of_session(calibrations, signals, acquisitions)
+    n_people = next(iter(calibrations.values())).n_people
+    return person(deviations[0], acquisitions, spreads, n_people=n_people)
+
+
+def reference_signal(acquisition: Acquisition, values: Population) -> float:
+    """Magnitude of the model's signal for the population's white matter."""
+    import torch
+
+    from qmri_core.physics.registry import signal
+
+    wm = values.white_matter
+    pd, t1, t2 = (torch.tensor(v, dtype=torch.float64) for v in (wm.pd, wm.t1, wm.t2))
+    return abs(float(signal(acquisition, pd, t1, t2)))
+
+
+def _moved(acquisition: Acquisition, hidden: Sequence[Hidden]) -> Acquisition:
+    return moved(acquisition, {one.name: one.shift for one in hidden})
+
+
+def _of_session(
+    calibrations: Mapping[Contrast, ScaleCalibration], signals: Signals, acquisitions: Mapping[Contrast, Acquisition]
+) -> tuple[NDArray[np.float64], Mapping[Contrast, Acquisition], Spreads]:
+    """What the session model asks for: deviations from the group, shape (1, observation), acquisitions, spreads.
+
+    Signals that nobody has tell nothing: the session gets the scales of its group.
+    """
+    means = np.asarray([calibrations[contrast].mean_signal(tissue) for contrast, tissue in observations(acquisitions)])
+    with np.errstate(invalid="ignore"):
+        deviations = _logs([signals], acquisitions) - np.log(means)
+    own = {contrast: calibrations[contrast].spread for contrast in acquisitions}
+    if not is_likely(deviations, acquisitions)[0]:
+        deviations = np.full_like(deviations, np.nan)
+    return deviations, acquisitions, Spreads(own=own, common=next(iter(calibrations.values())).common_spread)
+
+
+def _which_count(sessions: Sequence[Signals], acquisitions: Mapping[Contrast, Acquisition]) -> list[bool]:
+    """Sessions that the group's mean is of: with white matter in all series, and signals that somebody can have.
+
+    One whose tissues were mistaken would move the mean of few, and with it the maps of all. The first centre is the
+    median, the next those of the sessions that are left; all stay where none would.
+    """
+    is_usable = np.asarray([_is_usable(session, acquisitions) for session in sessions], dtype=bool)
+    if is_usable.sum() < 3:
+        return [bool(one) for one in is_usable]
+    logs = _logs(list(compress(sessions, is_usable)), acquisitions)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of an observation that no session has
+        centre = np.nanmedian(logs, axis=0)
+    stays = np.ones(len(logs), dtype=bool)
+    for _ in range(_N_ROUNDS):
+        found = is_likely(logs - centre, acquisitions)
+        if not found.any() or np.array_equal(found, stays):
+            break
+        stays, centre = found, _means(logs[found])
+    is_usable[is_usable] = stays
+    return [bool(one) for one in is_usable]
+
+
+def _is_usable(session: Signals, acquisitions: Mapping[Contrast, Acquisition]) -> bool:
+    white = [session.get(contrast, {}).get(ANCHOR, math.nan) for contrast in acquisitions]
+    return all(math.isfinite(value) and value > 0 for value in white)
+
+
+def _logs(sessions: Sequence[Signals], acquisitions: Mapping[Contrast, Acquisition]) -> NDArray[np.float64]:
+    """Log signals, shape (session, observation); NaN where not known, and for fluid that is inverted."""
+    names = observations(acquisitions)
+    rows = [[session.get(contrast, {}).get(tissue, math.nan) for contrast, tissue in names] for session in sessions]
+    values = np.asarray(rows, dtype=np.float64)
+    is_seen = [tissue != "CSF" or not _is_inverted(acquisitions[contrast]) for contrast, tissue in names]
+    return np.log(np.where((values > 0) & is_seen, values, np.nan))
+
+
+def _is_inverted(acquisition: Acquisition) -> bool:
+    """Whether fluid is negative behind the magnitude, so that tissue in its voxels cancels it: T1-FLAIR, in slices."""
+    return acquisition.sequence is Family.INVERSION_RECOVERY_TSE
+
+
+def _means(logs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean over sessions of each column's finite values; NaN without any."""
+    finite = np.isfinite(logs)
+    counts = finite.sum(axis=0)
+    sums = np.where(finite, logs, 0.0).sum(axis=0)
+    return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+
+
+def _spreads(
+    groups: Sequence[tuple[NDArray[np.float64], Mapping[Contrast, Acquisition]]], prior: Spreads, weight: float
+) -> Spreads:
+    """Spreads of the scales that deviations (session, observation) of groups show; see `scale_spreads`."""
+    names = [*prior.own, COMMON]
+    before = np.asarray([*prior.own.values(), prior.common]) ** 2
+    variances = before
+    for _ in range(_N_ITERATIONS):
+        total, counts = weight * before, np.full(len(names), weight)
+        spreads = _as_spreads(names, variances)
+        for deviations, acquisitions in groups:
+            n = len(deviations)
+            if n < 2:
+                continue
+            # they are from the mean of themselves
+            found = posterior(deviations * math.sqrt(n / (n - 1)), acquisitions, spreads)
+            at = [names.index(name) for name in (*acquisitions, COMMON)]
+            total[at] += (np.square(found.parts) + found.part_variances).sum(axis=0) * (n - 1) / n
+            counts[at] += n - 1
+        moved = np.abs(total / counts / variances - 1).max()
+        variances = total / counts
+        if moved < 1e-5:
+            break
+    return _as_spreads(names, variances)
+
+
+def _as_spreads(names: Sequence[str], variances: NDArray[np.float64]) -> Spreads:
+    found = dict(zip(names, np.sqrt(variances).tolist(), strict=True))
+    return Spreads(own={contrast: found[contrast] for contrast in CONTRASTS if contrast in found}, common=found[COMMON])

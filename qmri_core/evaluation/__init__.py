@@ -1,0 +1,1 @@
+"""Maps against a truth, and without one."""

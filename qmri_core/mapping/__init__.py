@@ -1,0 +1,1 @@
+"""From calibrated signals to maps: voxelwise estimate, network, checkpoint, inference."""

@@ -1,0 +1,124 @@
+"""The network: corrects the voxelwise physics estimate in spatial context, conditioned on the protocol."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from qmri_core.calibration.session_model import LEVELS
+from qmri_core.mapping.voxelwise import N_CONDITIONS
+from qmri_core.series.acquisition import CONTRASTS
+
+N_MAPS = 3
+LEVEL_GAIN = 20.0
+"""Brings what is known of a person, a few per cent, to the size of other features."""
+N_INPUTS = 2 * len(CONTRASTS) + 4
+"""Compressed signals and presence of each contrast, voxelwise log T1, T2, PD, and the brain mask."""
+LOG_SD_RANGE = (-5.0, 1.0)
+MULTIPLE = 4
+"""Slices are padded to a multiple of this in y and x."""
+REACH = 23
+"""Voxels in y and x from which an output can see its inputs, at most: 2 + 4 + 8 + 4 + 2, and the grids of averages."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkSettings:
+    """Widths of the three resolutions and of the conditioning vector's embedding."""
+
+    widths: tuple[int, int, int] = (16, 32, 64)
+    embedding: int = 48
+
+
+class Block(nn.Module):
+    """Two 3 x 3 convolutions with a residual, scaled and shifted by the protocol; no normalisation layer.
+
+    Normalisation would remove the absolute level that the calibration has just won.
+    """
+
+    def __init__(self, inputs: int, outputs: int, embedding: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.second = nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.shortcut = nn.Conv2d(inputs, outputs, 1)
+        self.modulation = nn.Linear(embedding, 2 * outputs)
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
+
+    def forward(self, x: Tensor, embedded: Tensor) -> Tensor:
+        """Features of shape (slice, outputs, y, x) from (slice, inputs, y, x) and (slice, embedding)."""
+        scale, shift = self.modulation(embedded)[:, :, None, None].chunk(2, dim=1)
+        hidden = functional.silu(self.first(x)) * (1 + scale) + shift
+        result: Tensor = self.shortcut(x) + functional.silu(self.second(hidden))
+        return result
+
+
+class MapNetwork(nn.Module):
+    """Two-dimensional U-Net over axial slices that starts as the voxelwise estimate and learns its correction."""
+
+    def __init__(self, settings: NetworkSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        fine, middle, coarse = settings.widths
+        size = settings.embedding
+        self.embed = nn.Sequential(nn.Linear(N_CONDITIONS, size), nn.SiLU(), nn.Linear(size, size), nn.SiLU())
+        self.down1 = Block(N_INPUTS, fine, size)
+        self.down2 = Block(fine, middle, size)
+        self.bottom = Block(middle, coarse, size)
+        self.up2 = Block(coarse + middle, middle, size)
+        self.up1 = Block(middle + fine, fine, size)
+        self.head = nn.Conv2d(fine + N_INPUTS, N_MAPS * (2 + len(LEVELS)), 1)
+        nn.init.zeros_(self.head.weight)
+        self.head.bias = nn.Parameter(torch.tensor([0.0, 0.0, 0.0, -2.5, -2.5, -3.0] + [0.0] * N_MAPS * len(LEVELS)))
+
+    def forward(self, inputs: Tensor, conditions: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
+        """Log maps relative to white matter, and the log of their standard deviation.
+
+        Parameters
+        ----------
+        inputs
+            Shape (slice, N_INPUTS, y, x), from `assemble`; y and x multiples of `MULTIPLE`.
+        conditions
+            Shape (slice, N_CONDITIONS).
+        levels
+            What the session's signals tell about its person, shape (slice, len(LEVELS)), `session_model.Person.mean`.
+            A slice does not show them; how much of each is in a voxel, it does.
+
+        Returns
+        -------
+        tuple of Tensor
+            Both of shape (slice, 3, y, x): log T1, T2, PD over the reference white matter; log standard deviations.
+        """
+        embedded = self.embed(conditions)
+        fine = self.down1(inputs, embedded)
+        middle = self.down2(functional.avg_pool2d(fine, 2), embedded)
+        coarse = self.bottom(functional.avg_pool2d(middle, 2), embedded)
+        middle = self.up2(torch.cat([functional.interpolate(coarse, scale_factor=2.0), middle], dim=1), embedded)
+        fine = self.up1(torch.cat([functional.interpolate(middle, scale_factor=2.0), fine], dim=1), embedded)
+        correction, log_sd, shares = self.head(torch.cat([fine, inputs], dim=1)).split(
+            [N_MAPS, N_MAPS, N_MAPS * len(LEVELS)], dim=1
+        )
+        of_person = torch.einsum("smlyx,sl->smyx", shares.unflatten(1, (N_MAPS, len(LEVELS))), LEVEL_GAIN * levels)
+        start = inputs[:, -4:-1]
+        return start + correction + of_person, log_sd.clamp(*LOG_SD_RANGE)
+
+
+def assemble(compressed: Tensor, present: Tensor, voxelwise: Tensor, mask: Tensor) -> Tensor:
+    """Input channels of the network.
+
+    Parameters
+    ----------
+    compressed
+        Shape (slice, contrast, y, x) in the order of `CONTRASTS`, from `voxelwise.compress`; 0 where absent.
+    present
+        Shape (slice, contrast), 1 or 0.
+    voxelwise
+        Shape (slice, 3, y, x).
+    mask
+        Shape (slice, y, x); the other channels are set to 0 outside.
+    """
+    planes = present[:, :, None, None].expand_as(compressed)
+    inside = mask[:, None].to(compressed.dtype)
+    return torch.cat([compressed * inside, planes * inside, voxelwise.clamp(-3.0, 3.5) * inside, inside], dim=1)

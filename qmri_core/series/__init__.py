@@ -1,0 +1,1 @@
+"""What a series is: acquisition, geometry, classification, grouping."""

@@ -1,0 +1,1 @@
+"""Batches, protocols, losses, the training loop, and what is held out."""

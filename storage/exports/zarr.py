@@ -1,0 +1,88 @@
+"""A cohort as plain Zarr version 3, for tools that know no Icechunk."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from icechunk import IcechunkStore
+from zarr.core.buffer import default_buffer_prototype
+
+from storage.store.repository import StoreError, open_repository, readable_session
+
+AT_A_TIME = 64
+"""Objects that are copied at the same time."""
+
+
+def export_zarr(
+    location: str | Path,
+    out: Path,
+    *,
+    at: str | datetime | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> int:
+    """Write one state of the cohort as a plain Zarr hierarchy, chunk by chunk as it is stored; the number of objects.
+
+    The folder appears when everything is in it.
+
+    Parameters
+    ----------
+    location, at
+        As in `storage.store.cohort.open_cohort`.
+    out
+        Folder that is not there yet.
+    progress
+        Called with the number of objects done and of all.
+
+    Raises
+    ------
+    StoreError
+        If there is no store, or ``out`` is there already.
+    """
+    session = readable_session(open_repository(location), at)
+    with new_folder(out) as folder:
+        return asyncio.run(_copy(session.store, folder, progress or (lambda _done, _total: None)))
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """Folder to write to, which becomes ``out`` when everything is in it.
+
+    Raises
+    ------
+    StoreError
+        If ``out`` is there already, or cannot be written.
+    """
+    if out.exists():
+        raise StoreError(f"{out}: is there already; give the name of a new folder")
+    part = out.with_name(f".{out.name}.part")
+    try:
+        if part.exists():
+            shutil.rmtree(part)  # of an export that was cut short
+        part.mkdir(parents=True)
+        yield part
+        part.rename(out)
+    except OSError as error:
+        raise StoreError(f"{out}: cannot be written ({error.strerror})") from error
+
+
+async def _copy(store: IcechunkStore, folder: Path, progress: Callable[[int, int], None]) -> int:
+    prototype = default_buffer_prototype()
+    keys = [key async for key in store.list()]
+
+    async def copy(key: str) -> None:
+        content = await store.get(key, prototype)
+        if content is None:
+            raise StoreError(f"{key}: is listed and cannot be read; run `qmri verify`")
+        path = folder / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.to_bytes())
+
+    for start in range(0, len(keys), AT_A_TIME):
+        await asyncio.gather(*(copy(key) for key in keys[start : start + AT_A_TIME]))
+        progress(min(start + AT_A_TIME, len(keys)), len(keys))
+    return len(keys)

@@ -1,0 +1,1 @@
+"""Files of simulated people, and what is known of them."""

@@ -1,0 +1,1 @@
+"""What a hospital gave: files, headers, series and their pixels."""

@@ -1,0 +1,408 @@
+"""Discovery: what a tree of DICOM or NIfTI files holds, from headers alone."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Sequence as Many
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from itertools import islice, pairwise
+from pathlib import Path, PurePosixPath
+from types import TracebackType
+from typing import Self
+
+from qmri_core.series.acquisition import SeriesHeader
+from qmri_core.series.classification import Context, SkipReason
+from qmri_core.series.geometry import Volume
+from storage.pseudonyms import pseudonym
+from storage.source.assume_file import Assumption, AssumptionError, fill, load_assumptions, matching
+from storage.source.dicom import Frame
+from storage.source.files import SEPARATOR, FolderError, relative, walk
+from storage.source.index import BATCH, Index, Scan, ScanTask, person_of, scan_files, session_of, study_of
+from storage.source.nifti import read_nifti
+from storage.source.pixels import read_dicom
+from storage.source.series import (
+    LinkageRow,
+    ReadError,
+    Series,
+    SourceError,
+    SourceNotFoundError,
+    decide,
+    decide_session,
+)
+from storage.source.stacks import Stack, join, same_orientation, same_timing, split, stacks
+
+__all__ = [
+    "Assumption", "AssumptionError", "Discovery", "LinkageRow", "ReadError", "Scanned", "Series", "SourceError",
+    "SourceNotFoundError", "decide", "decide_session", "discover", "load_assumptions", "read_volume", "scan_source",
+]  # fmt: skip
+
+Runner = Callable[[Iterable[ScanTask]], Iterable[list[Scan]]]
+"""How scans are run: here, one after the other, or spread over workers; the order of the results is free."""
+
+
+def in_turn(tasks: Iterable[ScanTask]) -> Iterable[list[Scan]]:
+    """Run scans in this process."""
+    return map(scan_files, tasks)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Discovery:
+    """Everything found in a source.
+
+    ``n_files`` counts all files, members of archives included; ``unreadable`` counts those that are no image that is
+    read, by reason. ``unmatched`` holds the positions of assume entries that matched no series: a wrong glob, usually.
+    The linkage is for the linkage table only.
+    """
+
+    series: tuple[Series, ...]
+    n_files: int
+    unreadable: Mapping[str, int]
+    unmatched: tuple[int, ...] = ()
+    linkage: tuple[LinkageRow, ...] = field(default=(), repr=False)
+
+
+class Scanned:
+    """A source whose headers have been read; its series are made session by session, so that memory stays small.
+
+    ``n_files`` and ``unreadable`` are those of `Discovery`; ``unmatched`` holds when all sessions have been read.
+    """
+
+    def __init__(self, index: Index, source: Path, key: bytes, assume: Many[Assumption]) -> None:
+        self._index, self._key, self._assume = index, key, tuple(assume)
+        self._root = source if source.is_dir() else source.parent
+        self._used: set[int] = set()
+        self.n_files = index.n_files
+        self.unreadable = index.other
+        self.sessions = index.sessions
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._index.close()
+
+    @property
+    def unmatched(self) -> tuple[int, ...]:
+        """Positions of assume entries that no series of a session read so far matched."""
+        return tuple(index for index in range(len(self._assume)) if index not in self._used)
+
+    def session(self, session: str) -> tuple[tuple[Series, ...], LinkageRow]:
+        """The series of one session, and its row of the linkage table."""
+        frames, found = self._index.content(session)
+        days = {person: self._index.first_day(person) for person in {self._person(frame) for frame in frames}}
+        found += _dicom_series(frames, days, self._root, self._key)
+        series = _with_siblings(_assumed([one for one, _ in found], self._root, self._assume, self._used))
+        ordered = sorted(series, key=lambda one: (one.person, one.day, one.session, one.number, one.digest))
+        return tuple(ordered), found[0][1]
+
+    def _person(self, frame: Frame) -> str:
+        return pseudonym(self._key, "person", person_of(frame))
+
+
+def scan_source(
+    source: Path,
+    *,
+    key: bytes,
+    assume: Many[Assumption] = (),
+    progress: Callable[[int, int], None] | None = None,
+    index: Path | None = None,
+    runner: Runner = in_turn,
+) -> Scanned:
+    """Read the headers of a source tree, or of a single file.
+
+    Names of files and folders count for nothing, except BIDS suffixes, the globs of ``assume``, and folders as
+    sessions of NIfTI files without BIDS names. Only headers are parsed; files that may be ingested are read once more
+    as bytes for their digest.
+
+    Parameters
+    ----------
+    source
+        Folder of any layout, or one file; zip and tar archives count as folders.
+    key
+        Key of the pseudonyms.
+    assume
+        What the user states; see `load_assumptions`.
+    progress
+        Called with the number of files done and of all files.
+    index
+        File that keeps what was read: a scan that was cut short goes on there, and files that have not changed are not
+        read again. It holds identities, as the source does. None keeps nothing.
+    runner
+        Runs the scans of batches of files.
+
+    Raises
+    ------
+    SourceError
+        If the source is missing, empty or holds no image at all.
+    """
+    if not source.exists():
+        raise SourceNotFoundError(f"source {source} does not exist; give an existing folder of DICOM or NIfTI files")
+    root = source if source.is_dir() else source.parent
+    kept = Index(index, source, key)
+    done = 0
+
+    def told(paths: Iterable[str]) -> Iterator[str]:
+        nonlocal done
+        for path in paths:
+            done += 1
+            if progress is not None and done % 50 == 0:
+                progress(done, max(done, total))
+            yield path
+
+    with ExitStack() as on_error:
+        on_error.callback(kept.close)
+        total = sum(1 for _ in _files(source)) if progress is not None else 0
+        batches = _batches(kept.unknown(told(_files(source))))
+        for scans in runner(ScanTask(paths=batch, root=str(root), key=key) for batch in batches):
+            kept.add(scans)
+        kept.forget_unseen()
+        if done == 0:
+            raise SourceError(f"source {source} holds no file; give the folder that holds the DICOM or NIfTI files")
+        if progress is not None:
+            progress(done, max(done, total))
+        scanned = Scanned(kept, source, key, assume)
+        if not scanned.sessions:
+            raise SourceError(_nothing(source, scanned.n_files, scanned.unreadable))
+        on_error.pop_all()
+    return scanned
+
+
+def discover(
+    source: Path,
+    *,
+    key: bytes,
+    assume: Many[Assumption] = (),
+    progress: Callable[[int, int], None] | None = None,
+) -> Discovery:
+    """Find all series of a source at once; see `scan_source`, which holds one session at a time."""
+    with scan_source(source, key=key, assume=assume, progress=progress) as scanned:
+        found = [scanned.session(session) for session in scanned.sessions]
+        series = [one for members, _ in found for one in members]
+        return Discovery(
+            series=tuple(sorted(series, key=lambda one: (one.person, one.day, one.session, one.number, one.digest))),
+            n_files=scanned.n_files,
+            unreadable=scanned.unreadable,
+            unmatched=scanned.unmatched,
+            linkage=tuple(row for _, row in found),
+        )
+
+
+def _batches(paths: Iterable[str]) -> Iterator[tuple[str, ...]]:
+    rest = iter(paths)
+    while batch := tuple(islice(rest, BATCH)):
+        yield batch
+
+
+def read_volume(series: Series) -> Volume:
+    """Read the pixels of a series: float32 of shape (z, y, x), rescaled, with its RAS affine.
+
+    Raises
+    ------
+    ReadError
+        If the series is no volume or its pixels are missing or damaged.
+    """
+    if series.problem is not None:
+        raise ReadError(
+            f"session {series.session}, series {series.number} is no volume ({series.problem}): {series.explanation}"
+        )
+    return read_nifti(series) if series.kind == "nifti" else read_dicom(series)
+
+
+def _files(source: Path) -> Iterator[str]:
+    if source.is_file():
+        return iter((str(source),))
+    return _walk(source)
+
+
+def _walk(source: Path) -> Iterator[str]:
+    try:
+        yield from walk(str(source))
+    except FolderError as error:
+        raise SourceError(
+            f"a folder below the source may not be read ({error.strerror}); "
+            "give this user read access to the whole source"
+        ) from None
+
+
+_ADVICE = {
+    "archive_format": "unpack what is no zip or tar",
+    "nifti_in_archive": "unpack archives of NIfTI files",
+    "archive_in_archive": "unpack archives that hold archives",
+    "too_large": "some are beyond the bounds on size",
+    "unreadable": "some cannot be read",
+}
+
+
+def _nothing(source: Path, n_files: int, other: Mapping[str, int]) -> str:
+    if source.is_file() and n_files <= 1:
+        return f"{source} is neither a DICOM nor a NIfTI file; give a DICOM file, or the folder that holds the images"
+    advice = "".join(f"; {text}" for reason, text in _ADVICE.items() if reason in other)
+    return (
+        f"source {source} holds {n_files} files, none of them DICOM or NIfTI; give the folder that holds the images"
+        f"{advice}"
+    )
+
+
+def _dicom_series(
+    frames: list[Frame], days: Mapping[str, int | None], root: Path, key: bytes
+) -> Iterator[tuple[Series, LinkageRow]]:
+    """Series of one session."""
+    groups: dict[tuple[object, ...], list[Frame]] = defaultdict(list)
+    for frame in sorted(frames, key=lambda one: (one.instance.path, one.index)):
+        one = frame.instance
+        groups[study_of(frame), one.series, one.number, one.rows, one.columns, one.problem].append(frame)
+    contexts: dict[int, Context] = {}
+    volumes: list[Stack] = []
+    for group in groups.values():
+        if group[0].instance.problem is not None:
+            volumes.append(Stack(frames=tuple(group)))
+            continue
+        parts = split(group)
+        context = _context(parts)
+        for volume in (volume for part in parts for volume in stacks(part)):
+            volumes.append(volume)
+            contexts.update((id(frame), context) for frame in volume.frames)
+    for volume in join(volumes):
+        yield _series(volume, contexts.get(id(volume.frames[0]), Context()), days, root, key)
+
+
+def _context(parts: list[list[Frame]]) -> Context:
+    """Gather what the parts of one series identifier say about each other."""
+    orientations: list[tuple[float, ...] | None] = []
+    echoes: list[SeriesHeader] = []
+    for part in parts:
+        header = part[0].header
+        if not any(same_orientation(part[0].orientation, known) for known in orientations):
+            orientations.append(part[0].orientation)
+        if not any(same_timing(header, known) for known in echoes) and header.echo_time is not None:
+            echoes.append(header)
+    return Context(
+        n_orientations=len(orientations),
+        n_echoes=max(1, len(echoes)),
+        diffusion=any("diffusion" in part[0].traits for part in parts),
+    )
+
+
+def _series(
+    volume: Stack, context: Context, days: Mapping[str, int | None], root: Path, key: bytes
+) -> tuple[Series, LinkageRow]:
+    first = volume.frames[0]
+    one = first.instance
+    problem, explanation = one.problem, volume.defect
+    if problem is None and volume.is_copy:
+        problem, explanation = SkipReason.DUPLICATE, "the same instances as in another copy that is taken"
+    elif problem is None and volume.defect:
+        problem = SkipReason.INCOMPLETE
+    paths = tuple(sorted({frame.instance.path for frame in volume.frames}))
+    place = {path: index for index, path in enumerate(paths)}
+    person = pseudonym(key, "person", person_of(first))
+    day = days.get(person)
+    software = pseudonym(key, "software", first.software) if first.software else ""
+    series = Series(
+        session=session_of(one.patient, study_of(first), key),
+        person=person,
+        device=pseudonym(key, "device", one.device),
+        number=one.number,
+        header=replace(first.header, software=software),
+        shape=volume.shape,
+        spacing=volume.spacing,
+        affine=volume.affine,
+        n_instances=len({id(frame.instance) for frame in volume.frames}),
+        digest=_digest_of((frame.instance.digest, frame.index) for frame in volume.frames),
+        content=_digest_of((frame.instance.pixels, frame.index) for frame in volume.frames) if one.pixels else "",
+        kind="dicom",
+        paths=paths,
+        frames=tuple((place[frame.instance.path], frame.index) for frame in volume.frames),
+        problem=problem,
+        explanation=explanation,
+        context=replace(
+            context,
+            n_volumes=volume.n_volumes,
+            diffusion=context.diffusion or "diffusion" in first.traits,
+            angiography="angiography" in first.traits,
+            contrast_agent="contrast_agent" in first.traits,
+            field_map="field_map" in first.traits,
+            named_localizer="named_localizer" in first.traits,
+            named_angiography="named_angiography" in first.traits,
+        ),
+        sex=one.sex,
+        age=one.age,
+        day=0 if one.date is None or day is None else one.date - day,
+    )
+    folder = PurePosixPath(relative(one.path.partition(SEPARATOR)[0], root)).parent.as_posix()
+    row = LinkageRow(session=series.session, patient_id=one.patient, study_instance_uid=one.study, path=folder)
+    return series, row
+
+
+def _digest_of(parts: Iterable[tuple[str, int]]) -> str:
+    digest = hashlib.sha256()
+    for part in sorted(set(parts)):
+        digest.update(repr(part).encode())
+    return digest.hexdigest()
+
+
+def _assumed(found: list[Series], root: Path, assume: Many[Assumption], used: set[int]) -> list[Series]:
+    """Fill what headers lack from the first matching entry; the digest then covers the entry too."""
+    result = []
+    for series in found:
+        index = matching(assume, relative(series.paths[0], root)) if assume else None
+        if index is None:
+            result.append(series)
+            continue
+        used.add(index)
+        entry = assume[index]
+        header = fill(series.header, entry.parameters)
+        stated = f"{series.digest}\0{entry.contrast}\0{sorted((n, getattr(header, n)) for n in header.assumed)!r}"
+        result.append(
+            replace(
+                series,
+                header=header,
+                contrast=entry.contrast or series.contrast,
+                digest=hashlib.sha256(stated.encode()).hexdigest(),
+            )
+        )
+    return result
+
+
+def _with_siblings(members: Many[Series]) -> list[Series]:
+    """Tell each series of one session of its phase images, and of further echoes, inversion times and flip angles."""
+    volumes = [one for one in members if one.shape != (0, 0, 0) and one.problem is not SkipReason.DUPLICATE]
+    result = []
+    for series in members:
+        alike = [one for one in volumes if one.shape == series.shape and _same_preparation(one, series)]
+        headers = [one.header for one in alike if not _PHASE & set(one.header.image_type)]
+        same_angle = [one for one in headers if _close(one.flip_angle, series.header.flip_angle)]
+        same_echo = [one for one in headers if _close(one.echo_time, series.header.echo_time)]
+        n_echoes = _n_different(one.echo_time for one in same_angle)
+        context = replace(
+            series.context,
+            n_inversion_times=max(1, _n_different(one.inversion_time for one in headers)),
+            n_flip_angles=max(1, _n_different(one.flip_angle for one in same_echo)),
+            n_sibling_echoes=max(1, n_echoes),
+            has_phase=any({"P", "PHASE"} & set(one.header.image_type) for one in alike),
+        )
+        result.append(replace(series, context=context))
+    return result
+
+
+_PHASE = {"P", "PHASE", "R", "REAL", "I", "IMAGINARY"}
+
+
+def _close(a: float | None, b: float | None) -> bool:
+    return a is b if a is None or b is None else abs(a - b) <= 0.01 * max(abs(a), abs(b))
+
+
+def _n_different(values: Iterable[float | None]) -> int:
+    """How many values there are that differ by more than a hundredth."""
+    known = sorted(value for value in values if value is not None)
+    return len(known) and 1 + sum(b - a > 0.01 * b for a, b in pairwise(known))
+
+
+def _same_preparation(one: Series, other: Series) -> bool:
+    return (
+        same_timing(replace(one.header, echo_time=None), replace(other.header, echo_time=None))
+        and one.header.scanning_sequence == other.header.scanning_sequence
+    )

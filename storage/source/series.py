@@ -1,0 +1,107 @@
+"""One acquired image volume as discovery finds it, and the errors of reading."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Many
+from dataclasses import dataclass, field
+from typing import Literal
+
+from qmri_core.series.acquisition import Contrast, Sequence, SeriesHeader
+from qmri_core.series.classification import Context, Decision, SkipReason, classify
+from qmri_core.series.grouping import Candidate, choose
+
+Matrix = tuple[tuple[float, float, float, float], ...]
+"""A 4 x 4 affine as nested tuples: hashable and cheap to pickle."""
+
+NO_AFFINE: Matrix = ((1.0, 0.0, 0.0, 0.0), (0.0, 1.0, 0.0, 0.0), (0.0, 0.0, 1.0, 0.0), (0.0, 0.0, 0.0, 1.0))
+
+
+class SourceError(ValueError):
+    """The source tree is missing, empty, or not what it was said to be."""
+
+
+class SourceNotFoundError(SourceError, FileNotFoundError):
+    """The source is not there."""
+
+
+class ReadError(ValueError):
+    """The pixels of a series cannot be turned into a volume."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Series:
+    """One volume of the source; holds pseudonyms and technical values, and paths that its text form leaves out.
+
+    ``shape`` is in the order x, y, z (columns, rows, slices), ``affine`` maps that index to RAS millimetres; both are
+    zero and the identity where ``problem`` says that there is no volume. ``digest`` changes whenever the files or what
+    is assumed about them change. ``contrast`` and ``sequence`` are set only where an assume file or a BIDS name states
+    them. ``day`` counts from the person's first session in the source. ``age`` is in whole years, 90 and above as 90.
+    """
+
+    session: str
+    person: str
+    device: str
+    number: int
+    header: SeriesHeader
+    shape: tuple[int, int, int]
+    spacing: tuple[float, float, float]
+    affine: Matrix
+    n_instances: int
+    digest: str
+    kind: Literal["dicom", "nifti"]
+    paths: tuple[str, ...] = field(repr=False)
+    frames: tuple[tuple[int, int], ...] = field(repr=False)
+    """For each slice in the order of z: index into ``paths`` and frame in that file."""
+    content: str = field(default="", repr=False)
+    """Digest of the pixels alone: the same for a copy whose identifiers were rewritten."""
+    problem: SkipReason | None = None
+    explanation: str = ""
+    """What the problem is, in numbers."""
+    contrast: Contrast | None = None
+    sequence: Sequence | None = None
+    context: Context = field(default_factory=Context)
+    sex: str = ""
+    age: int | None = None
+    day: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkageRow:
+    """Identity of a session, for the linkage table only."""
+
+    session: str
+    patient_id: str = field(repr=False)
+    study_instance_uid: str = field(repr=False)
+    path: str = field(repr=False)
+
+
+def decide(series: Series) -> Decision:
+    """Decision on one series by its own numbers; `qmri_core.series.grouping.choose` then picks one per contrast."""
+    decision = classify(
+        series.header,
+        shape=series.shape,
+        spacing=series.spacing,
+        context=series.context,
+        problem=series.problem,
+        contrast=series.contrast,
+        sequence=series.sequence,
+    )
+    if series.explanation and decision.reason is series.problem:
+        return Decision(
+            contrast=decision.contrast,
+            sequence=decision.sequence,
+            reason=decision.reason,
+            explanation=series.explanation,
+            assumed=decision.assumed,
+        )
+    return decision
+
+
+def decide_session(members: Many[Series]) -> tuple[Decision, ...]:
+    """Decisions on all series of one session, at most one of them taken per contrast; in the order given."""
+    return choose(
+        [
+            Candidate(decision=decide(one), header=one.header, shape=one.shape, spacing=one.spacing, number=one.number)
+            for one in members
+        ]
+    )

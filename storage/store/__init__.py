@@ -1,0 +1,1 @@
+"""What we keep: the cohort store, its schema, its transactions and its life cycle."""

@@ -1,0 +1,35 @@
+"""The account of the last ingest: what a source held and what became of it, kept in the store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import icechunk
+import zarr
+
+from storage.store.repository import open_repository, readable_session
+from storage.store.tables import change
+
+_ATTRIBUTE = "last_ingest"
+
+
+def write_account(repository: icechunk.Repository, account: Mapping[str, Any]) -> str | None:
+    """Keep an account as an attribute of the root; the new snapshot, or None if nothing has changed.
+
+    ``account`` holds counts and codes only, and must fit into JSON. Earlier ones stay in the history.
+    """
+
+    def edit(root: zarr.Group) -> None:
+        if root.attrs.get(_ATTRIBUTE) != dict(account):
+            root.attrs[_ATTRIBUTE] = dict(account)
+
+    return change(repository, edit, "Account of an ingest", {"run": "ingest", **account})
+
+
+def read_account(location: str | Path) -> dict[str, Any]:
+    """Account of the last ingest; empty if there was none."""
+    root = zarr.open_group(readable_session(open_repository(location)).store, mode="r", zarr_format=3)
+    account = root.attrs.get(_ATTRIBUTE)
+    return dict(account) if isinstance(account, Mapping) else {}

@@ -1,0 +1,111 @@
+"""Volumes of one session: written by a worker through a fork, read from a commit."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import icechunk
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from storage.store.repository import StoreError, faults, open_repository, readable_session
+from storage.store.schema import (
+    DIGEST,
+    IMAGE_NAMES,
+    IMAGES,
+    SESSION_VARIABLES,
+    WORKER_VARIABLES,
+    Variable,
+    rounded,
+)
+from storage.store.slots import Slot, check_owner
+from storage.store.tables import array_of, group_of
+
+
+def write_arrays(fork: icechunk.ForkSession, slot: Slot, arrays: Mapping[str, NDArray[Any]]) -> icechunk.ForkSession:
+    """Write volumes of one session, with the digest of each; runs on workers.
+
+    ``arrays`` names images, maps or masks of the schema, each of the shape (z, y, x) of the group's grid, bias fields
+    of `qmri_core.series.geometry.FIELD_SHAPE`, or the ``affine``. Everything is checked before the first byte
+    is written. Floats are rounded to the bits that the schema keeps. The fork is returned for `waves.commit`.
+
+    Raises
+    ------
+    StoreError
+        If a name, shape or dtype does not fit, or the slot is not this session's.
+    StorageFaultError
+        If the storage cannot be written.
+    """
+    with faults():
+        group = zarr.open_group(fork.store, path=slot.group, mode="r+", zarr_format=3)
+        check_owner(group, slot)
+        checked: list[tuple[zarr.Array[Any], Variable, NDArray[Any]]] = []
+        for name, values in arrays.items():
+            if name not in WORKER_VARIABLES:
+                known = ", ".join(WORKER_VARIABLES)
+                raise StoreError(f"{slot.session}: {name} is no variable that workers write: {known}")
+            array = array_of(group, name)
+            check_whole_chunks(array, slot, np.shape(values))
+            try:
+                checked.append((array, WORKER_VARIABLES[name], rounded(np.asarray(values), WORKER_VARIABLES[name])))
+            except ValueError as error:
+                raise StoreError(f"{slot.session}: {error}") from error
+        digests = array_of(group, DIGEST.name)
+        row = np.asarray(digests[slot.index], dtype=object)
+        for array, variable, stored in checked:
+            array[slot.index] = stored
+            if variable in IMAGES:
+                row[IMAGE_NAMES.index(variable.name)] = digest_of(stored)
+        digests[slot.index] = row
+    return fork
+
+
+def check_whole_chunks(array: zarr.Array[Any], slot: Slot, shape: tuple[int, ...]) -> None:
+    """Raise `StoreError` unless writing ``shape`` at the slot covers whole chunks that no other session shares."""
+    if array.chunks[0] != 1 or array.shards is not None:
+        raise StoreError(f"{array.path}: chunks of {array.chunks[0]} sessions; two workers would overwrite each other")
+    if shape != array.shape[1:]:
+        raise StoreError(f"{slot.session}: {array.path} has volumes of {array.shape[1:]}, {shape} was given")
+
+
+def read_arrays(
+    location: str | Path, slot: Slot, names: Sequence[str], *, at: str | datetime | None = None
+) -> dict[str, NDArray[Any]]:
+    """One session's values of the variables as stored, from the last commit or that of ``at``; runs on workers.
+
+    Not computed is NaN in float variables, `storage.store.schema.NOT_COMPUTED` in masks, empty in texts.
+
+    Raises
+    ------
+    StoreError
+        If the slot is not this session's any more, or a name is unknown.
+    StorageFaultError
+        If the store cannot be opened.
+    """
+    session = readable_session(open_repository(location), at)
+    group = zarr.open_group(session.store, path=slot.group, mode="r", zarr_format=3)
+    check_owner(group, slot)
+    unknown = [name for name in names if name not in WORKER_VARIABLES and name not in SESSION_VARIABLES]
+    if unknown:
+        raise StoreError(f"{slot.session}: no such variables: {', '.join(unknown)}")
+    return {name: np.asarray(array_of(group, name)[slot.index]) for name in names}
+
+
+def digests_of(root: zarr.Group, slot: Slot) -> dict[str, str]:
+    """Recorded digest of each image of a session; empty if not computed."""
+    row = np.asarray(array_of(group_of(root, slot.group), DIGEST.name)[slot.index], dtype=object)
+    return dict(zip(IMAGE_NAMES, map(str, row), strict=True))
+
+
+def digest_of(array: NDArray[Any]) -> str:
+    """Digest of an array's dtype, shape and bytes as stored; empty if nothing in it is computed."""
+    is_computed = ~np.isnan(array) if array.dtype.kind == "f" else array != np.iinfo(array.dtype).max
+    if not is_computed.any():
+        return ""
+    head = f"{array.dtype.str}{array.shape}".encode()
+    return hashlib.sha256(head + np.ascontiguousarray(array).tobytes()).hexdigest()[:32]

@@ -1,0 +1,127 @@
+"""Network weights inside a cohort's store, and which of them is promoted: every machine that sees the store has them.
+
+The node ``/checkpoints`` holds one array of bytes per checkpoint, named by the SHA-256 of its file; its attributes are
+the training record. The root attribute ``promoted_checkpoint`` names the one that `infer` uses. Both are written in one
+commit, so a reader never sees a promoted checkpoint without its weights, and an earlier snapshot has its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import zarr
+
+from storage.store.repository import MAIN, StoreError, open_repository, readable_session, writing
+from storage.store.tables import array_of, change, group_of
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+NODE = "checkpoints"
+PROMOTED = "promoted_checkpoint"
+CHUNK = 8_000_000
+
+
+def register(location: str | Path, content: bytes, *, record: Mapping[str, object], promote: bool) -> str:
+    """Keep a checkpoint file in the store and, with ``promote``, make it the one that inference uses; one commit.
+
+    Parameters
+    ----------
+    content
+        Bytes of the file.
+    record
+        How it was trained and what it was measured against; must fit into JSON. NaN and infinity, as of a training
+        that has gone astray, become null.
+
+    Returns
+    -------
+    str
+        The checkpoint's digest. Registering the same bytes again changes the record alone.
+
+    Raises
+    ------
+    StoreError
+        If the location cannot be written.
+    StorageFaultError
+        If the storage does not answer.
+    """
+    digest = hashlib.sha256(content).hexdigest()
+
+    def edit(root: zarr.Group) -> None:
+        node = root.require_group(NODE)
+        if digest not in node:
+            node.create_array(
+                digest,
+                data=np.frombuffer(content, dtype=np.uint8),
+                chunks=(min(CHUNK, max(1, len(content))),),
+                dimension_names=(f"byte_{digest[:12]}",),  # files differ in length, dimensions of one name must not
+            )
+        plain = json.loads(json.dumps(record, default=str), parse_constant=lambda _: None)
+        array_of(node, digest).attrs.update({"record": plain})
+        if promote:
+            root.attrs[PROMOTED] = digest
+
+    what = "Promote" if promote else "Register"
+    with writing(location) as repository:
+        change(repository, edit, f"{what} checkpoint {digest[:12]}", {"run": "train", "checkpoint": digest})
+    return digest
+
+
+def promote(location: str | Path, digest: str) -> str:
+    """Make a registered checkpoint the one that inference uses; the id of the new snapshot.
+
+    Raises
+    ------
+    StoreError
+        If the store holds no such checkpoint.
+    """
+
+    def edit(root: zarr.Group) -> None:
+        if NODE not in root or digest not in group_of(root, NODE):
+            raise StoreError(f"{location}: holds no checkpoint {digest[:12]}; register it first, with `qmri train`")
+        root.attrs[PROMOTED] = digest
+
+    with writing(location) as repository:
+        metadata = {"run": "promote", "checkpoint": digest}
+        snapshot = change(repository, edit, f"Promote checkpoint {digest[:12]}", metadata)
+        return snapshot or repository.lookup_branch(MAIN)
+
+
+def promoted(location: str | Path, *, at: str | datetime | None = None) -> str:
+    """Digest of the promoted checkpoint; empty where none is."""
+    return str(_root(location, at).attrs.get(PROMOTED, ""))
+
+
+def registered(location: str | Path, *, at: str | datetime | None = None) -> dict[str, dict[str, Any]]:
+    """Records of the checkpoints that the store holds, by digest."""
+    root = _root(location, at)
+    if NODE not in root:
+        return {}
+    arrays = sorted(group_of(root, NODE).arrays())
+    return {name: json.loads(json.dumps(array.attrs["record"])) for name, array in arrays}
+
+
+def read_checkpoint(location: str | Path, digest: str) -> bytes:
+    """Content of a registered checkpoint's file.
+
+    Raises
+    ------
+    StoreError
+        If the store holds no such checkpoint, or its bytes are not those that were written.
+    """
+    root = _root(location, None)
+    if NODE not in root or digest not in group_of(root, NODE):
+        raise StoreError(f"{location}: holds no checkpoint {digest[:12]}")
+    content = np.asarray(array_of(group_of(root, NODE), digest)[...], dtype=np.uint8).tobytes()
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise StoreError(f"{location}: the bytes of checkpoint {digest[:12]} are not those that were written")
+    return content
+
+
+def _root(location: str | Path, at: str | datetime | None) -> zarr.Group:
+    return zarr.open_group(readable_session(open_repository(location), at).store, mode="r", zarr_format=3)

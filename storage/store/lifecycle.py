@@ -1,0 +1,181 @@
+"""What happens to a store as a whole: going back to a tag, giving space back, coming up to date."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import icechunk
+import numpy as np
+import zarr
+
+from qmri_core.series.acquisition import CONTRASTS
+from storage.store.forget import TOMBSTONES, tombstones
+from storage.store.locations import local_path
+from storage.store.repository import (
+    MAIN,
+    STALE,
+    StoreError,
+    faults,
+    iterate_history,
+    snapshot_of,
+    stage,
+    writing,
+)
+from storage.store.schema import (
+    DIGEST,
+    IMAGE_NAMES,
+    IMAGES,
+    SCHEMA_VERSION,
+    SESSION_VARIABLES,
+    create_image_names,
+    create_variable,
+)
+from storage.store.slots import group_paths
+from storage.store.tables import array_of, change, column, group_of
+
+KEEP_DAYS = 30
+"""Retention rule of `compact`: days for which every commit can be opened again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compacted:
+    """What `compact` removed, or would remove."""
+
+    snapshots: int
+    objects: int
+    bytes: int
+
+
+def rollback(location: str | Path, name: str) -> tuple[str, str]:
+    """Make the state that ``name`` names the current one; what is left stays under a tag.
+
+    Tombstones are kept: what was forgotten stays forgotten.
+
+    Parameters
+    ----------
+    location
+        As in `storage.store.cohort.open_cohort`.
+    name
+        A tag, a snapshot id or a time.
+
+    Returns
+    -------
+    tuple
+        The new snapshot's id, and the tag of the state that was current until now.
+
+    Raises
+    ------
+    StoreError
+        If ``name`` names no state, or another writer committed meanwhile.
+    """
+    with writing(location, outdated=True) as repository, faults(location):
+        target, current = snapshot_of(repository, name), repository.lookup_branch(MAIN)
+        if target.id == current:
+            raise StoreError(f"{name} is the current state already")
+        kept = tombstones(zarr.open_group(repository.readonly_session(MAIN).store, mode="r", zarr_format=3))
+        now = datetime.now(UTC)
+        saved = f"before-rollback-{now:%Y%m%dT%H%M%S.%f}Z"
+        branch = stage(repository, target.id)
+        session = repository.writable_session(branch)
+        root = zarr.open_group(session.store, mode="a", zarr_format=3)
+        root.attrs.update(
+            {TOMBSTONES: sorted(kept | tombstones(root)), "rolled_back": f"to {target.id} on {now.isoformat()}"}
+        )
+        snapshot = str(session.commit(f"Roll back to {name}", metadata={"run": "rollback", "to": target.id}))
+        repository.create_tag(saved, current)
+        try:
+            repository.reset_branch(MAIN, snapshot, from_snapshot_id=current)
+        except icechunk.IcechunkError as error:
+            repository.delete_tag(saved)
+            raise StoreError("another process committed to the store meanwhile; run it again") from error
+        finally:
+            repository.delete_branch(branch)
+    return snapshot, saved
+
+
+def compact(location: str | Path, *, keep_days: float = KEEP_DAYS, dry_run: bool = False) -> Compacted:
+    """Let commits end that are older than ``keep_days`` and have no tag, and delete what nothing needs any more.
+
+    The current state and tagged ones always stay. In an object store, where others may be writing, what is younger
+    than a day stays too.
+
+    Parameters
+    ----------
+    location
+        As in `storage.store.cohort.open_cohort`.
+    keep_days
+        Age in days.
+    dry_run
+        Tell what would be deleted now, without the commits that would end.
+    """
+    if keep_days < 0:
+        raise StoreError(f"{keep_days} days cannot be kept; give 0 or more")
+    with writing(location) as repository, faults(location):
+        now = datetime.now(UTC)
+        expired = 0
+        if dry_run:
+            limit, tip = now - timedelta(days=keep_days), repository.lookup_branch(MAIN)
+            expired = sum(one.time < limit and one.id != tip for one in iterate_history(repository))
+        else:
+            expired = len(repository.expire_snapshots(older_than=now - timedelta(days=keep_days)))
+        limit = now if local_path(location) is not None else now - STALE
+        done = repository.garbage_collect(limit, dry_run=dry_run)
+    objects = done.chunks_deleted + done.manifests_deleted + done.snapshots_deleted + done.transaction_logs_deleted
+    return Compacted(snapshots=expired, objects=objects, bytes=done.bytes_deleted)
+
+
+def migrate(location: str | Path) -> tuple[int, int]:
+    """Bring a store that an older version wrote to this version's schema, in one commit.
+
+    Returns
+    -------
+    tuple
+        Schema version before and after; equal where there was nothing to do.
+    """
+    with writing(location, outdated=True) as repository, faults(location):
+        root = zarr.open_group(repository.readonly_session(MAIN).store, mode="r", zarr_format=3)
+        stated: Any = root.attrs["schema_version"]  # a whole number, or the store would not have been opened
+        before = int(stated)
+        metadata = {"run": "migrate", "schema_version": SCHEMA_VERSION}
+        change(repository, _migrate, f"Migrate from schema {before} to {SCHEMA_VERSION}", metadata)
+    return before, SCHEMA_VERSION
+
+
+def _migrate(root: zarr.Group) -> None:
+    stated: Any = root.attrs["schema_version"]
+    for version in range(int(stated), SCHEMA_VERSION):
+        _STEPS[version](root)
+        root.attrs["schema_version"] = version + 1
+
+
+def _join_digests(root: zarr.Group) -> None:
+    """Version 2 has one array for the digests of all images; images keep the codec that they were written with."""
+    for path in group_paths(root):
+        group = group_of(root, path)
+        old = [f"{name}_digest" for name in IMAGE_NAMES]
+        columns = [column(array_of(group, name)) for name in old]
+        create_variable(group, DIGEST, (len(columns[0]), len(IMAGES)))
+        create_image_names(group)
+        array_of(group, DIGEST.name)[...] = np.stack(columns, axis=1)
+        for name in old:
+            del group[name]
+
+
+def _add_tissue_signals(root: zarr.Group) -> None:
+    """Version 3 keeps the signals of grey matter and CSF; calibrations that rest on white matter alone end."""
+    for path in group_paths(root):
+        group = group_of(root, path)
+        n_sessions = len(column(array_of(group, "session")))
+        for contrast in CONTRASTS:
+            for tissue in ("grey_matter", "csf"):
+                create_variable(group, SESSION_VARIABLES[f"{contrast}_{tissue}_signal"], (n_sessions,))
+    if "calibration" in root:
+        del root["calibration"]
+
+
+_STEPS: dict[int, Callable[[zarr.Group], None]] = {1: _join_digests, 2: _add_tissue_signals}
+"""From each older version to the next."""

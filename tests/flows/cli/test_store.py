@@ -1,0 +1,109 @@
+"""The commands about a store, on a processed cohort."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import xarray as xr
+import zarr
+from distributed import Client
+from typer.testing import CliRunner, Result
+
+from flows.cli.main import app
+from flows.ingest.run import ingest
+from flows.maps.staleness import stale_sessions
+from storage.store.cohort import open_repository, slots, tag, writing
+from storage.store.repository import tags
+from tests.flows.end_to_end import Processed
+
+
+@pytest.fixture
+def store(processed: Processed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("QMRI_KEY_FILE", str(processed.key_file))
+    return Path(shutil.copytree(processed.store, tmp_path / "store"))
+
+
+def qmri(*arguments: object, typed: str = "") -> Result:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], input=typed)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def test_status_tells_counts_stale_sessions_runs_and_size(store: Path, processed: Processed) -> None:
+    text = qmri("status", "--store", store).output
+    # its maps were made with untrained weights, and nothing is promoted
+    assert "stale: 3 sessions: its maps were made with another checkpoint" in text
+    assert "3 sessions, 3 stale" in text
+    assert "last runs:" in text
+    assert "Infer maps of 3 sessions" in text
+    name = sorted(slots(store))[0]
+    with writing(store) as repository:
+        session = repository.writable_session("main")
+        root = zarr.open_group(session.store, mode="a")
+        rows = root["catalogue/session"][...].tolist()  # type: ignore[index,union-attr]
+        root["catalogue/code_version"][rows.index(name)] = "0.0.1"  # type: ignore[index]
+        session.commit("edit")
+    assert stale_sessions(str(store))[name] == "its images were made by another version"
+    assert processed.inferred.complete == 3
+
+
+def test_history_rollback_and_compact(store: Path) -> None:
+    with writing(store) as repository:
+        tag(repository, "nightly-1")
+    before = qmri("history", "--store", store).output
+    assert "[nightly-1]" in before
+    assert "run=infer" in before
+    assert len(qmri("history", "--store", store, "--limit", 2).output.splitlines()) == 2
+    created = before.splitlines()[-1].split()[3]
+    assert f"rolled back to {created}" in qmri("rollback", created, "--store", store).output
+    assert slots(store) == {}
+    assert "rolled back to nightly-1" in qmri("rollback", "nightly-1", "--store", store).output
+    assert len(slots(store)) == 3
+    assert "would end" in qmri("compact", "--store", store, "--keep-days", 0, "--dry-run").output
+    assert "MB deleted" in qmri("compact", "--store", store, "--keep-days", 0).output
+    assert len(tags(open_repository(store))) == 3
+
+
+@pytest.mark.walk
+def test_forget_asks_says_what_ends_and_the_next_ingest_leaves_the_session_out(
+    store: Path, processed: Processed, workers: Client
+) -> None:
+    with writing(store) as repository:
+        tag(repository, "nightly-1")
+    name = sorted(slots(store))[0]
+    refused = qmri("forget", name, "--store", store, typed="n\n")
+    assert refused.exit_code == 1
+    assert "these tags end too, because they hold it: nightly-1" in refused.output
+    assert name in slots(store)
+    assert f"{name} is forgotten" in qmri("forget", name, "--store", store, "--yes").output
+    again = ingest(processed.source, str(store), key=processed.key, client=workers)
+    assert (again.found, again.skipped, again.complete) == (3, 1, 2)
+    assert again.reasons["forgotten"] == 1
+    assert name not in slots(store)
+
+
+@pytest.mark.walk
+def test_verify_reads_the_source_again(store: Path, processed: Processed, tmp_path: Path) -> None:
+    sound = qmri("verify", "--store", store, "--source", processed.source)
+    assert "everything is as it was written" in sound.output
+    changed = Path(shutil.copytree(processed.source, tmp_path / "changed"))
+    file = max((path for path in changed.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    content = bytearray(file.read_bytes())
+    content[-100] ^= 1  # a bit of a pixel
+    file.write_bytes(content)
+    found = qmri("verify", "--store", store, "--source", changed)
+    assert found.exit_code == 1
+    assert found.output.count("its source is not what was ingested") == 1
+    assert file.name not in found.output
+
+
+def test_exports_and_migrate(store: Path, tmp_path: Path) -> None:
+    assert "maps of 3 sessions" in qmri("export-bids", "--store", store, "--out", tmp_path / "bids").output
+    assert len(list((tmp_path / "bids").rglob("*_T1map.nii.gz"))) == 6
+    assert "objects in" in qmri("export-zarr", "--store", store, "--out", tmp_path / "plain").output
+    tree = xr.open_datatree(tmp_path / "plain", engine="zarr", consolidated=False)  # type: ignore[arg-type]
+    assert {slot.group for slot in slots(store).values()} <= {path.strip("/") for path in tree.groups}
+    assert "is up to date" in qmri("migrate", "--store", store).output

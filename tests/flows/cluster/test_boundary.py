@@ -1,0 +1,232 @@
+"""The session boundary: what a worker says of a session that fails, and of one that does not."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from flows.cluster.boundary import (
+    REASONS,
+    InferTask,
+    IngestTask,
+    Outcome,
+    Stage,
+    SummariseTask,
+    at_boundary,
+    infer_session,
+    ingest_session,
+    summarise_session,
+)
+from flows.maps.weights import Weights
+from qmri_core.calibration.population import FieldStrengthError
+from qmri_core.calibration.scales import CalibrationError
+from qmri_core.calibration.session_model import Person
+from qmri_core.mapping.checkpoint import digest_of
+from qmri_core.preprocessing.alignment import AlignmentError
+from qmri_core.preprocessing.brain_mask import BrainMaskError
+from qmri_core.preprocessing.session import FieldOfViewError
+from qmri_core.preprocessing.tissue import TissueError
+from qmri_core.series.acquisition import Acquisition, Contrast, Sequence
+from storage.source.discovery import discover
+from storage.source.series import ReadError
+from storage.store.cohort import Placement, begin_append, begin_update, read_arrays, slots, writing
+from storage.store.schema import Reason, Status
+from tests.flows.tiny_cohort import GRID, GROUPS, images, make_store
+
+SECRET = "/archive/SecretName/scan.dcm"  # noqa: S105 - a path that must not show
+OWN: dict[type[Exception], Reason] = {
+    AlignmentError: Reason.ALIGNMENT,
+    BrainMaskError: Reason.BRAIN_MASK,
+    TissueError: Reason.BRAIN_MASK,
+    FieldOfViewError: Reason.FIELD_OF_VIEW,
+    FieldStrengthError: Reason.FIELD_STRENGTH,
+    CalibrationError: Reason.NO_CALIBRATION,
+    ReadError: Reason.READ_ERROR,
+}
+
+
+def failing(error: BaseException) -> Outcome:
+    def work(stage: Stage) -> Outcome:
+        with stage("read"):
+            pass
+        with stage("preprocess"):
+            raise error
+
+    return at_boundary("ses-1", work)
+
+
+def test_every_reason_belongs_to_an_error_that_exists() -> None:
+    assert {kind.__name__: reason for kind, reason in OWN.items()} == REASONS
+
+
+@pytest.mark.parametrize("kind", OWN)
+def test_own_errors_keep_their_text_and_stage(kind: type[Exception]) -> None:
+    outcome = failing(kind("the series share 3 % of the brain"))
+    assert (outcome.status, outcome.reason, outcome.stage) == (Status.FAILED, OWN[kind], "preprocess")
+    assert (outcome.error, outcome.explanation) == (kind.__name__, "the series share 3 % of the brain")
+    assert outcome.fork is None
+    assert outcome.duration >= 0
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError(SECRET),
+        OSError(5, "Input/output error", SECRET),
+        KeyError(SECRET),
+        MemoryError(SECRET),
+        RuntimeError(SECRET),
+        UnicodeDecodeError("ascii", SECRET.encode(), 0, 1, SECRET),
+        type("ReadError", (Exception,), {"__module__": "tarfile"})(SECRET),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_texts_of_other_errors_are_lost_but_not_their_place(error: Exception) -> None:
+    outcome = failing(error)
+    assert (outcome.status, outcome.reason) == (Status.FAILED, Reason.INTERNAL_ERROR)
+    assert outcome.error == type(error).__name__
+    assert outcome.explanation.startswith(f"{type(error).__name__} in ")
+    file, line = outcome.explanation.split(" in ")[1].split(":")
+    assert file.endswith(".py")
+    assert int(line) > 0
+    assert "Secret" not in repr(outcome) + outcome.explanation
+    assert "/" not in outcome.explanation
+
+
+def test_the_place_is_the_last_line_of_our_own_code() -> None:
+    def work(stage: Stage) -> Outcome:
+        stage.name = "preprocess"
+        nothing = np.zeros((20, 20, 20), dtype=np.uint8)
+        from qmri_core.preprocessing.session import _grow
+
+        _grow(nothing > 0, (1.0, 1.0), 10.0)  # two spacings for three axes: fails inside
+        raise AssertionError
+
+    assert "IndexError in session.py:" in at_boundary("ses-1", work).explanation
+
+
+def test_an_interrupt_is_not_a_failed_session() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        failing(KeyboardInterrupt())
+
+
+def test_a_damaged_file_is_a_failed_session_without_a_name(tmp_path: Path) -> None:
+    source, location = tmp_path / "source", tmp_path / "store"
+    anat = source / "sub-SecretName" / "anat"
+    anat.mkdir(parents=True)
+    pixels = np.random.default_rng(0).normal(size=(20, 24, 16)).astype(np.float32)
+    path = anat / "sub-SecretName_T1w.nii.gz"
+    nib.save(nib.Nifti1Image(pixels, np.diag([8.0, 8.0, 10.0, 1.0])), path)
+    path.write_bytes(path.read_bytes()[:5000])
+    (series,) = discover(source, key=bytes(32)).series
+    scanner, protocol = GROUPS[0].split("/")
+    with writing(location, create=True) as repository:
+        place = Placement(session=series.session, scanner=scanner, protocol=protocol, grid=GRID)
+        wave = begin_append(repository, [place])
+        task = IngestTask(
+            slot=wave.slots[series.session],
+            status=Status.COMPLETE,
+            series={Contrast.T1W: series},
+            grid=GRID,
+            fork=wave.fork,
+        )
+        outcome = ingest_session(task)
+    assert outcome.session == series.session
+    assert (outcome.status, outcome.reason, outcome.stage) == (Status.FAILED, Reason.READ_ERROR, "read")
+    assert (outcome.error, outcome.fork, outcome.values) == ("ReadError", None, {})
+    assert "copy it again" in outcome.explanation
+    assert "Secret" not in f"{outcome!r} {outcome.explanation} {task!r}"
+    assert pickle.loads(pickle.dumps(outcome)) == outcome  # noqa: S301 - made above
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return make_store(tmp_path_factory.mktemp("stages"))
+
+
+ACQUISITIONS = {
+    Contrast.T1W: Acquisition(
+        contrast=Contrast.T1W,
+        sequence=Sequence.SPIN_ECHO,
+        repetition_time=0.6,
+        echo_time=0.012,
+        flip_angle=math.radians(90),
+        refocusing_angle=math.pi,
+        field_strength=3.0,
+    ),
+    Contrast.T2W: Acquisition(
+        contrast=Contrast.T2W,
+        sequence=Sequence.SPIN_ECHO,
+        repetition_time=5.0,
+        echo_time=0.09,
+        flip_angle=math.radians(90),
+        refocusing_angle=math.pi,
+        field_strength=3.0,
+    ),
+}
+
+
+def infer_task(store: str, checkpoint: Path) -> InferTask:
+    name = sorted(slots(store))[0]
+    with writing(store) as repository:
+        wave = begin_update(repository, [name])
+    return InferTask(
+        location=store,
+        slot=wave.slots[name],
+        acquisitions=ACQUISITIONS,
+        scales={Contrast.T1W: 250.0, Contrast.T2W: 300.0},
+        person=Person(mean=np.zeros(4), determined=np.ones(4), spread=np.full(4, 0.04), n_people=9.0),
+        weights=Weights(digest=digest_of(checkpoint), file=checkpoint),
+        fork=wave.fork,
+    )
+
+
+def test_maps_are_written_to_the_fork(store: str, checkpoint: Path) -> None:
+    import zarr
+
+    task = infer_task(store, checkpoint)
+    outcome = infer_session(task)
+    assert (outcome.status, outcome.error, outcome.stage) == (Status.COMPLETE, "", "")
+    assert outcome.fork is not None
+    group = zarr.open_group(outcome.fork.store, path=task.slot.group, mode="r")
+    written = np.asarray(group["T1map"][task.slot.index])  # type: ignore[index]
+    np.testing.assert_array_equal(np.isfinite(written), images(0)["brain_mask"] == 1)
+    unchanged = read_arrays(store, task.slot, ["T1map"])["T1map"]
+    assert (np.nan_to_num(unchanged) != np.nan_to_num(written)).any()  # readers see nothing of it yet
+
+
+def test_a_checkpoint_that_changed_meanwhile_fails_the_session(store: str, checkpoint: Path) -> None:
+    changed = Weights(digest="0" * 64, file=checkpoint)
+    outcome = infer_session(replace(infer_task(store, checkpoint), weights=changed))
+    assert (outcome.status, outcome.stage, outcome.fork) == (Status.FAILED, "load_model", None)
+    assert outcome.error == "CheckpointError"
+
+
+def test_a_scale_that_is_none_fails_the_session(store: str, checkpoint: Path) -> None:
+    scales = {Contrast.T1W: 250.0, Contrast.T2W: float("nan")}
+    outcome = infer_session(replace(infer_task(store, checkpoint), scales=scales))
+    assert (outcome.status, outcome.reason, outcome.stage) == (Status.FAILED, Reason.INTERNAL_ERROR, "infer")
+    assert outcome.explanation.startswith("ValueError in inference.py:")
+
+
+def test_statistics_of_a_session(store: str) -> None:
+    slot = slots(store)[sorted(slots(store))[1]]
+    outcome = summarise_session(SummariseTask(location=store, slot=slot))
+    stored = read_arrays(store, slot, ["T2map", "tissue"])
+    (row,) = (row for row in outcome.rows if (row["tissue"], row["map"]) == ("GM", "T2map"))
+    inside = stored["T2map"][stored["tissue"] == 2]
+    assert len(outcome.rows) == 9
+    assert (row["session"], row["group"], row["n"]) == (slot.session, slot.group, inside.size)
+    assert row["median"] == pytest.approx(float(np.median(inside)), rel=1e-6)
+
+
+def test_a_slot_that_belongs_to_another_fails(store: str) -> None:
+    first, second, *_ = (slot for slot in slots(store).values() if slot.group == GROUPS[0])
+    outcome = summarise_session(SummariseTask(location=store, slot=replace(first, session=second.session)))
+    assert (outcome.status, outcome.error, outcome.stage) == (Status.FAILED, "StoreError", "read")

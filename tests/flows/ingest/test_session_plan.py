@@ -1,0 +1,177 @@
+"""What ingest decides on a session from the records of its series."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flows.ingest.session_plan import SessionPlan, plan_session, plan_sessions
+from qmri_core.series.acquisition import Contrast, Sequence, SeriesHeader
+from qmri_core.series.classification import SkipReason
+from storage.source.series import Series
+from storage.store.schema import Reason, Status
+
+SECRET = "/archive/Zyxwvut_Quentin/IM1"  # noqa: S105 - a path that must not show
+COMMON = {"manufacturer": "Siemens", "model": "prisma", "magnetic_field_strength": 3.0}
+HEADERS: Mapping[Contrast, SeriesHeader] = {
+    Contrast.T1W: SeriesHeader(
+        **COMMON,
+        mr_acquisition_type="3D",
+        scanning_sequence=("GR", "IR"),
+        sequence_variant=("SK", "SP", "MP"),
+        repetition_time=2.3,
+        echo_time=0.00298,
+        inversion_time=0.9,
+        flip_angle=math.radians(9),
+    ),
+    Contrast.T2W: SeriesHeader(
+        **COMMON,
+        mr_acquisition_type="2D",
+        scanning_sequence=("SE",),
+        sequence_variant=("SK",),
+        repetition_time=5.0,
+        echo_time=0.1,
+        flip_angle=math.radians(150),
+        echo_train_length=15,
+    ),
+    Contrast.FLAIR: SeriesHeader(
+        **COMMON,
+        mr_acquisition_type="2D",
+        scanning_sequence=("SE", "IR"),
+        sequence_variant=("SK",),
+        repetition_time=9.0,
+        echo_time=0.09,
+        inversion_time=2.5,
+        flip_angle=math.radians(150),
+        echo_train_length=16,
+    ),
+}
+
+
+def series(kind: Contrast, *, session: str = "ses-1", number: int | None = None, **changes: object) -> Series:
+    number = list(HEADERS).index(kind) + 1 if number is None else number
+    one = Series(
+        session=session,
+        person="sub-1",
+        device="1a2b3c",
+        number=number,
+        header=HEADERS[kind],
+        shape=(180, 220, 60),
+        spacing=(1.0, 1.0, 3.0),
+        affine=((1.0, 0.0, 0.0, -90.0), (0.0, 1.0, 0.0, -110.0), (0.0, 0.0, 3.0, -90.0), (0.0, 0.0, 0.0, 1.0)),
+        n_instances=60,
+        digest=f"{session}{number}",
+        kind="dicom",
+        paths=(SECRET,),
+        frames=tuple((0, frame) for frame in range(60)),
+    )
+    return replace(one, **changes)  # type: ignore[arg-type]
+
+
+def plan(*members: Series) -> SessionPlan:
+    return plan_session(members)
+
+
+def test_three_contrasts_are_complete() -> None:
+    made = plan(*(series(contrast) for contrast in Contrast))
+    assert (made.status, made.reason, made.explanation) == (Status.COMPLETE, None, "")
+    assert list(made.chosen) == list(made.acquisitions) == list(Contrast)
+    assert made.acquisitions[Contrast.T2W].sequence is Sequence.TURBO_SPIN_ECHO
+    assert made.placement is not None
+    assert made.placement.session == made.session == "ses-1"
+    assert made.placement.scanner.startswith("siemens-prisma-3t-")
+    assert made.placement.grid.spacing == (1.0, 1.0, 3.0)
+
+
+@pytest.mark.parametrize("absent", [Contrast.T2W, Contrast.FLAIR])
+def test_t1w_and_one_other_are_partial_and_another_group(absent: Contrast) -> None:
+    made = plan(*(series(contrast) for contrast in Contrast if contrast is not absent))
+    assert (made.status, made.reason) == (Status.PARTIAL, Reason.MISSING_CONTRAST)
+    assert made.explanation == f"no {absent}"
+    whole = plan(*(series(contrast) for contrast in Contrast))
+    assert made.placement is not None
+    assert whole.placement is not None
+    assert made.placement.scanner == whole.placement.scanner
+    assert made.placement.protocol != whole.placement.protocol
+
+
+@pytest.mark.parametrize(
+    "present", [(Contrast.T1W,), (Contrast.T2W,), (Contrast.FLAIR,), (Contrast.T2W, Contrast.FLAIR)]
+)
+def test_without_t1w_or_with_one_contrast_alone_it_is_skipped(present: tuple[Contrast, ...]) -> None:
+    made = plan(*(series(contrast) for contrast in present))
+    assert (made.status, made.reason, made.placement) == (Status.SKIPPED, Reason.MISSING_CONTRAST, None)
+    absent = [contrast for contrast in Contrast if contrast not in present]
+    assert f"found {' and '.join(present)}, but no {' and no '.join(absent)}" in made.explanation
+    assert "maps need T1w and one of T2w and FLAIR" in made.explanation
+
+
+def test_a_session_of_other_series_says_what_they_are() -> None:
+    localizers = [series(Contrast.T1W, number=number, problem=SkipReason.NOT_MR) for number in (1, 2)]
+    broken = series(Contrast.T2W, problem=SkipReason.INCOMPLETE, explanation="5.00 mm, not 2.50 mm")
+    made = plan(*localizers, broken)
+    assert (made.status, made.reason) == (Status.SKIPPED, Reason.MISSING_CONTRAST)
+    assert "found none of the contrasts" in made.explanation
+    assert "other series: 1 incomplete, 2 not_mr" in made.explanation
+
+
+def test_a_series_whose_slices_are_missing_leaves_the_session_partial() -> None:
+    made = plan(series(Contrast.T1W), series(Contrast.T2W), series(Contrast.FLAIR, problem=SkipReason.INCOMPLETE))
+    assert (made.status, made.explanation) == (Status.PARTIAL, "no FLAIR")
+
+
+def test_one_of_two_alike_is_taken() -> None:
+    made = plan(series(Contrast.T1W), series(Contrast.T1W, number=7), series(Contrast.T2W), series(Contrast.FLAIR))
+    assert made.status is Status.COMPLETE
+    assert made.chosen[Contrast.T1W].number == 7
+    assert [decision.reason for decision in made.decisions].count(SkipReason.DUPLICATE) == 1
+
+
+@pytest.mark.parametrize("named", [Contrast.T1W, None])
+def test_a_series_without_any_number_counts_for_nothing_until_it_is_stated(named: Contrast | None) -> None:
+    silent = series(Contrast.T1W, header=SeriesHeader(), contrast=named)
+    made = plan(silent, series(Contrast.T2W), series(Contrast.FLAIR))
+    assert (made.status, made.reason, made.placement) == (Status.SKIPPED, Reason.MISSING_CONTRAST, None)
+    assert "found T2w and FLAIR, but no T1w" in made.explanation
+    assert "1 no_parameters; state with --assume what they are" in made.explanation
+
+
+def test_parameters_that_contradict_each_other_are_told() -> None:
+    impossible = replace(HEADERS[Contrast.FLAIR], echo_time=9.5)
+    stated = series(
+        Contrast.FLAIR, header=impossible, contrast=Contrast.FLAIR, sequence=Sequence.INVERSION_RECOVERY_TSE
+    )
+    made = plan(series(Contrast.T1W), series(Contrast.T2W), stated)
+    assert (made.status, made.reason) == (Status.SKIPPED, Reason.NO_PARAMETERS)
+    assert "echo_time" in made.explanation
+    assert "--assume" in made.explanation
+
+
+@settings(deadline=None)
+@given(order=st.permutations(list(range(6))))
+def test_the_order_of_discovery_does_not_matter(order: list[int]) -> None:
+    everything = [series(contrast, session=session) for session in ("ses-1", "ses-2") for contrast in Contrast]
+    expected = plan_sessions(everything)
+    assert [one.session for one in expected] == ["ses-1", "ses-2"]
+    assert plan_sessions(everything[place] for place in order) == expected
+
+
+def test_the_digest_follows_every_series() -> None:
+    members = [series(contrast) for contrast in Contrast]
+    digests = {plan_session(tuple(kept)).input_digest for n in (1, 2, 3) for kept in itertools.combinations(members, n)}
+    assert len(digests) == 7
+    changed = plan(members[0], members[1], replace(members[2], digest="changed"))
+    assert changed.input_digest not in digests
+
+
+def test_no_plan_tells_a_path() -> None:
+    complete = plan(*(series(contrast) for contrast in Contrast))
+    skipped = plan(series(Contrast.T1W))
+    for made in (complete, skipped):
+        assert "Zyxwvut" not in f"{made!r} {made.explanation} {[one.explanation for one in made.decisions]}"

@@ -1,0 +1,186 @@
+"""Values of DICOM pixels: rescaling, Philips scaling, compressed and enhanced files."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+from pydicom.uid import EnhancedMRImageStorage, RLELossless
+
+from qmri_core.series.classification import SkipReason
+from storage.source.dicom import scan_file
+from storage.source.discovery import decide, discover, read_volume
+from storage.source.header import field_strength, manufacturer_of, slug
+from tests.storage.slices import STUDY, header, voxels, write, write_series
+
+KEY = bytes(32)
+
+
+def test_rescale_is_applied_per_slice(tmp_path: Path) -> None:
+    stored = voxels()
+    for z, pixels in enumerate(stored):
+        changes = {
+            "SOPInstanceUID": f"{STUDY}.1.{z}",
+            "ImagePositionPatient": [-40, -50, -60 + 2.5 * z],
+            "RescaleSlope": str(1 + z),
+            "RescaleIntercept": "-10",
+        }
+        write(tmp_path / str(z), header(**changes), pixels)
+    (series,) = discover(tmp_path, key=KEY).series
+    volume = read_volume(series)
+    heights = np.array([(volume.affine @ [0, 0, z, 1])[2] for z in range(5)])
+    order = np.argsort(heights)
+    expected = stored * (1.0 + np.arange(5))[:, None, None] - 10
+    np.testing.assert_allclose(volume.array[order], expected)
+
+
+@pytest.mark.parametrize("block", [0x10, 0x12])
+def test_philips_values_are_divided_by_slope_and_scale_slope(tmp_path: Path, block: int) -> None:
+    stored = voxels()
+    write_series(tmp_path, stored, Manufacturer="Philips Medical Systems", RescaleSlope="2.5", RescaleIntercept="5")
+    for path in tmp_path.iterdir():
+        dataset = pydicom.dcmread(path)
+        dataset.add_new((0x2005, block), "LO", "Philips MR Imaging DD 001")
+        dataset.add_new((0x2005, (block << 8) + 0x0E), "FL", 0.01)
+        dataset.save_as(path)
+    (series,) = discover(tmp_path, key=KEY).series
+    values = read_volume(series).array
+    scale = np.float32(0.01)
+    np.testing.assert_allclose(np.sort(values.ravel()), np.sort((stored.ravel() * 2.5 + 5) / (2.5 * scale)), rtol=1e-5)
+
+
+def test_run_length_encoding_gives_the_same_voxels(tmp_path: Path) -> None:
+    write_series(tmp_path / "plain", voxels())
+    (tmp_path / "rle").mkdir()
+    for path in (tmp_path / "plain").iterdir():
+        dataset = pydicom.dcmread(path)
+        dataset.compress(RLELossless)
+        dataset.save_as(tmp_path / "rle" / path.name)
+    (plain,) = discover(tmp_path / "plain", key=KEY).series
+    (coded,) = discover(tmp_path / "rle", key=KEY).series
+    np.testing.assert_array_equal(read_volume(plain).array, read_volume(coded).array)
+
+
+def enhanced(path: Path, stored: np.ndarray, order: list[int], **frame_changes: Any) -> None:
+    """Write slices as frames of one object, in any order."""
+    top = header(SOPClassUID=EnhancedMRImageStorage, NumberOfFrames=len(stored), ImageType=["ORIGINAL", "PRIMARY", "M"])
+    for name in (
+        "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RepetitionTime", "EchoTime",
+        "InversionTime", "FlipAngle", "ScanningSequence", "SequenceVariant", "EchoTrainLength", "SliceThickness",
+    ):  # fmt: skip
+        delattr(top, name)
+    top.EchoPulseSequence = "GRADIENT"
+
+    def sequence(**values: Any) -> Sequence:
+        item = Dataset()
+        for name, value in values.items():
+            setattr(item, name, value)
+        return Sequence([item])
+
+    shared = Dataset()
+    shared.MRTimingAndRelatedParametersSequence = sequence(RepetitionTime="2300", FlipAngle="9", EchoTrainLength="1")
+    shared.MRModifierSequence = sequence(InversionRecovery="YES", InversionTimes=900.0)
+    shared.PlaneOrientationSequence = sequence(ImageOrientationPatient=[1, 0, 0, 0, 1, 0])
+    shared.PixelMeasuresSequence = sequence(PixelSpacing=[2, 3], SliceThickness="2.5")
+    frames = []
+    for z in order:
+        frame = Dataset()
+        frame.MREchoSequence = sequence(EffectiveEchoTime=2.98)
+        frame.PlanePositionSequence = sequence(ImagePositionPatient=[-40, -50, -60 + 2.5 * z])
+        frame.PixelValueTransformationSequence = sequence(
+            RescaleSlope=str(1 + z), RescaleIntercept="0", RescaleType="US", **frame_changes
+        )
+        frames.append(frame)
+    top.SharedFunctionalGroupsSequence = Sequence([shared])
+    top.PerFrameFunctionalGroupsSequence = Sequence(frames)
+    pixels = stored[order]
+    write(path, top, pixels.reshape(-1, pixels.shape[2]))
+    dataset = pydicom.dcmread(path)
+    dataset.Rows = pixels.shape[1]
+    dataset.save_as(path)
+
+
+def test_enhanced_frames_in_any_order_make_one_volume(tmp_path: Path) -> None:
+    stored = voxels()
+    enhanced(tmp_path / "e", stored, [3, 0, 4, 1, 2])
+    (series,) = discover(tmp_path, key=KEY).series
+    assert series.shape == (4, 6, 5)
+    values = series.header
+    assert (values.repetition_time, values.inversion_time, values.echo_time) == (2.3, 0.9, pytest.approx(0.00298))
+    assert values.scanning_sequence == ("GR", "IR")
+    assert decide(series).reason is None
+    volume = read_volume(series)
+    order = np.argsort([(volume.affine @ [0, 0, z, 1])[2] for z in range(5)])
+    np.testing.assert_allclose(volume.array[order], stored * (1.0 + np.arange(5))[:, None, None])
+
+
+def test_an_object_without_pixels_or_of_another_kind_has_its_reason(tmp_path: Path) -> None:
+    reasons = {
+        "1.2.840.10008.5.1.4.1.1.88.22": SkipReason.NOT_IMAGE,
+        "1.2.840.10008.5.1.4.1.1.66": SkipReason.NOT_IMAGE,
+        "1.2.840.10008.5.1.4.1.1.2": SkipReason.NOT_MR,
+        "1.2.840.10008.5.1.4.1.1.4.2": SkipReason.MR_SPECTROSCOPY,
+        "1.2.840.10008.5.1.4.1.1.4": None,
+    }
+    for index, sop_class in enumerate(reasons):
+        write(tmp_path / str(index), header(SOPClassUID=sop_class), voxels(1)[0])
+        (frame,) = scan_file(str(tmp_path / str(index))) or ()
+        assert frame.instance.problem == reasons[sop_class]
+    write(tmp_path / "empty", header(Rows=64, Columns=64), None)
+    (frame,) = scan_file(str(tmp_path / "empty")) or ()
+    assert frame.instance.problem is SkipReason.NOT_IMAGE
+
+
+def test_only_codes_are_kept(tmp_path: Path) -> None:
+    changes = {
+        "ImageType": ["ORIGINAL", "PRIMARY", "SMITH", "M"],
+        "ScanOptions": ["PFP", "JOHN"],
+        "SequenceVariant": ["SP", "DOE"],
+        "ScanningSequence": ["GR", "XX"],
+    }
+    write(tmp_path / "a", header(**changes), voxels(1)[0])
+    (frame,) = scan_file(str(tmp_path / "a")) or ()
+    kept = frame.header
+    assert kept.image_type == ("ORIGINAL", "PRIMARY", "M")
+    assert (kept.scan_options, kept.sequence_variant, kept.scanning_sequence) == (("PFP",), ("SP",), ("GR",))
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "code"),
+    [
+        ("SIEMENS", "", "Siemens"),
+        ("Siemens Healthineers", "", "Siemens"),
+        ("GE MEDICAL SYSTEMS", "", "GE"),
+        ("Philips Medical Systems", "", "Philips"),
+        ("TOSHIBA", "", "Canon"),
+        ("CANON_MEC", "", "Canon"),
+        ("UIH", "", "UIH"),
+        ("", "Achieva dStream", "Philips"),
+        ("UNKNOWN", "TrioTim", "Siemens"),
+        ("Acme Imaging", "X1", ""),
+    ],
+)
+def test_manufacturers_are_coded(name: str, model: str, code: str) -> None:
+    assert manufacturer_of(name, model) == code
+
+
+def test_units_are_converted() -> None:
+    assert field_strength(15000.0) == pytest.approx(1.5)  # gauss
+    assert field_strength(3000.0) == pytest.approx(3.0)  # millitesla
+    assert field_strength(0.0) is None
+    assert slug("MAGNETOM Prisma Fit (Dr. Müller)") == "magnetom-prisma-fit-dr-m-ller"
+    assert math.isclose(field_strength(1.494) or 0, 1.494)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x1f\x8b", b"\x1f\x8bgarbage" * 50, b"DICM" * 50, bytes(128) + b"DICM" * 9])
+def test_garbage_is_no_dicom(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(content)
+    frames = scan_file(str(path))
+    assert not frames or frames[0].instance.problem is not None

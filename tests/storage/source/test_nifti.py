@@ -1,0 +1,181 @@
+"""NIfTI volumes of BIDS trees and of plain folders with an assume file."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+
+from qmri_core.series.acquisition import Contrast, Sequence
+from qmri_core.series.classification import SkipReason
+from storage.source.discovery import ReadError, SourceError, decide, discover, load_assumptions, read_volume
+
+KEY = bytes(32)
+AFFINE = np.array([[-1.1, 0.02, 0.0, 30.0], [0.01, 1.2, 0.1, -40.0], [0.0, -0.1, 2.5, 7.0], [0.0, 0.0, 0.0, 1.0]])
+FLAIR = {
+    "Manufacturer": "Philips", "ManufacturersModelName": "Ingenia", "MagneticFieldStrength": 3, "RepetitionTime": 11,
+    "MRAcquisitionType": "2D", "ScanningSequence": "SE_IR", "EchoTime": 0.125, "InversionTime": 2.8, "FlipAngle": 90,
+    "EchoTrainLength": 24, "PatientName": "Zyxwvut", "InstitutionName": "Saint Hypothesis Hospital",
+}  # fmt: skip
+
+
+def write(
+    path: Path, sidecar: dict[str, Any] | None = None, *, shape: tuple[int, ...] = (4, 5, 6), code: int = 1
+) -> Any:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = np.random.default_rng(5).integers(0, 2000, shape).astype(np.int16)
+    image = nibabel.Nifti1Image(data, AFFINE)
+    image.header.set_slope_inter(0.5, 3.0)
+    image.set_sform(AFFINE, code)
+    image.set_qform(AFFINE, 0, strip_shears=True)
+    nibabel.save(image, path)
+    if sidecar is not None:
+        Path(str(path).removesuffix(".gz").removesuffix(".nii") + ".json").write_text(json.dumps(sidecar))
+    return nibabel.load(path)
+
+
+def test_a_bids_session_takes_contrast_from_the_suffix_and_numbers_from_the_sidecar(tmp_path: Path) -> None:
+    image = write(tmp_path / "sub-01" / "ses-a" / "anat" / "sub-01_ses-a_run-1_FLAIR.nii.gz", FLAIR)
+    (series,) = discover(tmp_path, key=KEY).series
+    values = series.header
+    assert values.repetition_time == 11
+    assert values.flip_angle == pytest.approx(math.pi / 2)
+    assert values.scanning_sequence == ("SE", "IR")
+    decision = decide(series)
+    assert (decision.contrast, decision.sequence) == (Contrast.FLAIR, Sequence.INVERSION_RECOVERY_TSE)
+    assert decision.reason is None
+    volume = read_volume(series)
+    np.testing.assert_allclose(volume.array, image.get_fdata().T, rtol=1e-6)
+    np.testing.assert_allclose(volume.affine, AFFINE, atol=1e-5)  # float32 in the file
+    assert series.shape == (4, 5, 6)
+
+
+def test_bids_labels_make_sessions_and_persons(tmp_path: Path) -> None:
+    for person, visit in (("sub-01", "ses-a"), ("sub-01", "ses-b"), ("sub-02", "ses-a")):
+        for suffix in ("T1w", "T2w"):
+            write(tmp_path / person / visit / "anat" / f"{person}_{visit}_{suffix}.nii", {"EchoTime": 0.1})
+    found = discover(tmp_path, key=KEY)
+    assert len({one.session for one in found.series}) == 3
+    assert len({one.person for one in found.series}) == 2
+    assert sorted((row.patient_id, row.study_instance_uid) for row in found.linkage) == [
+        ("sub-01", "ses-a"), ("sub-01", "ses-b"), ("sub-02", "ses-a"),
+    ]  # fmt: skip
+
+
+def test_without_numbers_the_suffix_gives_a_contrast_and_no_parameters(tmp_path: Path) -> None:
+    write(tmp_path / "sub-01" / "anat" / "sub-01_T2w.nii.gz")
+    (series,) = discover(tmp_path, key=KEY).series
+    decision = decide(series)
+    assert (decision.contrast, decision.reason) == (Contrast.T2W, SkipReason.NO_PARAMETERS)
+    assert decision.assumed
+
+
+def test_a_name_outside_bids_is_no_evidence(tmp_path: Path) -> None:
+    write(tmp_path / "patient" / "visit" / "T2w.nii.gz")
+    (series,) = discover(tmp_path, key=KEY).series
+    decision = decide(series)
+    assert (decision.contrast, decision.reason) == (None, SkipReason.NO_PARAMETERS)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("sub-01_task-rest_bold.nii.gz", SkipReason.EPI),
+        ("sub-01_dir-AP_dwi.nii.gz", SkipReason.DIFFUSION),
+        ("sub-01_part-phase_T1w.nii.gz", SkipReason.PHASE),
+        ("sub-01_dseg.nii.gz", SkipReason.DERIVED),
+        ("sub-01_desc-preproc_T1w.nii.gz", SkipReason.DERIVED),
+        ("sub-01_ce-gadolinium_T1w.nii.gz", SkipReason.CONTRAST_UNKNOWN),
+    ],
+)
+def test_other_bids_kinds_have_their_reason(tmp_path: Path, name: str, reason: SkipReason) -> None:
+    write(tmp_path / "sub-01" / name, FLAIR)
+    (series,) = discover(tmp_path, key=KEY).series
+    assert decide(series).reason is reason
+
+
+def test_an_assume_file_states_what_plain_folders_lack(tmp_path: Path) -> None:
+    for visit in ("study1", "study2"):
+        for name in ("T1W", "T2W", "FLAIR"):
+            write(tmp_path / "data" / "patient01" / visit / f"{name}.nii.gz")
+    file = tmp_path / "assume.yaml"
+    file.write_text(
+        """
+- match: "*/T1W.nii.gz"
+  contrast: T1w
+  parameters: {RepetitionTime: 0.5, EchoTime: 0.01, FlipAngle: 90, MagneticFieldStrength: 3, MRAcquisitionType: 2D,
+    ScanningSequence: SE, EchoTrainLength: 1}
+- match: "patient01/*/T2W.nii.gz"
+  contrast: T2w
+  parameters: {RepetitionTime: 4.5, EchoTime: 0.1, EchoTrainLength: 16, MRAcquisitionType: 2D}
+- match: "*FLAIR*"
+  contrast: FLAIR
+  parameters: {RepetitionTime: 11, EchoTime: 0.14, InversionTime: 2.8, MRAcquisitionType: 3D}
+"""
+    )
+    found = discover(tmp_path / "data", key=KEY, assume=load_assumptions(file))
+    assert found.unmatched == ()
+    assert len({one.session for one in found.series}) == 2
+    assert len({one.person for one in found.series}) == 1
+    decisions = {(decide(one).contrast, decide(one).sequence, decide(one).reason) for one in found.series}
+    assert decisions == {
+        (Contrast.T1W, Sequence.SPIN_ECHO, None),
+        (Contrast.T2W, Sequence.TURBO_SPIN_ECHO, None),
+        (Contrast.FLAIR, Sequence.VARIABLE_FLIP_TSE, None),
+    }
+    assert all(decide(one).assumed and "repetition_time" in one.header.assumed for one in found.series)
+
+
+def test_folders_right_below_the_source_are_persons_too(tmp_path: Path) -> None:
+    for person in ("patient07", "patient08"):
+        write(tmp_path / person / "T1.nii")
+    found = discover(tmp_path, key=KEY)
+    assert len({one.person for one in found.series}) == len({one.session for one in found.series}) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "text"), [({"shape": (4, 5, 6, 7)}, "not one volume"), ({"code": 0}, "no orientation in the header")]
+)
+def test_what_is_no_volume_in_space_is_refused(tmp_path: Path, options: dict[str, Any], text: str) -> None:
+    write(tmp_path / "sub-01_T1w.nii.gz", FLAIR, **options)
+    (series,) = discover(tmp_path, key=KEY).series
+    decision = decide(series)
+    assert decision.reason is SkipReason.INCOMPLETE
+    assert text in decision.explanation
+
+
+def test_the_digest_covers_sidecar_and_assumption(tmp_path: Path) -> None:
+    path = tmp_path / "sub-01_T1w.nii"
+    write(path, FLAIR)
+    digests = [discover(tmp_path, key=KEY).series[0].digest]
+    write(path, FLAIR | {"EchoTime": 0.126})
+    digests.append(discover(tmp_path, key=KEY).series[0].digest)
+    (tmp_path / "a.yaml").write_text("- {match: '*', parameters: {SequenceVariant: SK}}")
+    assume = load_assumptions(tmp_path / "a.yaml")
+    digests.append(discover(tmp_path, key=KEY, assume=assume).series[0].digest)
+    assert len(set(digests)) == 3
+
+
+def test_a_truncated_file_says_so_without_its_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    path = tmp_path / "Zyxwvut" / "sub-01_T1w.nii"
+    write(path, FLAIR, shape=(20, 20, 20))
+    (series,) = discover(tmp_path, key=KEY).series
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(ReadError, match="cannot be read") as caught:
+        read_volume(series)
+    everything = f"{caught.value} {series!r} {caplog.text}".lower()
+    for secret in ("zyxwvut", "hypothesis", str(tmp_path).lower()):
+        assert secret not in everything
+
+
+def test_a_folder_of_broken_nifti_holds_no_image(tmp_path: Path) -> None:
+    (tmp_path / "a.nii.gz").write_bytes(b"\x1f\x8b not really")
+    with pytest.raises(SourceError, match="none of them DICOM or NIfTI"):
+        discover(tmp_path, key=KEY)

@@ -1,0 +1,280 @@
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import icechunk
+import numpy as np
+import pytest
+import zarr
+
+from storage.store import repository
+from storage.store.cohort import (
+    StoreError,
+    begin_append,
+    catalogue,
+    commit,
+    history,
+    open_cohort,
+    open_repository,
+    read_arrays,
+    read_table,
+    sessions,
+    slots,
+    write_arrays,
+    writing,
+)
+from storage.store.schema import CATALOGUE, PER_SESSION, SCHEMA_VERSION
+from storage.store.verify import verify
+from tests.storage.cohorts import GRID, GROUP, images, infer, ingest, maps, placement, row
+
+SESSIONS = ("ses-b", "ses-a", "ses-c")
+
+
+@pytest.fixture(scope="module")
+def location(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three sessions in one group, two of them with maps, and one more in the catalogue only."""
+    path = tmp_path_factory.mktemp("cohort") / "store"
+    ingest(path, [placement(session) for session in SESSIONS])
+    infer(path, SESSIONS[:2])
+    with writing(path) as opened:
+        commit(opened, None, [], values={}, rows=[row("ses-d", "skipped")], message="Skip", metadata={"skipped": 1})
+    return path
+
+
+def test_the_three_lines_of_an_analyst(location: Path) -> None:
+    tree = open_cohort(location)
+    group = tree[GROUP]
+    means = group["T1map"].where(group["tissue"] == 3).mean(("z", "y", "x"))
+    assert means.dims == ("session",)
+    assert means["session"].values.tolist() == list(SESSIONS)
+    for session in SESSIONS[:2]:
+        expected = maps(session)["T1map"][images(session)["tissue"] == 3].mean(dtype=np.float64)
+        np.testing.assert_allclose(float(means.sel(session=session)), expected, rtol=2e-4)  # rounding: 1.2e-4
+    assert np.isnan(means.sel(session="ses-c"))
+
+
+def test_units_coordinates_and_groups_are_decoded(location: Path) -> None:
+    tree = open_cohort(location)
+    group = tree[GROUP]
+    assert group["T1map"].dims == ("session", "z", "y", "x")
+    assert group["T2map"].attrs["units"] == "s"
+    for axis in "xyz":
+        np.testing.assert_array_equal(group[axis], GRID.coordinates(axis))
+        assert group[axis].attrs["units"] == "mm"
+    assert np.isnan(group["brain_mask"].where(group["brain_mask"] > 1)).all()
+    assert tree["catalogue"].sizes == {"row": 4}
+    assert group["affine"].shape == (3, 4, 4)
+    assert tree.attrs["schema_version"] == SCHEMA_VERSION
+    assert group.attrs["spacing"] == list(GRID.spacing)
+
+
+def test_variables_come_in_the_order_of_the_schema(location: Path) -> None:
+    for _ in range(3):
+        tree = open_cohort(location)
+        assert list(tree[GROUP].data_vars)[:6] == ["T1w", "T2w", "FLAIR", "T1map", "T2map", "PDmap"]
+        assert list(tree["catalogue"].data_vars)[:2] == ["session", "status"]
+        assert list(tree.groups) == ["/", "/catalogue", "/scanner-a", f"/{GROUP}"]
+
+
+def test_opening_is_lazy_and_takes_dask_chunks_on_request(location: Path) -> None:
+    lazy = open_cohort(location)[GROUP]["T1map"]
+    assert not lazy.variable._in_memory
+    assert lazy.chunks is None
+    chunked = open_cohort(location, chunks={})[GROUP]["T1map"]
+    assert chunked.chunks is not None
+    assert chunked.chunks[0] == (1, 1, 1)
+
+
+def test_the_catalogue_lists_every_session_once(location: Path) -> None:
+    table = catalogue(location)
+    assert table["session"].tolist() == [*SESSIONS, "ses-d"]
+    assert list(table.columns) == [variable.name for variable in CATALOGUE]
+    assert table["status"].tolist() == ["complete", "complete", "partial", "skipped"]
+    assert table["group"].tolist() == [GROUP, GROUP, GROUP, ""]
+    assert table.groupby("status").size()["complete"] == 2
+
+
+def test_the_sessions_table_joins_all_groups(location: Path) -> None:
+    table = sessions(location)
+    assert table["session"].tolist() == list(SESSIONS)
+    assert table["index"].tolist() == [0, 1, 2]
+    assert set(table["group"]) == {GROUP}
+    assert table["age"].tolist() == [40.0] * 3
+    assert set(table.columns) == {"session", "group", "index", *(variable.name for variable in PER_SESSION)}
+
+
+def test_earlier_states_open_by_snapshot_and_time(location: Path) -> None:
+    skipped, inferred, ingested, created = history(open_repository(location))
+    assert (skipped.message, inferred.message, ingested.message) == ("Skip", "Infer", "Ingest 3 sessions")
+    assert ingested.metadata == {"run": "test", "sessions": 3}
+    assert len(catalogue(location, at=created.id)) == 0
+    assert np.isnan(open_cohort(location, at=ingested.id)[GROUP]["T1map"]).all()
+    assert open_cohort(location, at=inferred.time)[GROUP]["T1map"][:2].notnull().all()
+    assert catalogue(location, at=ingested.time.isoformat())["status"].tolist() == ["partial"] * 3
+    naive = (skipped.time + timedelta(seconds=5)).replace(tzinfo=None)
+    assert len(catalogue(location, at=naive)) == 4
+
+
+def test_no_time_shows_the_inside_of_a_wave(location: Path) -> None:
+    opened = open_repository(location)
+    inside = [info for info in opened.ancestry(branch="main") if info.metadata.get("staging")]
+    assert len(inside) == 1
+    assert sessions(location, at=inside[0].written_at).empty
+    with pytest.raises(StoreError, match="neither a snapshot id"):
+        open_cohort(location, at=inside[0].id)
+
+
+def test_a_moment_that_is_not_there_is_named(location: Path) -> None:
+    with pytest.raises(StoreError, match="no commit at or before"):
+        open_cohort(location, at=datetime(2001, 1, 1, tzinfo=UTC))
+    with pytest.raises(StoreError, match="neither a snapshot id, a tag nor an ISO time"):
+        open_cohort(location, at="nightly")
+
+
+def test_locations_that_hold_no_store(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("x")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for wrong, message in ((tmp_path / "none", "no such folder"), (file, "is a file"), (folder, "not a cohort store")):
+        for read in (open_cohort, catalogue, sessions, slots, verify, lambda path: read_table(path, "statistics")):
+            with pytest.raises(StoreError, match=message):
+                read(wrong)
+        with pytest.raises(StoreError, match=message), writing(wrong):
+            pass
+    assert list(folder.iterdir()) == []
+
+
+def test_a_store_is_never_made_over_other_files(tmp_path: Path) -> None:
+    (tmp_path / "precious.nii").write_text("x")
+    with pytest.raises(StoreError, match="1 files that are no store"), writing(tmp_path, create=True):
+        pass
+    assert [entry.name for entry in tmp_path.iterdir()] == ["precious.nii"]
+    with pytest.raises(StoreError, match="cannot be made"), writing(tmp_path / "precious.nii" / "store", create=True):
+        pass
+
+
+def test_a_foreign_icechunk_repository_is_no_cohort(tmp_path: Path) -> None:
+    made = icechunk.Repository.create(icechunk.local_filesystem_storage(str(tmp_path)))
+    with pytest.raises(StoreError, match="not a cohort store"):
+        open_cohort(tmp_path)
+    session = made.writable_session("main")
+    zarr.create_group(session.store, attributes={"schema_version": "x"})
+    session.commit("m")
+    with pytest.raises(StoreError, match="states no schema version"):
+        open_cohort(tmp_path)
+    with pytest.raises(StoreError, match="states no schema version"), writing(tmp_path, create=True):
+        pass
+
+
+def test_a_newer_schema_is_refused_by_readers_and_writers(tmp_path: Path) -> None:
+    with writing(tmp_path, create=True) as opened:
+        session = opened.writable_session("main")
+        zarr.open_group(session.store, mode="a").attrs["schema_version"] = SCHEMA_VERSION + 1
+        session.commit("m")
+    with pytest.raises(StoreError, match="install a newer"):
+        open_cohort(tmp_path)
+    with pytest.raises(StoreError, match="install a newer"), writing(tmp_path):
+        pass
+
+
+def test_making_a_store_that_was_cut_short_is_taken_up_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    moved: list[str] = []
+    rename = Path.rename
+
+    def dies(self: Path, target: Path) -> Path:
+        if len(moved) == 1:
+            raise KeyboardInterrupt
+        moved.append(self.name)
+        return rename(self, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", dies)
+        with pytest.raises(KeyboardInterrupt), writing(tmp_path / "store", create=True):
+            pass
+    with pytest.raises(StoreError, match="not a cohort store"):
+        open_cohort(tmp_path / "store")
+    ingest(tmp_path / "store", [placement("ses-1")])
+    assert len(slots(tmp_path / "store")) == 1
+    assert repository._NEW not in {entry.name for entry in (tmp_path / "store").iterdir()}
+
+
+@pytest.fixture
+def read_only(location: Path, tmp_path: Path) -> Iterator[Path]:
+    """A copy of the store that this process may read and not write."""
+    copy = Path(shutil.copytree(location, tmp_path / "copy"))
+    entries = [copy, *copy.rglob("*")]
+    for entry in entries:
+        entry.chmod(0o555 if entry.is_dir() else 0o444)
+    parents = [parent for parent in copy.parents if parent.stat().st_uid == os.getuid()]
+    modes = {parent: parent.stat().st_mode for parent in parents}
+    root = os.geteuid() == 0
+    if root:  # may write anything: act as nobody
+        for parent, mode in modes.items():
+            parent.chmod(mode | 0o055)
+        os.seteuid(65534)
+    yield copy
+    if root:
+        os.seteuid(0)
+        for parent, mode in modes.items():
+            parent.chmod(mode)
+    for entry in entries:
+        entry.chmod(0o755)
+
+
+def test_a_read_only_store_is_read_and_refuses_writers(read_only: Path) -> None:
+    assert len(catalogue(read_only)) == 4
+    assert np.isfinite(read_arrays(read_only, slots(read_only)["ses-a"], ["T1map"])["T1map"]).all()
+    with pytest.raises(StoreError, match="cannot be written"), writing(read_only):
+        pass
+    with pytest.raises(StoreError, match="cannot be made"), writing(read_only / "new", create=True):
+        pass
+
+
+def test_a_store_moves_with_its_folder(location: Path, tmp_path: Path) -> None:
+    moved = Path(shutil.copytree(location, tmp_path / "elsewhere"))
+    assert verify(moved) == []
+    ingest(moved, [placement("ses-e")])
+    assert len(slots(moved)) == 4
+    assert len(slots(location)) == 3
+
+
+def test_a_writer_that_disappears_gives_the_lock_back(location: Path) -> None:
+    code = f"""
+import os
+from storage.store.repository import writing
+with writing({str(location)!r}):
+    os.kill(os.getpid(), 9)
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[3], check=False, timeout=60)
+    with writing(location, on_wait=pytest.fail) as opened:
+        assert opened.list_branches() == {"main"}
+
+
+def test_nothing_of_icechunk_reaches_the_terminal(location: Path) -> None:
+    code = f"from storage.store.cohort import catalogue; catalogue({str(location)!r})"
+    root = Path(__file__).parents[3]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, check=True, capture_output=True, timeout=60)
+    assert done.stdout + done.stderr == b""
+
+
+def test_an_empty_store_has_empty_tables(tmp_path: Path) -> None:
+    with writing(tmp_path, create=True):
+        pass
+    assert catalogue(tmp_path).empty
+    assert sessions(tmp_path).empty
+    assert {"session", "group", "age"} <= set(sessions(tmp_path).columns)
+    assert slots(tmp_path) == {}
+    assert set(open_cohort(tmp_path).children) == {"catalogue"}
+
+
+def test_a_worker_needs_only_the_fork_and_the_slot(location: Path) -> None:
+    with writing(location) as opened:
+        wave = begin_append(opened, [placement("ses-z")])
+        returned = write_arrays(wave.fork, wave.slots["ses-z"], {"T1w": images("ses-z")["T1w"]})
+        assert returned is wave.fork
+        assert returned.has_uncommitted_changes

@@ -1,0 +1,195 @@
+"""Going back, giving space back, coming up to date, and copies for other tools."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+import zarr
+
+from qmri_core.series.acquisition import CONTRASTS
+from storage.exports.zarr import export_zarr
+from storage.store.cohort import (
+    StoreError,
+    begin_append,
+    catalogue,
+    history,
+    open_cohort,
+    open_repository,
+    read_arrays,
+    sessions,
+    slots,
+    tag,
+    write_arrays,
+    writing,
+)
+from storage.store.forget import forget, forgotten
+from storage.store.lifecycle import compact, migrate, rollback
+from storage.store.repository import tags
+from storage.store.schema import DIGEST, IMAGE_NAMES, PER_SESSION, SCHEMA_VERSION
+from storage.store.tables import read_table
+from storage.store.verify import verify
+from tests.storage.cohorts import GROUP, infer, ingest, maps, placement
+
+OTHER = "scanner-b/protocol-2"
+KEY = bytes(32)
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two sessions, tagged; then maps, and a third session."""
+    location = tmp_path_factory.mktemp("lifecycle") / "store"
+    ingest(location, [placement("ses-1"), placement("ses-2", OTHER)])
+    with writing(location) as repository:
+        tag(repository, "nightly-1")
+    infer(location, ["ses-1", "ses-2"])
+    ingest(location, [placement("ses-3")])
+    return location
+
+
+@pytest.fixture
+def store(template: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(template, tmp_path / "store"))
+
+
+def files(location: Path) -> set[Path]:
+    return {path for path in location.rglob("*") if path.is_file()}
+
+
+def test_rollback_makes_the_tagged_state_the_current_one_and_loses_nothing(store: Path) -> None:
+    then, now = catalogue(store, at="nightly-1"), catalogue(store)
+    snapshot, saved = rollback(store, "nightly-1")
+    assert history(open_repository(store))[0].id == snapshot
+    pd.testing.assert_frame_equal(catalogue(store), then)
+    assert np.isnan(read_arrays(store, slots(store)["ses-1"], ["T1map"])["T1map"]).all()
+    assert set(tags(open_repository(store))) == {"nightly-1", saved}
+    pd.testing.assert_frame_equal(catalogue(store, at=saved), now)
+    assert verify(store) == []
+    ingest(store, [placement("ses-4")])
+    assert set(slots(store)) == {"ses-1", "ses-2", "ses-4"}
+    rollback(store, saved)
+    pd.testing.assert_frame_equal(catalogue(store), now)
+    assert verify(store) == []
+
+
+def test_rollback_names_what_it_cannot_find_and_keeps_what_was_forgotten_away(store: Path) -> None:
+    with pytest.raises(StoreError, match="neither a snapshot id, a tag nor an ISO time"):
+        rollback(store, "nightly-9")
+    with pytest.raises(StoreError, match="current state already"):
+        rollback(store, history(open_repository(store))[0].id)
+    forget(store, "ses-3", key=KEY)
+    rollback(store, "nightly-1")
+    assert forgotten(store, KEY, ["ses-1", "ses-3"]) == {"ses-3"}
+
+
+def test_compact_keeps_the_current_state_and_the_tagged_ones(store: Path) -> None:
+    with writing(store) as repository:  # cut short: its objects are needed by nobody
+        wave = begin_append(repository, [placement("ses-4")])
+        write_arrays(wave.fork, wave.slots["ses-4"], maps("ses-4"))
+    before, now, then = files(store), catalogue(store), catalogue(store, at="nightly-1")
+    maps_now = open_cohort(store)[GROUP]["T1map"].load()
+    would = compact(store, keep_days=0, dry_run=True)
+    assert would.snapshots == 3
+    assert files(store) == {path for path in before if "staging" not in str(path)}
+    assert compact(store).snapshots == 0  # all are younger than the 30 days of the rule
+    assert len(history(open_repository(store))) == 4
+    done = compact(store, keep_days=0)
+    assert done.objects > 0
+    assert done.bytes > 0
+    assert len(files(store)) < len(before)
+    assert len(history(open_repository(store))) == 1
+    pd.testing.assert_frame_equal(catalogue(store), now)
+    pd.testing.assert_frame_equal(catalogue(store, at="nightly-1"), then)
+    xr.testing.assert_identical(open_cohort(store)[GROUP]["T1map"].load(), maps_now)
+    assert verify(store) == []
+    assert verify(store, at="nightly-1") == []
+    assert compact(store, keep_days=0).objects == 0
+    ingest(store, [placement("ses-4")])
+    assert verify(store) == []
+
+
+def test_compact_deletes_what_a_replaced_session_leaves(store: Path) -> None:
+    for _ in range(3):
+        ingest(store, [placement("ses-1")])
+    n_chunks = len(list((store / "chunks").iterdir()))
+    compact(store, keep_days=0)
+    assert len(list((store / "chunks").iterdir())) < n_chunks
+
+
+def test_an_export_is_plain_zarr_with_the_same_content(store: Path, tmp_path: Path) -> None:
+    out = tmp_path / "plain"
+    said: list[tuple[int, int]] = []
+    count = export_zarr(store, out, progress=lambda done, total: said.append((done, total)))
+    assert said[-1] == (count, count) == (len(files(out)),) * 2
+    tree = open_cohort(store)
+    plain = xr.open_datatree(out, engine="zarr", consolidated=False)  # type: ignore[arg-type]
+    assert set(plain.groups) == set(tree.groups)
+    for path in (GROUP, OTHER, "catalogue"):
+        expected = tree[path].to_dataset()
+        xr.testing.assert_identical(plain[path].to_dataset()[list(expected.data_vars)].load(), expected.load())
+    with pytest.raises(StoreError, match="is there already"):
+        export_zarr(store, out)
+    (tmp_path / ".old.part").mkdir()  # an export was killed here
+    export_zarr(store, tmp_path / "old", at="nightly-1")
+    group = xr.open_zarr(tmp_path / "old", group=GROUP, consolidated=False)
+    assert np.isnan(group["T1map"]).all()
+    assert not [path for path in tmp_path.iterdir() if path.name.endswith(".part")]
+
+
+def as_version_1(location: Path) -> None:
+    """Change a store to what version 1 wrote: one array of digests per image, signals of white matter alone."""
+    with writing(location) as repository:
+        session = repository.writable_session("main")
+        root = zarr.open_group(session.store, mode="a")
+        for path in (GROUP, OTHER):
+            group: Any = root[path]
+            digests = np.asarray(group[DIGEST.name][...])
+            for column, name in enumerate(IMAGE_NAMES):
+                array = group.create_array(
+                    f"{name}_digest", shape=(len(digests),), chunks=(1,), dtype=str, dimension_names=("session",)
+                )
+                array[...] = digests[:, column]
+            del group[DIGEST.name]
+            del group["image"]
+            for contrast in CONTRASTS:
+                del group[f"{contrast}_grey_matter_signal"]
+                del group[f"{contrast}_csf_signal"]
+        root.create_group("calibration")
+        root.attrs["schema_version"] = 1
+        session.commit("as version 1")
+
+
+def test_a_store_of_the_older_version_is_brought_up_to_date(store: Path) -> None:
+    before, tree = sessions(store), open_cohort(store)[GROUP].to_dataset().load()
+    as_version_1(store)
+    for use in (open_cohort, sessions, verify):
+        with pytest.raises(StoreError, match=r"schema version 1, .* `qmri migrate"):
+            use(store)
+    with pytest.raises(StoreError, match="qmri migrate"), writing(store):
+        pass
+    assert migrate(store) == (1, SCHEMA_VERSION)
+    assert verify(store) == []
+    assert read_table(store, "calibration") is None
+    pd.testing.assert_frame_equal(sessions(store), before)
+    xr.testing.assert_identical(open_cohort(store)[GROUP].to_dataset().load(), tree)
+    last = history(open_repository(store))[0].id
+    assert migrate(store) == (SCHEMA_VERSION, SCHEMA_VERSION)
+    assert history(open_repository(store))[0].id == last
+    infer(store, ["ses-3"])
+    assert verify(store) == []
+
+
+def test_the_table_of_all_sessions(store: Path) -> None:
+    table = open_cohort(store).qmri.table()
+    assert table.index.tolist() == ["ses-1", "ses-3", "ses-2"]
+    assert table.index.name == "session"
+    assert table["group"].tolist() == [GROUP, GROUP, OTHER]
+    assert list(table.columns) == ["group", *(variable.name for variable in PER_SESSION)]
+    expected = sessions(store).set_index("session")[["age", "status"]]
+    pd.testing.assert_frame_equal(table[["age", "status"]], expected, check_dtype=False)
+    assert open_cohort(store, at=history(open_repository(store))[-1].id).qmri.table().empty
