@@ -17,6 +17,20 @@ FORBIDDEN: dict[str, set[str]] = {
 }
 
 
+ORDER: dict[str, list[str]] = {
+    "qmri_core": [
+        *("tissues", "statistics", "versions", "series", "physics", "preprocessing", "calibration", "simulation"),
+        *("mapping", "baseline", "evaluation", "training", "weights"),
+    ],
+    "storage": ["pseudonyms", "source", "store", "exports", "simulated"],
+    "flows": [
+        *("settings", "progress", "errors", "prefect_plugin", "tables", "pictures", "cluster", "maps", "statistics"),
+        *("evaluation", "training", "ingest", "simulate", "night", "report", "deployed", "cli"),
+    ],
+}
+"""Rooms of each floor: each may import those before it."""
+
+
 def imported_packages(path: Path) -> set[str]:
     """Top-level packages that a file imports anywhere, in functions and for type checks too."""
     nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
@@ -37,6 +51,47 @@ def test_every_import_is_seen(tmp_path: Path) -> None:
     path = tmp_path / "module.py"
     path.write_text("import torch.nn as nn\nfrom zarr.codecs import X\ndef f():\n    import dask, prefect\n")
     assert imported_packages(path) == {"torch", "zarr", "dask", "prefect"}
+
+
+def imported_rooms(path: Path, package: str) -> set[str]:
+    """Rooms of its own floor that a file imports anywhere."""
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    modules = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and node.module:
+            is_floor = node.module == package
+            modules += [f"{package}.{alias.name}" for alias in node.names] if is_floor else [node.module]
+    return {module.split(".")[1] for module in modules if module.startswith(f"{package}.")}
+
+
+@pytest.mark.parametrize("package", ORDER)
+def test_rooms_import_only_rooms_before_them(package: str) -> None:
+    place = {room: number for number, room in enumerate(ORDER[package])}
+    wrong = []
+    for path in sorted((ROOT / package).rglob("*.py")):
+        room = path.relative_to(ROOT / package).with_suffix("").parts[0]
+        if room == "__init__":
+            continue
+        wrong += [
+            f"{path.relative_to(ROOT)} imports {other}"
+            for other in imported_rooms(path, package)
+            if place[other] > place[room]
+        ]
+    assert wrong == []
+
+
+def test_every_room_of_a_floor_is_in_its_order() -> None:
+    for package, rooms in ORDER.items():
+        found = {path.relative_to(ROOT / package).with_suffix("").parts[0] for path in (ROOT / package).rglob("*.py")}
+        assert found - {"__init__"} <= set(rooms), package
+
+
+def test_tests_are_found_by_the_path_of_their_module() -> None:
+    """A folder of tests is a folder of the code; ``benchmarks`` and ``docs`` apart."""
+    folders = {path.parent.relative_to(ROOT / "tests") for path in (ROOT / "tests").rglob("test_*.py")}
+    mirrors = {folder for folder in folders if folder.parts and folder.parts[0] in MAY_IMPORT}
+    assert not [folder for folder in mirrors if not (ROOT / folder).is_dir()]
+    assert {folder.parts[0] for folder in folders - mirrors if folder.parts} <= {"benchmarks", "deploy", "docs"}
 
 
 def test_imports_within_the_project_are_absolute() -> None:

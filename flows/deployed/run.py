@@ -18,8 +18,8 @@ from prefect.exceptions import PrefectException
 from prefect.logging import get_run_logger
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-from flows.cli.main import explain
 from flows.cluster.clusters import ClusterError, client_on_demand
+from flows.errors import explain
 from flows.progress import Progress
 from flows.settings import Settings, SettingsError, settings
 from storage.store.locations import StorageFaultError

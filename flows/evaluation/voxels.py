@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flows.cluster.boundary import MAPS, Outcome, Stage, at_boundary
+from flows.cluster.boundary import Outcome, Stage, at_boundary
+from flows.maps.session import MAPS
 from qmri_core.series.acquisition import Acquisition, Contrast
 from storage.store.schema import Status
 

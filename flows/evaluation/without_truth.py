@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from flows.cluster.boundary import MAPS, Outcome, Stage, at_boundary
+from flows.cluster.boundary import Outcome, Stage, at_boundary
 from flows.cluster.clusters import run_bounded
 from flows.evaluation.plausibility_tables import (
     candidate_table,
@@ -21,6 +21,7 @@ from flows.evaluation.plausibility_tables import (
 )
 from flows.evaluation.rows import rows_of, write_evaluation
 from flows.maps.calibrate import acquisitions_of_maps, all_scales
+from flows.maps.session import MAPS
 from flows.progress import Progress, quiet
 from flows.statistics.aggregate import identities_of_maps, read_statistics, up_to_date
 from flows.tables.text import records

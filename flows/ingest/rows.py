@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.metadata import version
 
 from flows.cluster.boundary import Outcome
 from flows.ingest.session_plan import SessionPlan
 from flows.maps.staleness import why_images
 from qmri_core import versions
+from qmri_core.versions import CODE_VERSION
 from storage.store.acquisitions import acquisition_values
 from storage.store.schema import Status
-
-CODE_VERSION = version("qmri-cohort")
 
 
 def is_done(plan: SessionPlan, row: Mapping[str, object] | None) -> bool:

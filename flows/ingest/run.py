@@ -11,14 +11,16 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows.cluster.boundary import IngestTask, ingest_session, outcome_of
+from flows.cluster.boundary import outcome_of
 from flows.cluster.clusters import run_bounded, waves_for
-from flows.ingest.rows import CODE_VERSION, is_done, row_of, values_of
+from flows.ingest.rows import is_done, row_of, values_of
+from flows.ingest.session import IngestTask, ingest_session
 from flows.ingest.session_plan import SessionPlan, unmatched_entries
 from flows.ingest.source_plans import SourcePlans, known_rows
 from flows.maps.calibrate import calibrate
 from flows.progress import Progress, part_of, quiet
 from flows.tables.summary import RunSummary
+from qmri_core.versions import CODE_VERSION
 from storage.pseudonyms import key_path
 from storage.source.assume_file import Assumption, Override, load_entries
 from storage.source.discovery import Discovery, LinkageRow, scan_source

@@ -8,11 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from flows.ingest.inspection import SMALL_GROUP
-from flows.ingest.rows import CODE_VERSION, is_done, row_of
+from flows.ingest.rows import is_done, row_of
 from flows.ingest.session_plan import Agreement, SessionPlan, agree, finish_plan, plan_session
 from flows.progress import Progress
 from flows.tables.summary import RunSummary, summarise
 from flows.tables.text import records
+from qmri_core.versions import CODE_VERSION
 from storage.source.assume_file import Assumption, Override, load_entries
 from storage.source.discovery import Scanned, scan_source
 from storage.store.cohort import catalogue

@@ -6,19 +6,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.cluster.boundary import InferTask, Outcome, clear_maps, infer_session, outcome_of
+from flows.cluster.boundary import Outcome, outcome_of
 from flows.cluster.clusters import inference_resource, run_bounded, waves_for
-from flows.ingest.rows import CODE_VERSION
 from flows.maps.calibrate import calibrate, current_calibrations, signals_of
-from flows.maps.staleness import why_maps
+from flows.maps.session import InferTask, clear_maps, infer_session
+from flows.maps.staleness import made_with, obstacle, why_maps
 from flows.maps.weights import Weights, chosen_weights
 from flows.progress import Progress, part_of, quiet
 from flows.tables.summary import RunSummary, summarise
 from flows.tables.text import records as records_of
-from qmri_core import versions
-from qmri_core.calibration.population import FieldStrengthError, population
 from qmri_core.calibration.scales import calibrated_acquisitions, session_person, session_scales
 from qmri_core.series.acquisition import CONTRASTS
+from qmri_core.versions import CODE_VERSION
 from storage.store.acquisitions import acquisitions_of
 from storage.store.cohort import catalogue, open_repository, sessions, slots
 from storage.store.locations import absolute
@@ -89,20 +88,6 @@ def infer(store: str, *, client: Client, checkpoint: Path | None = None, progres
         unchanged=len(rows) - len(tasks) + by_others,
         snapshot=snapshot,
     )
-
-
-def made_with(calibration: int) -> str:
-    """What a session's maps rest on beside the weights: version of its group's calibration, and of the method."""
-    return f"{calibration}/{versions.INFERENCE}"
-
-
-def obstacle(record: Mapping[str, Any], calibrations: Mapping[str, object]) -> Reason | None:
-    """Why a stored session gets no maps."""
-    try:
-        population(float(record["magnetic_field_strength"]))
-    except FieldStrengthError:
-        return Reason.FIELD_STRENGTH
-    return None if record["group"] in calibrations else Reason.NO_CALIBRATION
 
 
 def _infer_wave(

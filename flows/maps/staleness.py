@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from qmri_core import versions
-from storage.store.schema import Status
+from qmri_core.calibration.population import FieldStrengthError, population
+from storage.store.schema import Reason, Status
 
 IMAGES_REST_ON = {
     "input_digest": "its input has changed",
@@ -60,14 +61,15 @@ def maps_identity(row: Mapping[str, Any]) -> str:
 
 def stale_sessions(store: str) -> dict[str, str]:
     """Sessions that the next run would do again without looking at the source, and why."""
-    from flows.ingest.rows import CODE_VERSION
     from flows.maps.calibrate import current_calibrations
-    from flows.maps.infer import made_with, obstacle
     from flows.maps.weights import chosen_weights
     from flows.tables.text import records
     from storage.store.cohort import catalogue, sessions
 
-    ours: dict[str, object] = {"code_version": CODE_VERSION, "preprocessing_version": str(versions.PREPROCESSING)}
+    ours: dict[str, object] = {
+        "code_version": versions.CODE_VERSION,
+        "preprocessing_version": str(versions.PREPROCESSING),
+    }
     stale = {
         str(row["session"]): why for row in records(catalogue(store)) if (why := why_images(row, ours)) and row["group"]
     }
@@ -79,3 +81,17 @@ def stale_sessions(store: str) -> dict[str, str]:
         if why:
             stale.setdefault(str(record["session"]), why)
     return stale
+
+
+def made_with(calibration: int) -> str:
+    """What a session's maps rest on beside the weights: version of its group's calibration, and of the method."""
+    return f"{calibration}/{versions.INFERENCE}"
+
+
+def obstacle(record: Mapping[str, Any], calibrations: Mapping[str, object]) -> Reason | None:
+    """Why a stored session gets no maps."""
+    try:
+        population(float(record["magnetic_field_strength"]))
+    except FieldStrengthError:
+        return Reason.FIELD_STRENGTH
+    return None if record["group"] in calibrations else Reason.NO_CALIBRATION

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import xarray as xr
 
-from flows.cluster.boundary import Outcome, SummariseTask, summarise_session
+from flows.cluster.boundary import Outcome
 from flows.cluster.clusters import run_bounded
 from flows.maps.staleness import maps_identity
 from flows.progress import Progress, quiet
+from flows.statistics.session import SummariseTask, summarise_session
 from flows.tables.text import records
 from qmri_core.statistics import Moments, inter_group_variation
 from storage.store.cohort import sessions, slots

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flows.maps.calibrate import calibrate, current_calibrations, signals_of
-from flows.maps.infer import obstacle
+from flows.maps.staleness import obstacle
 from flows.progress import Progress, quiet
 from flows.tables.text import records
 from qmri_core.calibration.scales import calibrated_acquisitions, session_person, session_scales

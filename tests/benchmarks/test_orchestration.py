@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.testing.utilities import prefect_test_harness
-from tests.benchmarks.test_physics import ACQUISITIONS
 
 import flows.maps.infer
 from flows.cluster.clusters import dask_client
@@ -30,6 +29,7 @@ from qmri_core.series.acquisition import Contrast
 from qmri_core.series.geometry import Grid
 from storage.store.acquisitions import acquisition_values
 from storage.store.cohort import Placement, begin_append, commit, history, open_repository, write_arrays, writing
+from tests.benchmarks.test_physics import ACQUISITIONS
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(3000)]
 

@@ -21,7 +21,6 @@ from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 
 import storage
-from flows.cluster.boundary import InferTask
 from flows.evaluation.with_truth import evaluate
 from flows.ingest.run import ingest
 from flows.maps.calibrate import (
@@ -33,6 +32,7 @@ from flows.maps.calibrate import (
 )
 from flows.maps.calibration_tables import hidden_table
 from flows.maps.infer import infer
+from flows.maps.session import InferTask
 from flows.report.build import write_report
 from flows.statistics.aggregate import aggregate, read_statistics
 from flows.tables.summary import RunSummary

@@ -13,7 +13,8 @@ import pytest
 from distributed import Client
 from typer.testing import CliRunner
 
-from flows.cli.main import app, explain
+from flows.cli.main import app
+from flows.errors import explain
 from flows.ingest.run import ingest
 from flows.ingest.session_plan import SessionPlan
 from flows.maps.infer import infer

@@ -18,7 +18,8 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from flows.cli.main import app, explain
+from flows.cli.main import app
+from flows.errors import explain
 from flows.progress import reporting
 from flows.tables.summary import RunSummary, summarise
 from tests.flows.tiny_cohort import GROUPS, make_store

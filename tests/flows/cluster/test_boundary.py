@@ -11,19 +11,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from flows.cluster.boundary import (
-    REASONS,
-    InferTask,
-    IngestTask,
-    Outcome,
-    Stage,
-    SummariseTask,
-    at_boundary,
-    infer_session,
-    ingest_session,
-    summarise_session,
-)
+from flows.cluster.boundary import REASONS, Outcome, Stage, at_boundary
+from flows.ingest.session import IngestTask, ingest_session
+from flows.maps.session import InferTask, infer_session
 from flows.maps.weights import Weights
+from flows.statistics.session import SummariseTask, summarise_session
 from qmri_core.calibration.population import FieldStrengthError
 from qmri_core.calibration.scales import CalibrationError
 from qmri_core.calibration.session_model import Person

@@ -15,8 +15,9 @@ import pytest
 from distributed import Client
 from typer.testing import CliRunner
 
-from flows.cli.main import app, explain
+from flows.cli.main import app
 from flows.cluster.clusters import dask_client
+from flows.errors import explain
 from flows.evaluation.without_truth import PlausibilityResult, evaluate_real
 from flows.settings import Settings
 from flows.statistics.aggregate import aggregate
