@@ -20,51 +20,39 @@ class SettingsError(ValueError):
 
 
 class Settings(BaseSettings):
-    """Settings from arguments and, where an argument is absent, from ``QMRI_*`` environment variables.
+    """Settings from arguments and, where an argument is absent, from ``QMRI_*`` environment variables."""
 
-    Parameters
-    ----------
-    source
-        Folder with DICOM or BIDS input.
-    store
-        Location of the cohort store: a path or the address of an object store.
-    scheduler
-        Where Dask workers are: the address of a running scheduler (``tcp://host:8786``), or one of `CLUSTERS`; unset
-        is ``local``: worker processes start on this machine.
-    checkpoint
-        Network weights to use instead of the promoted or the shipped ones.
-    key_file
-        Key of the pseudonyms; unset, the one in the user's configuration folder.
-    assume
-        YAML file with what headers are silent about.
-    by_software
-        Tell scanners with another software version apart as scanners.
-    report
-        Folder for the report and the tables of a deployment; unset, beside a local store.
-    workers
-        Worker processes; unset, as many as the machine's cores and memory, its GPUs, or the cluster's own
-        configuration allow.
-    tls_ca, tls_cert, tls_key
-        PEM files: scheduler and workers then talk by TLS only, with certificates that this authority has signed.
-    debug
-        Show the traceback of an error.
-    """
-
-    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, extra="forbid", frozen=True, use_attribute_docstrings=True
+    )
 
     source: Path | None = None
+    """Folder with DICOM or BIDS input."""
     store: str | None = None
+    """Location of the cohort store: a path or the address of an object store."""
     scheduler: str | None = None
+    """Where Dask workers are: the address of a running scheduler (``tcp://host:8786``, ``tls://host:8786``), or one of
+    ``local``, ``gpu``, ``slurm``, ``kubernetes``; unset is ``local``: worker processes start on this machine."""
     checkpoint: Path | None = None
+    """Network weights to use instead of the promoted or the shipped ones."""
     key_file: Path | None = None
+    """Key of the pseudonyms; unset, ``qmri/key`` in the user's configuration folder."""
     assume: Path | None = None
+    """YAML file with what headers are silent about."""
     by_software: bool = False
+    """Tell scanners with another software version apart as scanners."""
     report: Path | None = None
+    """Folder for the report and the tables of a deployment; unset, beside a local store."""
     tls_ca: Path | None = None
+    """PEM file of the authority that has signed the certificates of scheduler, workers and clients. With it, and with
+    the two next ones, they talk by TLS only."""
     tls_cert: Path | None = None
+    """PEM file of the certificate that this process shows."""
     tls_key: Path | None = None
+    """PEM file of the private key of that certificate."""
     workers: Annotated[int, Field(ge=1, le=4096)] | None = None
-    debug: bool = False
+    """Worker processes; unset, as many as the machine's cores and memory, its GPUs, or the cluster's own configuration
+    allow."""
 
     @field_validator("scheduler")
     @classmethod

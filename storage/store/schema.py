@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import math
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -79,6 +80,39 @@ class Reason(StrEnum):
     WORKER_LOST = "worker_lost"
     INTERNAL_ERROR = "internal_error"
     FORGOTTEN = "forgotten"
+
+
+MEANINGS: Mapping[Status | Reason, str] = {
+    Status.COMPLETE: "T1w, T2w and FLAIR are stored; so are the maps, unless a reason says why there are none.",
+    Status.PARTIAL: "T1w and one of T2w and FLAIR are stored; maps rest on these two.",
+    Status.SKIPPED: "The session cannot be used as it is; the reason says why. It is looked at again when it changes.",
+    Status.FAILED: "An error ended its processing. It is tried again when what its result rests on changes.",
+    Reason.LOCALIZER: "A series that only places others. Nothing to do.",
+    Reason.DERIVED: "A series computed from others, such as a projection or a map. Nothing to do.",
+    Reason.PHASE: "The phase, real or imaginary part of an image. Nothing to do.",
+    Reason.FIELD_MAP: "A series for a field map. Nothing to do.",
+    Reason.EPI: "A series with an echo-planar readout. Nothing to do.",
+    Reason.DIFFUSION: "A diffusion-weighted series, or one made from it. Nothing to do.",
+    Reason.MOSAIC: "Slices tiled into one image. Nothing to do.",
+    Reason.MR_SPECTROSCOPY: "Spectroscopy. Nothing to do.",
+    Reason.NOT_IMAGE: "A file without an image that is read. If it should be one, it is damaged: export it again.",
+    Reason.NOT_MR: "An object of another modality. Nothing to do.",
+    Reason.CONTRAST_UNKNOWN: "An MR image that is none of T1w, T2w and FLAIR, or after a contrast agent.",
+    Reason.INCOMPLETE: "Slices are missing, doubled, unevenly spaced or without position. Export the series again.",
+    Reason.DUPLICATE: "Another series or session holds the same images, or shows the same contrast better.",
+    Reason.NO_PARAMETERS: "The headers lack what the signal model needs. State it in the assume file (``--assume``).",
+    Reason.MISSING_CONTRAST: "T1w, or both T2w and FLAIR, are missing (skipped), or one of these two is (partial).",
+    Reason.FIELD_OF_VIEW: "The series do not cover the brain, or it does not fit the grid of its group.",
+    Reason.FIELD_STRENGTH: "No tissue values are known for this field strength: images are stored, no maps are made.",
+    Reason.ALIGNMENT: "The series of the session do not come to lie on each other: moved, or of two people.",
+    Reason.BRAIN_MASK: "No plausible brain was found, or too little of it to tell tissues apart.",
+    Reason.READ_ERROR: "The pixels of a series cannot be turned into a volume. Export the series again.",
+    Reason.NO_CALIBRATION: "No session of the group has enough white matter in all its contrasts to set the scales.",
+    Reason.WORKER_LOST: "The worker process ended twice during this session. Give it more memory, or fewer workers.",
+    Reason.INTERNAL_ERROR: "A mistake in this project: report the error and the line that the catalogue names.",
+    Reason.FORGOTTEN: "The session was removed with ``qmri forget``, and is not ingested again.",
+}
+"""What each word of the catalogue means, and what can be done."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

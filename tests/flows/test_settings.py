@@ -8,7 +8,7 @@ import pytest
 
 from flows.settings import SettingsError, settings
 
-VARIABLES = ("SOURCE", "STORE", "SCHEDULER", "CHECKPOINT", "KEY_FILE", "WORKERS", "DEBUG")
+VARIABLES = ("SOURCE", "STORE", "SCHEDULER", "CHECKPOINT", "KEY_FILE", "WORKERS")
 
 
 @pytest.fixture(autouse=True)

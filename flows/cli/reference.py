@@ -1,0 +1,145 @@
+"""The reference of the commands, the settings, the catalogue's words and the exit statuses, as Markdown.
+
+``python -m flows.cli.reference FOLDER`` writes a page of each; `pages` returns them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, get_args
+
+import typer
+from typer.cli import get_docs_for_click
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+EXIT_STATUSES: Mapping[int, str] = {
+    0: "The command did what it was asked to do.",
+    1: "It could not: an error, told in one line; `verify` found a problem; `run --wait` waited for a run that failed; "
+    "`forget` was not confirmed.",
+    2: "Wrong usage: an unknown command or option, a value out of range, a setting that cannot be right.",
+    3: "The run has finished, and everything that can be stored is stored, but some sessions have failed; "
+    "`qmri status` counts them by reason.",
+}
+"""What the exit statuses of all commands mean."""
+
+FILE_REASONS: Mapping[str, str] = {
+    "archive_format": "A compressed file that is no zip or tar. Unpack it.",
+    "archive_in_archive": "An archive within an archive. Unpack it.",
+    "nifti_in_archive": "A NIfTI file within an archive. Unpack it.",
+    "too_large": "A file or archive beyond the bounds on size.",
+    "unreadable": "A file that may not be read, or that its disk, its compression or its damage does not let be read.",
+}
+"""Why files are not read as images, beside ``not_image`` and ``not_mr``; runs count them."""
+
+
+def commands_reference() -> str:
+    """All commands with their arguments and options, as typer documents them."""
+    from flows.cli.main import app
+
+    return "# Command line\n\n" + _commands("qmri", app)
+
+
+def settings_reference() -> str:
+    """All ``QMRI_`` environment variables: type, default and meaning."""
+    from flows.settings import PREFIX, Settings
+
+    rows = [
+        [f"`{PREFIX}{name.upper()}`", _type(field), _default(field.default), _words(field.description or "")]
+        for name, field in Settings.model_fields.items()
+    ]
+    known = {row[0] for row in rows}
+    rows += [
+        [f"`{variable}`", "true or false", "false", f"{meaning} As the option `{option}`."]
+        for variable, option, meaning in _variables()
+        if f"`{variable}`" not in known
+    ]
+    text = (
+        "An option of a command, or a parameter of a deployment's run, comes before the variable. An empty variable "
+        "counts as unset. A deployment reads the variables of the worker's environment, and needs absolute paths."
+    )
+    return f"# Settings\n\n{text}\n\n" + _table(("variable", "type", "default", "meaning"), sorted(rows))
+
+
+def states_reference() -> str:
+    """Every status and reason of the catalogue, and what it means."""
+    from storage.store.schema import MEANINGS, Reason, Status
+
+    parts = [
+        f"## {title}\n\n" + _table(("word", "meaning"), [[f"`{word}`", _words(MEANINGS[word])] for word in words])
+        for title, words in (("Statuses of a session", Status), ("Reasons of a session or a series", Reason))
+    ]
+    files = _table(("word", "meaning"), [[f"`{word}`", meaning] for word, meaning in FILE_REASONS.items()])
+    return "# Statuses and reasons\n\n" + "\n".join([*parts, f"## Further reasons of files\n\n{files}"])
+
+
+def exit_statuses_reference() -> str:
+    """What the exit statuses of all commands mean."""
+    rows = [[str(status), meaning] for status, meaning in EXIT_STATUSES.items()]
+    return "# Exit statuses\n\n" + _table(("status", "meaning"), rows)
+
+
+PAGES: Mapping[str, Callable[[], str]] = {
+    "commands.md": commands_reference,
+    "settings.md": settings_reference,
+    "states.md": states_reference,
+    "exit-statuses.md": exit_statuses_reference,
+}
+"""Pages of the reference by the names of their files."""
+
+
+def pages() -> dict[str, str]:
+    """Text of each page by the name of its file."""
+    return {name: page() for name, page in PAGES.items()}
+
+
+def _commands(name: str, application: typer.Typer) -> str:
+    command = typer.main.get_command(application)
+    context = command.make_context(name, [], resilient_parsing=True)
+    return get_docs_for_click(obj=command, ctx=context, name=name, indent=1)  # type: ignore[arg-type]
+
+
+def _variables() -> Iterator[tuple[str, str, str]]:
+    """Variable, option and help of every option that can come from the environment."""
+    from flows.cli.main import app
+
+    group = typer.main.get_command(app)
+    for command in (group, *group.commands.values()):  # type: ignore[attr-defined]
+        for parameter in command.params:
+            if variable := getattr(parameter, "envvar", None):
+                yield str(variable), parameter.opts[0], str(getattr(parameter, "help", ""))
+
+
+def _type(field: FieldInfo) -> str:
+    kind = next((each for each in get_args(field.annotation) if each is not type(None)), field.annotation)
+    return _TYPES.get(str(getattr(kind, "__name__", kind)), str(kind))
+
+
+_TYPES = {"Path": "path", "str": "text", "int": "number", "bool": "true or false"}
+
+
+def _default(value: object) -> str:
+    return "unset" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _words(text: str) -> str:
+    """A docstring's text in Markdown, on one line."""
+    return " ".join(text.replace("``", "`").split())
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+
+
+def main(folder: Annotated[Path, typer.Argument(help="Folder to write the pages to.", show_default=False)]) -> None:
+    """Write the pages of the reference."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in pages().items():
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    typer.run(main)
