@@ -35,7 +35,7 @@ def literature(field_strength: float = 3.0) -> tuple[LiteratureValue, ...]:
 
 @lru_cache(maxsize=1)
 def _everything() -> tuple[LiteratureValue, ...]:
-    text = files("flows.report").joinpath("literature.csv").read_text(encoding="utf-8")
+    text = files("qmri_core.evaluation").joinpath("literature.csv").read_text(encoding="utf-8")
     return tuple(
         LiteratureValue(
             field_strength=float(row["field_strength"]),
