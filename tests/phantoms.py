@@ -7,7 +7,7 @@ from functools import cache
 
 import numpy as np
 
-from qmri_core.series.acquisition import Acquisition, Contrast, Sequence
+from qmri_core.series.acquisition import Acquisition, Contrast, PulseSequence
 from qmri_core.series.geometry import Volume
 from qmri_core.simulation.anatomies import Anatomy, make_anatomy
 from qmri_core.simulation.atlas import Atlas, atlas_from_templates
@@ -79,7 +79,7 @@ def cheap_protocol(rng: np.random.Generator) -> tuple[Protocol, Protocol]:
 def _spin_echo(contrast: Contrast, repetition_time: float, echo_time: float) -> Acquisition:
     return Acquisition(
         contrast=contrast,
-        sequence=Sequence.SPIN_ECHO,
+        sequence=PulseSequence.SPIN_ECHO,
         field_strength=3.0,
         repetition_time=repetition_time,
         echo_time=echo_time,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from qmri_core.series.acquisition import Acquisition, Contrast, Sequence
+from qmri_core.series.acquisition import Acquisition, Contrast, PulseSequence
 
 
 def plain_protocol(field_strength: float = 3.0) -> dict[Contrast, Acquisition]:
@@ -12,7 +12,7 @@ def plain_protocol(field_strength: float = 3.0) -> dict[Contrast, Acquisition]:
     return {
         Contrast.T1W: Acquisition(
             contrast=Contrast.T1W,
-            sequence=Sequence.MPRAGE,
+            sequence=PulseSequence.MPRAGE,
             field_strength=field_strength,
             repetition_time=2.3,
             echo_time=0.003,
@@ -24,7 +24,7 @@ def plain_protocol(field_strength: float = 3.0) -> dict[Contrast, Acquisition]:
         ),
         Contrast.T2W: Acquisition(
             contrast=Contrast.T2W,
-            sequence=Sequence.TURBO_SPIN_ECHO,
+            sequence=PulseSequence.TURBO_SPIN_ECHO,
             field_strength=field_strength,
             repetition_time=5.0,
             echo_time=0.1,
@@ -36,7 +36,7 @@ def plain_protocol(field_strength: float = 3.0) -> dict[Contrast, Acquisition]:
         ),
         Contrast.FLAIR: Acquisition(
             contrast=Contrast.FLAIR,
-            sequence=Sequence.INVERSION_RECOVERY_TSE,
+            sequence=PulseSequence.INVERSION_RECOVERY_TSE,
             field_strength=field_strength,
             repetition_time=9.0,
             echo_time=0.1,

@@ -5,15 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from collections.abc import Sequence as Many
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 
 import numpy as np
 
 from qmri_core.physics.header import acquisition_from_header
-from qmri_core.series.acquisition import CONTRASTS, Acquisition, AcquisitionError, Contrast, Sequence
+from qmri_core.series.acquisition import CONTRASTS, Acquisition, AcquisitionError, Contrast, PulseSequence
 from qmri_core.series.classification import Decision, SkipReason
 from qmri_core.series.grouping import canonical_spacing, grid_of, protocol_keys, scanner_key, settle
 from storage.source.assume_file import Assumption, Override, overriding
@@ -65,7 +64,7 @@ class SessionPlan:
 
 
 def plan_sessions(
-    series: Iterable[Series], overrides: Many[Override] = (), *, by_software: bool = False
+    series: Iterable[Series], overrides: Sequence[Override] = (), *, by_software: bool = False
 ) -> list[SessionPlan]:
     """One plan per session, in the order of the session pseudonyms, as into an empty store."""
     ordered = sorted(series, key=lambda one: (one.session, one.number, one.digest))
@@ -109,7 +108,7 @@ def agree(plans: Iterable[SessionPlan], stored: Mapping[str, str]) -> Agreement:
 
 
 def finish_plan(
-    plan: SessionPlan, agreed: Agreement, overrides: Many[Override] = (), *, by_software: bool = False
+    plan: SessionPlan, agreed: Agreement, overrides: Sequence[Override] = (), *, by_software: bool = False
 ) -> SessionPlan:
     """Make the final plan of a session from its first one."""
     twin = agreed.twins.get(plan.session)
@@ -128,7 +127,7 @@ def finish_plan(
 
 
 def plan_session(
-    members: tuple[Series, ...], overrides: Many[Override] = (), *, by_software: bool = False, group: str = ""
+    members: tuple[Series, ...], overrides: Sequence[Override] = (), *, by_software: bool = False, group: str = ""
 ) -> SessionPlan:
     """Decide on one session from the records of its series.
 
@@ -165,7 +164,7 @@ def plan_session(
         reason = Reason.NO_PARAMETERS if _is_silent(decisions) else Reason.MISSING_CONTRAST
         return skipped(reason, _what_is_missing(chosen, absent, decisions))
     decided = {decision.contrast: decision.sequence for decision in decisions if decision.reason is None}
-    sequences: dict[Contrast, Sequence] = {}
+    sequences: dict[Contrast, PulseSequence] = {}
     acquisitions: dict[Contrast, Acquisition] = {}
     for contrast, one in chosen.items():
         sequence = decided[contrast]
@@ -215,7 +214,7 @@ def plan_session(
 
 
 def unmatched_entries(
-    entries: Many[Assumption | Override], unmatched: Iterable[int], used: Iterable[Override]
+    entries: Sequence[Assumption | Override], unmatched: Iterable[int], used: Iterable[Override]
 ) -> tuple[int, ...]:
     """Positions of the assume entries that matched nothing.
 

@@ -31,8 +31,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from qmri_core.baseline.network import MULTIPLE, WHITE_MATTER, RecipeNetwork, RecipeSettings
-from qmri_core.series.acquisition import CONTRASTS, Acquisition, Contrast
-from qmri_core.series.acquisition import Sequence as Family
+from qmri_core.series.acquisition import CONTRASTS, Acquisition, Contrast, PulseSequence
 from qmri_core.series.geometry import extent_in_plane, inside_of
 
 SCALE_FREEDOM = 0.2
@@ -177,14 +176,14 @@ def textbook_signal(acquisition: Acquisition, pd: Tensor, t1: Tensor, t2: Tensor
     time = acquisition.echo_time
     factor = {Contrast.T1W: 1.0, Contrast.T2W: 0.9, Contrast.FLAIR: 0.42 if time >= 0.2 else 0.89}[acquisition.contrast]
     left = torch.exp(-acquisition.repetition_time / t1)
-    if acquisition.sequence is Family.SPOILED_GRADIENT_ECHO:
+    if acquisition.sequence is PulseSequence.SPOILED_GRADIENT_ECHO:
         sine, cosine = math.sin(acquisition.flip_angle), math.cos(acquisition.flip_angle)
         return pd * sine * (1 - left) / (1 - cosine * left)
     decayed = torch.exp(-factor * time / t2)
     if acquisition.inversion_time is None:
         return pd * (1 - left) * decayed
     inverted = 2 * torch.exp(-acquisition.inversion_time / t1)
-    if acquisition.sequence is Family.MPRAGE:
+    if acquisition.sequence is PulseSequence.MPRAGE:
         return pd * (1 - inverted / (1 + left)).abs()
     return pd * (1 - inverted + left).abs() * decayed
 

@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 from qmri_core.calibration.population import Population, population
 from qmri_core.calibration.session_model import measurement_error, ratio_factors
 from qmri_core.physics.sequences import check
-from qmri_core.series.acquisition import CONTRASTS, Acquisition, AcquisitionError, Contrast
-from qmri_core.series.acquisition import Sequence as Family
+from qmri_core.series.acquisition import CONTRASTS, Acquisition, AcquisitionError, Contrast, PulseSequence
 
 SPREADS: Mapping[str, float] = {
     "inversion_efficiency": 0.02,
@@ -43,7 +42,7 @@ ADDED = frozenset({"inversion_efficiency", "refocusing_factor"})
 FURTHEST = 2.5
 """Prior standard deviations that a parameter is moved at most."""
 
-_MULTI_SLICE = frozenset({Family.TURBO_SPIN_ECHO, Family.INVERSION_RECOVERY_TSE})
+_MULTI_SLICE = frozenset({PulseSequence.TURBO_SPIN_ECHO, PulseSequence.INVERSION_RECOVERY_TSE})
 _OFFSETS: Mapping[Contrast, tuple[float, float]] = {
     Contrast.T1W: (0.0, 0.03),
     Contrast.T2W: (0.03, 0.03),
@@ -99,12 +98,12 @@ class GroupContrast:
 def hidden_spreads(acquisition: Acquisition) -> dict[str, float]:
     """Prior standard deviations of what the header of an acquisition hides, by the names of parameters."""
     names = ["inversion_efficiency", "refocusing_factor", "t2_preparation_time"]
-    if acquisition.sequence is Family.MPRAGE:
+    if acquisition.sequence is PulseSequence.MPRAGE:
         names += ["echo_spacing", "echo_train_length", "repetition_time"]
     found = {
         name: SPREADS[name] for name in names if getattr(acquisition, name) and acquisition.mark(name) == "assumed"
     }
-    if acquisition.sequence is Family.VARIABLE_FLIP_TSE:
+    if acquisition.sequence is PulseSequence.VARIABLE_FLIP_TSE:
         is_stated = acquisition.mark("echo_time") == "measured"
         found["echo_time"] = SPREADS["echo_time"] if is_stated else AMBIGUOUS_ECHO_SPREAD
     return found
@@ -123,9 +122,9 @@ def moved(acquisition: Acquisition, shifts: Mapping[str, float]) -> Acquisition:
     if "inversion_efficiency" in changes:
         changes["inversion_efficiency"] = min(1.0, changes["inversion_efficiency"])
     spacing = acquisition.echo_spacing or 0.0
-    if acquisition.sequence is Family.VARIABLE_FLIP_TSE and "echo_time" in changes:
+    if acquisition.sequence is PulseSequence.VARIABLE_FLIP_TSE and "echo_time" in changes:
         changes["echo_spacing"] = spacing * math.exp(shifts["echo_time"])
-    if acquisition.sequence is Family.MPRAGE and {"echo_train_length", "echo_spacing"} & set(changes):
+    if acquisition.sequence is PulseSequence.MPRAGE and {"echo_train_length", "echo_spacing"} & set(changes):
         length, centre = acquisition.echo_train_length or 1, acquisition.centre_index or 1
         changes["echo_train_length"] = round(changes.get("echo_train_length", length))
         changes["centre_index"] = max(1, round(centre * changes["echo_train_length"] / length))

@@ -22,8 +22,7 @@ from qmri_core.calibration.hidden_parameters import GroupContrast, Hidden, moved
 from qmri_core.calibration.population import MEMBERS, Population, population
 from qmri_core.calibration.session_model import Person, Spreads, is_likely, observations, person, posterior
 from qmri_core.preprocessing.tissue import TISSUES, core
-from qmri_core.series.acquisition import CONTRASTS, Acquisition, Contrast
-from qmri_core.series.acquisition import Sequence as Family
+from qmri_core.series.acquisition import CONTRASTS, Acquisition, Contrast, PulseSequence
 from qmri_core.statistics import densest
 
 MIN_VOXELS = 200
@@ -324,7 +323,7 @@ def _logs(sessions: Sequence[Signals], acquisitions: Mapping[Contrast, Acquisiti
 
 def _is_inverted(acquisition: Acquisition) -> bool:
     """Whether fluid is negative behind the magnitude, so that tissue in its voxels cancels it: T1-FLAIR, in slices."""
-    return acquisition.sequence is Family.INVERSION_RECOVERY_TSE
+    return acquisition.sequence is PulseSequence.INVERSION_RECOVERY_TSE
 
 
 def _means(logs: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -12,7 +12,7 @@ from qmri_core.calibration.population import FieldStrengthError
 from qmri_core.calibration.session_model import expected_slopes
 from qmri_core.physics.header import acquisition_from_header
 from qmri_core.physics.information import condition_number, cramer_rao_bound, jacobian, scale_gain
-from qmri_core.series.acquisition import Acquisition, AcquisitionError, Contrast, Sequence, SeriesHeader
+from qmri_core.series.acquisition import Acquisition, AcquisitionError, Contrast, PulseSequence, SeriesHeader
 
 TISSUES: Mapping[str, tuple[float, float, float]] = {
     "white matter": (0.85, 0.070, 0.70),
@@ -29,15 +29,15 @@ PRIOR = (0.15, 0.20, 0.05)
 SPREADS = (0.005, 0.03, 0.10)
 """Of the scales of series between sessions, for which the table of slopes is printed."""
 
-_SEQUENCES: Mapping[str, Sequence] = {
-    "se": Sequence.SPIN_ECHO,
-    "tse": Sequence.TURBO_SPIN_ECHO,
-    "spgr": Sequence.SPOILED_GRADIENT_ECHO,
-    "mprage": Sequence.MPRAGE,
-    "flair": Sequence.INVERSION_RECOVERY_TSE,
-    "dir": Sequence.INVERSION_RECOVERY_TSE,
-    "space": Sequence.VARIABLE_FLIP_TSE,
-    **{str(sequence): sequence for sequence in Sequence},
+_SEQUENCES: Mapping[str, PulseSequence] = {
+    "se": PulseSequence.SPIN_ECHO,
+    "tse": PulseSequence.TURBO_SPIN_ECHO,
+    "spgr": PulseSequence.SPOILED_GRADIENT_ECHO,
+    "mprage": PulseSequence.MPRAGE,
+    "flair": PulseSequence.INVERSION_RECOVERY_TSE,
+    "dir": PulseSequence.INVERSION_RECOVERY_TSE,
+    "space": PulseSequence.VARIABLE_FLIP_TSE,
+    **{str(sequence): sequence for sequence in PulseSequence},
 }
 _TIME, _ANGLE, _NUMBER = 1e-3, math.pi / 180, 1.0
 _HEADER = {
@@ -227,7 +227,7 @@ def parse_series(
     series = SeriesHeader(
         manufacturer=manufacturer,
         magnetic_field_strength=field_strength,
-        mr_acquisition_type="3D" if sequence in (Sequence.MPRAGE, Sequence.VARIABLE_FLIP_TSE) else "2D",
+        mr_acquisition_type="3D" if sequence in (PulseSequence.MPRAGE, PulseSequence.VARIABLE_FLIP_TSE) else "2D",
         repetition_time=header.get("repetition_time"),
         echo_time=header.get("echo_time"),
         inversion_time=header.get("inversion_time"),
@@ -262,9 +262,9 @@ def describe(acquisition: Acquisition) -> str:
     return " ".join(parts).rstrip(",")
 
 
-def _likely_contrast(sequence: Sequence, header: SeriesHeader) -> Contrast:
+def _likely_contrast(sequence: PulseSequence, header: SeriesHeader) -> Contrast:
     """Contrast that decides on typical values of a train; the signal itself does not depend on it."""
-    if sequence in (Sequence.SPIN_ECHO, Sequence.SPOILED_GRADIENT_ECHO, Sequence.MPRAGE):
+    if sequence in (PulseSequence.SPIN_ECHO, PulseSequence.SPOILED_GRADIENT_ECHO, PulseSequence.MPRAGE):
         return Contrast.T1W
     if header.inversion_time is not None:
         return Contrast.FLAIR

@@ -20,7 +20,7 @@ from qmri_core.physics.vendors import (
     slice_profile_factor,
     typical,
 )
-from qmri_core.series.acquisition import Acquisition, AcquisitionError, Contrast, Sequence, SeriesHeader
+from qmri_core.series.acquisition import Acquisition, AcquisitionError, Contrast, PulseSequence, SeriesHeader
 
 _INNER_REPETITION = 0.1
 """Seconds; a repetition time of MPRAGE below it is the one between readout pulses."""
@@ -40,7 +40,7 @@ variable flip train."""
 
 
 def acquisition_from_header(
-    header: SeriesHeader, contrast: Contrast, sequence: Sequence, overrides: Mapping[str, float] | None = None
+    header: SeriesHeader, contrast: Contrast, sequence: PulseSequence, overrides: Mapping[str, float] | None = None
 ) -> Acquisition:
     """Interpret and complete a header.
 
@@ -77,13 +77,13 @@ def acquisition_from_header(
         header=header, contrast=contrast, sequence=sequence, stated=stated, typical=typical(header.manufacturer)
     )
     draft.take("field_strength", "magnetic_field_strength")
-    if sequence is Sequence.MPRAGE:
+    if sequence is PulseSequence.MPRAGE:
         _mprage(draft)
-    elif sequence is Sequence.VARIABLE_FLIP_TSE:
+    elif sequence is PulseSequence.VARIABLE_FLIP_TSE:
         _variable_flip(draft)
     elif sequence in ECHO_TRAINS:
         _echo_train(draft)
-    elif sequence is Sequence.SPIN_ECHO:
+    elif sequence is PulseSequence.SPIN_ECHO:
         _spin_echo(draft)
     else:
         for name in ("repetition_time", "echo_time", "flip_angle"):
@@ -99,7 +99,7 @@ class _Draft:
 
     header: SeriesHeader
     contrast: Contrast
-    sequence: Sequence
+    sequence: PulseSequence
     stated: dict[str, float]
     typical: Typical
     values: dict[str, float] = field(default_factory=dict)
@@ -201,7 +201,7 @@ def _mprage(draft: _Draft) -> None:
 def _echo_train(draft: _Draft) -> None:
     draft.take("repetition_time")
     echo_time = draft.take("echo_time")
-    if draft.sequence is Sequence.INVERSION_RECOVERY_TSE:
+    if draft.sequence is PulseSequence.INVERSION_RECOVERY_TSE:
         draft.take("inversion_time")
         draft.put("inversion_efficiency", INVERSION_EFFICIENCY, "assumed")
     angle = _excitation_and_refocusing(draft, draft.typical.refocusing_angle)

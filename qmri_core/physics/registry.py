@@ -11,7 +11,7 @@ from qmri_core.physics.phase_graph import echo_train
 from qmri_core.physics.sequences import ECHO_TRAINS, SPOILED, check
 from qmri_core.physics.spoiling import rf_spoiled_gradient_echo, rf_spoiled_mprage
 from qmri_core.physics.steady_state import mprage, spin_echo, spoiled_gradient_echo
-from qmri_core.series.acquisition import Acquisition, Sequence
+from qmri_core.series.acquisition import Acquisition, PulseSequence
 
 
 def signal(
@@ -106,7 +106,7 @@ def echo_train_of(acquisition: Acquisition) -> Train:
 def _rf_spoiled(
     acquisition: Acquisition, increment: float, pd: Tensor, t1: Tensor, t2: Tensor, transmit_scale: Tensor | float
 ) -> Tensor:
-    if acquisition.sequence is Sequence.MPRAGE:
+    if acquisition.sequence is PulseSequence.MPRAGE:
         return rf_spoiled_mprage(
             pd,
             t1,
@@ -137,7 +137,7 @@ def _rf_spoiled(
 def _closed_form(
     acquisition: Acquisition, pd: Tensor, t1: Tensor, t2: Tensor, transmit_scale: Tensor | float
 ) -> Tensor:
-    if acquisition.sequence is Sequence.MPRAGE:
+    if acquisition.sequence is PulseSequence.MPRAGE:
         return mprage(
             pd,
             t1,
@@ -152,7 +152,7 @@ def _closed_form(
             inversion_efficiency=acquisition.inversion_efficiency,
             transmit_scale=transmit_scale,
         )
-    if acquisition.sequence is Sequence.SPIN_ECHO:
+    if acquisition.sequence is PulseSequence.SPIN_ECHO:
         return spin_echo(
             pd,
             t1,

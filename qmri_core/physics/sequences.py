@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import math
 
-from qmri_core.series.acquisition import Acquisition, AcquisitionError, Sequence
+from qmri_core.series.acquisition import Acquisition, AcquisitionError, PulseSequence
 
-ECHO_TRAINS = frozenset({Sequence.TURBO_SPIN_ECHO, Sequence.INVERSION_RECOVERY_TSE, Sequence.VARIABLE_FLIP_TSE})
+ECHO_TRAINS = frozenset(
+    {PulseSequence.TURBO_SPIN_ECHO, PulseSequence.INVERSION_RECOVERY_TSE, PulseSequence.VARIABLE_FLIP_TSE}
+)
 """Sequences whose model is the phase graph of an echo train."""
 
-SPOILED = frozenset({Sequence.SPOILED_GRADIENT_ECHO, Sequence.MPRAGE})
+SPOILED = frozenset({PulseSequence.SPOILED_GRADIENT_ECHO, PulseSequence.MPRAGE})
 """Sequences whose model is a closed form under ideal spoiling, and a phase graph with an RF spoiling increment."""
 
-REQUIRED: dict[Sequence, tuple[str, ...]] = {
-    Sequence.SPIN_ECHO: ("refocusing_angle",),
-    Sequence.TURBO_SPIN_ECHO: ("refocusing_angle", "echo_spacing", "echo_train_length", "centre_index"),
-    Sequence.SPOILED_GRADIENT_ECHO: (),
-    Sequence.MPRAGE: ("inversion_time", "echo_spacing", "echo_train_length", "centre_index"),
-    Sequence.INVERSION_RECOVERY_TSE: (
+REQUIRED: dict[PulseSequence, tuple[str, ...]] = {
+    PulseSequence.SPIN_ECHO: ("refocusing_angle",),
+    PulseSequence.TURBO_SPIN_ECHO: ("refocusing_angle", "echo_spacing", "echo_train_length", "centre_index"),
+    PulseSequence.SPOILED_GRADIENT_ECHO: (),
+    PulseSequence.MPRAGE: ("inversion_time", "echo_spacing", "echo_train_length", "centre_index"),
+    PulseSequence.INVERSION_RECOVERY_TSE: (
         "inversion_time",
         "refocusing_angle",
         "echo_spacing",
         "echo_train_length",
         "centre_index",
     ),
-    Sequence.VARIABLE_FLIP_TSE: ("flip_train", "echo_spacing", "centre_index"),
+    PulseSequence.VARIABLE_FLIP_TSE: ("flip_train", "echo_spacing", "centre_index"),
 }
 """Optional fields of `Acquisition` that each sequence's model needs. Every sequence is in it."""
 
@@ -63,7 +65,7 @@ def _busy_time(acquisition: Acquisition) -> float:
     spacing = acquisition.echo_spacing or 0.0
     length = len(acquisition.flip_train) or acquisition.echo_train_length or 1
     inversion = acquisition.inversion_time or 0.0
-    if acquisition.sequence is Sequence.MPRAGE:
+    if acquisition.sequence is PulseSequence.MPRAGE:
         before = inversion - ((acquisition.centre_index or 1) - 1) * spacing
         if before < 0:
             raise AcquisitionError(

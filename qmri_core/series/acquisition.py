@@ -21,7 +21,7 @@ class Contrast(StrEnum):
 CONTRASTS: tuple[Contrast, ...] = tuple(Contrast)
 
 
-class Sequence(StrEnum):
+class PulseSequence(StrEnum):
     """Pulse-sequence families; a 3D FLAIR is a variable-flip TSE with an inversion time."""
 
     SPIN_ECHO = "spin_echo"
@@ -112,7 +112,7 @@ class Acquisition:
     """
 
     contrast: Contrast
-    sequence: Sequence
+    sequence: PulseSequence
     field_strength: float
     repetition_time: float
     echo_time: float

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from qmri_core.series.acquisition import Contrast, Sequence, SeriesHeader
+from qmri_core.series.acquisition import Contrast, PulseSequence, SeriesHeader
 
 
 class SkipReason(StrEnum):
@@ -69,7 +69,7 @@ class Decision:
     """
 
     contrast: Contrast | None
-    sequence: Sequence | None
+    sequence: PulseSequence | None
     reason: SkipReason | None
     explanation: str
     assumed: bool = False
@@ -105,7 +105,7 @@ def classify(
     context: Context | None = None,
     problem: SkipReason | None = None,
     contrast: Contrast | None = None,
-    sequence: Sequence | None = None,
+    sequence: PulseSequence | None = None,
 ) -> Decision:
     """Decide what a series is.
 
@@ -239,7 +239,7 @@ def _gradient_echo(header: SeriesHeader, context: Context, spacing: tuple[float,
             return _skip(SkipReason.CONTRAST_UNKNOWN, f"inversion time of no T1w image, {_numbers(header)}")
         if tr is not None and tr > 3.6:
             return _skip(SkipReason.CONTRAST_UNKNOWN, f"one of two inversion contrasts, {_numbers(header)}")
-        return _taken(Contrast.T1W, Sequence.MPRAGE, header)
+        return _taken(Contrast.T1W, PulseSequence.MPRAGE, header)
     if tr is None or angle is None:
         return _skip(SkipReason.CONTRAST_UNKNOWN, f"TR or flip angle missing, {_numbers(header)}")
     other = _no_plain_gradient_echo(header, context, spacing, tr, angle)
@@ -248,7 +248,7 @@ def _gradient_echo(header: SeriesHeader, context: Context, spacing: tuple[float,
     white, grey, csf = (_spoiled(tissue, tr, angle) for tissue in (_WHITE, _GREY, _CSF))
     if white < _EDGE_T1 * grey or csf > 0.75 * white:
         return _skip(SkipReason.CONTRAST_UNKNOWN, f"gradient echo without T1 weighting, {_numbers(header)}")
-    return _taken(Contrast.T1W, Sequence.SPOILED_GRADIENT_ECHO, header)
+    return _taken(Contrast.T1W, PulseSequence.SPOILED_GRADIENT_ECHO, header)
 
 
 def _no_plain_gradient_echo(
@@ -304,7 +304,7 @@ def _echo_train(header: SeriesHeader) -> Decision:
         if _CSF_EARLY < fluid < _CSF_NULL and ti >= 1.4 and echo >= 0.06:
             return _taken(Contrast.FLAIR, family(header, Contrast.FLAIR), header)
         if abs(fluid) < _CSF_NULL and 0.5 <= ti < 1.4 and echo <= 0.04:
-            return _taken(Contrast.T1W, Sequence.INVERSION_RECOVERY_TSE, header)
+            return _taken(Contrast.T1W, PulseSequence.INVERSION_RECOVERY_TSE, header)
         return _skip(SkipReason.CONTRAST_UNKNOWN, f"inversion recovery that is no FLAIR, {_numbers(header)}")
     effective = min(echo, 0.12)  # variable flip trains hold the signal longer than their echo time says
     white, grey, csf = (_spin_echo(tissue, tr, effective) for tissue in (_WHITE, _GREY, _CSF))
@@ -315,7 +315,7 @@ def _echo_train(header: SeriesHeader) -> Decision:
     return _skip(SkipReason.CONTRAST_UNKNOWN, f"neither T1w nor T2w at {_numbers(header)}")
 
 
-def _stated(header: SeriesHeader, contrast: Contrast, sequence: Sequence | None) -> Decision:
+def _stated(header: SeriesHeader, contrast: Contrast, sequence: PulseSequence | None) -> Decision:
     """Trust a stated contrast; take the family from the numbers if there are any."""
     if header.repetition_time is None or header.echo_time is None:
         return Decision(
@@ -334,26 +334,26 @@ def _stated(header: SeriesHeader, contrast: Contrast, sequence: Sequence | None)
     )
 
 
-def family(header: SeriesHeader, contrast: Contrast) -> Sequence:
+def family(header: SeriesHeader, contrast: Contrast) -> PulseSequence:
     """Most plausible pulse-sequence family of a series of known contrast."""
     three_dimensional = header.mr_acquisition_type == "3D"
     length = header.echo_train_length
     if contrast is Contrast.FLAIR:
-        return Sequence.VARIABLE_FLIP_TSE if three_dimensional else Sequence.INVERSION_RECOVERY_TSE
+        return PulseSequence.VARIABLE_FLIP_TSE if three_dimensional else PulseSequence.INVERSION_RECOVERY_TSE
     gradient = is_gradient_echo(header)
     if contrast is Contrast.T1W:
         if gradient or (gradient is None and three_dimensional):
-            return Sequence.MPRAGE if is_mprage(header) else Sequence.SPOILED_GRADIENT_ECHO
+            return PulseSequence.MPRAGE if is_mprage(header) else PulseSequence.SPOILED_GRADIENT_ECHO
         if header.inversion_time is not None:
-            return Sequence.INVERSION_RECOVERY_TSE
+            return PulseSequence.INVERSION_RECOVERY_TSE
         if not three_dimensional and (length is None or length <= 1):
-            return Sequence.SPIN_ECHO
+            return PulseSequence.SPIN_ECHO
     if three_dimensional:
-        return Sequence.VARIABLE_FLIP_TSE
-    return Sequence.SPIN_ECHO if length is not None and length <= 1 else Sequence.TURBO_SPIN_ECHO
+        return PulseSequence.VARIABLE_FLIP_TSE
+    return PulseSequence.SPIN_ECHO if length is not None and length <= 1 else PulseSequence.TURBO_SPIN_ECHO
 
 
-def _taken(contrast: Contrast, sequence: Sequence, header: SeriesHeader) -> Decision:
+def _taken(contrast: Contrast, sequence: PulseSequence, header: SeriesHeader) -> Decision:
     return Decision(contrast=contrast, sequence=sequence, reason=None, explanation=f"{sequence}, {_numbers(header)}")
 
 

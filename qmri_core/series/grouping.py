@@ -13,8 +13,7 @@ import hashlib
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping
-from collections.abc import Sequence as Many
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
@@ -80,7 +79,7 @@ class Candidate:
     number: int
 
 
-def choose(candidates: Many[Candidate]) -> tuple[Decision, ...]:
+def choose(candidates: Sequence[Candidate]) -> tuple[Decision, ...]:
     """Keep one series per contrast of one session; the others become duplicates that say why.
 
     Order of preference: covers the brain, parameters known rather than assumed, thinner in its thickest direction,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence as Many
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from qmri_core.series.acquisition import Acquisition, Contrast, Sequence
+from qmri_core.series.acquisition import Acquisition, Contrast, PulseSequence
 from qmri_core.series.geometry import Affine, Volume
 from qmri_core.simulation.acquired import DESCRIPTIONS, AcquiredSeries, Role, series_number
 from qmri_core.simulation.acquisition import Fields, acquire, series_affine
@@ -70,7 +70,7 @@ def localizer(plan: SessionPlan, atlas: Atlas, pose: Affine, fields: Fields, *, 
 
 
 def further_series(
-    plan: SessionPlan, series: Many[AcquiredSeries], atlas: Atlas, pose: Affine, fields: Fields
+    plan: SessionPlan, series: Sequence[AcquiredSeries], atlas: Atlas, pose: Affine, fields: Fields
 ) -> list[AcquiredSeries]:
     """Phase image of a field map and coronal reformat of the T1w, each on some sessions."""
     has_phase, has_reformat = plan.generator(9).random(2) < _SHARE
@@ -138,7 +138,7 @@ def _gradient_echo(plan: SessionPlan, geometry: SliceGeometry) -> tuple[Simulate
     template = plan.protocol.series[0]
     acquisition = Acquisition(
         contrast=Contrast.T1W,
-        sequence=Sequence.SPOILED_GRADIENT_ECHO,
+        sequence=PulseSequence.SPOILED_GRADIENT_ECHO,
         field_strength=template.acquisition.field_strength,
         repetition_time=8.6e-3,
         echo_time=4.0e-3,

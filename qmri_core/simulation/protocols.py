@@ -10,19 +10,19 @@ from functools import cache
 from importlib import resources
 
 from qmri_core.physics.flip_trains import variable_flip_train
-from qmri_core.series.acquisition import Acquisition, Contrast, Sequence, SeriesHeader
+from qmri_core.series.acquisition import Acquisition, Contrast, PulseSequence, SeriesHeader
 
 _MILLI = 1e-3
-_SEQUENCES: Mapping[str, Sequence] = {
-    "mprage_t1w": Sequence.MPRAGE,
-    "spgr_t1w": Sequence.SPOILED_GRADIENT_ECHO,
-    "se2d_t1w": Sequence.SPIN_ECHO,
-    "tse2d_t1w": Sequence.TURBO_SPIN_ECHO,
-    "tse2d_t2w": Sequence.TURBO_SPIN_ECHO,
-    "t1flair2d": Sequence.INVERSION_RECOVERY_TSE,
-    "flair2d": Sequence.INVERSION_RECOVERY_TSE,
-    "tse3d_t2w": Sequence.VARIABLE_FLIP_TSE,
-    "flair3d": Sequence.VARIABLE_FLIP_TSE,
+_SEQUENCES: Mapping[str, PulseSequence] = {
+    "mprage_t1w": PulseSequence.MPRAGE,
+    "spgr_t1w": PulseSequence.SPOILED_GRADIENT_ECHO,
+    "se2d_t1w": PulseSequence.SPIN_ECHO,
+    "tse2d_t1w": PulseSequence.TURBO_SPIN_ECHO,
+    "tse2d_t2w": PulseSequence.TURBO_SPIN_ECHO,
+    "t1flair2d": PulseSequence.INVERSION_RECOVERY_TSE,
+    "flair2d": PulseSequence.INVERSION_RECOVERY_TSE,
+    "tse3d_t2w": PulseSequence.VARIABLE_FLIP_TSE,
+    "flair3d": PulseSequence.VARIABLE_FLIP_TSE,
 }
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from qmri_core.physics.flip_trains import variable_flip_train
-from qmri_core.series.acquisition import Acquisition, Contrast, Sequence
+from qmri_core.series.acquisition import Acquisition, Contrast, PulseSequence
 
 Protocol = dict[Contrast, Acquisition]
 
@@ -32,11 +32,11 @@ def _as_run(acquisition: Acquisition, rng: np.random.Generator) -> Acquisition:
     if acquisition.inversion_time is not None:
         changes["inversion_time"] = acquisition.inversion_time * (1 + 0.015 * float(rng.standard_normal()))
         changes["inversion_efficiency"] = float(np.clip(0.97 + 0.02 * rng.standard_normal(), 0.9, 1.0))
-    if acquisition.sequence in (Sequence.TURBO_SPIN_ECHO, Sequence.INVERSION_RECOVERY_TSE):
+    if acquisition.sequence in (PulseSequence.TURBO_SPIN_ECHO, PulseSequence.INVERSION_RECOVERY_TSE):
         changes["refocusing_factor"] = float(
             np.clip(acquisition.refocusing_factor + 0.06 * rng.standard_normal(), 0.5, 1.0)
         )
-    if acquisition.sequence is Sequence.MPRAGE and acquisition.echo_spacing is not None:
+    if acquisition.sequence is PulseSequence.MPRAGE and acquisition.echo_spacing is not None:
         changes["echo_spacing"] = acquisition.echo_spacing * (1 + 0.02 * float(rng.standard_normal()))
     return replace(acquisition, **changes)  # type: ignore[arg-type]
 
@@ -47,7 +47,7 @@ def _t1w(rng: np.random.Generator, field: float) -> Acquisition:
         n = int(rng.integers(150, 232))
         return Acquisition(
             contrast=Contrast.T1W,
-            sequence=Sequence.MPRAGE,
+            sequence=PulseSequence.MPRAGE,
             field_strength=field,
             repetition_time=float(rng.uniform(2.0, 2.9)),
             echo_time=float(rng.uniform(0.002, 0.004)),
@@ -63,7 +63,7 @@ def _t1w(rng: np.random.Generator, field: float) -> Acquisition:
         to_centre = float(rng.uniform(0.38, 0.5)) + spacing * (n // 2 - 1)
         return Acquisition(
             contrast=Contrast.T1W,
-            sequence=Sequence.MPRAGE,
+            sequence=PulseSequence.MPRAGE,
             field_strength=field,
             repetition_time=to_centre + spacing * n / 2 + float(rng.uniform(0.15, 0.7)),
             echo_time=float(rng.uniform(0.0028, 0.0034)),
@@ -77,7 +77,7 @@ def _t1w(rng: np.random.Generator, field: float) -> Acquisition:
         three = kind == "spgr_3d"
         return Acquisition(
             contrast=Contrast.T1W,
-            sequence=Sequence.SPOILED_GRADIENT_ECHO,
+            sequence=PulseSequence.SPOILED_GRADIENT_ECHO,
             field_strength=field,
             repetition_time=float(rng.uniform(0.007, 0.012) if three else rng.uniform(0.18, 0.32)),
             echo_time=float(rng.uniform(0.0022, 0.0048)),
@@ -86,7 +86,7 @@ def _t1w(rng: np.random.Generator, field: float) -> Acquisition:
     if kind == "spin_echo":
         return Acquisition(
             contrast=Contrast.T1W,
-            sequence=Sequence.SPIN_ECHO,
+            sequence=PulseSequence.SPIN_ECHO,
             field_strength=field,
             repetition_time=float(rng.uniform(0.45, 0.75)),
             echo_time=float(rng.uniform(0.006, 0.018)),
@@ -172,7 +172,7 @@ def _echo_train(
 ) -> Acquisition:
     return Acquisition(
         contrast=contrast,
-        sequence=Sequence.TURBO_SPIN_ECHO if inversion_time is None else Sequence.INVERSION_RECOVERY_TSE,
+        sequence=PulseSequence.TURBO_SPIN_ECHO if inversion_time is None else PulseSequence.INVERSION_RECOVERY_TSE,
         field_strength=field,
         repetition_time=repetition_time,
         echo_time=centre_index * echo_spacing,
@@ -207,7 +207,7 @@ def _variable_flip(
     )
     return Acquisition(
         contrast=contrast,
-        sequence=Sequence.VARIABLE_FLIP_TSE,
+        sequence=PulseSequence.VARIABLE_FLIP_TSE,
         field_strength=field,
         repetition_time=repetition_time,
         echo_time=centre_index * spacing,

@@ -21,7 +21,7 @@ from qmri_core.calibration.session_model import Spreads, measurement_error, obse
 from qmri_core.mapping.voxelwise import VoxelwiseEstimator, estimator
 from qmri_core.physics.registry import fast_signal
 from qmri_core.preprocessing.tissue import TISSUES
-from qmri_core.series.acquisition import Acquisition, Contrast, Sequence
+from qmri_core.series.acquisition import Acquisition, Contrast, PulseSequence
 from qmri_core.series.grouping import REFERENCES
 from qmri_core.simulation.anatomies import random_slab
 from qmri_core.simulation.atlas import Atlas
@@ -230,9 +230,9 @@ def _through(weights: Tensor, planes: Tensor) -> Tensor:
 
 def _is_thin(acquisition: Acquisition) -> bool:
     """Whether it is acquired in three dimensions, with slices as thin as its voxels."""
-    if acquisition.sequence is Sequence.SPOILED_GRADIENT_ECHO:
+    if acquisition.sequence is PulseSequence.SPOILED_GRADIENT_ECHO:
         return acquisition.repetition_time < 0.05
-    return acquisition.sequence in (Sequence.MPRAGE, Sequence.VARIABLE_FLIP_TSE)
+    return acquisition.sequence in (PulseSequence.MPRAGE, PulseSequence.VARIABLE_FLIP_TSE)
 
 
 def _slices(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence as Many
+from collections.abc import Sequence
 from typing import Any
 
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
@@ -11,7 +11,7 @@ from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID, EnhancedMRImageStorage, ExplicitVRLittleEndian
 
 from qmri_core.physics.sequences import ECHO_TRAINS
-from qmri_core.series.acquisition import Sequence
+from qmri_core.series.acquisition import PulseSequence
 from qmri_core.simulation.acquired import AcquiredSeries, Role
 from qmri_core.simulation.cohort import SessionPlan
 
@@ -33,7 +33,9 @@ _NOT_AT_THE_TOP = frozenset(
 _PARTS = {"P": "PHASE", "R": "REAL", "I": "IMAGINARY"}
 
 
-def enhanced(plan: SessionPlan, series: AcquiredSeries, slices: Many[FileDataset], *, number: int = 1) -> FileDataset:
+def enhanced(
+    plan: SessionPlan, series: AcquiredSeries, slices: Sequence[FileDataset], *, number: int = 1
+) -> FileDataset:
     """Put the classic slices of one series into one object, the way the vendor's software does.
 
     Siemens keeps TE, TI and TR in functional groups only and names intensity filters in a private group; Philips
@@ -96,7 +98,7 @@ def _describe(ds: Dataset, series: AcquiredSeries) -> None:
 def _describe_pulses(ds: Dataset, series: AcquiredSeries) -> None:
     acquisition = series.series.acquisition
     is_train = acquisition.sequence in ECHO_TRAINS
-    is_spin = is_train or acquisition.sequence is Sequence.SPIN_ECHO
+    is_spin = is_train or acquisition.sequence is PulseSequence.SPIN_ECHO
     ds.EchoPulseSequence = "SPIN" if is_spin else "GRADIENT"
     ds.PulseSequenceName = series.series.codes.sequence_name or ("TSE" if is_train else "SE" if is_spin else "FFE")
     if is_spin:
@@ -134,7 +136,9 @@ def _shared(series: AcquiredSeries, first: FileDataset) -> Dataset:
     modifier = _item(
         InversionRecovery="YES" if acquisition.inversion_time is not None else "NO",
         FlowCompensation="NONE",
-        Spoiling="RF" if acquisition.sequence in (Sequence.MPRAGE, Sequence.SPOILED_GRADIENT_ECHO) else "NONE",
+        Spoiling="RF"
+        if acquisition.sequence in (PulseSequence.MPRAGE, PulseSequence.SPOILED_GRADIENT_ECHO)
+        else "NONE",
         T2Preparation="YES" if acquisition.t2_preparation_time else "NO",
         SpectrallySelectedExcitation="NONE",
         SpatialPresaturation="NONE",
@@ -182,7 +186,7 @@ def _shared(series: AcquiredSeries, first: FileDataset) -> Dataset:
     )
 
 
-def _frames(plan: SessionPlan, series: AcquiredSeries, slices: Many[FileDataset], when: str) -> list[Dataset]:
+def _frames(plan: SessionPlan, series: AcquiredSeries, slices: Sequence[FileDataset], when: str) -> list[Dataset]:
     result = []
     stack, place = 0, 0
     for index, one in enumerate(slices):

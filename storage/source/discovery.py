@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from collections.abc import Sequence as Many
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import islice, pairwise
@@ -70,7 +69,7 @@ class Scanned:
     ``n_files`` and ``unreadable`` are those of `Discovery`; ``unmatched`` holds when all sessions have been read.
     """
 
-    def __init__(self, index: Index, source: Path, key: bytes, assume: Many[Assumption]) -> None:
+    def __init__(self, index: Index, source: Path, key: bytes, assume: Sequence[Assumption]) -> None:
         self._index, self._key, self._assume = index, key, tuple(assume)
         self._root = source if source.is_dir() else source.parent
         self._used: set[int] = set()
@@ -106,7 +105,7 @@ def scan_source(
     source: Path,
     *,
     key: bytes,
-    assume: Many[Assumption] = (),
+    assume: Sequence[Assumption] = (),
     progress: Callable[[int, int], None] | None = None,
     index: Path | None = None,
     runner: Runner = in_turn,
@@ -174,7 +173,7 @@ def discover(
     source: Path,
     *,
     key: bytes,
-    assume: Many[Assumption] = (),
+    assume: Sequence[Assumption] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> Discovery:
     """Find all series of a source at once; see `scan_source`, which holds one session at a time."""
@@ -344,7 +343,7 @@ def _digest_of(parts: Iterable[tuple[str, int]]) -> str:
     return digest.hexdigest()
 
 
-def _assumed(found: list[Series], root: Path, assume: Many[Assumption], used: set[int]) -> list[Series]:
+def _assumed(found: list[Series], root: Path, assume: Sequence[Assumption], used: set[int]) -> list[Series]:
     """Fill what headers lack from the first matching entry; the digest then covers the entry too."""
     result = []
     for series in found:
@@ -367,7 +366,7 @@ def _assumed(found: list[Series], root: Path, assume: Many[Assumption], used: se
     return result
 
 
-def _with_siblings(members: Many[Series]) -> list[Series]:
+def _with_siblings(members: Sequence[Series]) -> list[Series]:
     """Tell each series of one session of its phase images, and of further echoes, inversion times and flip angles."""
     volumes = [one for one in members if one.shape != (0, 0, 0) and one.problem is not SkipReason.DUPLICATE]
     result = []

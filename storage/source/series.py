@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Many
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from qmri_core.series.acquisition import Contrast, Sequence, SeriesHeader
+from qmri_core.series.acquisition import Contrast, PulseSequence, SeriesHeader
 from qmri_core.series.classification import Context, Decision, SkipReason, classify
 from qmri_core.series.grouping import Candidate, choose
 
@@ -58,7 +58,7 @@ class Series:
     explanation: str = ""
     """What the problem is, in numbers."""
     contrast: Contrast | None = None
-    sequence: Sequence | None = None
+    sequence: PulseSequence | None = None
     context: Context = field(default_factory=Context)
     sex: str = ""
     age: int | None = None
@@ -97,7 +97,7 @@ def decide(series: Series) -> Decision:
     return decision
 
 
-def decide_session(members: Many[Series]) -> tuple[Decision, ...]:
+def decide_session(members: Sequence[Series]) -> tuple[Decision, ...]:
     """Decisions on all series of one session, at most one of them taken per contrast; in the order given."""
     return choose(
         [

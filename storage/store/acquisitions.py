@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from qmri_core.series.acquisition import CONTRASTS, Acquisition, Contrast, Sequence
+from qmri_core.series.acquisition import CONTRASTS, Acquisition, Contrast, PulseSequence
 
 _NUMBERS = ("repetition_time", "echo_time", "inversion_time", "flip_angle", "echo_train_length")
 _COUNTS = ("echo_train_length", "centre_index")
@@ -54,7 +54,7 @@ def acquisition_of(values: Mapping[str, Any], contrast: Contrast) -> Acquisition
         parameters["flip_train"] = tuple(parameters["flip_train"])
     if "marks" in parameters:
         parameters["marks"] = tuple((name, mark) for name, mark in parameters["marks"])
-    return Acquisition(contrast=Contrast(contrast), sequence=Sequence(str(sequence)), **parameters)
+    return Acquisition(contrast=Contrast(contrast), sequence=PulseSequence(str(sequence)), **parameters)
 
 
 def acquisitions_of(values: Mapping[str, Any]) -> dict[Contrast, Acquisition]:

@@ -19,7 +19,7 @@ from qmri_core.physics.flip_trains import variable_flip_train
 from qmri_core.physics.lookup import lookup
 from qmri_core.physics.registry import echo_train_of, fast_signal, signal
 from qmri_core.physics.sequences import ECHO_TRAINS
-from qmri_core.series.acquisition import Acquisition, Contrast, Sequence
+from qmri_core.series.acquisition import Acquisition, Contrast, PulseSequence
 
 pytestmark = pytest.mark.bench
 
@@ -28,7 +28,7 @@ N_DIRECT = 1 << 13
 
 _TSE = Acquisition(
     contrast=Contrast.T2W,
-    sequence=Sequence.TURBO_SPIN_ECHO,
+    sequence=PulseSequence.TURBO_SPIN_ECHO,
     field_strength=3.0,
     repetition_time=6.0,
     echo_time=0.099,
@@ -41,13 +41,13 @@ _TSE = Acquisition(
 )
 _TRAIN = variable_flip_train(220, 85, minimum=0.44, centre=0.73, maximum=1.92)
 ACQUISITIONS = {
-    "spin_echo": replace(_TSE, sequence=Sequence.SPIN_ECHO, repetition_time=0.6, echo_time=0.012),
+    "spin_echo": replace(_TSE, sequence=PulseSequence.SPIN_ECHO, repetition_time=0.6, echo_time=0.012),
     "spoiled_gradient_echo": replace(
-        _TSE, sequence=Sequence.SPOILED_GRADIENT_ECHO, repetition_time=0.25, echo_time=0.0025, flip_angle=1.2
+        _TSE, sequence=PulseSequence.SPOILED_GRADIENT_ECHO, repetition_time=0.25, echo_time=0.0025, flip_angle=1.2
     ),
     "mprage": replace(
         _TSE,
-        sequence=Sequence.MPRAGE,
+        sequence=PulseSequence.MPRAGE,
         repetition_time=2.3,
         inversion_time=0.9,
         echo_time=0.003,
@@ -58,11 +58,11 @@ ACQUISITIONS = {
     ),
     "turbo_spin_echo": _TSE,
     "inversion_recovery_tse": replace(
-        _TSE, sequence=Sequence.INVERSION_RECOVERY_TSE, repetition_time=9.0, inversion_time=2.5
+        _TSE, sequence=PulseSequence.INVERSION_RECOVERY_TSE, repetition_time=9.0, inversion_time=2.5
     ),
     "variable_flip_tse": replace(
         _TSE,
-        sequence=Sequence.VARIABLE_FLIP_TSE,
+        sequence=PulseSequence.VARIABLE_FLIP_TSE,
         repetition_time=5.0,
         inversion_time=1.8,
         echo_spacing=0.0034,

@@ -16,7 +16,7 @@ from distributed import Client
 from flows.ingest.run import ingest
 from flows.ingest.session_plan import plan_sessions
 from qmri_core.physics.header import acquisition_from_header
-from qmri_core.series.acquisition import Contrast, Sequence
+from qmri_core.series.acquisition import Contrast, PulseSequence
 from qmri_core.series.classification import SkipReason
 from qmri_core.series.grouping import scanner_key
 from storage.source.discovery import discover, load_assumptions
@@ -146,14 +146,14 @@ def test_a_real_t1w_alone_is_read_and_recognised_and_lacks_contrasts(
     assert (plan.status, plan.reason, plan.placement) == (Status.SKIPPED, Reason.MISSING_CONTRAST, None)
     assert list(plan.chosen) == [Contrast.T1W]
     taken = [decision for decision in plan.decisions if decision.reason is None]
-    assert [(decision.contrast, decision.sequence) for decision in taken] == [(Contrast.T1W, Sequence.MPRAGE)]
+    assert [(decision.contrast, decision.sequence) for decision in taken] == [(Contrast.T1W, PulseSequence.MPRAGE)]
     others = {decision.reason for decision in plan.decisions if decision.reason is not None}
     assert others <= {SkipReason.DUPLICATE}
     one = plan.chosen[Contrast.T1W]
     assert one.header.magnetic_field_strength == pytest.approx(3.0, abs=0.2)
     assert scanner_key(one.header, one.device).startswith(scanner)
     assert scanner_key(one.header, one.device).endswith(f"-3t-{one.device}")
-    acquisition = acquisition_from_header(one.header, Contrast.T1W, Sequence.MPRAGE)
+    acquisition = acquisition_from_header(one.header, Contrast.T1W, PulseSequence.MPRAGE)
     assert acquisition.inversion_time == pytest.approx(inversion_time, abs=0.15)
     assert acquisition.repetition_time == pytest.approx(repetition_time or acquisition.repetition_time)
     assert acquisition.repetition_time > 1.0  # a cycle between inversions, not an echo spacing

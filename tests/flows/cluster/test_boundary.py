@@ -24,7 +24,7 @@ from qmri_core.preprocessing.alignment import AlignmentError
 from qmri_core.preprocessing.brain_mask import BrainMaskError
 from qmri_core.preprocessing.session import FieldOfViewError
 from qmri_core.preprocessing.tissue import TissueError
-from qmri_core.series.acquisition import Acquisition, Contrast, Sequence
+from qmri_core.series.acquisition import Acquisition, Contrast, PulseSequence
 from storage.source.discovery import discover
 from storage.source.series import ReadError
 from storage.store.cohort import Placement, begin_append, begin_update, read_arrays, slots, writing
@@ -145,7 +145,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
 ACQUISITIONS = {
     Contrast.T1W: Acquisition(
         contrast=Contrast.T1W,
-        sequence=Sequence.SPIN_ECHO,
+        sequence=PulseSequence.SPIN_ECHO,
         repetition_time=0.6,
         echo_time=0.012,
         flip_angle=math.radians(90),
@@ -154,7 +154,7 @@ ACQUISITIONS = {
     ),
     Contrast.T2W: Acquisition(
         contrast=Contrast.T2W,
-        sequence=Sequence.SPIN_ECHO,
+        sequence=PulseSequence.SPIN_ECHO,
         repetition_time=5.0,
         echo_time=0.09,
         flip_angle=math.radians(90),

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flows.ingest.session_plan import SessionPlan, plan_session, plan_sessions
-from qmri_core.series.acquisition import Contrast, Sequence, SeriesHeader
+from qmri_core.series.acquisition import Contrast, PulseSequence, SeriesHeader
 from qmri_core.series.classification import SkipReason
 from storage.source.series import Series
 from storage.store.schema import Reason, Status
@@ -82,7 +82,7 @@ def test_three_contrasts_are_complete() -> None:
     made = plan(*(series(contrast) for contrast in Contrast))
     assert (made.status, made.reason, made.explanation) == (Status.COMPLETE, None, "")
     assert list(made.chosen) == list(made.acquisitions) == list(Contrast)
-    assert made.acquisitions[Contrast.T2W].sequence is Sequence.TURBO_SPIN_ECHO
+    assert made.acquisitions[Contrast.T2W].sequence is PulseSequence.TURBO_SPIN_ECHO
     assert made.placement is not None
     assert made.placement.session == made.session == "ses-1"
     assert made.placement.scanner.startswith("siemens-prisma-3t-")
@@ -145,7 +145,7 @@ def test_a_series_without_any_number_counts_for_nothing_until_it_is_stated(named
 def test_parameters_that_contradict_each_other_are_told() -> None:
     impossible = replace(HEADERS[Contrast.FLAIR], echo_time=9.5)
     stated = series(
-        Contrast.FLAIR, header=impossible, contrast=Contrast.FLAIR, sequence=Sequence.INVERSION_RECOVERY_TSE
+        Contrast.FLAIR, header=impossible, contrast=Contrast.FLAIR, sequence=PulseSequence.INVERSION_RECOVERY_TSE
     )
     made = plan(series(Contrast.T1W), series(Contrast.T2W), stated)
     assert (made.status, made.reason) == (Status.SKIPPED, Reason.NO_PARAMETERS)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from collections.abc import Sequence as Many
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -28,7 +27,7 @@ from qmri_core.calibration.session_model import ratio_factors
 from qmri_core.physics.header import acquisition_from_header
 from qmri_core.physics.registry import signal
 from qmri_core.physics.sequences import check
-from qmri_core.series.acquisition import Acquisition, Contrast, Sequence
+from qmri_core.series.acquisition import Acquisition, Contrast, PulseSequence
 from qmri_core.simulation.protocols import protocol_table
 from tests.protocols import plain_protocol
 
@@ -58,7 +57,7 @@ def _tensor(value: float) -> torch.Tensor:
 
 
 def cohort(
-    names: Many[str], *, moves: dict[tuple[str, Contrast], float], people: Many[str] = MANY
+    names: Sequence[str], *, moves: dict[tuple[str, Contrast], float], people: Sequence[str] = MANY
 ) -> list[GroupContrast]:
     """Groups whose acquisitions are as headers have them, but for ``moves`` of log ratios.
 
@@ -80,7 +79,7 @@ def cohort(
 
 
 def is_multi_slice(acquisition: Acquisition) -> bool:
-    return acquisition.contrast is not Contrast.T1W and acquisition.sequence is not Sequence.VARIABLE_FLIP_TSE
+    return acquisition.contrast is not Contrast.T1W and acquisition.sequence is not PulseSequence.VARIABLE_FLIP_TSE
 
 
 def effect(hidden: Iterable[Hidden], acquisition: Acquisition) -> float:

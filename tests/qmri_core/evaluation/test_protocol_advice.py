@@ -7,7 +7,7 @@ import math
 import pytest
 
 from qmri_core.evaluation.protocol_advice import PRIOR, TISSUES, parse_series, run_protocol
-from qmri_core.series.acquisition import AcquisitionError, Contrast, Sequence
+from qmri_core.series.acquisition import AcquisitionError, Contrast, PulseSequence
 
 
 def test_default_protocol_is_as_well_posed_as_the_reference_says() -> None:
@@ -54,7 +54,7 @@ def test_console_values_mean_what_the_vendor_means() -> None:
 
 def test_double_inversion_recovery() -> None:
     found = parse_series("dir TR=11000 TE=25 TI=3400 TI2=325 FA=150 ETL=16")
-    assert found.sequence is Sequence.INVERSION_RECOVERY_TSE
+    assert found.sequence is PulseSequence.INVERSION_RECOVERY_TSE
     assert found.contrast is Contrast.FLAIR
     assert found.second_inversion_time == pytest.approx(0.325)
 

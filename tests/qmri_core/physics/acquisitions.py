@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 
 from qmri_core.physics.flip_trains import variable_flip_train
-from qmri_core.series.acquisition import Acquisition, Contrast, Sequence
+from qmri_core.series.acquisition import Acquisition, Contrast, PulseSequence
 
 _TRAIN = variable_flip_train(100, 34, minimum=math.radians(32), centre=math.radians(62), maximum=math.radians(120))
 
 EXAMPLES: dict[str, Acquisition] = {
     "spin_echo": Acquisition(
         contrast=Contrast.T1W,
-        sequence=Sequence.SPIN_ECHO,
+        sequence=PulseSequence.SPIN_ECHO,
         field_strength=3.0,
         repetition_time=0.6,
         echo_time=0.012,
@@ -21,7 +21,7 @@ EXAMPLES: dict[str, Acquisition] = {
     ),
     "turbo_spin_echo": Acquisition(
         contrast=Contrast.T2W,
-        sequence=Sequence.TURBO_SPIN_ECHO,
+        sequence=PulseSequence.TURBO_SPIN_ECHO,
         field_strength=3.0,
         repetition_time=4.0,
         echo_time=0.099,
@@ -35,7 +35,7 @@ EXAMPLES: dict[str, Acquisition] = {
     ),
     "spoiled_gradient_echo": Acquisition(
         contrast=Contrast.T1W,
-        sequence=Sequence.SPOILED_GRADIENT_ECHO,
+        sequence=PulseSequence.SPOILED_GRADIENT_ECHO,
         field_strength=3.0,
         repetition_time=0.25,
         echo_time=0.0025,
@@ -43,7 +43,7 @@ EXAMPLES: dict[str, Acquisition] = {
     ),
     "mprage": Acquisition(
         contrast=Contrast.T1W,
-        sequence=Sequence.MPRAGE,
+        sequence=PulseSequence.MPRAGE,
         field_strength=3.0,
         repetition_time=2.3,
         echo_time=0.003,
@@ -56,7 +56,7 @@ EXAMPLES: dict[str, Acquisition] = {
     ),
     "inversion_recovery_tse": Acquisition(
         contrast=Contrast.FLAIR,
-        sequence=Sequence.INVERSION_RECOVERY_TSE,
+        sequence=PulseSequence.INVERSION_RECOVERY_TSE,
         field_strength=3.0,
         repetition_time=9.0,
         echo_time=0.081,
@@ -70,7 +70,7 @@ EXAMPLES: dict[str, Acquisition] = {
     ),
     "variable_flip_tse": Acquisition(
         contrast=Contrast.FLAIR,
-        sequence=Sequence.VARIABLE_FLIP_TSE,
+        sequence=PulseSequence.VARIABLE_FLIP_TSE,
         field_strength=3.0,
         repetition_time=4.8,
         echo_time=34 * 0.0045,

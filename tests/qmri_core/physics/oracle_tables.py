@@ -13,23 +13,23 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from qmri_core.series.acquisition import Acquisition, Contrast, Sequence
+from qmri_core.series.acquisition import Acquisition, Contrast, PulseSequence
 
 ROOT = Path(__file__).resolve().parents[3]
 FOLDER = Path(os.environ.get("QMRI_ORACLE_DIR") or ROOT.parent / "shared" / "physics")
 if not FOLDER.is_absolute():
     FOLDER = ROOT / FOLDER
 
-FAMILIES: Mapping[str, tuple[Contrast, Sequence]] = {
-    "se2d_t1w": (Contrast.T1W, Sequence.SPIN_ECHO),
-    "tse2d_t1w": (Contrast.T1W, Sequence.TURBO_SPIN_ECHO),
-    "spgr_t1w": (Contrast.T1W, Sequence.SPOILED_GRADIENT_ECHO),
-    "mprage_t1w": (Contrast.T1W, Sequence.MPRAGE),
-    "tse2d_t2w": (Contrast.T2W, Sequence.TURBO_SPIN_ECHO),
-    "tse3d_t2w": (Contrast.T2W, Sequence.VARIABLE_FLIP_TSE),
-    "flair2d": (Contrast.FLAIR, Sequence.INVERSION_RECOVERY_TSE),
-    "t1flair2d": (Contrast.T1W, Sequence.INVERSION_RECOVERY_TSE),
-    "flair3d": (Contrast.FLAIR, Sequence.VARIABLE_FLIP_TSE),
+FAMILIES: Mapping[str, tuple[Contrast, PulseSequence]] = {
+    "se2d_t1w": (Contrast.T1W, PulseSequence.SPIN_ECHO),
+    "tse2d_t1w": (Contrast.T1W, PulseSequence.TURBO_SPIN_ECHO),
+    "spgr_t1w": (Contrast.T1W, PulseSequence.SPOILED_GRADIENT_ECHO),
+    "mprage_t1w": (Contrast.T1W, PulseSequence.MPRAGE),
+    "tse2d_t2w": (Contrast.T2W, PulseSequence.TURBO_SPIN_ECHO),
+    "tse3d_t2w": (Contrast.T2W, PulseSequence.VARIABLE_FLIP_TSE),
+    "flair2d": (Contrast.FLAIR, PulseSequence.INVERSION_RECOVERY_TSE),
+    "t1flair2d": (Contrast.T1W, PulseSequence.INVERSION_RECOVERY_TSE),
+    "flair3d": (Contrast.FLAIR, PulseSequence.VARIABLE_FLIP_TSE),
 }
 
 
@@ -102,7 +102,7 @@ def _table(name: str, rows: list[dict[str, str]], trains: Mapping[str, tuple[flo
     ):
         if first.get(column):
             values[field] = float(first[column]) * factor
-    if sequence not in (Sequence.SPIN_ECHO, Sequence.SPOILED_GRADIENT_ECHO):
+    if sequence not in (PulseSequence.SPIN_ECHO, PulseSequence.SPOILED_GRADIENT_ECHO):
         values["echo_train_length"] = int(first["etl"])
         values["centre_index"] = int(first["centre_index"])
     scheme = first.get("refocus_scheme", "const")

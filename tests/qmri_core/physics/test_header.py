@@ -11,11 +11,11 @@ import torch
 from qmri_core.physics.header import OVERRIDES, acquisition_from_header
 from qmri_core.physics.registry import signal
 from qmri_core.physics.vendors import RULES, slice_profile_factor
-from qmri_core.series.acquisition import MARKS, Acquisition, AcquisitionError, Contrast, Sequence, SeriesHeader
+from qmri_core.series.acquisition import MARKS, Acquisition, AcquisitionError, Contrast, PulseSequence, SeriesHeader
 
 T1W, T2W, FLAIR = Contrast.T1W, Contrast.T2W, Contrast.FLAIR
-MPRAGE, TSE, FLAIR_TSE = Sequence.MPRAGE, Sequence.TURBO_SPIN_ECHO, Sequence.INVERSION_RECOVERY_TSE
-VARIABLE, GRADIENT, SPIN = Sequence.VARIABLE_FLIP_TSE, Sequence.SPOILED_GRADIENT_ECHO, Sequence.SPIN_ECHO
+MPRAGE, TSE, FLAIR_TSE = PulseSequence.MPRAGE, PulseSequence.TURBO_SPIN_ECHO, PulseSequence.INVERSION_RECOVERY_TSE
+VARIABLE, GRADIENT, SPIN = PulseSequence.VARIABLE_FLIP_TSE, PulseSequence.SPOILED_GRADIENT_ECHO, PulseSequence.SPIN_ECHO
 
 
 def header(
@@ -76,7 +76,9 @@ ALL = {
 
 
 @pytest.mark.parametrize(("series", "contrast", "sequence"), ALL.values(), ids=list(ALL))
-def test_every_header_gives_a_model_with_marks(series: SeriesHeader, contrast: Contrast, sequence: Sequence) -> None:
+def test_every_header_gives_a_model_with_marks(
+    series: SeriesHeader, contrast: Contrast, sequence: PulseSequence
+) -> None:
     found = acquisition_from_header(series, contrast, sequence)
     marks = dict(found.marks)
     assert set(marks.values()) <= set(MARKS)
@@ -255,4 +257,4 @@ def test_every_rule_has_evidence_and_a_mark() -> None:
 def test_an_override_of_zero_is_an_error_that_names_it(name: str) -> None:
     header = SeriesHeader(magnetic_field_strength=3.0, repetition_time=5.0, echo_time=0.1, flip_angle=2.6)
     with pytest.raises(AcquisitionError, match=name):
-        acquisition_from_header(header, Contrast.T2W, Sequence.TURBO_SPIN_ECHO, {name: 0.0})
+        acquisition_from_header(header, Contrast.T2W, PulseSequence.TURBO_SPIN_ECHO, {name: 0.0})

@@ -11,7 +11,7 @@ from torch import Tensor
 from qmri_core.physics.registry import echo_train_of, fast_signal, signal
 from qmri_core.physics.sequences import ECHO_TRAINS, SPOILED
 from qmri_core.physics.steady_state import pseudo_steady_state
-from qmri_core.series.acquisition import Sequence
+from qmri_core.series.acquisition import PulseSequence
 from tests.qmri_core.physics.oracle_tables import FAMILIES, FOLDER, Table, read_tables
 
 TABLES = read_tables()
@@ -165,7 +165,7 @@ def test_pseudo_steady_state_is_as_good_as_stated(table: Table) -> None:
 
 def test_only_families_with_a_good_closed_form_use_one() -> None:
     # closed forms of the fast path: exact spin echo, and gradient echoes (0.26 % and 0.30 % mean ratio error)
-    assert set(Sequence) - ECHO_TRAINS == SPOILED | {Sequence.SPIN_ECHO}
+    assert set(PulseSequence) - ECHO_TRAINS == SPOILED | {PulseSequence.SPIN_ECHO}
 
 
 def relative_error(found: Tensor, exact: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from qmri_core.physics.registry import fast_signal, signal
 from qmri_core.physics.sequences import ECHO_TRAINS, REQUIRED, SPOILED, check
-from qmri_core.series.acquisition import Acquisition, AcquisitionError, Sequence
+from qmri_core.series.acquisition import Acquisition, AcquisitionError, PulseSequence
 from tests.qmri_core.physics.acquisitions import EXAMPLES
 
 MODELS = {"signal": signal, "fast_signal": fast_signal}
@@ -26,7 +26,7 @@ def double(*values: float) -> Tensor:
 
 
 def test_every_sequence_has_an_example_and_a_model() -> None:
-    assert {example.sequence for example in EXAMPLES.values()} == set(Sequence) == set(REQUIRED)
+    assert {example.sequence for example in EXAMPLES.values()} == set(PulseSequence) == set(REQUIRED)
 
 
 @each_example
@@ -76,7 +76,7 @@ def test_single_precision_agrees_with_double(acquisition: Acquisition, model: ob
 
 @each_example
 def test_gradients(acquisition: Acquisition) -> None:
-    if acquisition.sequence is Sequence.VARIABLE_FLIP_TSE:
+    if acquisition.sequence is PulseSequence.VARIABLE_FLIP_TSE:
         acquisition = replace(acquisition, flip_train=acquisition.flip_train[:20], centre_index=12)
     inputs = [
         value.requires_grad_() for value in (double(0.7, 1.0), double(0.85, 2.0), double(0.07, 0.4), double(0.9, 1.1))
@@ -208,4 +208,4 @@ def test_gpu_agrees_with_cpu(acquisition: Acquisition, model: object) -> None:
 
 
 def test_echo_trains_and_the_others_make_up_all_sequences() -> None:
-    assert ECHO_TRAINS | SPOILED | {Sequence.SPIN_ECHO} == set(Sequence)
+    assert ECHO_TRAINS | SPOILED | {PulseSequence.SPIN_ECHO} == set(PulseSequence)

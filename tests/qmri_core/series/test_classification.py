@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qmri_core.series.acquisition import Contrast, Sequence, SeriesHeader
+from qmri_core.series.acquisition import Contrast, PulseSequence, SeriesHeader
 from qmri_core.series.classification import Context, Decision, SkipReason, classify
 
 SHAPE, SPACING = (256, 256, 40), (0.9, 0.9, 4.0)
@@ -49,30 +49,30 @@ T1W, T2W, FLAIR = Contrast.T1W, Contrast.T2W, Contrast.FLAIR
 @pytest.mark.parametrize(
     ("one", "contrast", "sequence"),
     [
-        (header("GR IR", "3D", 2300, 2.98, 900, 9, 1), T1W, Sequence.MPRAGE),
-        (header("GR", "3D", 6.5, 2.9, None, 9, 256, "MP"), T1W, Sequence.MPRAGE),
-        (header("GR", "3D", 7.3, 3.0, 400, 11, 1, "SS SP SK"), T1W, Sequence.MPRAGE),
-        (header("RM IR", "3D", 2217.66, 3.172, 1000, 8, 1), T1W, Sequence.MPRAGE),
-        (header("GR", "3D", 20, 4.6, None, 25, 1, "SP"), T1W, Sequence.SPOILED_GRADIENT_ECHO),
-        (header("GR", "2D", 250, 2.5, None, 70, 1, "SP"), T1W, Sequence.SPOILED_GRADIENT_ECHO),
-        (header("SE", "2D", 500, 12, None, 90, 1), T1W, Sequence.SPIN_ECHO),
-        (header("SE", "2D", 650, 9, None, 150, 3), T1W, Sequence.TURBO_SPIN_ECHO),
-        (header("SE", "3D", 700, 11, None, 120, 40), T1W, Sequence.VARIABLE_FLIP_TSE),
-        (header("SE IR", "2D", 2000, 12, 800, 150, 8), T1W, Sequence.INVERSION_RECOVERY_TSE),
-        (header("SE", "2D", 6000, 100, None, 150, 16), T2W, Sequence.TURBO_SPIN_ECHO),
-        (header("SE", "2D", 3000, 80, None, 90, 15), T2W, Sequence.TURBO_SPIN_ECHO),
-        (header("RM", "2D", 4500, 102, None, 111, 24), T2W, Sequence.TURBO_SPIN_ECHO),
-        (header("SE", "2D", 2500, 90, None, 90, 1), T2W, Sequence.SPIN_ECHO),
-        (header("SE", "3D", 3200, 408, None, 120, 282), T2W, Sequence.VARIABLE_FLIP_TSE),
-        (header("SE", "3D", 2500, 250, None, 90, 110), T2W, Sequence.VARIABLE_FLIP_TSE),
-        (header("SE IR", "2D", 9000, 90, 2500, 150, 16), FLAIR, Sequence.INVERSION_RECOVERY_TSE),
-        (header("IR", "2D", 11000, 125, 2800, 90, 24), FLAIR, Sequence.INVERSION_RECOVERY_TSE),
-        (header("SE IR", "3D", 5000, 388, 1800, 120, 251), FLAIR, Sequence.VARIABLE_FLIP_TSE),
-        (header("IR", "3D", 4800, 340, 1650, 90, 182), FLAIR, Sequence.VARIABLE_FLIP_TSE),
-        (header("SE IR", "3D", 7000, 110, 1950, 90, 200), FLAIR, Sequence.VARIABLE_FLIP_TSE),
+        (header("GR IR", "3D", 2300, 2.98, 900, 9, 1), T1W, PulseSequence.MPRAGE),
+        (header("GR", "3D", 6.5, 2.9, None, 9, 256, "MP"), T1W, PulseSequence.MPRAGE),
+        (header("GR", "3D", 7.3, 3.0, 400, 11, 1, "SS SP SK"), T1W, PulseSequence.MPRAGE),
+        (header("RM IR", "3D", 2217.66, 3.172, 1000, 8, 1), T1W, PulseSequence.MPRAGE),
+        (header("GR", "3D", 20, 4.6, None, 25, 1, "SP"), T1W, PulseSequence.SPOILED_GRADIENT_ECHO),
+        (header("GR", "2D", 250, 2.5, None, 70, 1, "SP"), T1W, PulseSequence.SPOILED_GRADIENT_ECHO),
+        (header("SE", "2D", 500, 12, None, 90, 1), T1W, PulseSequence.SPIN_ECHO),
+        (header("SE", "2D", 650, 9, None, 150, 3), T1W, PulseSequence.TURBO_SPIN_ECHO),
+        (header("SE", "3D", 700, 11, None, 120, 40), T1W, PulseSequence.VARIABLE_FLIP_TSE),
+        (header("SE IR", "2D", 2000, 12, 800, 150, 8), T1W, PulseSequence.INVERSION_RECOVERY_TSE),
+        (header("SE", "2D", 6000, 100, None, 150, 16), T2W, PulseSequence.TURBO_SPIN_ECHO),
+        (header("SE", "2D", 3000, 80, None, 90, 15), T2W, PulseSequence.TURBO_SPIN_ECHO),
+        (header("RM", "2D", 4500, 102, None, 111, 24), T2W, PulseSequence.TURBO_SPIN_ECHO),
+        (header("SE", "2D", 2500, 90, None, 90, 1), T2W, PulseSequence.SPIN_ECHO),
+        (header("SE", "3D", 3200, 408, None, 120, 282), T2W, PulseSequence.VARIABLE_FLIP_TSE),
+        (header("SE", "3D", 2500, 250, None, 90, 110), T2W, PulseSequence.VARIABLE_FLIP_TSE),
+        (header("SE IR", "2D", 9000, 90, 2500, 150, 16), FLAIR, PulseSequence.INVERSION_RECOVERY_TSE),
+        (header("IR", "2D", 11000, 125, 2800, 90, 24), FLAIR, PulseSequence.INVERSION_RECOVERY_TSE),
+        (header("SE IR", "3D", 5000, 388, 1800, 120, 251), FLAIR, PulseSequence.VARIABLE_FLIP_TSE),
+        (header("IR", "3D", 4800, 340, 1650, 90, 182), FLAIR, PulseSequence.VARIABLE_FLIP_TSE),
+        (header("SE IR", "3D", 7000, 110, 1950, 90, 200), FLAIR, PulseSequence.VARIABLE_FLIP_TSE),
     ],
 )
-def test_clinical_protocols(one: SeriesHeader, contrast: Contrast, sequence: Sequence) -> None:
+def test_clinical_protocols(one: SeriesHeader, contrast: Contrast, sequence: PulseSequence) -> None:
     decision = decide(one)
     assert (decision.contrast, decision.sequence, decision.reason) == (contrast, sequence, None)
     assert not decision.assumed
@@ -187,7 +187,7 @@ def test_a_defect_wins_over_contrast_and_keeps_it() -> None:
 def test_a_stated_contrast_is_trusted_and_marked() -> None:
     decision = decide(header("", "", 3000, 15), contrast=Contrast.T2W)
     assert (decision.contrast, decision.reason, decision.assumed) == (Contrast.T2W, None, True)
-    assert decision.sequence is Sequence.TURBO_SPIN_ECHO
+    assert decision.sequence is PulseSequence.TURBO_SPIN_ECHO
 
 
 def optional(low: float, high: float) -> st.SearchStrategy[float | None]:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from qmri_core.series.acquisition import Acquisition, Contrast, Sequence, SeriesHeader
+from qmri_core.series.acquisition import Acquisition, Contrast, PulseSequence, SeriesHeader
 from qmri_core.series.classification import Decision, SkipReason
 from qmri_core.series.grouping import (
     EXTENT,
@@ -35,13 +35,13 @@ def acquisitions(factor: float = 1.0, **changes: float) -> dict[Contrast, Acquis
     }  # fmt: skip
     return {
         Contrast.T1W: Acquisition(
-            contrast=Contrast.T1W, sequence=Sequence.MPRAGE, field_strength=3.0, echo_spacing=0.007 * factor,
+            contrast=Contrast.T1W, sequence=PulseSequence.MPRAGE, field_strength=3.0, echo_spacing=0.007 * factor,
             echo_train_length=176, centre_index=88, **(t1w | changes),
         ),
         Contrast.T2W: Acquisition(
-            contrast=Contrast.T2W, sequence=Sequence.TURBO_SPIN_ECHO, field_strength=3.0, repetition_time=6.0 * factor,
-            echo_time=0.1 * factor, flip_angle=math.pi / 2, refocusing_angle=math.radians(150), echo_train_length=16,
-            echo_spacing=0.0111 * factor,
+            contrast=Contrast.T2W, sequence=PulseSequence.TURBO_SPIN_ECHO, field_strength=3.0,
+            repetition_time=6.0 * factor, echo_time=0.1 * factor, flip_angle=math.pi / 2,
+            refocusing_angle=math.radians(150), echo_train_length=16, echo_spacing=0.0111 * factor,
         ),
     }  # fmt: skip
 
@@ -143,7 +143,7 @@ def test_canonical_spacing_follows_the_axes(seed: int, spacing: tuple[float, flo
 
 def candidate(number: int, *, step: float = 1.0, kind: str = "M", contrast: Contrast = Contrast.T1W) -> Candidate:
     return Candidate(
-        decision=Decision(contrast=contrast, sequence=Sequence.MPRAGE, reason=None, explanation="by numbers"),
+        decision=Decision(contrast=contrast, sequence=PulseSequence.MPRAGE, reason=None, explanation="by numbers"),
         header=SeriesHeader(image_type=("ORIGINAL", "PRIMARY", kind)),
         shape=(256, 256, 176),
         spacing=(1.0, 1.0, step),

@@ -10,7 +10,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from qmri_core.physics.sequences import check
-from qmri_core.series.acquisition import Contrast, Sequence
+from qmri_core.series.acquisition import Contrast, PulseSequence
 from qmri_core.simulation.protocols import SimulatedProtocol, SimulatedSeries, protocol_table
 
 SOURCE = Path(__file__).parents[4] / "shared" / "physics" / "clinical_protocols.csv"
@@ -23,7 +23,7 @@ def test_table_is_as_broad_as_promised() -> None:
     assert len({p.model for p in TABLE}) >= 6
     assert {p.vendor for p in TABLE} == {"Siemens", "Philips", "GE"}
     assert {p.vendor for p in TABLE[:4]} == {"Siemens", "Philips", "GE"}  # what a small demo takes
-    assert {s.acquisition.sequence for p in TABLE for s in p.series} == set(Sequence)
+    assert {s.acquisition.sequence for p in TABLE for s in p.series} == set(PulseSequence)
 
 
 @pytest.mark.parametrize("protocol", TABLE, ids=lambda p: p.name)
@@ -34,17 +34,19 @@ def test_every_protocol_has_the_three_contrasts(protocol: SimulatedProtocol) -> 
 @pytest.mark.parametrize(("protocol", "series"), SERIES)
 def test_true_acquisition_can_be_evaluated(protocol: SimulatedProtocol, series: SimulatedSeries) -> None:
     check(series.acquisition)
-    if series.acquisition.sequence in (Sequence.TURBO_SPIN_ECHO, Sequence.VARIABLE_FLIP_TSE):
+    if series.acquisition.sequence in (PulseSequence.TURBO_SPIN_ECHO, PulseSequence.VARIABLE_FLIP_TSE):
         assert series.acquisition.echo_spacing is not None
         assert series.acquisition.centre_index is not None
         assert_allclose(series.acquisition.echo_time, series.acquisition.echo_spacing * series.acquisition.centre_index)
-    if protocol.vendor != "GE" and series.acquisition.sequence is not Sequence.MPRAGE:
+    if protocol.vendor != "GE" and series.acquisition.sequence is not PulseSequence.MPRAGE:
         # only GE writes an effective echo time for variable flip trains; Philips' table value is the time to centre
         assert series.header.echo_time is not None
 
 
 def test_headers_hide_what_vendors_hide() -> None:
-    mprage = {p.vendor: p.series[0] for p in reversed(TABLE) if p.series[0].acquisition.sequence is Sequence.MPRAGE}
+    mprage = {
+        p.vendor: p.series[0] for p in reversed(TABLE) if p.series[0].acquisition.sequence is PulseSequence.MPRAGE
+    }
     siemens, philips, ge = mprage["Siemens"], mprage["Philips"], mprage["GE"]
     assert siemens.header.repetition_time == siemens.acquisition.repetition_time
     assert siemens.header.inversion_time == siemens.acquisition.inversion_time

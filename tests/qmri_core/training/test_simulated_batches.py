@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from qmri_core.calibration.session_model import LEVELS, TRAINED_UNDETERMINED, Spreads, observations, person
 from qmri_core.physics.registry import signal
-from qmri_core.series.acquisition import CONTRASTS, Contrast, Sequence
+from qmri_core.series.acquisition import CONTRASTS, Contrast, PulseSequence
 from qmri_core.simulation.subjects import draw_subject
 from qmri_core.training.protocols import Protocol, random_protocol
 from qmri_core.training.simulated_batches import (
@@ -34,19 +34,19 @@ from qmri_core.training.simulated_batches import (
 from tests.phantoms import phantom_atlas
 
 
-def protocol_of(t1w: Sequence, *, seed: int = 0) -> tuple[Protocol, Protocol]:
+def protocol_of(t1w: PulseSequence, *, seed: int = 0) -> tuple[Protocol, Protocol]:
     """A random protocol whose T1w is of one sequence, and whose tables are few: no variable-flip trains."""
     rng = np.random.default_rng(seed)
     while True:
         nominal, as_run = random_protocol(rng)
         families = {contrast: one.sequence for contrast, one in nominal.items()}
-        if families[Contrast.T1W] is t1w and Sequence.VARIABLE_FLIP_TSE not in families.values():
+        if families[Contrast.T1W] is t1w and PulseSequence.VARIABLE_FLIP_TSE not in families.values():
             return nominal, as_run
 
 
 def test_a_batch_is_calibrated_to_white_matter() -> None:
     slab = make_slab(phantom_atlas(), 7, 48)
-    nominal, as_run = protocol_of(Sequence.MPRAGE)
+    nominal, as_run = protocol_of(PulseSequence.MPRAGE)
     batch = make_batch(slab, nominal, as_run, np.random.default_rng(1), slices=4)
     assert batch.relative.shape == (len(batch.mask), 3, 48, 48)
     assert tuple(batch.physics.contrasts) == CONTRASTS
@@ -61,7 +61,7 @@ def test_a_batch_is_calibrated_to_white_matter() -> None:
 
 def test_the_truth_of_a_slice_is_the_mean_of_its_planes_by_proton_density() -> None:
     slab = make_slab(phantom_atlas(), 3, 32)
-    nominal, as_run = protocol_of(Sequence.SPIN_ECHO)
+    nominal, as_run = protocol_of(PulseSequence.SPIN_ECHO)
     rng = np.random.default_rng(2)
     places, spacing, _ = _slices(nominal, slab.resolution, np.random.default_rng(2), 4)
     batch = make_batch(slab, nominal, as_run, rng, slices=4)
@@ -78,7 +78,7 @@ def test_the_truth_of_a_slice_is_the_mean_of_its_planes_by_proton_density() -> N
 
 def test_equal_seeds_give_equal_batches_and_others_differ() -> None:
     slab = make_slab(phantom_atlas(), 5, 32)
-    nominal, as_run = protocol_of(Sequence.SPIN_ECHO)
+    nominal, as_run = protocol_of(PulseSequence.SPIN_ECHO)
     first, second, third = (make_batch(slab, nominal, as_run, np.random.default_rng(k), slices=2) for k in (1, 1, 2))
     assert torch.equal(first.relative, second.relative)
     assert first.relative.shape != third.relative.shape or not torch.equal(first.relative, third.relative)
@@ -86,7 +86,7 @@ def test_equal_seeds_give_equal_batches_and_others_differ() -> None:
 
 def test_a_flipped_batch_is_mirrored_with_its_truth() -> None:
     slab = make_slab(phantom_atlas(), 5, 32)
-    batch = make_batch(slab, *protocol_of(Sequence.SPIN_ECHO), np.random.default_rng(1), slices=2)
+    batch = make_batch(slab, *protocol_of(PulseSequence.SPIN_ECHO), np.random.default_rng(1), slices=2)
     flipped = batch.flipped()
     assert torch.equal(flipped.truth[..., 0], batch.truth[..., -1])
     assert torch.equal(flipped.relative[..., 3], batch.relative[..., -4])
@@ -130,7 +130,7 @@ def test_every_slice_of_every_contrast_lies_within_the_slab(seed: int) -> None:
 
 def test_a_missing_contrast_leaves_the_others() -> None:
     slab = make_slab(phantom_atlas(), 5, 32)
-    nominal, as_run = protocol_of(Sequence.SPIN_ECHO)
+    nominal, as_run = protocol_of(PulseSequence.SPIN_ECHO)
     partial = {contrast: one for contrast, one in nominal.items() if contrast is not Contrast.T2W}
     batch = make_batch(slab, partial, as_run, np.random.default_rng(1), slices=2)
     assert batch.relative.shape[1] == 2
@@ -139,7 +139,7 @@ def test_a_missing_contrast_leaves_the_others() -> None:
 
 def test_thick_slices_mix_what_thin_ones_keep_apart() -> None:
     """Two tissues that meet at a plane: a thick-sliced contrast blurs the edge, a thin-sliced one does not."""
-    nominal, _ = protocol_of(Sequence.MPRAGE)
+    nominal, _ = protocol_of(PulseSequence.MPRAGE)
     thin = {
         Contrast.T2W: replace(nominal[Contrast.T1W], contrast=Contrast.T2W),
         Contrast.FLAIR: nominal[Contrast.FLAIR],
@@ -163,8 +163,8 @@ def test_fields_have_no_mean_over_the_head_and_keep_their_shape() -> None:
     torch.testing.assert_close(found - field, (found - field)[0, 0, 0].expand_as(field))
 
 
-@pytest.mark.parametrize("t1w", [Sequence.MPRAGE, Sequence.SPIN_ECHO])
-def test_the_shading_of_white_matter_is_that_of_the_accurate_model(t1w: Sequence) -> None:
+@pytest.mark.parametrize("t1w", [PulseSequence.MPRAGE, PulseSequence.SPIN_ECHO])
+def test_the_shading_of_white_matter_is_that_of_the_accurate_model(t1w: PulseSequence) -> None:
     _, as_run = protocol_of(t1w)
     scales = torch.tensor([[0.72, 0.903], [1.0, 1.28]])
     for contrast, acquisition in as_run.items():
@@ -180,7 +180,7 @@ def test_what_fields_leave_in_white_matter_is_small_and_differs_between_batches(
     solid = torch.tensor([0.85, 0.07, 0.69])[:, None, None, None].expand_as(slab.solid)
     uniform = replace(slab, solid=solid, maps=solid, fractions=torch.zeros_like(slab.fractions))
     uniform.fractions[2] = 1.0
-    nominal, as_run = protocol_of(Sequence.SPIN_ECHO)
+    nominal, as_run = protocol_of(PulseSequence.SPIN_ECHO)
     remains = []
     for seed in range(12):
         batch = make_batch(uniform, nominal, as_run, np.random.default_rng(seed), slices=4)
@@ -200,7 +200,7 @@ def test_half_of_the_slabs_are_as_fine_as_grids_are() -> None:
 
 def test_a_group_of_few_people_has_a_level_that_is_off_in_all_contrasts_at_once() -> None:
     """Long T2 of the people makes T2w and FLAIR bright together, and both scales too large."""
-    _, as_run = protocol_of(Sequence.MPRAGE)
+    _, as_run = protocol_of(PulseSequence.MPRAGE)
     errors = np.array([_group_level(as_run, as_run, np.random.default_rng(k)) for k in range(600)])
     t2w, flair = (errors[:, list(as_run).index(contrast)] for contrast in (Contrast.T2W, Contrast.FLAIR))
     assert np.corrcoef(t2w, flair)[0, 1] > 0.4
@@ -213,7 +213,7 @@ def test_a_group_of_few_people_has_a_level_that_is_off_in_all_contrasts_at_once(
 
 def test_regions_are_unmixed_and_lie_in_what_they_are_named_for() -> None:
     slab = make_slab(phantom_atlas(), 3, 48)
-    batch = make_batch(slab, *protocol_of(Sequence.SPIN_ECHO), np.random.default_rng(2), slices=4)
+    batch = make_batch(slab, *protocol_of(PulseSequence.SPIN_ECHO), np.random.default_rng(2), slices=4)
     assert batch.regions.shape[1] == len(REGIONS)
     assert float(batch.regions.sum(dim=1).max()) == 1.0  # of one region at most
     wm = batch.regions[:, REGIONS.index("wm")] > 0
@@ -226,7 +226,7 @@ def test_what_signals_leave_open_in_training_is_what_uncertainties_count_on() ->
     rng = np.random.default_rng(5)
     left = []
     for seed in range(24):
-        nominal, _ = protocol_of([Sequence.MPRAGE, Sequence.SPIN_ECHO][seed % 2], seed=seed)
+        nominal, _ = protocol_of([PulseSequence.MPRAGE, PulseSequence.SPIN_ECHO][seed % 2], seed=seed)
         nothing = np.zeros(len(observations(nominal)))
         for _ in range(20):
             own, common = rng.uniform(*SCALE_SPREADS, len(nominal)), rng.uniform(*SCALE_SPREADS)
@@ -238,7 +238,7 @@ def test_what_signals_leave_open_in_training_is_what_uncertainties_count_on() ->
 def test_levels_tell_people_apart_and_are_of_what_calibration_sees() -> None:
     """Over drawn people: a posterior mean, so regression of the truth on it has slope 1; the oracle is the draw."""
     slab = make_slab(phantom_atlas(), 7, 32)
-    nominal, as_run = protocol_of(Sequence.MPRAGE)
+    nominal, as_run = protocol_of(PulseSequence.MPRAGE)
     true, told = [], []
     for seed in range(400):
         values = draw_subject(seed).values

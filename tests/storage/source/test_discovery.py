@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qmri_core.series.acquisition import Contrast, Sequence
+from qmri_core.series.acquisition import Contrast, PulseSequence
 from qmri_core.series.classification import SkipReason
 from storage.source.discovery import (
     AssumptionError,
@@ -53,7 +53,7 @@ def test_files_of_any_name_and_depth_are_one_series(tmp_path: Path) -> None:
     assert series.header.flip_angle == pytest.approx(np.radians(9))
     assert (series.sex, series.age, series.day) == ("F", 82, 0)
     decision = decide(series)
-    assert (decision.contrast, decision.sequence, decision.reason) == (Contrast.T1W, Sequence.MPRAGE, None)
+    assert (decision.contrast, decision.sequence, decision.reason) == (Contrast.T1W, PulseSequence.MPRAGE, None)
 
 
 def test_voxels_and_affine_are_those_written(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_contrast_comes_from_numbers_not_from_names(tmp_path: Path) -> None:
                  SequenceVariant="SK", MRAcquisitionType="2D", InversionTime=None, RepetitionTime="6000",
                  EchoTime="100", EchoTrainLength="16", FlipAngle="150")  # fmt: skip
     decision = decide(only(discover(tmp_path, key=KEY)))
-    assert (decision.contrast, decision.sequence) == (Contrast.T2W, Sequence.TURBO_SPIN_ECHO)
+    assert (decision.contrast, decision.sequence) == (Contrast.T2W, PulseSequence.TURBO_SPIN_ECHO)
 
 
 def test_pseudonyms_tell_sessions_and_persons_apart_and_days_are_relative(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from qmri_core.series.acquisition import Contrast, Sequence
+from qmri_core.series.acquisition import Contrast, PulseSequence
 from qmri_core.series.classification import SkipReason
 from storage.source.discovery import ReadError, SourceError, decide, discover, load_assumptions, read_volume
 
@@ -48,7 +48,7 @@ def test_a_bids_session_takes_contrast_from_the_suffix_and_numbers_from_the_side
     assert values.flip_angle == pytest.approx(math.pi / 2)
     assert values.scanning_sequence == ("SE", "IR")
     decision = decide(series)
-    assert (decision.contrast, decision.sequence) == (Contrast.FLAIR, Sequence.INVERSION_RECOVERY_TSE)
+    assert (decision.contrast, decision.sequence) == (Contrast.FLAIR, PulseSequence.INVERSION_RECOVERY_TSE)
     assert decision.reason is None
     volume = read_volume(series)
     np.testing.assert_allclose(volume.array, image.get_fdata().T, rtol=1e-6)
@@ -125,9 +125,9 @@ def test_an_assume_file_states_what_plain_folders_lack(tmp_path: Path) -> None:
     assert len({one.person for one in found.series}) == 1
     decisions = {(decide(one).contrast, decide(one).sequence, decide(one).reason) for one in found.series}
     assert decisions == {
-        (Contrast.T1W, Sequence.SPIN_ECHO, None),
-        (Contrast.T2W, Sequence.TURBO_SPIN_ECHO, None),
-        (Contrast.FLAIR, Sequence.VARIABLE_FLIP_TSE, None),
+        (Contrast.T1W, PulseSequence.SPIN_ECHO, None),
+        (Contrast.T2W, PulseSequence.TURBO_SPIN_ECHO, None),
+        (Contrast.FLAIR, PulseSequence.VARIABLE_FLIP_TSE, None),
     }
     assert all(decide(one).assumed and "repetition_time" in one.header.assumed for one in found.series)
 

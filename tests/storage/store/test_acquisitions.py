@@ -5,7 +5,7 @@ import pandas as pd
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qmri_core.series.acquisition import MARKS, Acquisition, Contrast, Sequence
+from qmri_core.series.acquisition import MARKS, Acquisition, Contrast, PulseSequence
 from storage.store.acquisitions import acquisition_of, acquisition_values, acquisitions_of
 from storage.store.schema import SESSION_VARIABLES
 from storage.store.tables import cell
@@ -18,7 +18,7 @@ def acquisitions(draw: st.DrawFn) -> Acquisition:
     repetition_time = draw(st.floats(0.005, 15.0))
     return Acquisition(
         contrast=draw(st.sampled_from(list(Contrast))),
-        sequence=draw(st.sampled_from(list(Sequence))),
+        sequence=draw(st.sampled_from(list(PulseSequence))),
         field_strength=draw(st.floats(0.1, 10.0)),
         repetition_time=repetition_time,
         echo_time=draw(st.floats(1e-3, 0.9)) * min(repetition_time, 1.0),
@@ -58,7 +58,7 @@ def test_unknown_numbers_are_nan_and_defaults_take_no_room() -> None:
     values = acquisition_values(
         Acquisition(
             contrast=Contrast.T1W,
-            sequence=Sequence.SPIN_ECHO,
+            sequence=PulseSequence.SPIN_ECHO,
             field_strength=3.0,
             repetition_time=0.6,
             echo_time=0.01,
