@@ -7,4 +7,4 @@ CODE_VERSION = version("qmri-cohort")
 PREPROCESSING = 8
 """Of `qmri_core.preprocessing.session.preprocess` and the signals of tissues: images are made anew."""
 INFERENCE = 7
-"""Of `qmri_core.mapping.inference.infer_maps`: maps are made anew."""
+"""Of `qmri_core.mapping.inference.session_maps`: maps are made anew."""

@@ -34,8 +34,8 @@ def quick_session(plan: SessionPlan, *, resolution: float = 12.0) -> SimulatedSe
 
     with (
         patch(f"{PACKAGE}.acquisition.head_signal", signal),
-        patch(f"{PACKAGE}.acquisition.reference_signal", return_value=0.7),
-        patch(f"{PACKAGE}.sessions.reference_signal", return_value=0.7),
-        patch(f"{PACKAGE}.extras.reference_signal", return_value=0.7),
+        patch(f"{PACKAGE}.acquisition.ideal_signal", return_value=0.7),
+        patch(f"{PACKAGE}.sessions.ideal_signal", return_value=0.7),
+        patch(f"{PACKAGE}.extras.ideal_signal", return_value=0.7),
     ):
         return simulate_session(plan, phantom_atlas(), resolution=resolution)

@@ -89,7 +89,7 @@ def _evaluate(task: EvaluationTask, stage: Stage) -> Outcome:
 def _estimates(task: EvaluationTask, stage: Stage) -> tuple[Estimates, Estimates, dict[str, NDArray[Any]]]:
     """Maps of one session by every model but the null model, their standard deviations, and what else is stored."""
     from qmri_core.baseline.published_recipe import infer_recipe
-    from qmri_core.mapping.inference import infer_maps
+    from qmri_core.mapping.inference import session_maps
     from storage.store.waves import read_arrays
 
     with stage("read"):
@@ -99,7 +99,7 @@ def _estimates(task: EvaluationTask, stage: Stage) -> tuple[Estimates, Estimates
     with stage("infer"):
         images = {contrast: stored.pop(str(contrast)) for contrast in task.acquisitions}
         mask = (stored["brain_mask"] == 1).astype(np.uint8)
-        alone = infer_maps(None, images, mask, task.acquisitions, task.scales)
+        alone = session_maps(None, images, mask, task.acquisitions, task.scales)
         estimates = {NETWORK: [stored.pop(name) for name in MAPS], VOXELWISE: [alone.t1, alone.t2, alone.pd]}
         sd = {NETWORK: [stored.pop(name) for name in deviations], VOXELWISE: [alone.t1_sd, alone.t2_sd, alone.pd_sd]}
         if task.recipe is not None:

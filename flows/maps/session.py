@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flows.cluster.boundary import Outcome, Stage, at_boundary
-from qmri_core.calibration.session_model import Person
+from qmri_core.calibration.session_model import PersonLevels
 from qmri_core.series.acquisition import Acquisition, Contrast
 from storage.store.schema import Status
 
@@ -32,7 +32,7 @@ class InferTask:
     slot: Slot
     acquisitions: Mapping[Contrast, Acquisition] = field(repr=False)
     scales: Mapping[Contrast, float] = field(repr=False)
-    person: Person = field(repr=False)
+    person: PersonLevels = field(repr=False)
     weights: Weights = field(repr=False)
     fork: ForkSession = field(repr=False)
 
@@ -44,7 +44,7 @@ def infer_session(task: InferTask) -> Outcome:
 
 def _infer(task: InferTask, stage: Stage) -> Outcome:
     from flows.maps.weights import resident_checkpoint
-    from qmri_core.mapping.inference import fastest, infer_maps
+    from qmri_core.mapping.inference import fastest, session_maps
     from storage.store.waves import read_arrays, write_arrays
 
     began = time.perf_counter()
@@ -57,7 +57,7 @@ def _infer(task: InferTask, stage: Stage) -> Outcome:
     with stage("infer"):
         images = {contrast: stored[str(contrast)] for contrast in task.acquisitions}
         device, precision = fastest()
-        maps = infer_maps(
+        maps = session_maps(
             network,
             images,
             mask,

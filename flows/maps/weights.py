@@ -37,14 +37,14 @@ def chosen_weights(store: str, checkpoint: Path | None = None) -> Weights:
     CheckpointError
         If the file is no checkpoint that this version reads.
     """
-    from qmri_core.mapping.checkpoint import SHIPPED, digest_of, load_checkpoint
+    from qmri_core.mapping.checkpoint import SHIPPED, file_digest, load_checkpoint
     from storage.store.checkpoints import promoted
 
     if checkpoint is not None:
         file = checkpoint.resolve()  # workers may run in another folder
         return Weights(digest=load_checkpoint(file).digest, file=file)
     digest = promoted(store)
-    return Weights(digest=digest, store=store) if digest else Weights(digest=digest_of(SHIPPED))
+    return Weights(digest=digest, store=store) if digest else Weights(digest=file_digest(SHIPPED))
 
 
 @lru_cache(maxsize=2)
@@ -59,10 +59,10 @@ def resident_checkpoint(weights: Weights) -> Checkpoint:
         If the store has lost it.
     """
     from qmri_core.mapping import checkpoint as files
-    from storage.store.checkpoints import read_checkpoint
+    from storage.store.checkpoints import checkpoint_content
 
     if weights.store is not None:
-        content = read_checkpoint(weights.store, weights.digest)
+        content = checkpoint_content(weights.store, weights.digest)
         return files.read_checkpoint(content, name=f"checkpoint {weights.digest[:12]} of the store")
     loaded = files.load_checkpoint(weights.file)
     if loaded.digest != weights.digest:

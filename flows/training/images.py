@@ -20,7 +20,7 @@ from storage.store.cohort import sessions, slots
 from storage.store.schema import Status
 
 if TYPE_CHECKING:
-    from qmri_core.calibration.session_model import Person
+    from qmri_core.calibration.session_model import PersonLevels
     from qmri_core.training.self_supervision import Images
     from storage.store.slots import Slot
 
@@ -121,7 +121,7 @@ def _slices(
     slot: Slot,
     acquisitions: Mapping[Contrast, Acquisition],
     scales: Mapping[Contrast, float],
-    person: Person,
+    person: PersonLevels,
     n: int,
     seed: int,
 ) -> Images | None:

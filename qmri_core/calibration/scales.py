@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from qmri_core.calibration.hidden_parameters import GroupContrast, Hidden, moved
 from qmri_core.calibration.population import MEMBERS, Population, population
-from qmri_core.calibration.session_model import Person, Spreads, is_likely, observations, person, posterior
+from qmri_core.calibration.session_model import PersonLevels, Spreads, is_likely, observations, person, posterior
 from qmri_core.preprocessing.tissue import TISSUES, core
 from qmri_core.series.acquisition import CONTRASTS, Acquisition, Contrast, PulseSequence
 from qmri_core.statistics import densest
@@ -243,7 +243,7 @@ def session_scales(
 
 def session_person(
     calibrations: Mapping[Contrast, ScaleCalibration], signals: Signals, acquisitions: Mapping[Contrast, Acquisition]
-) -> Person:
+) -> PersonLevels:
     """What the signals of one session tell about its person; parameters as for `session_scales`.
 
     See `qmri_core.calibration.session_model.person`.

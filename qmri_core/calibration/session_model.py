@@ -37,7 +37,7 @@ _PARAMETERS = tuple((tissue, quantity) for tissue in TISSUES for quantity in ("t
 LEVELS = (("WM", "t1"), ("WM", "t2"), ("GM", "t1"), ("GM", "t2"))
 """What of a person a session's signals are asked for: logs of T1 and T2 of white and grey matter."""
 FURTHEST = 3.0
-"""Of the standard deviation between people, for `Person.mean`: signals that say more are no person's."""
+"""Of the standard deviation between people, for `PersonLevels.mean`: signals that say more are no person's."""
 TRAINED_UNDETERMINED = (0.63, 0.27, 0.52, 0.31)
 """Share of the variance between people, in the order of `LEVELS`, that the signals of a session of training leave open
 on average (`qmri_core.training.simulated_batches`): so much of it is in the deviations that the network states."""
@@ -46,8 +46,8 @@ UNLIKELY = 1e-6
 _ANY_SCALE = 10.0
 """Of the log of a scale: so wide that scales explain whatever they can."""
 MOST_WIDENED = 2.0
-"""Largest factor of `Person.widened`. By it the mean square error is that of the group's mean, whatever the signals
-determine: beyond it, a map would tell less of a person than the group does."""
+"""Largest factor of `PersonLevels.widened`. By it the mean square error is that of the group's mean, whatever the
+signals determine: beyond it, a map would tell less of a person than the group does."""
 
 
 def observations(acquisitions: Collection[Contrast]) -> list[tuple[Contrast, str]]:
@@ -88,7 +88,7 @@ class Posterior:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Person:
+class PersonLevels:
     """How far a session's person is from the mean of the group, in the logs of `LEVELS`; all of shape (len(LEVELS),).
 
     ``mean`` is the posterior mean, ``determined`` the share of the variance between people that the signals determine,
@@ -136,7 +136,7 @@ def person(
     spreads: Spreads,
     *,
     n_people: float,
-) -> Person:
+) -> PersonLevels:
     """What the signals of one session tell about its person, by the model that tells its scales.
 
     Parameters
@@ -153,7 +153,7 @@ def person(
         tuple(acquisitions.values()), _variances(acquisitions, spreads), tuple(map(bool, known))
     )
     mean = np.clip(gain @ deviations[known], -FURTHEST * spread, FURTHEST * spread)
-    return Person(mean=mean, determined=determined, spread=spread, n_people=n_people)
+    return PersonLevels(mean=mean, determined=determined, spread=spread, n_people=n_people)
 
 
 def posterior(

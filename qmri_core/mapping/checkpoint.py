@@ -50,7 +50,7 @@ def checkpoint_bytes(network: MapNetwork, training: Mapping[str, object]) -> byt
 def save_checkpoint(path: Path, network: MapNetwork, training: Mapping[str, object]) -> str:
     """Write weights, settings and training record; returns the file's digest."""
     write_whole(path, checkpoint_bytes(network, training))
-    return digest_of(path)
+    return file_digest(path)
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -60,7 +60,7 @@ def write_whole(path: Path, content: bytes) -> None:
     partial.replace(path)
 
 
-def digest_of(path: Path) -> str:
+def file_digest(path: Path) -> str:
     """SHA-256 of a checkpoint file, in hexadecimal."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 

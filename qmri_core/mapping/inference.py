@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from qmri_core.calibration.population import Population, pd_relation, population
-from qmri_core.calibration.session_model import LEVELS, Person
+from qmri_core.calibration.session_model import LEVELS, PersonLevels
 from qmri_core.mapping.network import MULTIPLE, REACH, MapNetwork, assemble
 from qmri_core.mapping.voxelwise import VoxelwiseEstimator, compress, estimator
 from qmri_core.series.acquisition import CONTRASTS, Acquisition, Contrast
@@ -41,7 +41,7 @@ class Maps:
     residual: NDArray[np.float32]
 
 
-def infer_maps(
+def session_maps(
     network: MapNetwork | None,
     images: Mapping[Contrast, NDArray[np.float32]],
     mask: NDArray[np.uint8],
@@ -51,12 +51,12 @@ def infer_maps(
     device: torch.device | str = "cpu",
     precision: torch.dtype = torch.float32,
     block: int | None = None,
-    person: Person | None = None,
+    person: PersonLevels | None = None,
 ) -> Maps:
     """Infer the maps of one session.
 
     A network that sees one slice at a time draws everyone towards the population. So it is told what the signals of the
-    whole session say about the person, and its maps are widened by what posterior means lack (`Person.widened`).
+    whole session say about the person, and its maps are widened by what posterior means lack (`PersonLevels.widened`).
 
     Parameters
     ----------
@@ -130,7 +130,7 @@ def infer_maps(
     return Maps(**result)
 
 
-def widened(log_maps: Tensor, log_sd: Tensor, person: Person, values: Population) -> tuple[Tensor, Tensor]:
+def widened(log_maps: Tensor, log_sd: Tensor, person: PersonLevels, values: Population) -> tuple[Tensor, Tensor]:
     """Shift log T1 and T2 by what posterior means of a person lack, and widen the uncertainty by what that adds.
 
     White and grey matter are told apart by log T1: in between both count in proportion, beyond grey matter its part
@@ -191,7 +191,7 @@ def infer_block(
     to_median: Tensor,
     *,
     precision: torch.dtype = torch.float32,
-    person: Person | None = None,
+    person: PersonLevels | None = None,
 ) -> Tensor:
     """Maps, their standard uncertainties and the residual of the voxels of some slices, all on one device.
 
@@ -206,7 +206,7 @@ def infer_block(
     precision
         Of the network's features.
     person
-        As in `infer_maps`.
+        As in `session_maps`.
 
     Returns
     -------
@@ -235,7 +235,7 @@ def infer_block(
             values = population(next(iter(acquisitions.values())).field_strength)
             log_maps, log_sd = widened(log_maps, log_sd, person, values)
     maps = log_maps.exp() * torch.tensor(physics.white_matter, device=relative.device)[:, None, None]
-    difference = (synthesise(maps, acquisitions, physics) - packed) * to_median[:, None, None]
+    difference = (relative_signals(maps, acquisitions, physics) - packed) * to_median[:, None, None]
     residual = difference.square().mean(dim=1, keepdim=True).sqrt()
     return torch.cat([maps, log_sd.exp() * maps, residual], dim=1)[0, :, 0]
 
@@ -269,7 +269,7 @@ def run_network(
     mask
         Shape (slice, y, x).
     levels
-        Of the session's person, shape (len(LEVELS),), see `qmri_core.calibration.session_model.Person.mean`.
+        Of the session's person, shape (len(LEVELS),), see `qmri_core.calibration.session_model.PersonLevels.mean`.
     precision
         Of the network's features; what goes in and comes out is float32.
     """
@@ -305,7 +305,7 @@ def network_inputs(compressed: Tensor, voxelwise: Tensor, mask: Tensor, physics:
     return assemble(everything, present, voxelwise, mask)
 
 
-def synthesise(maps: Tensor, acquisitions: Mapping[Contrast, Acquisition], physics: VoxelwiseEstimator) -> Tensor:
+def relative_signals(maps: Tensor, acquisitions: Mapping[Contrast, Acquisition], physics: VoxelwiseEstimator) -> Tensor:
     """Signals relative to the reference white matter, shape (slice, contrast, y, x), of maps (slice, 3, y, x)."""
     t1, t2, pd = maps.unbind(1)
     planes = [

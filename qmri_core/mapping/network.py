@@ -83,7 +83,8 @@ class MapNetwork(nn.Module):
         conditions
             Shape (slice, N_CONDITIONS).
         levels
-            What the session's signals tell about its person, shape (slice, len(LEVELS)), `session_model.Person.mean`.
+            What the session's signals tell about its person, `session_model.PersonLevels.mean`, shape
+            (slice, len(LEVELS)).
             A slice does not show them; how much of each is in a voxel, it does.
 
         Returns

@@ -14,7 +14,7 @@ from qmri_core.series.geometry import Affine, Volume
 from qmri_core.simulation.anatomies import Anatomy
 from qmri_core.simulation.kspace import Distortion
 from qmri_core.simulation.protocols import SliceGeometry
-from qmri_core.simulation.signals import head_signal, reference_signal
+from qmri_core.simulation.signals import head_signal, ideal_signal
 from qmri_core.simulation.smooth_fields import SmoothField, random_field
 
 _FIELD_OF_VIEW = {"axial": (216.0, 240.0, 176.0), "sagittal": (240.0, 240.0, 184.0), "coronal": (240.0, 240.0, 208.0)}
@@ -195,7 +195,7 @@ def acquire(
     if distortion is not None:
         image, turned = distortion.apply(image)
     if np.isfinite(snr):
-        sd = np.float32(reference_signal(acquisition) / snr)
+        sd = np.float32(ideal_signal(acquisition) / snr)
         real, imaginary = (rng.standard_normal(image.shape, dtype=np.float32) * sd for _ in range(2))
         image, turned = image + real, imaginary if turned is None else turned + imaginary
     magnitude = np.abs(image) if turned is None else np.hypot(image, turned)

@@ -17,7 +17,7 @@ from qmri_core.simulation.atlas import Atlas
 from qmri_core.simulation.cohort import SessionPlan
 from qmri_core.simulation.effects import Effect
 from qmri_core.simulation.protocols import Codes, SimulatedSeries, SliceGeometry
-from qmri_core.simulation.signals import reference_signal
+from qmri_core.simulation.signals import ideal_signal
 
 _SPACING = 4.0
 _SHARE = 0.4
@@ -101,7 +101,7 @@ def _phase(plan: SessionPlan, atlas: Atlas, pose: Affine, fields: Fields) -> Acq
         + 60 * np.exp(-8 * ((y[None, :, None] + 0.6) ** 2 + (z[:, None, None] + 0.2) ** 2))
     )
     angle = 2 * math.pi * hertz * 4.0e-3
-    inside = magnitude.array > 0.15 * scale * reference_signal(series.acquisition)
+    inside = magnitude.array > 0.15 * scale * ideal_signal(series.acquisition)
     angle = np.where(inside, angle, rng.uniform(-math.pi, math.pi, angle.shape))
     wrapped = (angle + math.pi) % (2 * math.pi) / (2 * math.pi)
     codes = replace(series.codes, image_type=_PHASE_TYPE[plan.protocol.vendor])
@@ -155,7 +155,7 @@ def _gradient_echo(plan: SessionPlan, geometry: SliceGeometry) -> tuple[Simulate
     )
     codes = _GRADIENT_ECHO[plan.protocol.vendor]
     series = SimulatedSeries(header=header, acquisition=acquisition, geometry=geometry, codes=codes)
-    return _coded(series, codes), 300 / reference_signal(acquisition)
+    return _coded(series, codes), 300 / ideal_signal(acquisition)
 
 
 def _coded(series: SimulatedSeries, codes: Codes) -> SimulatedSeries:

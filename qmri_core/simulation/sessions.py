@@ -30,7 +30,7 @@ from qmri_core.simulation.extras import further_series, localizer
 from qmri_core.simulation.faults import Fault
 from qmri_core.simulation.kspace import draw_distortion
 from qmri_core.simulation.protocols import SimulatedSeries
-from qmri_core.simulation.signals import reference_signal
+from qmri_core.simulation.signals import ideal_signal
 
 SCALE_SPREAD = 0.03
 """Standard deviation of the log of a series' scale between sessions of one group."""
@@ -222,7 +222,7 @@ def _scale(plan: SessionPlan, one: SimulatedSeries, rng: np.random.Generator) ->
     if plan.protocol.vendor == "Philips":
         white_matter *= 100
     deviation = float(np.clip(rng.standard_normal(), -3, 3))
-    return float(white_matter / reference_signal(one.acquisition) * math.exp(SCALE_SPREAD * deviation))
+    return float(white_matter / ideal_signal(one.acquisition) * math.exp(SCALE_SPREAD * deviation))
 
 
 def _series_numbers(plan: SessionPlan) -> list[int]:

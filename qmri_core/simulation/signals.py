@@ -71,7 +71,7 @@ def head_signal(
     return result.reshape(anatomy.pd.shape)
 
 
-def reference_signal(acquisition: Acquisition, *, t1: float = 0.85, t2: float = 0.07, pd: float = 0.69) -> float:
+def ideal_signal(acquisition: Acquisition, *, t1: float = 0.85, t2: float = 0.07, pd: float = 0.69) -> float:
     """Magnitude of one tissue (white matter if not given) by the accurate model, nominal angle, ideal spoiling."""
     one = torch.ones((), dtype=torch.float64)
     ideal = replace(acquisition, spoiling_increment=None)

@@ -20,7 +20,7 @@ from qmri_core.mapping.inference import run_network
 from qmri_core.mapping.voxelwise import estimator
 from qmri_core.series.acquisition import Acquisition
 from qmri_core.training.held_out import held_out_score
-from qmri_core.training.loop import Loss, Progress, TrainingSettings, fit, simulated_loss
+from qmri_core.training.loop import Loss, Report, TrainingSettings, fit, simulated_loss
 from qmri_core.training.self_supervision import evidence, mixed_loss
 from qmri_core.training.simulated_batches import REGIONS, Batch
 
@@ -100,7 +100,7 @@ def ablation(
     settings: TrainingSettings,
     *,
     start: Checkpoint | None = None,
-    progress: Progress | None = None,
+    progress: Report | None = None,
 ) -> dict[str, object]:
     """Train one variant on the batches, one per step and over again, and score it.
 

@@ -38,7 +38,7 @@ WARM_UP = 100
 REPORT_EVERY = 100
 """Steps between entries of the curve."""
 
-Progress = Callable[[int, int, str], None]
+Report = Callable[[int, int, str], None]
 Loss = Callable[[nn.Module, int], tuple[Tensor, Mapping[str, float]]]
 """Of a network on the batch of a number: what is minimised, and figures to watch. A function of the number alone."""
 Score = Callable[[MapNetwork], Mapping[str, float]]
@@ -94,7 +94,7 @@ def fit(
     loss: Loss,
     settings: TrainingSettings,
     *,
-    progress: Progress | None = None,
+    progress: Report | None = None,
     deadline: float | None = None,
     start: Checkpoint | None = None,
     device: torch.device | str = "cpu",

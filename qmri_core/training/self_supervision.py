@@ -27,8 +27,8 @@ from qmri_core.calibration.population import (
     population,
     tissue_clouds,
 )
-from qmri_core.calibration.session_model import Person
-from qmri_core.mapping.inference import run_network, synthesise
+from qmri_core.calibration.session_model import PersonLevels
+from qmri_core.mapping.inference import relative_signals, run_network
 from qmri_core.mapping.network import MULTIPLE
 from qmri_core.mapping.voxelwise import VoxelwiseEstimator, estimator
 from qmri_core.series.acquisition import Acquisition, Contrast
@@ -60,7 +60,8 @@ class Images:
     mask: Tensor
     """Shape (slice, y, x)."""
     levels: Tensor
-    """What calibration tells of the person, shape (len(LEVELS),), `qmri_core.calibration.session_model.Person.mean`."""
+    """What calibration tells of the person, `qmri_core.calibration.session_model.PersonLevels.mean`, shape
+    (len(LEVELS),)."""
     acquisitions: Mapping[Contrast, Acquisition]
 
 
@@ -69,7 +70,7 @@ def calibrated_slices(
     mask: NDArray[np.uint8],
     acquisitions: Mapping[Contrast, Acquisition],
     scales: Mapping[Contrast, float],
-    person: Person,
+    person: PersonLevels,
     *,
     n: int,
     rng: np.random.Generator,
@@ -127,7 +128,7 @@ def evidence(
     """
     sample = (log_maps + log_sd.exp() * drawn).clamp(*_BOUNDS)
     reference = torch.tensor(physics.white_matter, device=log_maps.device)[:, None, None]
-    signal = synthesise(sample.exp() * reference, acquisitions, physics)
+    signal = relative_signals(sample.exp() * reference, acquisitions, physics)
     sd = torch.sqrt(NOISE**2 + (RELATIVE_ERROR * relative).square())
     far = torch.log1p(((signal - relative) / sd).square() / _FREEDOM)
     likelihood = (_T_PEAK - 0.5 * (_FREEDOM + 1) * far - sd.log()).sum(dim=1)

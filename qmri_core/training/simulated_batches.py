@@ -99,7 +99,7 @@ class Batch:
     regions: Tensor
     """Voxels of one tissue in each region, shape (slice, region, y, x), in the order of `REGIONS`."""
     levels: Tensor
-    """What the session's signals tell about its person, shape (len(LEVELS),), see `session_model.Person`."""
+    """What the session's signals tell about its person, shape (len(LEVELS),), see `session_model.PersonLevels`."""
     nominal: Protocol
     """What inference believes about the acquisition."""
     physics: VoxelwiseEstimator

@@ -106,7 +106,7 @@ def registered(location: str | Path, *, at: str | datetime | None = None) -> dic
     return {name: json.loads(json.dumps(array.attrs["record"])) for name, array in arrays}
 
 
-def read_checkpoint(location: str | Path, digest: str) -> bytes:
+def checkpoint_content(location: str | Path, digest: str) -> bytes:
     """Content of a registered checkpoint's file.
 
     Raises

@@ -63,7 +63,7 @@ network = load_checkpoint().network if has_network else None
 
 def infer(start, end):
     part = {contrast: image[start:end] for contrast, image in images.items()}
-    inference.infer_maps(network, part, mask[start:end], protocol, scales, device=device, precision=precision)
+    inference.session_maps(network, part, mask[start:end], protocol, scales, device=device, precision=precision)
     wait()
 
 infer(98, 102)  # makes the tables of the echo trains

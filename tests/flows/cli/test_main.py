@@ -116,7 +116,7 @@ def test_calibration_shows_what_each_scale_rests_on(
     store: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from qmri_core.calibration.scales import ScaleCalibration
-    from qmri_core.calibration.session_model import Person
+    from qmri_core.calibration.session_model import PersonLevels
     from qmri_core.series.acquisition import Contrast
 
     assert "no group is calibrated yet" in qmri("calibration", "--store", store).output
@@ -135,7 +135,7 @@ def test_calibration_shows_what_each_scale_rests_on(
     current = {min(GROUPS): (2, {Contrast.T1W: scale}, "white matter of a book")}
     monkeypatch.setattr("flows.maps.calibration_tables.current_calibrations", lambda _: current)
     monkeypatch.setattr("flows.maps.calibration_tables.session_scales", lambda *_: {Contrast.T1W: 1010.0})
-    people = Person(
+    people = PersonLevels(
         mean=np.array([0.01, -0.02, 0.0, 0.03]),
         determined=np.array([0.25, 0.64, 0.5, 0.36]),
         spread=np.full(4, 0.04),

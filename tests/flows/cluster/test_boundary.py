@@ -18,8 +18,8 @@ from flows.maps.weights import Weights
 from flows.statistics.session import SummariseTask, summarise_session
 from qmri_core.calibration.population import FieldStrengthError
 from qmri_core.calibration.scales import CalibrationError
-from qmri_core.calibration.session_model import Person
-from qmri_core.mapping.checkpoint import digest_of
+from qmri_core.calibration.session_model import PersonLevels
+from qmri_core.mapping.checkpoint import file_digest
 from qmri_core.preprocessing.alignment import AlignmentError
 from qmri_core.preprocessing.brain_mask import BrainMaskError
 from qmri_core.preprocessing.session import FieldOfViewError
@@ -173,8 +173,8 @@ def infer_task(store: str, checkpoint: Path) -> InferTask:
         slot=wave.slots[name],
         acquisitions=ACQUISITIONS,
         scales={Contrast.T1W: 250.0, Contrast.T2W: 300.0},
-        person=Person(mean=np.zeros(4), determined=np.ones(4), spread=np.full(4, 0.04), n_people=9.0),
-        weights=Weights(digest=digest_of(checkpoint), file=checkpoint),
+        person=PersonLevels(mean=np.zeros(4), determined=np.ones(4), spread=np.full(4, 0.04), n_people=9.0),
+        weights=Weights(digest=file_digest(checkpoint), file=checkpoint),
         fork=wave.fork,
     )
 

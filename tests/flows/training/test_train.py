@@ -15,7 +15,7 @@ from flows.maps.weights import Promotion, chosen_weights, resident_checkpoint
 from flows.tables.text import records
 from flows.training.images import split
 from flows.training.train import Trained, train_model
-from qmri_core.mapping.checkpoint import SHIPPED, checkpoint_bytes, digest_of, read_checkpoint
+from qmri_core.mapping.checkpoint import SHIPPED, checkpoint_bytes, file_digest, read_checkpoint
 from qmri_core.mapping.network import MapNetwork, NetworkSettings
 from qmri_core.training import held_out
 from qmri_core.training import loop as training
@@ -69,7 +69,7 @@ def test_what_is_better_is_promoted_and_kept_with_its_record(store: str, tmp_pat
     assert result.score["nll"] < result.score_before["nll"]
     assert result.is_promoted
     assert (result.started_from, promoted(store)) == (before, result.digest)
-    assert digest_of(tmp_path / "weights.safetensors") == result.digest
+    assert file_digest(tmp_path / "weights.safetensors") == result.digest
     record = registered(store)[result.digest]
     assert {k: v for k, v in record["score"].items() if v is not None} == {
         k: v for k, v in result.score.items() if np.isfinite(v)
@@ -147,7 +147,7 @@ def test_without_a_promoted_checkpoint_the_shipped_one_counts(tmp_path: Path) ->
     with writing(tmp_path / "store", create=True):
         pass
     weights = chosen_weights(str(tmp_path / "store"))
-    assert (weights.digest, weights.file, weights.store) == (digest_of(SHIPPED), None, None)
+    assert (weights.digest, weights.file, weights.store) == (file_digest(SHIPPED), None, None)
 
 
 def test_no_training_run_sees_the_heads_of_the_score() -> None:

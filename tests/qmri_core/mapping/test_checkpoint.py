@@ -12,7 +12,7 @@ from qmri_core.mapping.checkpoint import (
     FORMAT,
     SHIPPED,
     CheckpointError,
-    digest_of,
+    file_digest,
     load_checkpoint,
     save_checkpoint,
 )
@@ -33,7 +33,7 @@ def test_weights_settings_and_record_come_back(file: Path) -> None:
     expected = MapNetwork(NetworkSettings(widths=(4, 4, 4), embedding=4)).state_dict()
     assert loaded.network.settings.widths == (4, 4, 4)
     assert loaded.training == {"steps": 3}
-    assert loaded.digest == digest_of(file)
+    assert loaded.digest == file_digest(file)
     for name, tensor in loaded.network.state_dict().items():
         assert torch.equal(tensor, expected[name]), name
 

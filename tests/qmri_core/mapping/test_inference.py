@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from qmri_core.calibration.population import population
-from qmri_core.calibration.session_model import Person
-from qmri_core.mapping.inference import Maps, infer_maps, widened
+from qmri_core.calibration.session_model import PersonLevels
+from qmri_core.mapping.inference import Maps, session_maps, widened
 from qmri_core.mapping.network import N_INPUTS, MapNetwork, NetworkSettings
 from qmri_core.mapping.voxelwise import N_CONDITIONS, compress, estimator
 from qmri_core.physics.registry import signal
@@ -58,7 +58,7 @@ def mask_of(images: dict[Contrast, np.ndarray]) -> np.ndarray:
 def test_noise_free_tissue_comes_back(t1: float, t2: float, pd: float, tolerance: float) -> None:
     """The voxelwise estimate alone: a posterior mean under a wide prior, so a few per cent towards the prior."""
     images = phantom(t1, t2, pd)
-    maps = infer_maps(network(is_random=False), images, mask_of(images), PROTOCOL, SCALES)
+    maps = session_maps(network(is_random=False), images, mask_of(images), PROTOCOL, SCALES)
     found = [float(np.nanmedian(m)) for m in (maps.t1, maps.t2, maps.pd)]
     np.testing.assert_allclose(found, [t1, t2, pd], rtol=tolerance)
     assert np.nanmax(maps.residual) < 0.1
@@ -66,7 +66,7 @@ def test_noise_free_tissue_comes_back(t1: float, t2: float, pd: float, tolerance
 
 def test_longer_times_come_out_longer() -> None:
     short, long = (
-        infer_maps(network(is_random=False), images, mask_of(images), PROTOCOL, SCALES)
+        session_maps(network(is_random=False), images, mask_of(images), PROTOCOL, SCALES)
         for images in (phantom(t1=1.0, t2=0.075), phantom(t1=1.1, t2=0.085))
     )
     assert np.nanmedian(long.t1) > 1.05 * np.nanmedian(short.t1)
@@ -83,7 +83,7 @@ class Painter(MapNetwork):
         return maps, torch.full_like(maps, -3.0)
 
 
-PERSON = Person(
+PERSON = PersonLevels(
     mean=np.array([0.02, -0.01, 0.03, 0.04]),
     determined=np.array([0.36, 0.25, 0.49, 0.64]),
     spread=np.array([0.04, 0.04, 0.035, 0.05]),
@@ -95,8 +95,8 @@ PERSON = Person(
 def test_a_tissue_is_widened_by_what_posterior_means_lack(t1: float, *, grey: bool) -> None:
     """Of a network that paints constants: 1 / determined - 1 times the mean, at most once it, in the pure tissue."""
     images = phantom(t1=t1)
-    painted = infer_maps(Painter(SMALL), images, mask_of(images), PROTOCOL, SCALES)
-    maps = infer_maps(Painter(SMALL), images, mask_of(images), PROTOCOL, SCALES, person=PERSON)
+    painted = session_maps(Painter(SMALL), images, mask_of(images), PROTOCOL, SCALES)
+    maps = session_maps(Painter(SMALL), images, mask_of(images), PROTOCOL, SCALES, person=PERSON)
     at = slice(2, 4) if grey else slice(0, 2)
     expected = PERSON.mean[at] * np.minimum(1 / PERSON.determined[at] - 1, 1)
     for name, shift, added in zip(("t1", "t2"), expected, PERSON.widened_sd[at], strict=True):
@@ -140,9 +140,9 @@ def test_the_network_answers_to_levels_in_proportion_and_by_place() -> None:
 
 def test_nothing_known_of_a_person_is_no_deviation() -> None:
     images = phantom()
-    usual = Person(mean=np.zeros(4), determined=np.ones(4), spread=np.full(4, 0.04), n_people=1e9)
-    one = infer_maps(network(is_random=True), images, mask_of(images), PROTOCOL, SCALES)
-    other = infer_maps(network(is_random=True), images, mask_of(images), PROTOCOL, SCALES, person=usual)
+    usual = PersonLevels(mean=np.zeros(4), determined=np.ones(4), spread=np.full(4, 0.04), n_people=1e9)
+    one = session_maps(network(is_random=True), images, mask_of(images), PROTOCOL, SCALES)
+    other = session_maps(network(is_random=True), images, mask_of(images), PROTOCOL, SCALES, person=usual)
     for name in Maps.__dataclass_fields__:
         np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=1e-5, err_msg=name)
 
@@ -150,7 +150,7 @@ def test_nothing_known_of_a_person_is_no_deviation() -> None:
 def test_the_voxelwise_estimate_is_told_nothing_of_a_person() -> None:
     images = phantom()
     alone, told = (
-        infer_maps(None, images, mask_of(images), PROTOCOL, SCALES, person=person) for person in (None, PERSON)
+        session_maps(None, images, mask_of(images), PROTOCOL, SCALES, person=person) for person in (None, PERSON)
     )
     for name in Maps.__dataclass_fields__:
         np.testing.assert_array_equal(getattr(alone, name), getattr(told, name))
@@ -160,7 +160,7 @@ def test_maps_are_nan_outside_the_mask_and_where_a_contrast_is_missing() -> None
     images = phantom()
     mask = mask_of(images)
     images[Contrast.FLAIR][5, 5, 5] = np.nan
-    maps = infer_maps(network(is_random=True), images, mask, PROTOCOL, SCALES)
+    maps = session_maps(network(is_random=True), images, mask, PROTOCOL, SCALES)
     expected = mask > 0
     expected[5, 5, 5] = False
     for name in Maps.__dataclass_fields__:
@@ -171,15 +171,15 @@ def test_units_of_the_images_do_not_matter_once_calibrated() -> None:
     images = phantom()
     scaled = {c: image * np.float32(8.0) for c, image in images.items()}
     scales = {c: 8.0 * scale for c, scale in SCALES.items()}
-    one = infer_maps(network(is_random=True), images, mask_of(images), PROTOCOL, SCALES)
-    other = infer_maps(network(is_random=True), scaled, mask_of(images), PROTOCOL, scales)
+    one = session_maps(network(is_random=True), images, mask_of(images), PROTOCOL, SCALES)
+    other = session_maps(network(is_random=True), scaled, mask_of(images), PROTOCOL, scales)
     np.testing.assert_allclose(one.t1, other.t1, rtol=1e-5)
 
 
 def test_a_missing_contrast_still_gives_maps() -> None:
     images = phantom()
     two = {c: PROTOCOL[c] for c in (Contrast.T1W, Contrast.T2W)}
-    maps = infer_maps(
+    maps = session_maps(
         network(is_random=False), {c: images[c] for c in two}, mask_of(images), two, {c: SCALES[c] for c in two}
     )
     assert np.nanmedian(maps.t2) == pytest.approx(0.08, rel=0.15)
@@ -188,9 +188,9 @@ def test_a_missing_contrast_still_gives_maps() -> None:
 def test_what_does_not_fit_together_is_refused() -> None:
     images = phantom()
     with pytest.raises(ValueError, match="same contrasts"):
-        infer_maps(network(is_random=False), images, mask_of(images), PROTOCOL, {Contrast.T1W: 1.0})
+        session_maps(network(is_random=False), images, mask_of(images), PROTOCOL, {Contrast.T1W: 1.0})
     with pytest.raises(ValueError, match="calibrate"):
-        infer_maps(network(is_random=False), images, mask_of(images), PROTOCOL, {**SCALES, Contrast.T2W: 0.0})
+        session_maps(network(is_random=False), images, mask_of(images), PROTOCOL, {**SCALES, Contrast.T2W: 0.0})
     with pytest.raises(ValueError, match="at least two"):
         estimator({Contrast.T1W: PROTOCOL[Contrast.T1W]})
 

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from qmri_core.calibration.session_model import LEVELS
 from qmri_core.mapping import inference
 from qmri_core.mapping.checkpoint import load_checkpoint
-from qmri_core.mapping.inference import Maps, cropped, fastest, infer_maps, run_network
+from qmri_core.mapping.inference import Maps, cropped, fastest, run_network, session_maps
 from qmri_core.mapping.network import MULTIPLE, N_INPUTS, REACH, MapNetwork, NetworkSettings
 from qmri_core.mapping.voxelwise import N_CONDITIONS, estimator
 from qmri_core.physics.registry import fast_signal
@@ -53,17 +53,17 @@ def shipped() -> MapNetwork:
 @pytest.mark.parametrize("block", [1, 4, 7, 100])
 def test_the_size_of_blocks_does_not_matter(shipped: MapNetwork, block: int) -> None:
     images, mask = head((13, 70, 62))
-    expected = infer_maps(shipped, images, mask, PROTOCOL, SCALES)
-    assert_same(infer_maps(shipped, images, mask, PROTOCOL, SCALES, block=block), expected)
+    expected = session_maps(shipped, images, mask, PROTOCOL, SCALES)
+    assert_same(session_maps(shipped, images, mask, PROTOCOL, SCALES, block=block), expected)
 
 
 def test_slices_do_not_depend_on_others(shipped: MapNetwork) -> None:
     """But through what is the session's: its medians, to which the residual is relative."""
     images, mask = head((12, 70, 62))
-    whole = infer_maps(shipped, images, mask, PROTOCOL, SCALES)
+    whole = session_maps(shipped, images, mask, PROTOCOL, SCALES)
     some = slice(5, 9)
     few = {c: image[some] for c, image in images.items()}
-    part = infer_maps(shipped, few, mask[some], PROTOCOL, SCALES)
+    part = session_maps(shipped, few, mask[some], PROTOCOL, SCALES)
     for name in ("t1", "t2", "pd", "t1_sd", "t2_sd", "pd_sd"):
         np.testing.assert_allclose(getattr(whole, name)[some], getattr(part, name), rtol=ROUNDING, err_msg=name)
 
@@ -87,7 +87,7 @@ def test_slices_do_not_depend_on_their_place_in_a_batch_of_sessions(shipped: Map
 def test_a_crop_leaves_no_seam(shipped: MapNetwork, monkeypatch: pytest.MonkeyPatch, at: tuple[float, float]) -> None:
     """Beside whole slices, which `cropped` is kept from cropping."""
     images, mask = head((6, 149, 162), at)
-    found = infer_maps(shipped, images, mask, PROTOCOL, SCALES)
+    found = session_maps(shipped, images, mask, PROTOCOL, SCALES)
     shapes = []
 
     def whole(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -95,17 +95,17 @@ def test_a_crop_leaves_no_seam(shipped: MapNetwork, monkeypatch: pytest.MonkeyPa
         return np.pad(inside, [(0, 0), (0, 3), (0, 2)])
 
     monkeypatch.setattr(inference, "cropped", whole)
-    assert_same(found, infer_maps(shipped, images, mask, PROTOCOL, SCALES))
+    assert_same(found, session_maps(shipped, images, mask, PROTOCOL, SCALES))
     assert all(y * x < 0.75 * 152 * 164 for _, y, x in shapes)
 
 
 def test_a_tighter_crop_would_leave_seams(shipped: MapNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
     """So the test above can see one."""
     images, mask = head((6, 149, 162))
-    expected = infer_maps(shipped, images, mask, PROTOCOL, SCALES)
+    expected = session_maps(shipped, images, mask, PROTOCOL, SCALES)
     monkeypatch.setattr(inference, "REACH", 0)
     with pytest.raises(AssertionError, match="Not equal to tolerance"):
-        assert_same(infer_maps(shipped, images, mask, PROTOCOL, SCALES), expected)
+        assert_same(session_maps(shipped, images, mask, PROTOCOL, SCALES), expected)
 
 
 def test_the_network_reaches_as_far_as_it_says_and_no_farther() -> None:
@@ -137,8 +137,8 @@ def test_crops_hold_the_mask_and_its_surroundings() -> None:
 
 def test_features_of_bfloat16_change_maps_little(shipped: MapNetwork) -> None:
     images, mask = head((4, 60, 56))
-    exact = infer_maps(shipped, images, mask, PROTOCOL, SCALES)
-    rounded = infer_maps(shipped, images, mask, PROTOCOL, SCALES, precision=torch.bfloat16)
+    exact = session_maps(shipped, images, mask, PROTOCOL, SCALES)
+    rounded = session_maps(shipped, images, mask, PROTOCOL, SCALES, precision=torch.bfloat16)
     assert not np.array_equal(rounded.t1, exact.t1, equal_nan=True)
     # eight bits of the correction, which is a few per cent; of the log standard deviation, which is about -3
     for names, rtol in ((("t1", "t2", "pd"), 3e-3), (("t1_sd", "t2_sd", "pd_sd"), 3e-2)):  # found: 1e-3 and 1.2e-2
@@ -148,14 +148,14 @@ def test_features_of_bfloat16_change_maps_little(shipped: MapNetwork) -> None:
 
 def test_precision_concerns_the_network_only() -> None:
     images, mask = head((3, 40, 42))
-    exact = infer_maps(None, images, mask, PROTOCOL, SCALES)
-    assert_same(infer_maps(None, images, mask, PROTOCOL, SCALES, precision=torch.bfloat16), exact, rtol=0)
+    exact = session_maps(None, images, mask, PROTOCOL, SCALES)
+    assert_same(session_maps(None, images, mask, PROTOCOL, SCALES, precision=torch.bfloat16), exact, rtol=0)
 
 
 def test_weights_stay_as_they_are(shipped: MapNetwork) -> None:
     images, mask = head((3, 40, 42))
     before = [weight.clone() for weight in shipped.parameters()]
-    infer_maps(shipped, images, mask, PROTOCOL, SCALES, device="cpu", precision=torch.bfloat16)
+    session_maps(shipped, images, mask, PROTOCOL, SCALES, device="cpu", precision=torch.bfloat16)
     for weight, expected in zip(shipped.parameters(), before, strict=True):
         assert weight.dtype == torch.float32
         assert weight.stride() == expected.stride()
@@ -194,7 +194,7 @@ def test_memory_of_tensors_does_not_grow_with_the_number_of_slices(
         images, mask = head((3, 64, 60))
         many = {c: np.repeat(image[1:2], depth, axis=0) for c, image in images.items()}
         with AliveBytes() as alive:
-            infer_maps(shipped, many, np.repeat(mask[1:2], depth, axis=0), PROTOCOL, SCALES)
+            session_maps(shipped, many, np.repeat(mask[1:2], depth, axis=0), PROTOCOL, SCALES)
         most[depth] = alive.most
     assert most[4] == most[40] < 1.05 * most[2]  # of the pass before, the maps are still there
     assert 0 < most[2] < 1000 * 2 * 64 * 60  # bytes per voxel of a pass
@@ -215,8 +215,8 @@ def test_a_gpu_is_used_where_there_is_one(
 def test_a_gpu_gives_the_same_maps(shipped: MapNetwork, precision: torch.dtype, rtol: float) -> None:
     """Of bfloat16 not the residual: it is a difference of nearly equal signals."""
     images, mask = head((6, 70, 62))
-    expected = infer_maps(shipped, images, mask, PROTOCOL, SCALES)
-    found = infer_maps(shipped, images, mask, PROTOCOL, SCALES, device="cuda", precision=precision)
+    expected = session_maps(shipped, images, mask, PROTOCOL, SCALES)
+    found = session_maps(shipped, images, mask, PROTOCOL, SCALES, device="cuda", precision=precision)
     for name in ("t1", "t2", "pd", "t1_sd", "t2_sd", "pd_sd"):
         np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=rtol, err_msg=name)
     if precision is torch.float32:

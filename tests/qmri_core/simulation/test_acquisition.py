@@ -11,7 +11,7 @@ from qmri_core.physics.registry import signal
 from qmri_core.series.geometry import Volume, spacing_of
 from qmri_core.simulation.acquisition import Fields, acquire, draw_fields, rigid, series_affine
 from qmri_core.simulation.protocols import SimulatedSeries, SliceGeometry, protocol_table
-from qmri_core.simulation.signals import head_signal, reference_signal
+from qmri_core.simulation.signals import head_signal, ideal_signal
 from qmri_core.simulation.smooth_fields import SmoothField
 from tests.phantoms import phantom_anatomy
 
@@ -58,7 +58,7 @@ def test_signal_is_that_of_fluid_plus_that_of_the_rest(contrast: str) -> None:
         r2 = (head.pd[index] / head.t2[index] - share * csf.pd / csf.t2) / pd
         rest = float(signal(acquisition, one * pd, one / float(r1), one / float(r2), transmit_scale=0.9))
         # table of phase graphs: 0.2 % of the signal
-        assert_allclose(got[index], rest + share * fluid, rtol=3e-3, atol=3e-3 * reference_signal(acquisition))
+        assert_allclose(got[index], rest + share * fluid, rtol=3e-3, atol=3e-3 * ideal_signal(acquisition))
 
 
 def test_contrasts_look_as_they_must() -> None:
@@ -88,7 +88,7 @@ def test_scale_is_a_factor_and_noise_has_the_stated_size() -> None:
     series = SERIES["T1w"]
     assert_allclose(image(series, scale=7.0).array, 7 * image(series).array, rtol=1e-5)
     clean, noisy = image(series).array, image(series, snr=40.0).array
-    sd = reference_signal(series.acquisition) / 40
+    sd = ideal_signal(series.acquisition) / 40
     bright = clean > 20 * sd
     assert_allclose((noisy - clean)[bright].std(), sd, rtol=0.05)
     assert_allclose(noisy[clean == 0].mean(), sd * np.sqrt(np.pi / 2), rtol=0.05)  # Rayleigh

@@ -20,7 +20,7 @@ from qmri_core.simulation.effects import DEFAULT_EFFECTS, Effect, effects_of, te
 from qmri_core.simulation.kspace import Distortion, draw_distortion
 from qmri_core.simulation.protocols import protocol_table
 from qmri_core.simulation.sessions import _as_run, _mt_power
-from qmri_core.simulation.signals import bound_pool_factor, head_signal, reference_signal, spoiling_correction
+from qmri_core.simulation.signals import bound_pool_factor, head_signal, ideal_signal, spoiling_correction
 from qmri_core.simulation.subjects import draw_subject
 from tests.phantoms import phantom_anatomy, phantom_atlas
 from tests.simulated import plan_of, quick_session
@@ -86,7 +86,7 @@ def test_slice_profile_changes_contrast_as_the_bloch_integral_does(angle: int) -
         with_profile = _as_run(plan, series).acquisition
         without = _as_run(replace(plan, effects=DEFAULT_EFFECTS - {Effect.SLICE_PROFILE}), series).acquisition
         assert without.refocusing_factor == 1
-        ratios = [reference_signal(a, **WHITE) / reference_signal(a, **GREY) for a in (with_profile, without)]
+        ratios = [ideal_signal(a, **WHITE) / ideal_signal(a, **GREY) for a in (with_profile, without)]
         changes.append(ratios[0] / ratios[1])
     assert low - 0.015 < min(changes) <= max(changes) < high + 0.015
 

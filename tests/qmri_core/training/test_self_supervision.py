@@ -11,8 +11,8 @@ from scipy import stats
 from torch import Tensor, nn
 
 from qmri_core.calibration.population import population, sample_tissues
-from qmri_core.calibration.session_model import Person
-from qmri_core.mapping.inference import synthesise
+from qmri_core.calibration.session_model import PersonLevels
+from qmri_core.mapping.inference import relative_signals
 from qmri_core.mapping.network import MapNetwork, NetworkSettings
 from qmri_core.mapping.voxelwise import estimator
 from qmri_core.series.acquisition import Contrast
@@ -63,7 +63,7 @@ def test_evidence_of_certain_maps_is_likelihood_and_prior(protocol: Protocol) ->
     mask = torch.ones(1, 8, 8)
     found = float(evidence(log_maps, log_sd, relative, mask, protocol, physics, torch.randn_like(log_maps)))
     reference = torch.tensor(physics.white_matter)[:, None, None]
-    signal = synthesise(log_maps.exp() * reference, protocol, physics)[0, :, 0, 0].numpy()
+    signal = relative_signals(log_maps.exp() * reference, protocol, physics)[0, :, 0, 0].numpy()
     sd = math.hypot(NOISE, RELATIVE_ERROR * 0.9)
     likelihood = float(stats.t.logpdf(signal, df=4, loc=0.9, scale=sd).sum())
     prior = float(log_prior(log_maps[0, :, 0, 0], population(3.0)))
@@ -75,7 +75,7 @@ def test_a_voxel_of_no_tissue_costs_little(protocol: Protocol) -> None:
     physics = estimator(protocol)
     maps = tissue_maps((0.0, 0.0, 0.0), (1, 16, 16))
     reference = torch.tensor(physics.white_matter)[:, None, None]
-    relative = synthesise(maps.exp() * reference, protocol, physics)
+    relative = relative_signals(maps.exp() * reference, protocol, physics)
     log_sd, drawn = torch.full_like(maps, math.log(0.02)), torch.zeros_like(maps)
 
     def score(where: Tensor) -> float:
@@ -90,7 +90,7 @@ def test_evidence_is_best_at_maps_that_explain_the_signals_with_some_uncertainty
     physics = estimator(protocol)
     truth = tissue_maps((0.1, 0.05, 0.02), (4, 16, 16))
     reference = torch.tensor(physics.white_matter)[:, None, None]
-    relative = synthesise(truth.exp() * reference, protocol, physics)
+    relative = relative_signals(truth.exp() * reference, protocol, physics)
     mask = torch.ones(4, 16, 16)
     drawn = torch.from_numpy(np.random.default_rng(0).standard_normal(tuple(truth.shape), dtype=np.float32))
 
@@ -134,7 +134,7 @@ def test_calibrated_slices_are_relative_to_white_matter_and_of_the_brain(protoco
     signals = dict(zip(physics.contrasts, physics.white_matter_signal, strict=True))
     images = {c: np.full(mask.shape, 1.5 * scales[c] * signals[c], dtype=np.float32) for c in protocol}
     images[Contrast.T2W][3, 20, 20] = np.nan
-    one = Person(mean=np.arange(4) / 100, determined=np.ones(4), spread=np.ones(4), n_people=9.0)
+    one = PersonLevels(mean=np.arange(4) / 100, determined=np.ones(4), spread=np.ones(4), n_people=9.0)
     found = calibrated_slices(images, mask, protocol, scales, one, n=8, rng=np.random.default_rng(0))
     assert found is not None
     assert found.relative.shape == (3, 3, 30, 35)

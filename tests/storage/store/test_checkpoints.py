@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import zarr
 
-from storage.store.checkpoints import promote, promoted, read_checkpoint, register, registered
+from storage.store.checkpoints import checkpoint_content, promote, promoted, register, registered
 from storage.store.cohort import history, open_cohort, open_repository, writing
 from storage.store.repository import StoreError
 from storage.store.verify import verify
@@ -31,7 +31,7 @@ def test_bytes_come_back_and_promotion_is_one_commit_with_them(store: Path) -> N
     two = register(store, second, record={"steps": 4}, promote=True)
     assert len(history(open_repository(store))) == before + 1
     assert promoted(store) == two
-    assert {digest: read_checkpoint(store, digest) for digest in (one, two)} == {one: first, two: second}
+    assert {digest: checkpoint_content(store, digest) for digest in (one, two)} == {one: first, two: second}
     assert registered(store) == {one: {"steps": 3}, two: {"steps": 4}}
     promote(store, one)
     assert promoted(store) == one
@@ -49,7 +49,7 @@ def test_what_is_not_registered_cannot_be_promoted_or_read(store: Path) -> None:
     with pytest.raises(StoreError, match="holds no checkpoint 0000"):
         promote(store, "0" * 64)
     with pytest.raises(StoreError, match="holds no checkpoint 0000"):
-        read_checkpoint(store, "0" * 64)
+        checkpoint_content(store, "0" * 64)
     assert promoted(store) == before
 
 
@@ -60,7 +60,7 @@ def test_bytes_that_have_changed_are_noticed(store: Path) -> None:
         zarr.open_group(session.store, path="checkpoints", mode="r+")[digest][0] = 1  # type: ignore[index]
         session.commit("damage")
     with pytest.raises(StoreError, match="are not those that were written"):
-        read_checkpoint(store, digest)
+        checkpoint_content(store, digest)
 
 
 def test_files_of_different_lengths_do_not_keep_the_cohort_from_opening(store: Path) -> None:
