@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol, TextIO
 
-INTERVAL = 10.0
+_INTERVAL = 10.0
 """Seconds between two lines where the output is no terminal."""
 
 
@@ -33,7 +33,7 @@ def part_of(progress: Progress, before: int, whole: int) -> Progress:
 
 
 @contextmanager
-def reporting(title: str, *, stream: TextIO | None = None, interval: float = INTERVAL) -> Iterator[Progress]:
+def reporting(title: str, *, stream: TextIO | None = None, interval: float = _INTERVAL) -> Iterator[Progress]:
     """Show progress of what runs inside: a bar where ``stream`` (default: stderr) is a terminal, else lines.
 
     In a log the first call, every ``interval`` seconds, each change of ``text`` and the last call give a line.

@@ -33,7 +33,7 @@ PATIENCE = 20
 
 MAX_SUBMISSIONS = 3
 
-LOST = "the connection to the Dask scheduler is lost; what is stored stays, run again to resume"
+_LOST = "the connection to the Dask scheduler is lost; what is stored stays, run again to resume"
 
 
 class ClusterError(RuntimeError):
@@ -82,7 +82,7 @@ def threads(client: Client, resource: str | None = None) -> int:
                 return sum(client.nthreads().values())
             workers = client.scheduler_info(n_workers=-1)["workers"].values()
             return sum(1 for worker in workers if worker["resources"].get(resource))
-    raise ClusterError(LOST)
+    raise ClusterError(_LOST)
 
 
 def run_bounded(

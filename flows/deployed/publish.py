@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
     from flows.statistics.aggregate import AggregateResult
 
-MAX_LISTED = 500
+_MAX_LISTED = 500
 """Failed sessions listed by name; all stand in the catalogue."""
 
-LOST = "SessionsFailed"
+_FAILED_STATE = "SessionsFailed"
 """Name of the state of a run in which sessions failed that had not before; its type is Failed, so that it pages."""
 
 LOST_BEFORE = "CompletedWithFailures"
@@ -66,16 +66,16 @@ def end_state(name: str, summary: RunSummary, *, before: Set[str], text: str = "
         description="Why sessions are not complete",
     )
     create_table_artifact(
-        [failure._asdict() for failure in summary.failures[:MAX_LISTED]],
+        [failure._asdict() for failure in summary.failures[:_MAX_LISTED]],
         key=f"{name}-failures",
-        description=f"Failed sessions (at most {MAX_LISTED} of {summary.failed})",
+        description=f"Failed sessions (at most {_MAX_LISTED} of {summary.failed})",
     )
     get_run_logger().info(summary.text())
     fresh = [failure for failure in summary.failures if failure.session not in before]
     told = f"{text}; " if text else ""
     if fresh:
         message = f"{told}{len(fresh)} sessions failed in this run, {summary.failed} in all; everything else is stored"
-        return Failed(name=LOST, message=message)
+        return Failed(name=_FAILED_STATE, message=message)
     if summary.failed:
         return Completed(name=LOST_BEFORE, message=f"{told}{summary.failed} sessions have failed before", data=summary)
     is_new = summary.snapshot is not None

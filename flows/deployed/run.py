@@ -27,7 +27,7 @@ from storage.store.locations import StorageFaultError
 if TYPE_CHECKING:
     from distributed import Client
 
-INTERVAL = 5.0
+_INTERVAL = 5.0
 """Seconds between two updates of a run's progress artifact and log."""
 
 SERVER_IS_AWAY = (httpx.HTTPError, PrefectException, OSError)
@@ -110,7 +110,7 @@ class Explained(AbstractContextManager[None]):
 class PublishedProgress:
     """Progress as an artifact and in the log of a run, a few times a minute."""
 
-    def __init__(self, name: str, *, interval: float = INTERVAL) -> None:
+    def __init__(self, name: str, *, interval: float = _INTERVAL) -> None:
         self._name, self._interval = name, interval
         self._logger: logging.Logger | logging.LoggerAdapter[Any] = get_run_logger()
         self._artifact: Any = None

@@ -17,7 +17,7 @@ from qmri_core.calibration.scales import ANCHOR
 from qmri_core.evaluation.literature import interval, literature
 from qmri_core.statistics import Moments
 
-MAX_LISTED = 40
+MAX_PAIRS_LISTED = 40
 """Pairs of visits that a terminal shows."""
 
 
@@ -184,7 +184,7 @@ def values_for_people(values: pd.DataFrame) -> tuple[list[str], Rows]:
 
 
 def pairs_for_people(pairs: pd.DataFrame) -> tuple[list[str], Rows]:
-    """Header and rows of `visit_pairs`, one row per pair, of the first `MAX_LISTED`."""
+    """Header and rows of `visit_pairs`, one row per pair, of the first `MAX_PAIRS_LISTED`."""
     columns = [(tissue, name, f"{tissue} {MAPS[name][0]}") for name in MAPS for tissue in TISSUES]
     found: dict[tuple[str, ...], dict[tuple[str, str], float]] = {}
     for row in records(pairs):
@@ -193,7 +193,7 @@ def pairs_for_people(pairs: pd.DataFrame) -> tuple[list[str], Rows]:
         found.setdefault(key, {})[row["tissue"], row["map"]] = float(row["difference"])
     rows = [
         [*key, *(percent(differences.get((tissue, name), math.nan)) for tissue, name, _ in columns)]
-        for key, differences in list(found.items())[:MAX_LISTED]
+        for key, differences in list(found.items())[:MAX_PAIRS_LISTED]
     ]
     return ["first", "later", "days", "pair", *(title for *_, title in columns)], rows
 

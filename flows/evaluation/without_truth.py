@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from storage.store.slots import Slot
 
-PICTURED = 4
+MAX_PICTURED = 4
 """Most sessions in the picture."""
 
 
@@ -165,12 +165,12 @@ def _task(
 
 
 def _picture(store: str, stored: pd.DataFrame) -> bytes:
-    """The first session of each group, then the second, up to `PICTURED`."""
+    """The first session of each group, then the second, up to `MAX_PICTURED`."""
     from flows.pictures.volumes import maps_picture
 
     ordered = stored.sort_values(["group", "session"])
     turn = ordered.groupby("group").cumcount()
-    chosen = ordered.assign(turn=turn).sort_values(["turn", "group"], kind="stable").head(PICTURED)
+    chosen = ordered.assign(turn=turn).sort_values(["turn", "group"], kind="stable").head(MAX_PICTURED)
     tree = open_cohort(store)
     shown = {
         str(row["session"]): tree[str(row["group"])].to_dataset().sel(session=row["session"]) for row in records(chosen)

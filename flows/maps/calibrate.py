@@ -29,8 +29,8 @@ from storage.store.cohort import sessions
 from storage.store.repository import MAIN, writing
 from storage.store.tables import read_table, write_table
 
-COLUMNS = ("group", "contrast", "version", "reference", "hidden")
-NUMBERS = tuple(name for name in ScaleCalibration.__dataclass_fields__ if name not in COLUMNS)
+_COLUMNS = ("group", "contrast", "version", "reference", "hidden")
+SCALE_NUMBERS = tuple(name for name in ScaleCalibration.__dataclass_fields__ if name not in _COLUMNS)
 
 
 def calibrate(store: str, *, again: bool = False, progress: Progress = quiet) -> str | None:
@@ -101,7 +101,7 @@ def read_calibrations(store: str) -> pd.DataFrame:
     """All versions of all groups' calibrations; one row per group, version and contrast."""
     dataset = read_table(store, "calibration")
     if dataset is None:
-        return pd.DataFrame(columns=[*COLUMNS, *NUMBERS])
+        return pd.DataFrame(columns=[*_COLUMNS, *SCALE_NUMBERS])
     return dataset.to_dataframe().reset_index(drop=True)
 
 
@@ -138,7 +138,7 @@ def _stored_calibration(row: Mapping[str, Any]) -> ScaleCalibration:
     """From a row of the table; older versions counted sessions, not people, and took headers for complete."""
     people, hidden = row.get("n_people", math.nan), row.get("hidden", "")
     return ScaleCalibration(
-        **{name: row[name] for name in NUMBERS if not name.startswith("n_")},
+        **{name: row[name] for name in SCALE_NUMBERS if not name.startswith("n_")},
         n_sessions=int(row["n_sessions"]),
         n_people=float(people if math.isfinite(people) else row["n_sessions"]),
         hidden=tuple(Hidden(**one) for one in json.loads(hidden)) if isinstance(hidden, str) and hidden else (),

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from flows.maps.calibrate import NUMBERS, current_calibrations, signals_of
+from flows.maps.calibrate import SCALE_NUMBERS, current_calibrations, signals_of
 from flows.tables.text import records
 from qmri_core.calibration.hidden_parameters import ADDED
 from qmri_core.calibration.scales import (
@@ -43,13 +43,13 @@ def calibration_table(store: str) -> pd.DataFrame:
                     "group": group,
                     "contrast": str(contrast),
                     "version": version,
-                    **{name: getattr(scale, name) for name in NUMBERS},
+                    **{name: getattr(scale, name) for name in SCALE_NUMBERS},
                     "session_low": min(ratios, default=float("nan")),
                     "session_high": max(ratios, default=float("nan")),
                     "reference": reference,
                 }
             )
-    columns = ["group", "contrast", "version", *NUMBERS, "session_low", "session_high", "reference"]
+    columns = ["group", "contrast", "version", *SCALE_NUMBERS, "session_low", "session_high", "reference"]
     return pd.DataFrame(rows, columns=columns)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from flows.pictures.volumes import png_of
 
 LOSSES = {"nll": "known maps (tempered)", "images": "stored images"}
-HELD_OUT = {"nll": "all", "simulated": "simulated heads", "images": "stored images"}
+_HELD_OUT = {"nll": "all", "simulated": "simulated heads", "images": "stored images"}
 PERCENT = {"t1": "T1", "t2": "T2", "pd": "PD", "regional": "means of regions"}
 """Figures of the curve by the names that the picture gives them."""
 
@@ -36,7 +36,7 @@ def curves_picture(record: Mapping[str, Any]) -> bytes:
     stages = _stages(record)
     for axes, names, of, factor in (
         (panels[0], LOSSES, "curve", 1.0),
-        (panels[1], HELD_OUT, "held_out", 1.0),
+        (panels[1], _HELD_OUT, "held_out", 1.0),
         (panels[2], PERCENT, "curve", 100.0),
     ):
         for number, (name, label) in enumerate(names.items()):

@@ -16,8 +16,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from flows.tables.text import MAPS, group_labels
-
-IMAGES = ("T1w", "T2w", "FLAIR")
+from qmri_core.series.acquisition import CONTRASTS
 
 MAP_WINDOWS: dict[str, tuple[float, float, float, str]] = {
     "T1map": (1000.0, 300.0, 2500.0, "T1 [ms]"),
@@ -27,12 +26,12 @@ MAP_WINDOWS: dict[str, tuple[float, float, float, str]] = {
 }
 """Factor from the stored unit, lowest and highest value of the colour scale, and its label."""
 
-PICTURED = ("network", "published recipe", "null model")
+PICTURED_MODELS = ("network", "published recipe", "null model")
 """Models of an evaluation that are drawn, in this order."""
 
 REGION_MARKS = {"wm": "o", "gm": "s", "thalamus": "^", "caudate": "v", "putamen": "<", "pallidum": ">", "lesion": "*"}
 
-MARGIN = 6
+_MARGIN = 6
 """Voxels shown around the brain."""
 
 
@@ -55,7 +54,7 @@ def session_picture(session: xr.Dataset, title: str) -> Picture:
     index, rows, columns = _section(mask)
     shown = mask[index, rows, columns]
     spacing = _spacing(session)
-    names = (*IMAGES, *MAPS)
+    names = (*CONTRASTS, *MAPS)
     height = 2.3 * shown.shape[0] * spacing[0] / (shown.shape[1] * spacing[1])
     figure = Figure(figsize=(2.3 * len(names), height + 1.1), layout="constrained", facecolor="white")
     quality, marks = quality_text(session)
@@ -101,7 +100,8 @@ def medians_picture(medians: pd.DataFrame, note: str = "") -> bytes:
     ----------
     medians
         One row per session, model, map and region, with the columns group, estimated and true (in the unit of the
-        store). Of its models those of `PICTURED` are drawn; each panel's estimated axis holds the true range too.
+        store). Of its models those of `PICTURED_MODELS` are drawn; each panel's estimated axis holds the true range
+        too.
     note
         Text below.
     """
@@ -110,7 +110,7 @@ def medians_picture(medians: pd.DataFrame, note: str = "") -> bytes:
     from matplotlib.lines import Line2D
 
     known = medians[np.isfinite(medians["estimated"]) & np.isfinite(medians["true"])]
-    models = [model for model in PICTURED if (known["model"] == model).any()]
+    models = [model for model in PICTURED_MODELS if (known["model"] == model).any()]
     labels = group_labels([str(group) for group in medians["group"]])
     colours = dict(zip(labels, colormaps["turbo"](np.linspace(0.05, 0.95, len(labels))), strict=True))
     regions = [region for region in REGION_MARKS if (known["region"] == region).any()]
@@ -178,7 +178,7 @@ def quality_text(session: xr.Dataset) -> tuple[str, str]:
         ("sharpness", "sharpness", ".2f"),
         ("artefacts", "artefacts", ".3f"),
     ):
-        parts.append(f"{title} " + "/".join(shown(f"{contrast}_{name}", form) for contrast in IMAGES))
+        parts.append(f"{title} " + "/".join(shown(f"{contrast}_{name}", form) for contrast in CONTRASTS))
     return ", ".join(parts) + (f"; marked: {marks}" if marks else ""), marks
 
 
@@ -191,11 +191,11 @@ def _draw(
     spacing: tuple[float, float],
 ) -> None:
     factor, low, high, label = MAP_WINDOWS.get(name, (1.0, 0.0, 0.0, "arbitrary unit"))
-    if name in IMAGES:
+    if name in CONTRASTS:
         inside = section[mask & np.isfinite(section)]
         low, high = (0.0, float(np.percentile(inside, 99.5))) if inside.size else (0.0, 1.0)
     options: dict[str, Any] = {"origin": "lower", "interpolation": "nearest", "aspect": spacing[0] / spacing[1]}
-    colours = "gray" if name in IMAGES else "magma"
+    colours = "gray" if name in CONTRASTS else "magma"
     axes.set_facecolor("black")
     image = axes.imshow(factor * section[:, ::-1], cmap=colours, vmin=low, vmax=high, **options)
     if mask.any() and not mask.all():
@@ -216,8 +216,8 @@ def _section(mask: NDArray[np.bool_]) -> tuple[int, slice, slice]:
         return mask.shape[0] // 2, slice(None), slice(None)
     z, y, x = np.nonzero(mask)
     index = int(np.median(z))
-    rows = slice(max(0, int(y.min()) - MARGIN), int(y.max()) + MARGIN + 1)
-    columns = slice(max(0, int(x.min()) - MARGIN), int(x.max()) + MARGIN + 1)
+    rows = slice(max(0, int(y.min()) - _MARGIN), int(y.max()) + _MARGIN + 1)
+    columns = slice(max(0, int(x.min()) - _MARGIN), int(x.max()) + _MARGIN + 1)
     return index, rows, columns
 
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 MAX_PICTURES = 24
 """Groups shown with pictures; the largest come first."""
 
-MAX_LISTED = 500
+_MAX_LISTED = 500
 """Sessions listed by name in the table of those without maps."""
 
 
@@ -81,7 +81,7 @@ def write_report(
         pictures=_pictures(store, aggregate.sessions, labels),
         n_groups=len(labels),
         unfinished=_unfinished(rows, labels),
-        max_listed=MAX_LISTED,
+        max_listed=_MAX_LISTED,
         calibration=_calibration(store, labels),
         provenance=_provenance(store, rows),
     )

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from storage.store.slots import Slot
 
 KEYS = ["session", "group", "tissue", "map"]
-NUMBERS = ["n", "mean", "sd", "median", "mode", "q05", "q25", "q75", "q95"]
+_FIGURES = ["n", "mean", "sd", "median", "mode", "q05", "q25", "q75", "q95"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +90,7 @@ def aggregate(store: str, *, client: Client, out: Path | None = None, progress: 
                 message=f"Aggregate {len(rows) // 9} sessions",
                 metadata={"run": "aggregate"},
             )
-    result_tables = tables_of(table[[*KEYS, *NUMBERS]])
+    result_tables = tables_of(table[[*KEYS, *_FIGURES]])
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         for name, frame in asdict_frames(result_tables).items():
@@ -100,7 +100,7 @@ def aggregate(store: str, *, client: Client, out: Path | None = None, progress: 
 
 def read_statistics(store: str) -> pd.DataFrame:
     """Stored statistics: one row per session, tissue and map; ``made_with`` says of which maps."""
-    columns = [*KEYS, *NUMBERS, "made_with"]
+    columns = [*KEYS, *_FIGURES, "made_with"]
     dataset = read_table(store, "statistics")
     if dataset is None:
         return pd.DataFrame(columns=columns)

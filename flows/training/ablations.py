@@ -26,7 +26,7 @@ from qmri_core.training.loop import TrainingSettings, simulated_batches
 from qmri_core.training.simulated_batches import Batch
 from storage.simulated.templates import label_maps, read_label_map, tissue_templates
 
-COLUMNS = {
+_COLUMNS = {
     "nll": ".2f", "t1": ".1%", "t2": ".1%", "pd": ".1%", "slope_wm_t1": ".2f", "slope_wm_t2": ".2f",
     "slope_gm_t1": ".2f", "slope_gm_t2": ".2f",
 }  # fmt: skip
@@ -72,8 +72,8 @@ def main() -> None:
         for name in arguments.variants:
             rows.append(ablation(name, batches, held_out, settings, start=start, progress=_named(name, progress)))
             pd.DataFrame(rows).to_csv(arguments.out, index=False)
-    cells = [[str(row["variant"]), *(format(row[name], form) for name, form in COLUMNS.items())] for row in rows]
-    typer.echo(text_table(["variant", *COLUMNS], cells))
+    cells = [[str(row["variant"]), *(format(row[name], form) for name, form in _COLUMNS.items())] for row in rows]
+    typer.echo(text_table(["variant", *_COLUMNS], cells))
 
 
 def _named(name: str, progress: Progress) -> Progress:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from qmri_core.training.self_supervision import Images
     from storage.store.slots import Slot
 
-HELD_OUT = 0.2
+HELD_OUT_SHARE = 0.2
 """Share of people, and of groups where there are at least `LEAST_GROUPS`, that no training sees."""
 LEAST_GROUPS = 4
 MOST_SESSIONS = 128
@@ -140,4 +140,4 @@ def _lowest(names: set[str]) -> set[str]:
     ranks = {name: int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) / 2**32 for name in names}
     if len(ranks) < 2:
         return set()
-    return {name for name, rank in ranks.items() if rank < HELD_OUT or rank == min(ranks.values())}
+    return {name for name, rank in ranks.items() if rank < HELD_OUT_SHARE or rank == min(ranks.values())}

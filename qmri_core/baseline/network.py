@@ -14,9 +14,9 @@ from qmri_core.series.acquisition import CONTRASTS
 
 WHITE_MATTER = (0.85, 0.07, 0.70)
 """T1 [s], T2 [s] and PD that tie the scales, and the unit of smoothness."""
-LIMITS = (5.0, 3.0, 1.0)
+UPPER_LIMITS = (5.0, 3.0, 1.0)
 """Largest T1 [s], T2 [s] and PD that the network can give."""
-MULTIPLE = 8
+RECIPE_MULTIPLE = 8
 """Slices are padded to a multiple of this in y and x."""
 
 
@@ -56,18 +56,18 @@ class RecipeNetwork(nn.Module):
         self.grow = nn.ModuleList(nn.ConvTranspose2d(before, after, 2, stride=2) for before, after in steps)
         self.up = nn.ModuleList(_block(2 * after, after) for _, after in steps)
         self.head = nn.Conv2d(widths[0], 3, 1)
-        near = torch.logit(torch.tensor(WHITE_MATTER) / torch.tensor(LIMITS))
+        near = torch.logit(torch.tensor(WHITE_MATTER) / torch.tensor(UPPER_LIMITS))
         self.head.bias = nn.Parameter(near)  # where the warm-up leads, and narrow layers would come late
         self.plane = (0, 0)
 
     def forward(self, images: Tensor, present: Tensor) -> Tensor:
-        """T1 [s], T2 [s] and PD, within `LIMITS`.
+        """T1 [s], T2 [s] and PD, within `UPPER_LIMITS`.
 
         Parameters
         ----------
         images
             From `qmri_core.baseline.published_recipe.normalised`, shape (slice, contrast, y, x); y and x multiples of
-            `MULTIPLE`, at least twice it.
+            `RECIPE_MULTIPLE`, at least twice it.
         present
             Which contrasts may be looked at, shape (slice, contrast); at least one in each slice.
 
@@ -88,7 +88,7 @@ class RecipeNetwork(nn.Module):
         x = fused.pop()
         for grow, block in zip(self.grow, self.up, strict=True):
             x = block(torch.cat([fused.pop(), grow(x)], dim=1))
-        result: Tensor = torch.sigmoid(self.head(x)) * x.new_tensor(LIMITS)[:, None, None]
+        result: Tensor = torch.sigmoid(self.head(x)) * x.new_tensor(UPPER_LIMITS)[:, None, None]
         return result
 
 

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from qmri_core.baseline.network import MULTIPLE, WHITE_MATTER, RecipeNetwork, RecipeSettings
+from qmri_core.baseline.network import RECIPE_MULTIPLE, WHITE_MATTER, RecipeNetwork, RecipeSettings
 from qmri_core.series.acquisition import CONTRASTS, Acquisition, Contrast, PulseSequence
 from qmri_core.series.geometry import extent_in_plane, inside_of
 
@@ -39,7 +39,7 @@ N_BINS = 512
 MODE_WINDOWS = {Contrast.T1W: (60.0, 95.0), Contrast.T2W: (35.0, 95.0), Contrast.FLAIR: (35.0, 95.0)}
 """Percentiles of the foreground between which the mode lies."""
 LEAST_PD, PD_WEIGHT, SMOOTHNESS_WEIGHT = 0.60, 0.1, 0.01
-WARM_UP = 100
+RECIPE_WARM_UP = 100
 """Least steps towards the constants: an epoch of a small cohort is short."""
 MIN_BRAIN = 64
 """Least voxels of brain in a slice that is trained on."""
@@ -303,7 +303,7 @@ def train_recipe(
     network.plane = _plane([each.mask.shape for each in slices])
     rng = np.random.default_rng([settings.seed, 3])
     per_epoch = math.ceil(len(slices) / settings.batch)
-    n_steps, warm_up = settings.n_epochs * per_epoch, max(per_epoch, WARM_UP)
+    n_steps, warm_up = settings.n_epochs * per_epoch, max(per_epoch, RECIPE_WARM_UP)
     order: list[int] = []
     losses: list[float] = []
     began, step, spent = time.monotonic(), 0, 0.0
@@ -392,7 +392,8 @@ def infer_recipe(
 def _plane(shapes: Sequence[tuple[int, ...]]) -> tuple[int, int]:
     """Size that holds all shapes (y, x) and that the network can halve."""
     height, width = (
-        max(2 * MULTIPLE, MULTIPLE * math.ceil(max(sizes) / MULTIPLE)) for sizes in zip(*shapes, strict=True)
+        max(2 * RECIPE_MULTIPLE, RECIPE_MULTIPLE * math.ceil(max(sizes) / RECIPE_MULTIPLE))
+        for sizes in zip(*shapes, strict=True)
     )
     return height, width
 

@@ -23,7 +23,7 @@ from qmri_core.calibration.session_model import measurement_error, ratio_factors
 from qmri_core.physics.sequences import check
 from qmri_core.series.acquisition import CONTRASTS, Acquisition, AcquisitionError, Contrast, PulseSequence
 
-SPREADS: Mapping[str, float] = {
+PARAMETER_SPREADS: Mapping[str, float] = {
     "inversion_efficiency": 0.02,
     "refocusing_factor": 0.03,
     "echo_spacing": 0.05,
@@ -39,7 +39,7 @@ AMBIGUOUS_ECHO_SPREAD = 0.40
 the centre may be what that contrast takes, or what the header says (two thirds of it)."""
 ADDED = frozenset({"inversion_efficiency", "refocusing_factor"})
 """Parameters that are moved themselves, not their logs."""
-FURTHEST = 2.5
+FURTHEST_SHIFT = 2.5
 """Prior standard deviations that a parameter is moved at most."""
 
 _MULTI_SLICE = frozenset({PulseSequence.TURBO_SPIN_ECHO, PulseSequence.INVERSION_RECOVERY_TSE})
@@ -101,11 +101,13 @@ def hidden_spreads(acquisition: Acquisition) -> dict[str, float]:
     if acquisition.sequence is PulseSequence.MPRAGE:
         names += ["echo_spacing", "echo_train_length", "repetition_time"]
     found = {
-        name: SPREADS[name] for name in names if getattr(acquisition, name) and acquisition.mark(name) == "assumed"
+        name: PARAMETER_SPREADS[name]
+        for name in names
+        if getattr(acquisition, name) and acquisition.mark(name) == "assumed"
     }
     if acquisition.sequence is PulseSequence.VARIABLE_FLIP_TSE:
         is_stated = acquisition.mark("echo_time") == "measured"
-        found["echo_time"] = SPREADS["echo_time"] if is_stated else AMBIGUOUS_ECHO_SPREAD
+        found["echo_time"] = PARAMETER_SPREADS["echo_time"] if is_stated else AMBIGUOUS_ECHO_SPREAD
     return found
 
 
@@ -180,7 +182,7 @@ def hidden_parameters(groups: Sequence[GroupContrast]) -> list[dict[Contrast, tu
         design = slopes[known]
         cross = design * spreads**2
         gain = np.linalg.solve(cross @ design.T + errors, cross).T
-        state = np.clip(mean + gain @ residual[known], mean - FURTHEST * spreads, mean + FURTHEST * spreads)
+        state = np.clip(mean + gain @ residual[known], mean - FURTHEST_SHIFT * spreads, mean + FURTHEST_SHIFT * spreads)
         left = spreads**2 - np.einsum("ij,ji->i", gain, cross)
     found: list[dict[Contrast, tuple[Hidden, ...]]] = []
     for group, of_group, here, rows in zip(groups, names, of_names, of_rows, strict=True):

@@ -25,11 +25,11 @@ from qmri_core.preprocessing.tissue import TISSUES, core
 from qmri_core.series.acquisition import CONTRASTS, Acquisition, Contrast, PulseSequence
 from qmri_core.statistics import densest
 
-MIN_VOXELS = 200
+MIN_CORE_VOXELS = 200
 """Voxels of a tissue's core that a session needs to say anything about its scales."""
 ANCHOR = "WM"
 """The tissue that sets the group's scale."""
-PRIOR = Spreads(own=dict.fromkeys(CONTRASTS, 0.05), common=0.05)
+PRIOR_SPREADS = Spreads(own=dict.fromkeys(CONTRASTS, 0.05), common=0.05)
 """Spreads of scales before any session is seen, assumed."""
 COHORT_WEIGHT = 4.0
 """How many sessions the prior counts as."""
@@ -84,7 +84,7 @@ class ScaleCalibration:
 def tissue_signals(
     images: Mapping[Contrast, NDArray[np.float32]], tissue: NDArray[np.uint8]
 ) -> dict[Contrast, dict[str, float]]:
-    """Signal of each tissue of `TISSUES` in its core, by contrast; NaN with fewer than `MIN_VOXELS` voxels.
+    """Signal of each tissue of `TISSUES` in its core, by contrast; NaN with fewer than `MIN_CORE_VOXELS` voxels.
 
     The median of white matter and CSF; of grey matter where its values crowd (`densest`): cortex is thin, and with more
     or less fluid in its voxels the median scatters by 2.2 (T1w), 2.9 (T2w) and 3.8 % (FLAIR) about what white matter
@@ -98,7 +98,7 @@ def tissue_signals(
             values = image[inside]
             values = values[np.isfinite(values)]
             typical = densest if name == "GM" else np.median
-            result[contrast][name] = float(typical(values)) if values.size >= MIN_VOXELS else math.nan
+            result[contrast][name] = float(typical(values)) if values.size >= MIN_CORE_VOXELS else math.nan
     return result
 
 
@@ -142,8 +142,8 @@ def calibrate_group(
     usable = list(compress(sessions, is_usable))
     if not usable:
         raise CalibrationError(
-            f"no session of the group has {MIN_VOXELS} voxels of white matter in all of {', '.join(acquisitions)}; "
-            "their intensity scales cannot be set"
+            f"no session of the group has {MIN_CORE_VOXELS} voxels of white matter in all of {', '.join(acquisitions)}; their "
+            "intensity scales cannot be set"
         )
     logs = _logs(usable, acquisitions)
     means = _means(logs)
@@ -202,7 +202,7 @@ def scale_spreads(
     """Spreads of log scales between sessions of a group, from all groups of a cohort together.
 
     Expectation maximisation (Dempster, Laird, Rubin 1977, J R Stat Soc B 39:1) of the variances in the normal model of
-    `session_scales`; `PRIOR` holds where there are few sessions.
+    `session_scales`; `PRIOR_SPREADS` holds where there are few sessions.
 
     Parameters
     ----------
@@ -215,7 +215,7 @@ def scale_spreads(
         if len(usable) > 1:
             logs = _logs(usable, acquisitions)
             prepared.append((logs - _means(logs), acquisitions))
-    return _spreads(prepared, PRIOR, COHORT_WEIGHT)
+    return _spreads(prepared, PRIOR_SPREADS, COHORT_WEIGHT)
 
 
 def session_scales(

@@ -36,7 +36,7 @@ _PARAMETERS = tuple((tissue, quantity) for tissue in TISSUES for quantity in ("t
 """What differs between people; the transmit scale comes after them."""
 LEVELS = (("WM", "t1"), ("WM", "t2"), ("GM", "t1"), ("GM", "t2"))
 """What of a person a session's signals are asked for: logs of T1 and T2 of white and grey matter."""
-FURTHEST = 3.0
+FURTHEST_LEVEL = 3.0
 """Of the standard deviation between people, for `PersonLevels.mean`: signals that say more are no person's."""
 TRAINED_UNDETERMINED = (0.63, 0.27, 0.52, 0.31)
 """Share of the variance between people, in the order of `LEVELS`, that the signals of a session of training leave open
@@ -152,7 +152,7 @@ def person(
     gain, determined, spread = _of_people(
         tuple(acquisitions.values()), _variances(acquisitions, spreads), tuple(map(bool, known))
     )
-    mean = np.clip(gain @ deviations[known], -FURTHEST * spread, FURTHEST * spread)
+    mean = np.clip(gain @ deviations[known], -FURTHEST_LEVEL * spread, FURTHEST_LEVEL * spread)
     return PersonLevels(mean=mean, determined=determined, spread=spread, n_people=n_people)
 
 

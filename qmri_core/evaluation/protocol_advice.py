@@ -23,10 +23,10 @@ TISSUES: Mapping[str, tuple[float, float, float]] = {
 }
 """T1 and T2 in seconds and proton density at 3 T, for which the table is printed."""
 
-PRIOR = (0.15, 0.20, 0.05)
+PRIOR_DEVIATIONS = (0.15, 0.20, 0.05)
 """Relative standard deviations of T1, T2, PD within a tissue, for the bound with prior knowledge."""
 
-SPREADS = (0.005, 0.03, 0.10)
+LISTED_SPREADS = (0.005, 0.03, 0.10)
 """Of the scales of series between sessions, for which the table of slopes is printed."""
 
 _SEQUENCES: Mapping[str, PulseSequence] = {
@@ -107,7 +107,7 @@ class ProtocolReport:
         if self.slopes:
             names = {"WM": "white", "GM": "grey"}
             header = "".join(
-                f"{f'{names[tissue]} {quantity.upper()}':>10}" for tissue, quantity in self.slopes[SPREADS[0]]
+                f"{f'{names[tissue]} {quantity.upper()}':>10}" for tissue, quantity in self.slopes[LISTED_SPREADS[0]]
             )
             lines += [
                 "",
@@ -168,7 +168,7 @@ def run_protocol(
     )
     noise = signals[0].abs() / snr
     alone = cramer_rao_bound(derivatives, noise)
-    with_prior = cramer_rao_bound(derivatives, noise, prior_deviation=PRIOR)
+    with_prior = cramer_rao_bound(derivatives, noise, prior_deviation=PRIOR_DEVIATIONS)
     condition = gain = torch.full((len(TISSUES),), math.nan)
     if len(acquisitions) == len(texts):
         condition = condition_number(signals, derivatives)
@@ -185,7 +185,7 @@ def run_protocol(
     )
     try:
         of = {acquisition.contrast: acquisition for acquisition in acquisitions}
-        slopes = {spread: expected_slopes(of, spread) for spread in SPREADS}
+        slopes = {spread: expected_slopes(of, spread) for spread in LISTED_SPREADS}
     except FieldStrengthError:
         slopes = {}
     return ProtocolReport(acquisitions=acquisitions, rows=rows, snr=snr, slopes=slopes)

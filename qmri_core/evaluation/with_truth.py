@@ -21,11 +21,11 @@ from qmri_core.statistics import JointMoments
 
 PURITY = 0.97
 """Least share of one tissue in a voxel that counts: in a mixed one the truth is a convention."""
-MIN_VOXELS = 20
+MIN_REGION_VOXELS = 20
 """Least voxels of a region for a median."""
 MAPS = ("T1map", "T2map", "PDmap")
 NORMAL, LESION = "wm", "lesion"
-REGIONS = (NORMAL, "gm", "thalamus", "caudate", "putamen", "pallidum", LESION)
+TRUTH_REGIONS = (NORMAL, "gm", "thalamus", "caudate", "putamen", "pallidum", LESION)
 """Regions as the simulation names them; ``wm`` without lesions, ``gm`` is the cortex."""
 
 
@@ -160,7 +160,7 @@ def pure_tissues(fractions: NDArray[np.float32]) -> dict[str, NDArray[np.bool_]]
 def region_medians(
     values: NDArray[np.float32], labels: NDArray[np.integer], regions: Mapping[str, int]
 ) -> dict[str, float]:
-    """Median of the finite values in each region; NaN with fewer than `MIN_VOXELS` of them.
+    """Median of the finite values in each region; NaN with fewer than `MIN_REGION_VOXELS` of them.
 
     Parameters
     ----------
@@ -173,7 +173,7 @@ def region_medians(
     for name, label in regions.items():
         inside = values[labels == label]
         inside = inside[np.isfinite(inside)]
-        result[name] = float(np.median(inside)) if inside.size >= MIN_VOXELS else float("nan")
+        result[name] = float(np.median(inside)) if inside.size >= MIN_REGION_VOXELS else float("nan")
     return result
 
 
@@ -250,14 +250,14 @@ def compare_session(
     if len(shape) != 3:
         raise ValueError(f"maps of {len(shape)} axes; (z, y, x) is needed")
     true, fractions = truth_on_grid(truth, shape=shape, affine=affine)
-    classes = np.stack([(truth.labels == CLASSES.index(name) + 1).astype(np.float32) for name in REGIONS])
+    classes = np.stack([(truth.labels == CLASSES.index(name) + 1).astype(np.float32) for name in TRUTH_REGIONS])
     shares, _ = resample_truth(classes, np.ones_like(truth.pd), truth.affine, shape=shape, to=affine)
     pure = pure_tissues(fractions)
     shares = np.nan_to_num(shares)
     unmixed = np.logical_or.reduce(list(pure.values()))  # a label says which tissue is most of a voxel, not how much
     labels = np.where(unmixed & (shares.max(axis=0) >= PURITY), shares.argmax(axis=0) + 1, 0)
     null = null_model(pure, values, np.isfinite(next(iter(estimates.values()))[0]))
-    numbers = {region: index + 1 for index, region in enumerate(REGIONS)}
+    numbers = {region: index + 1 for index, region in enumerate(TRUTH_REGIONS)}
     by_voxel: list[dict[str, Any]] = []
     by_region: list[dict[str, Any]] = []
     for model, maps in {**estimates, "null model": null}.items():
@@ -271,7 +271,8 @@ def compare_session(
             medians = region_medians(estimated, labels, numbers)
             known = region_medians(np.where(np.isfinite(estimated), reference, np.float32(np.nan)), labels, numbers)
             by_region += [
-                {**start, "region": region, "estimated": medians[region], "true": known[region]} for region in REGIONS
+                {**start, "region": region, "estimated": medians[region], "true": known[region]}
+                for region in TRUTH_REGIONS
             ]
     return by_voxel, by_region
 

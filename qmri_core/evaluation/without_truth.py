@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from qmri_core.evaluation.with_truth import MAPS, MIN_VOXELS
+from qmri_core.evaluation.with_truth import MAPS, MIN_REGION_VOXELS
 from qmri_core.physics.synthesis import synthesise
 from qmri_core.preprocessing.tissue import WHITE_MATTER, core
 from qmri_core.series.acquisition import Acquisition
@@ -46,7 +46,7 @@ class LesionCandidates:
     """White matter that is bright on FLAIR: how much, and its median over that of other white matter, by map.
 
     ``voxels`` and ``millilitres`` are NaN where there is no FLAIR or no white matter to look in; ``ratios`` with fewer
-    than `qmri_core.evaluation.with_truth.MIN_VOXELS` voxels too.
+    than `qmri_core.evaluation.with_truth.MIN_REGION_VOXELS` voxels too.
     """
 
     voxels: float
@@ -176,7 +176,7 @@ def lesion_candidates(
     middle = np.median(values)
     is_bright = values > middle + BRIGHT * 1.4826 * np.median(np.abs(values - middle))
     n = int(is_bright.sum())
-    if n >= MIN_VOXELS:
+    if n >= MIN_REGION_VOXELS:
         inside = {name: maps[name][white].astype(np.float64) for name in MAPS}
         ratios = {
             name: float(np.median(each[is_bright]) / np.median(each[~is_bright])) for name, each in inside.items()

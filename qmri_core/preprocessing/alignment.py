@@ -14,7 +14,7 @@ MOST_SAMPLES = 8
 MAX_ROTATION = np.deg2rad(30.0)
 """Between series of one visit; more is a failed registration."""
 HISTOGRAM_BINS = 48
-WORKING_SPACING = 4.0
+_WORKING_SPACING = 4.0
 """Millimetres; the fixed image is averaged to about this before the search."""
 ENOUGH_INFORMATION = 0.2
 """Nats. Seen: 0.44 to 0.91 on simulated and 0.45 to 0.66 on real clinical sessions when right, about 0.1 when wrong."""
@@ -92,7 +92,7 @@ def align(fixed: Volume, moving: Volume, mask: NDArray[np.uint8]) -> tuple[Affin
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)  # the metric adds up in the order in which threads end
     # every voxel of a coarser fixed image: as fast as random samples of the fine one, and without their noise;
     # means of blocks lie where the coarser voxels do, thinned out samples of an even factor half a voxel beside
-    shrink = [max(1, round(WORKING_SPACING / spacing)) for spacing in fixed_image.GetSpacing()]
+    shrink = [max(1, round(_WORKING_SPACING / spacing)) for spacing in fixed_image.GetSpacing()]
     shrink_moving = [max(1, int(MOVING_SPACING / spacing + 0.05)) for spacing in moving_image.GetSpacing()]
     moving_image = sitk.BinShrink(moving_image, shrink_moving)
     moving_image = sitk.Expand(moving_image, [max(1, round(s / MOVING_SPACING)) for s in moving_image.GetSpacing()])

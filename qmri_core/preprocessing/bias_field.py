@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from qmri_core.series.geometry import FIELD_SHAPE
 
-WORKING_SPACING = 6.0
+_WORKING_SPACING = 6.0
 """Millimetres at which the field is fitted; it is smooth over centimetres."""
 
 
@@ -40,7 +40,7 @@ def bias_field(
     inside = sitk.GetImageFromArray(mask.astype(np.uint8))
     for item in (full, inside):
         item.SetSpacing(spacing)
-    shrink = [max(1, round(WORKING_SPACING / s)) for s in spacing]
+    shrink = [max(1, round(_WORKING_SPACING / s)) for s in spacing]
     method = sitk.N4BiasFieldCorrectionImageFilter()
     method.SetNumberOfThreads(1)
     method.SetMaximumNumberOfIterations([15, 15, 10])

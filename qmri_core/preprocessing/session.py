@@ -18,7 +18,7 @@ from qmri_core.series.acquisition import CONTRASTS, Contrast
 from qmri_core.series.geometry import Affine, Grid, Volume, closest_canonical, spacing_of
 from qmri_core.series.grouping import REFERENCES
 
-MARGIN = 10.0
+_MARGIN = 10.0
 """Millimetres around the brain that are kept; beyond, images are NaN, so that no face is stored."""
 ALIGNMENT_MARGIN = 15.0
 """Millimetres around the brain that the alignment looks at: with the scalp, which holds on where the brain of a
@@ -99,7 +99,7 @@ def preprocess(volumes: Mapping[Contrast, Volume], grid: Grid) -> Preprocessed:
             f"{MIN_COVERAGE:.0%} are needed"
         )
     final_mask = covered.astype(np.uint8)
-    near = _grow(on_grid, grid.spacing[::-1], MARGIN)
+    near = _grow(on_grid, grid.spacing[::-1], _MARGIN)
     fields: dict[Contrast, NDArray[np.float32]] = {}
     for contrast, image in images.items():
         field = bias_field(image, final_mask, grid.spacing)

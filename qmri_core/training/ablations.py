@@ -22,9 +22,9 @@ from qmri_core.series.acquisition import Acquisition
 from qmri_core.training.held_out import held_out_score
 from qmri_core.training.loop import Loss, Report, TrainingSettings, fit, simulated_loss
 from qmri_core.training.self_supervision import evidence, mixed_loss
-from qmri_core.training.simulated_batches import REGIONS, Batch
+from qmri_core.training.simulated_batches import TRAINING_REGIONS, Batch
 
-LEAST = 20
+_LEAST_WHITE = 20
 """Voxels of white matter for its median."""
 
 
@@ -44,8 +44,8 @@ class Variant:
 
 def without_calibration(batch: Batch) -> Batch:
     """Every image divided by the median of its own white matter, as if its scale and its person were usual ones."""
-    white = batch.regions[:, REGIONS.index("wm")] > 0
-    if int(white.sum()) < LEAST:
+    white = batch.regions[:, TRAINING_REGIONS.index("wm")] > 0
+    if int(white.sum()) < _LEAST_WHITE:
         return batch
     medians = torch.stack([plane[white].median() for plane in batch.relative.unbind(1)])
     return replace(batch, relative=batch.relative / medians.clamp_min(1e-3)[:, None, None])

@@ -12,9 +12,9 @@ from qmri_core.mapping.inference import run_network
 from qmri_core.mapping.network import MapNetwork
 from qmri_core.simulation.atlas import Atlas
 from qmri_core.statistics import agreement
-from qmri_core.training.losses import LEAST
+from qmri_core.training.losses import LEAST_VOXELS
 from qmri_core.training.protocols import random_protocol
-from qmri_core.training.simulated_batches import REGIONS, Batch, make_batch, make_slab
+from qmri_core.training.simulated_batches import TRAINING_REGIONS, Batch, make_batch, make_slab
 
 FIRST_SEED = 2_000_000_000
 """Training draws slabs from 1,000,000 times its seed on; seeds below 2,000 never come here."""
@@ -69,10 +69,12 @@ def held_out_score(network: MapNetwork | None, batches: Sequence[Batch]) -> dict
                 totals[name] += float(value)
             counts = batch.regions.sum(dim=(0, 2, 3))[:, None]
             both = [torch.einsum("smyx,sryx->rm", maps, batch.regions) / counts for maps in (batch.truth, log_maps)]
-            means.append(torch.where(counts >= LEAST, torch.stack(both), torch.nan).cpu().numpy().astype(np.float64))
+            means.append(
+                torch.where(counts >= LEAST_VOXELS, torch.stack(both), torch.nan).cpu().numpy().astype(np.float64)
+            )
     figures = {name: total / len(batches) for name, total in totals.items()}
     true, found = np.stack(means, axis=1)
-    for r, region in enumerate(REGIONS):
+    for r, region in enumerate(TRAINING_REGIONS):
         for m, name in enumerate(("t1", "t2")):
             pairs = agreement(found[:, r, m], true[:, r, m])
             bias = float(np.nanmean(found[:, r, m] - true[:, r, m])) if pairs.n >= LEAST_HEADS else float("nan")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-LEAST = 30
+LEAST_VOXELS = 30
 """Voxels of a region for a mean."""
 
 
@@ -30,7 +30,7 @@ def negative_log_likelihood(estimate: Tensor, log_sd: Tensor, truth: Tensor, wei
 
 
 def regional_error(estimate: Tensor, truth: Tensor, regions: Tensor) -> Tensor:
-    """Mean absolute difference of the means of log maps over regions with at least `LEAST` voxels; 0 without any.
+    """Mean absolute difference of the means of log maps over regions of at least `LEAST_VOXELS` voxels; 0 without any.
 
     Parameters
     ----------
@@ -41,5 +41,5 @@ def regional_error(estimate: Tensor, truth: Tensor, regions: Tensor) -> Tensor:
     """
     counts = regions.sum(dim=(0, 2, 3))
     sums = torch.einsum("smyx,sryx->rm", estimate - truth, regions)
-    means = (sums / counts.clamp_min(1)[:, None])[counts >= LEAST]
+    means = (sums / counts.clamp_min(1)[:, None])[counts >= LEAST_VOXELS]
     return means.abs().mean() if len(means) else estimate.new_zeros(())

@@ -31,10 +31,10 @@ from qmri_core.training.protocols import Protocol
 PURE = 0.9
 """Largest tissue fraction above which a voxel counts in full."""
 MIXED_WEIGHT = 0.25
-REGIONS = ("gm", "wm", "thalamus", "caudate", "putamen", "pallidum", "lesion", ISLAND)
+TRAINING_REGIONS = ("gm", "wm", "thalamus", "caudate", "putamen", "pallidum", "lesion", ISLAND)
 """Regions whose means over a slab are compared as well, as the simulation names them; ``gm`` is the cortex."""
 FIRST_SMALL = 2
-"""Of `REGIONS`: nuclei, lesions and islands follow."""
+"""Of `TRAINING_REGIONS`: nuclei, lesions and islands follow."""
 REGION_SHARE, REGION_PURITY = 0.9, 0.97
 """Least share of planes in the region, and of one tissue, in a voxel of a region."""
 PLANE = 1.0
@@ -97,7 +97,7 @@ class Batch:
     truth: Tensor
     """Log T1, T2, PD over the reference white matter of 3 T, shape (slice, 3, y, x)."""
     regions: Tensor
-    """Voxels of one tissue in each region, shape (slice, region, y, x), in the order of `REGIONS`."""
+    """Voxels of one tissue in each region, shape (slice, region, y, x), in the order of `TRAINING_REGIONS`."""
     levels: Tensor
     """What the session's signals tell about its person, shape (len(LEVELS),), see `session_model.PersonLevels`."""
     nominal: Protocol
@@ -198,7 +198,7 @@ def make_batch(slab: Slab, nominal: Protocol, as_run: Protocol, rng: np.random.G
     maps = _mixed(slab.maps, lambda each: _through(over_grid, each))
     reference = torch.tensor([wm.t1, wm.t2, wm.pd], device=device)[:, None, None, None]
     truth = torch.log(maps.clamp_min(1e-3) / reference) * mask
-    classes = torch.stack([slab.labels == (*CLASSES, ISLAND).index(region) + 1 for region in REGIONS])
+    classes = torch.stack([slab.labels == (*CLASSES, ISLAND).index(region) + 1 for region in TRAINING_REGIONS])
     classes = classes.to(torch.float32)
     regions = (_through(over_grid, classes) >= REGION_SHARE) & (fractions.amax(dim=0) >= REGION_PURITY)
     return Batch(

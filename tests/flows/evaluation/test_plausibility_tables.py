@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from flows.evaluation.plausibility_tables import (
-    MAX_LISTED,
+    MAX_PAIRS_LISTED,
     candidate_table,
     pairs_for_people,
     resynthesis_table,
@@ -67,12 +67,12 @@ def test_pairs_of_one_group_are_told_apart() -> None:
 
 
 def test_a_terminal_shows_a_bounded_number_of_pairs() -> None:
-    n = MAX_LISTED + 5
+    n = MAX_PAIRS_LISTED + 5
     stored = sessions(*((f"s{number:03d}", "g", "p", float(number)) for number in range(n + 1)))
     pairs = visit_pairs(medians("WM", "T1map", {f"s{number:03d}": 0.8 for number in range(n + 1)}), stored)
     assert len(pairs) == 9 * n
     header, rows = pairs_for_people(pairs)
-    assert len(rows) == MAX_LISTED
+    assert len(rows) == MAX_PAIRS_LISTED
     assert dict(zip(header, rows[0], strict=True)) == {
         "first": "s000", "later": "s001", "days": "1", "pair": "same group", "WM T1": "0.0 %",
         **{f"{tissue} {quantity}": "-" for quantity in ("T1", "T2", "PD") for tissue in ("WM", "GM", "CSF")

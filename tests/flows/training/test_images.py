@@ -7,7 +7,7 @@ import hashlib
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.training.images import HELD_OUT, LEAST_GROUPS, split
+from flows.training.images import HELD_OUT_SHARE, LEAST_GROUPS, split
 
 VISITS = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 8)), min_size=1, max_size=60)
 
@@ -35,7 +35,7 @@ def test_groups_are_held_out_where_there_are_enough(visits: list[tuple[int, int]
     stored = cohort(visits)
     found = split(list(stored.values()))
     groups = {row["group"] for row in stored.values()}
-    aside = {group for group in groups if rank(group) < HELD_OUT} | {min(groups, key=rank)}
+    aside = {group for group in groups if rank(group) < HELD_OUT_SHARE} | {min(groups, key=rank)}
     trained = {stored[name]["group"] for name in found.train}
     assert not (trained & aside) or len(groups) < LEAST_GROUPS
 
@@ -44,7 +44,7 @@ def test_groups_are_held_out_where_there_are_enough(visits: list[tuple[int, int]
 def test_a_new_session_moves_nobody_into_training(visits: list[tuple[int, int]], newcomer: int) -> None:
     before = cohort(visits)
     after = before | {"new": {"session": "new", "person": f"p{newcomer}", "group": "g0"}}
-    held_out = {p for row in before.values() if rank(p := row["person"]) < HELD_OUT}
+    held_out = {p for row in before.values() if rank(p := row["person"]) < HELD_OUT_SHARE}
     trained = {after[name]["person"] for name in split(list(after.values())).train}
     assert not trained & held_out
 

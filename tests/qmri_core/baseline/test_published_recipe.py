@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from qmri_core.baseline.network import LIMITS, RecipeNetwork, RecipeSettings
+from qmri_core.baseline.network import UPPER_LIMITS, RecipeNetwork, RecipeSettings
 from qmri_core.baseline.published_recipe import (
     Slice,
     bounded_scale,
@@ -189,7 +189,7 @@ def test_training_is_determined_by_its_seed() -> None:
 
 
 def test_training_lowers_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qmri_core.baseline.published_recipe.WARM_UP", 10)
+    monkeypatch.setattr("qmri_core.baseline.published_recipe.RECIPE_WARM_UP", 10)
     _, record = train_recipe(slices(), replace(TINY, n_epochs=50))
     assert record["last_loss"] < 0.7 * record["first_loss"]
 
@@ -209,7 +209,7 @@ def test_maps_stay_within_their_limits_and_training_survives_them(shift: float) 
         network.head.bias += shift
     images, present = torch.rand(2, 3, 16, 16), torch.tensor([[True, True, True], [True, False, True]])
     maps = network(images, present)
-    for values, limit in zip(maps.unbind(1), LIMITS, strict=True):
+    for values, limit in zip(maps.unbind(1), UPPER_LIMITS, strict=True):
         assert float(values.detach().min()) >= 0
         assert float(values.detach().max()) <= limit
     recipe_loss(maps, images, torch.ones(2, 16, 16), [PROTOCOL] * 2).backward()

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from qmri_core.calibration.hidden_parameters import (
     ADDED,
-    FURTHEST,
+    FURTHEST_SHIFT,
     GroupContrast,
     Hidden,
     hidden_parameters,
@@ -197,7 +197,7 @@ def test_a_contrast_that_no_protocol_makes_moves_nothing_out_of_bounds() -> None
     groups = cohort(NAMES[:2], moves={("G11", Contrast.FLAIR): -2.0, ("G06", Contrast.T1W): 2.0})
     for of_group in hidden_parameters(groups):
         for hidden in of_group.values():
-            assert all(abs(one.shift) <= FURTHEST * one.prior_sd * (1 + 1e-9) for one in hidden)
+            assert all(abs(one.shift) <= FURTHEST_SHIFT * one.prior_sd * (1 + 1e-9) for one in hidden)
 
 
 @given(st.data())
@@ -205,7 +205,7 @@ def test_a_contrast_that_no_protocol_makes_moves_nothing_out_of_bounds() -> None
 def test_moves_leave_a_protocol_that_can_be_run(data: st.DataObject) -> None:
     acquisition = HEADERS[data.draw(st.sampled_from(sorted(HEADERS)))]
     spreads = hidden_spreads(acquisition)
-    shifts = {name: data.draw(st.floats(-FURTHEST, FURTHEST)) * spread for name, spread in spreads.items()}
+    shifts = {name: data.draw(st.floats(-FURTHEST_SHIFT, FURTHEST_SHIFT)) * spread for name, spread in spreads.items()}
     result = moved(acquisition, shifts)
     check(result)
     if result == acquisition:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from qmri_core.calibration.population import MEMBERS, FieldStrengthError, Tissue, pd_relation, population
 from qmri_core.calibration.scales import (
-    PRIOR,
+    PRIOR_SPREADS,
     CalibrationError,
     ScaleCalibration,
     Signals,
@@ -26,7 +26,7 @@ from qmri_core.calibration.scales import (
     tissue_signals,
 )
 from qmri_core.calibration.session_model import (
-    FURTHEST,
+    FURTHEST_LEVEL,
     LEVELS,
     MOST_WIDENED,
     TRAINED_UNDETERMINED,
@@ -112,7 +112,7 @@ def errors(
 
 def test_the_group_scale_brings_the_mean_white_matter_to_the_reference() -> None:
     sessions, _ = draw(40, 0.05)
-    found = calibrate_group(sessions, PROTOCOL, PRIOR)
+    found = calibrate_group(sessions, PROTOCOL, PRIOR_SPREADS)
     for contrast, one in found.items():
         mean = np.exp(np.mean([np.log(session[contrast]["WM"]) for session in sessions]))
         assert one.scale * reference_signal(PROTOCOL[contrast], VALUES) == pytest.approx(mean)
@@ -131,7 +131,7 @@ def test_the_spread_of_scales_is_told_from_that_of_people() -> None:
 def test_session_scales_are_nearer_to_the_truth_than_the_group_and_than_white_matter_alone() -> None:
     """Drawn from the accurate models, not from the linear model that the estimate uses."""
     sessions, true = draw(400, 0.03, seed=5)
-    found = calibrate_group(sessions, PROTOCOL, PRIOR)
+    found = calibrate_group(sessions, PROTOCOL, PRIOR_SPREADS)
     white = np.log([[session[contrast]["WM"] for contrast in PROTOCOL] for session in sessions])
     white -= white.mean(axis=0)
     for k in range(3):
@@ -144,7 +144,7 @@ def test_session_scales_are_nearer_to_the_truth_than_the_group_and_than_white_ma
 
 def test_the_stated_share_is_what_the_signals_determine() -> None:
     sessions, true = draw(800, 0.03, seed=6)
-    found = calibrate_group(sessions, PROTOCOL, PRIOR)
+    found = calibrate_group(sessions, PROTOCOL, PRIOR_SPREADS)
     for one, error in zip(found.values(), errors(found, sessions, true), strict=True):
         left = error**2 / (0.03**2 + 0.05**2)
         assert 1 - one.determined == pytest.approx(left, abs=0.08)
@@ -152,7 +152,7 @@ def test_the_stated_share_is_what_the_signals_determine() -> None:
 
 def test_deviations_far_beyond_biology_are_scale() -> None:
     sessions, true = draw(60, 0.5, people=0.5)
-    found = calibrate_group(sessions, PROTOCOL, PRIOR)
+    found = calibrate_group(sessions, PROTOCOL, PRIOR_SPREADS)
     for session, row in zip(sessions[:10], true[:10], strict=True):
         for scale, log_scale in zip(session_scales(found, session, PROTOCOL).values(), row, strict=True):
             assert scale == pytest.approx(100 * math.exp(log_scale), rel=0.15)
@@ -163,8 +163,8 @@ def test_deviations_far_beyond_biology_are_scale() -> None:
 def test_the_unit_of_a_series_does_not_matter(factors: tuple[float, float, float]) -> None:
     sessions, _ = draw(6, 0.05)
     by = dict(zip(PROTOCOL, factors, strict=True))
-    found = calibrate_group(sessions, PROTOCOL, PRIOR)
-    other = calibrate_group([scaled(session, by) for session in sessions], PROTOCOL, PRIOR)
+    found = calibrate_group(sessions, PROTOCOL, PRIOR_SPREADS)
+    other = calibrate_group([scaled(session, by) for session in sessions], PROTOCOL, PRIOR_SPREADS)
     for contrast in PROTOCOL:
         assert other[contrast].spread == pytest.approx(found[contrast].spread)
         assert other[contrast].scale == pytest.approx(found[contrast].scale * by[contrast])
@@ -176,7 +176,7 @@ def test_the_unit_of_a_series_does_not_matter(factors: tuple[float, float, float
 def test_one_session_alone_keeps_the_cohort_spread_and_its_group_scale() -> None:
     (session,), _ = draw(1, 0.05)
     nothing: Signals = {contrast: dict.fromkeys(MEMBERS, math.nan) for contrast in PROTOCOL}
-    found = calibrate_group([session, nothing], PROTOCOL, PRIOR)
+    found = calibrate_group([session, nothing], PROTOCOL, PRIOR_SPREADS)
     for contrast, one in found.items():
         assert one.n_sessions == 1
         assert (one.spread, one.common_spread) == (pytest.approx(0.05), pytest.approx(0.05))
@@ -193,7 +193,8 @@ def mistaken(session: Signals) -> Signals:
 def test_a_session_whose_tissues_were_mistaken_moves_no_other() -> None:
     sessions, _ = draw(8, 0.03, seed=12)
     found, without = (
-        calibrate_group(some, PROTOCOL, PRIOR) for some in ([*sessions[1:], mistaken(sessions[0])], sessions[1:])
+        calibrate_group(some, PROTOCOL, PRIOR_SPREADS)
+        for some in ([*sessions[1:], mistaken(sessions[0])], sessions[1:])
     )
     for contrast, one in found.items():
         assert one == without[contrast]
@@ -209,7 +210,7 @@ def test_a_session_whose_tissues_were_mistaken_moves_no_other() -> None:
 
 def test_of_two_sessions_that_disagree_none_is_left_out() -> None:
     sessions, _ = draw(2, 0.03, seed=12)
-    found = calibrate_group([mistaken(sessions[0]), sessions[1]], PROTOCOL, PRIOR)
+    found = calibrate_group([mistaken(sessions[0]), sessions[1]], PROTOCOL, PRIOR_SPREADS)
     assert all(one.n_sessions == 2 for one in found.values())
 
 
@@ -229,7 +230,7 @@ def test_inverted_fluid_is_no_measure() -> None:
     protocol = {**PROTOCOL, Contrast.T1W: flair}
     sessions, _ = draw(6, 0.03)
     wild = [{**session, Contrast.T1W: {**session[Contrast.T1W], "CSF": 3.0**k}} for k, session in enumerate(sessions)]
-    found, other = (calibrate_group(some, protocol, PRIOR) for some in (wild, sessions))
+    found, other = (calibrate_group(some, protocol, PRIOR_SPREADS) for some in (wild, sessions))
     assert found[Contrast.T1W].n_sessions == 6
     assert math.isnan(found[Contrast.T1W].csf_signal)
     assert found[Contrast.T1W].scale == other[Contrast.T1W].scale
@@ -238,17 +239,17 @@ def test_inverted_fluid_is_no_measure() -> None:
 def test_signals_that_are_missing_are_left_out() -> None:
     sessions, true = draw(200, 0.03)
     without = [{c: {**own, "CSF": math.nan, "GM": 0.0} for c, own in session.items()} for session in sessions]
-    found = calibrate_group(without, PROTOCOL, PRIOR)
+    found = calibrate_group(without, PROTOCOL, PRIOR_SPREADS)
     assert all(math.isnan(one.csf_signal) and math.isnan(one.grey_matter_signal) for one in found.values())
     assert all(math.isfinite(scale) for scale in session_scales(found, without[0], PROTOCOL).values())
-    full = calibrate_group(sessions, PROTOCOL, PRIOR)
+    full = calibrate_group(sessions, PROTOCOL, PRIOR_SPREADS)
     assert errors(full, sessions, true).mean() < 0.95 * errors(found, without, true).mean()
 
 
 def test_people_are_told_apart_as_far_as_stated_and_widened_to_true_differences() -> None:
     """Drawn from the accurate models; regressions over people are the oracle."""
     sessions, _, values = drawn(1500, 0.03, seed=8)
-    found = calibrate_group(sessions, PROTOCOL, PRIOR)
+    found = calibrate_group(sessions, PROTOCOL, PRIOR_SPREADS)
     people = [session_person(found, session, PROTOCOL) for session in sessions]
     for level, (tissue, quantity) in enumerate(LEVELS):
         true = np.log(values[tissue][1 if quantity == "t1" else 2])
@@ -269,7 +270,7 @@ def test_a_person_who_comes_often_counts_as_one() -> None:
     """The oracle is the variance of the mean: of visits alone it does not fall."""
     sessions, _ = draw(12, 0.05)
     people = ["a"] * 10 + ["b", "c"]
-    alone, often = (calibrate_group(sessions, PROTOCOL, PRIOR, people=who) for who in (None, people))
+    alone, often = (calibrate_group(sessions, PROTOCOL, PRIOR_SPREADS, people=who) for who in (None, people))
     assert alone[Contrast.T1W].n_people == len(sessions)
     shares = np.array([10, 1, 1]) / 12
     assert often[Contrast.T1W].n_people == pytest.approx(1 / np.sum(shares**2))
@@ -279,13 +280,13 @@ def test_a_person_who_comes_often_counts_as_one() -> None:
     assert is_unbiased.any()
     assert np.all((few.widened_sd > 1.01 * many.widened_sd) == is_unbiased)
     nothing: Signals = {contrast: dict.fromkeys(MEMBERS, math.nan) for contrast in PROTOCOL}
-    unusable = calibrate_group([*sessions, nothing], PROTOCOL, PRIOR, people=[*people, "d"])
+    unusable = calibrate_group([*sessions, nothing], PROTOCOL, PRIOR_SPREADS, people=[*people, "d"])
     assert unusable[Contrast.T1W].n_people == often[Contrast.T1W].n_people
 
 
 def test_of_one_session_alone_nothing_is_known_of_its_person() -> None:
     (session,), _ = draw(1, 0.05)
-    one = session_person(calibrate_group([session], PROTOCOL, PRIOR), session, PROTOCOL)
+    one = session_person(calibrate_group([session], PROTOCOL, PRIOR_SPREADS), session, PROTOCOL)
     np.testing.assert_allclose(one.mean, 0, atol=1e-12)
     of_network = one.spread**2 * np.minimum(1 - one.determined, TRAINED_UNDETERMINED)
     np.testing.assert_allclose(of_network + one.widened_sd**2, one.spread**2)
@@ -293,9 +294,9 @@ def test_of_one_session_alone_nothing_is_known_of_its_person() -> None:
 
 def test_a_series_in_another_unit_makes_no_other_person() -> None:
     sessions, _ = draw(40, 0.03, seed=9)
-    found = calibrate_group(sessions, PROTOCOL, PRIOR)
+    found = calibrate_group(sessions, PROTOCOL, PRIOR_SPREADS)
     one = session_person(found, scaled(sessions[0], dict.fromkeys(PROTOCOL, 4096.0)), PROTOCOL)
-    assert np.all(np.abs(one.mean) <= FURTHEST * one.spread)
+    assert np.all(np.abs(one.mean) <= FURTHEST_LEVEL * one.spread)
     nothing: Signals = {contrast: dict.fromkeys(MEMBERS, math.nan) for contrast in PROTOCOL}
     none = session_person(found, nothing, PROTOCOL)
     assert not none.mean.any()
@@ -356,10 +357,10 @@ def test_what_all_series_share_is_common() -> None:
 def test_nothing_to_go_by_is_an_error() -> None:
     nothing: Signals = {contrast: {"WM": 0.0} for contrast in PROTOCOL}
     with pytest.raises(CalibrationError, match="T1w"):
-        calibrate_group([nothing], PROTOCOL, PRIOR)
+        calibrate_group([nothing], PROTOCOL, PRIOR_SPREADS)
     other: dict[Contrast, Acquisition] = {c: replace(a, field_strength=7.0) for c, a in PROTOCOL.items()}
     with pytest.raises(FieldStrengthError):
-        calibrate_group(draw(2, 0.05)[0], other, PRIOR)
+        calibrate_group(draw(2, 0.05)[0], other, PRIOR_SPREADS)
 
 
 def test_tissue_signals_are_typical_of_their_cores() -> None:

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from qmri_core.evaluation.protocol_advice import PRIOR, TISSUES, parse_series, run_protocol
+from qmri_core.evaluation.protocol_advice import PRIOR_DEVIATIONS, TISSUES, parse_series, run_protocol
 from qmri_core.series.acquisition import AcquisitionError, Contrast, PulseSequence
 
 
@@ -18,7 +18,7 @@ def test_default_protocol_is_as_well_posed_as_the_reference_says() -> None:
     assert 0.018 < rows["cortical grey"].alone[0] < 0.14
     assert 0.049 < rows["white matter"].alone[0] < 1.74
     for row in report.rows:
-        assert all(found < prior for found, prior in zip(row.with_prior, PRIOR, strict=True))
+        assert all(found < prior for found, prior in zip(row.with_prior, PRIOR_DEVIATIONS, strict=True))
         assert row.condition > 1
     text = str(report)
     assert "white matter" in text

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from qmri_core.calibration.population import population
 from qmri_core.evaluation.with_truth import (
-    MIN_VOXELS,
+    MIN_REGION_VOXELS,
     Truth,
     compare_session,
     contrast_ratio,
@@ -76,7 +76,7 @@ def test_pure_voxels_hold_one_tissue() -> None:
 
 
 def test_medians_of_regions_and_contrast_of_a_lesion() -> None:
-    labels = np.repeat([1, 2, 3], MIN_VOXELS).reshape(1, 3, MIN_VOXELS)
+    labels = np.repeat([1, 2, 3], MIN_REGION_VOXELS).reshape(1, 3, MIN_REGION_VOXELS)
     labels[0, 2, 0] = 1
     true = np.where(labels == 2, 1.4, 0.8).astype(np.float32)
     estimated = np.where(labels == 2, 1.1, 0.8).astype(np.float32)

@@ -23,7 +23,7 @@ from qmri_core.training import held_out
 from qmri_core.training import loop as training
 from qmri_core.training.held_out import held_out_batches, held_out_score
 from qmri_core.training.loop import TrainingError, TrainingSettings, fit, simulated_batches, simulated_loss
-from qmri_core.training.losses import LEAST, negative_log_likelihood, regional_error
+from qmri_core.training.losses import LEAST_VOXELS, negative_log_likelihood, regional_error
 from qmri_core.training.protocols import random_protocol
 from tests.phantoms import cheap_protocol, phantom_atlas
 
@@ -244,7 +244,7 @@ def test_likelihood_is_least_at_the_truth_and_at_the_honest_spread() -> None:
 
 
 def test_regional_error_is_of_means_and_of_regions_that_are_large_enough() -> None:
-    size = int(np.ceil(np.sqrt(LEAST)))
+    size = int(np.ceil(np.sqrt(LEAST_VOXELS)))
     truth = torch.zeros(1, 3, size, 2 * size)
     estimate = truth.clone()
     estimate[0, 0, :, :size] = torch.linspace(-1, 1, size)  # errors that cancel

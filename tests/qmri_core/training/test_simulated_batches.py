@@ -19,8 +19,8 @@ from qmri_core.training.protocols import Protocol, random_protocol
 from qmri_core.training.simulated_batches import (
     DEPTH,
     GROUP_ERROR,
-    REGIONS,
     SCALE_SPREADS,
+    TRAINING_REGIONS,
     _boxes,
     _calibration,
     _centred,
@@ -214,9 +214,9 @@ def test_a_group_of_few_people_has_a_level_that_is_off_in_all_contrasts_at_once(
 def test_regions_are_unmixed_and_lie_in_what_they_are_named_for() -> None:
     slab = make_slab(phantom_atlas(), 3, 48)
     batch = make_batch(slab, *protocol_of(PulseSequence.SPIN_ECHO), np.random.default_rng(2), slices=4)
-    assert batch.regions.shape[1] == len(REGIONS)
+    assert batch.regions.shape[1] == len(TRAINING_REGIONS)
     assert float(batch.regions.sum(dim=1).max()) == 1.0  # of one region at most
-    wm = batch.regions[:, REGIONS.index("wm")] > 0
+    wm = batch.regions[:, TRAINING_REGIONS.index("wm")] > 0
     own = np.log(slab.tissues["WM"][0] / 0.85)
     assert float(batch.truth[:, 0][wm].mean()) == pytest.approx(own, abs=0.03)
 
