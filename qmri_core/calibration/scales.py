@@ -142,8 +142,8 @@ def calibrate_group(
     usable = list(compress(sessions, is_usable))
     if not usable:
         raise CalibrationError(
-            f"no session of the group has {MIN_CORE_VOXELS} voxels of white matter in all of {', '.join(acquisitions)}; their "
-            "intensity scales cannot be set"
+            f"no session of the group has {MIN_CORE_VOXELS} voxels of white matter in all of "
+            f"{', '.join(acquisitions)}; their intensity scales cannot be set"
         )
     logs = _logs(usable, acquisitions)
     means = _means(logs)
