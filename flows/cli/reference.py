@@ -114,7 +114,8 @@ def _variables() -> Iterator[tuple[str, str, str]]:
 
 def _type(field: FieldInfo) -> str:
     kind = next((each for each in get_args(field.annotation) if each is not type(None)), field.annotation)
-    return _TYPES.get(str(getattr(kind, "__name__", kind)), str(kind))
+    bare = getattr(kind, "__origin__", kind)  # of a type with bounds
+    return _TYPES.get(str(getattr(bare, "__name__", bare)), str(bare))
 
 
 _TYPES = {"Path": "path", "str": "text", "int": "number", "bool": "true or false"}

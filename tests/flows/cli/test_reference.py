@@ -46,6 +46,11 @@ def test_every_variable_that_the_code_reads_is_in_it(reference: dict[str, str]) 
     assert all(meaning.strip() for meaning in rows.values())
 
 
+def test_types_are_words(reference: dict[str, str]) -> None:
+    types = set(re.findall(r"^\| `QMRI_\w+` \| ([^|]+) \|", reference["settings.md"], re.M))
+    assert types == {"path", "text", "number", "true or false"}
+
+
 def test_every_status_and_reason_is_in_it(reference: dict[str, str]) -> None:
     assert set(MEANINGS) == {*Status, *Reason}
     words = re.findall(r"^\| `(\w+)` \| \S", reference["states.md"], re.M)
