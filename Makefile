@@ -6,12 +6,12 @@ DEMO ?= demo
 PYTEST := OMP_NUM_THREADS=1 ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS=1 $(BIN)/python -m pytest \
 	--numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test walk lint format bench soak clean
+.PHONY: demo test walk lint docs format bench soak clean
 
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev,docs]'
 	touch $@
 
 demo: $(VENV)/.ready  ## simulate a small cohort as DICOM, run everything, print the tables, write the report
@@ -20,13 +20,16 @@ demo: $(VENV)/.ready  ## simulate a small cohort as DICOM, run everything, print
 test: $(VENV)/.ready  ## all tests but walks, soak and benchmarks
 	$(PYTEST) -m "not walk and not soak and not bench"
 
-walk: $(VENV)/.ready  ## whole runs in processes of their own: the README's commands, kills, Prefect, a real session, long trains
+walk: $(VENV)/.ready  ## whole runs in processes of their own: the commands of all pages, kills, Prefect, a real session, long trains
 	$(PYTEST) -m "walk and not soak"
 
 lint: $(VENV)/.ready  ## formatting, lint rules and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+docs: $(VENV)/.ready  ## the documentation in site/, without a warning and without a network
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 format: $(VENV)/.ready
 	$(BIN)/ruff format .
@@ -39,4 +42,4 @@ soak: $(VENV)/.ready  ## long fault and fuzz runs; each says how long it takes
 	$(BIN)/python -m pytest -m soak -v
 
 clean:
-	rm -rf $(VENV) $(DEMO)
+	rm -rf $(VENV) $(DEMO) site
