@@ -19,7 +19,7 @@ from flows.settings import Settings
 from flows.simulate import simulate
 from flows.statistics.aggregate import AggregateResult, aggregate
 from flows.tables.summary import RunSummary
-from flows.tables.text import WORTHLESS_ALONE, evaluation_table, group_labels, group_table, text_table, variation_table
+from flows.tables.text import WORTHLESS_ALONE, evaluation_table, group_table, text_table, variation_table
 from storage.pseudonyms import load_key
 
 if TYPE_CHECKING:
@@ -83,10 +83,9 @@ def run_demo(
 
 
 def _results(result: AggregateResult, evaluation: EvaluateResult) -> Iterator[str]:
-    labels = group_labels([str(group) for group in result.groups["group"]])
     yield "\nGroups: mean of session medians ± standard deviation over sessions\n"
-    yield from (f"{label} = {group}" for group, label in labels.items())
-    yield "\n" + text_table(*group_table(result.groups, labels))
+    yield from (f"{label} = {group}" for group, label in result.labels.items())
+    yield "\n" + text_table(*group_table(result.groups, result.labels))
     yield "\nVariation between groups\n\n" + text_table(*variation_table(result.variation))
     yield "\nAgainst the truth, beside the null model\n\n" + text_table(*evaluation_table(evaluation.table))
     yield f"\n{WORTHLESS_ALONE}\n"

@@ -94,17 +94,25 @@ def simulate(
     )
 
 
-def inspect(source: Source, assume: Assume = None, by_software: BySoftware = False) -> None:
+def inspect(
+    source: Source,
+    assume: Assume = None,
+    by_software: BySoftware = False,
+    store: Annotated[
+        str | None,
+        typer.Option("--store", envvar="QMRI_STORE", help="Store whose labels groups have.", show_default=False),
+    ] = None,
+) -> None:
     """Show what ingest would do, and why: one line per series."""
-    from flows.ingest.inspection import SMALL_GROUP, inspect_source, series_rows, session_rows
+    from flows.ingest.inspection import SMALL_GROUP, inspect_source, labels_to_be, series_rows, session_rows
     from flows.tables.summary import files_line, unmatched_line
-    from flows.tables.text import group_labels, text_table
+    from flows.tables.text import text_table
     from storage.pseudonyms import load_key
 
     key = load_key(settings_or_usage_error().key_file)
     with reporting("read headers") as progress:
         found = inspect_source(source, key=key, assume=assume, by_software=by_software, progress=progress)
-    labels = group_labels(list(found.group_sizes))
+    labels, new = labels_to_be(found, store)
     rows = series_rows(found, labels)
     typer.echo(text_table(["session", "series", "decision", "reason", "group", "explanation"], rows))
     if incomplete := session_rows(found):
@@ -113,7 +121,8 @@ def inspect(source: Source, assume: Assume = None, by_software: BySoftware = Fal
     for group, label in labels.items():
         size = found.group_sizes[group]
         small = ", a small group" if size < SMALL_GROUP else ""
-        typer.echo(f"{label} = {group} ({size} sessions{small})")
+        unsure = ", not in the store yet: the label is provisional" if group in new else ""
+        typer.echo(f"{label} = {group} ({size} sessions{small}{unsure})")
     typer.echo(f"{len(rows)} series, {len(found.plans)} sessions; {files_line(found.n_files, found.other_files)}")
     for position in found.unmatched:
         typer.echo(unmatched_line(position), err=True)
@@ -203,15 +212,14 @@ def aggregate(
 ) -> None:
     """Compute the statistics per tissue, session and group, and the variation between groups."""
     from flows.statistics.aggregate import aggregate as run
-    from flows.tables.text import WORTHLESS_ALONE, group_labels, group_table, text_table, variation_table
+    from flows.tables.text import WORTHLESS_ALONE, group_table, text_table, variation_table
 
     with cluster(workers) as client, reporting("aggregate") as progress:
         result = run(store, client=client, out=out, progress=progress)
-    labels = group_labels([str(group) for group in result.groups["group"]])
-    for group, label in labels.items():
+    for group, label in result.labels.items():
         typer.echo(f"{label} = {group}")
     typer.echo("\nMean of session medians ± standard deviation over sessions\n")
-    typer.echo(text_table(*group_table(result.groups, labels)))
+    typer.echo(text_table(*group_table(result.groups, result.labels)))
     typer.echo("\nVariation between groups\n")
     typer.echo(text_table(*variation_table(result.variation)))
     typer.echo(f"\n{WORTHLESS_ALONE}")
@@ -281,11 +289,12 @@ def evaluate(
 def _evaluate_real(store: str, out: Path | None, workers: int | None) -> None:
     from flows.evaluation.plausibility_tables import label_groups, pairs_for_people, values_for_people, weak_test
     from flows.evaluation.without_truth import evaluate_real
-    from flows.tables.text import detail_tables, group_labels, text_table
+    from flows.tables.text import detail_tables, labels_of, text_table
+    from storage.store.cohort import group_labels
 
     with cluster(workers) as client, reporting("evaluate") as progress:
         result = evaluate_real(store, client=client, out=out, progress=progress)
-    labels = group_labels([str(group) for group in result.candidate_sessions["group"]])
+    labels = labels_of(result.candidate_sessions["group"], group_labels(store))
     for group, label in labels.items():
         typer.echo(f"{label} = {group}")
     typer.echo(f"\nMedians of tissues beside the literature\n\n{text_table(*values_for_people(result.values))}")

@@ -26,12 +26,12 @@ def add_to(app: typer.Typer) -> None:
 def status(store: Store) -> None:
     """Count the sessions by group and state; tell what is stale and why, the last runs, and the size."""
     from flows.maps.staleness import stale_sessions
-    from flows.tables.text import group_labels, text_table
-    from storage.store.cohort import catalogue, open_repository
+    from flows.tables.text import labels_of, text_table
+    from storage.store.cohort import catalogue, group_labels, open_repository
     from storage.store.repository import iterate_history
 
     rows = catalogue(store)
-    labels = group_labels([group for group in rows["group"] if group])
+    labels = labels_of(rows["group"], group_labels(store))
     counts = Counter(zip(rows["group"], rows["status"], rows["reason"], strict=True))
     lines = [
         (labels.get(group, "-"), state, reason or "-", count)
@@ -59,7 +59,8 @@ def calibration(
 ) -> None:
     """Show the intensity scales of every group and what headers hide: what each rests on, how far data moved it."""
     from flows.maps.calibration_tables import calibration_table, hidden_table, people_table, unlikely_sessions
-    from flows.tables.text import group_labels, records, text_table
+    from flows.tables.text import labels_of, records, text_table
+    from storage.store.cohort import group_labels
 
     table = calibration_table(store)
     if out is not None:
@@ -67,7 +68,7 @@ def calibration(
     if table.empty:
         typer.echo("no group is calibrated yet; qmri ingest and qmri infer calibrate")
         return
-    labels = group_labels(list(table["group"]))
+    labels = labels_of(table["group"], group_labels(store))
     header = ["group", "contrast", "version", "n", "scale", "reference", "spread", "common", "determined", "sessions"]
     lines = [
         [

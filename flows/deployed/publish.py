@@ -92,18 +92,17 @@ def report_folder(chosen: Settings) -> Path | None:
 
 def publish_report(name: str, result: AggregateResult, page: Path | None) -> None:
     """Publish the tables of groups and variation, and the link of the report."""
-    from flows.tables.text import WORTHLESS_ALONE, group_labels, group_table, variation_table
+    from flows.tables.text import WORTHLESS_ALONE, group_table, variation_table
 
-    labels = group_labels([str(group) for group in result.groups["group"]])
     for what, (header, rows) in (
-        ("groups", group_table(result.groups, labels)),
+        ("groups", group_table(result.groups, result.labels)),
         ("variation", variation_table(result.variation)),
     ):
         create_table_artifact(
             [dict(zip(header, row, strict=True)) for row in rows], key=f"{name}-{what}", description=WORTHLESS_ALONE
         )
     create_markdown_artifact(
-        "\n".join(f"- {label} = `{group}`" for group, label in labels.items()) or "no group",
+        "\n".join(f"- {label} = `{group}`" for group, label in result.labels.items()) or "no group",
         key=f"{name}-labels",
         description="Groups by label",
     )

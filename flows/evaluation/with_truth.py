@@ -19,7 +19,7 @@ from flows.progress import Progress, quiet
 from flows.statistics.aggregate import read_statistics
 from flows.tables.text import records
 from storage.store.acquisitions import scales_of
-from storage.store.cohort import sessions, slots
+from storage.store.cohort import group_labels, sessions, slots
 from storage.store.locations import absolute
 from storage.store.repository import StoreError
 
@@ -113,18 +113,18 @@ def evaluate(
         medians = tissue_table(statistics, true, of_workers.pop("tissues"))
         result = EvaluateResult(table=medians, recipe=recipe, **of_workers)
     if out is not None:
-        _write(result, out)
+        _write(result, out, group_labels(store))
     return result
 
 
-def _write(result: EvaluateResult, out: Path) -> None:
+def _write(result: EvaluateResult, out: Path, labels: Mapping[str, str]) -> None:
     from flows.pictures.volumes import medians_picture
 
     write_evaluation(
         out,
         {"evaluation": result.table} | {name: getattr(result, name) for name in DETAILS},
         more={"published_recipe": {**result.recipe, "note": result.note}} if result.recipe else {},
-        picture=None if result.medians.empty else medians_picture(result.medians, result.note),
+        picture=None if result.medians.empty else medians_picture(result.medians, labels, result.note),
     )
 
 

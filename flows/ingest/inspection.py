@@ -8,8 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.ingest.session_plan import SessionPlan, plan_sessions, unmatched_entries
+from flows.tables.text import labels_of
 from storage.source.assume_file import Assumption, Override, load_entries
 from storage.source.discovery import discover
+from storage.store.cohort import group_labels
+from storage.store.labels import with_labels
+from storage.store.repository import exists
 
 Rows = list[tuple[str, ...]]
 
@@ -64,7 +68,18 @@ def inspect_source(
     )
 
 
-def series_rows(inspection: Inspection, labels: dict[str, str]) -> Rows:
+def labels_to_be(inspection: Inspection, store: str | None) -> tuple[dict[str, str], set[str]]:
+    """Labels of the source's groups, and the groups that have none in ``store`` yet.
+
+    The latter get theirs by the rule of the store, in the order in which ingest would make the groups if all sessions
+    go well; without a store, or before there is one, all are such.
+    """
+    known = group_labels(store) if store is not None and exists(store) else {}
+    sizes = inspection.group_sizes
+    return labels_of(sizes, with_labels(sizes, known)), set(sizes) - set(known)
+
+
+def series_rows(inspection: Inspection, labels: Mapping[str, str]) -> Rows:
     """One row per series: session, number, decision, reason, group by its label, explanation."""
     return [
         (

@@ -15,7 +15,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from flows.tables.text import MAPS, group_labels
+from flows.tables.text import MAPS, labels_of
 from qmri_core.series.acquisition import CONTRASTS
 
 MAP_WINDOWS: dict[str, tuple[float, float, float, str]] = {
@@ -93,7 +93,7 @@ def maps_picture(sessions: Mapping[str, xr.Dataset]) -> bytes:
     return png_of(figure)
 
 
-def medians_picture(medians: pd.DataFrame, note: str = "") -> bytes:
+def medians_picture(medians: pd.DataFrame, labels: Mapping[str, str], note: str = "") -> bytes:
     """Draw estimated against true regional medians as PNG: a row per map, a column per model, a colour per group.
 
     Parameters
@@ -102,6 +102,8 @@ def medians_picture(medians: pd.DataFrame, note: str = "") -> bytes:
         One row per session, model, map and region, with the columns group, estimated and true (in the unit of the
         store). Of its models those of `PICTURED_MODELS` are drawn; each panel's estimated axis holds the true range
         too.
+    labels
+        The store's labels of the groups.
     note
         Text below.
     """
@@ -111,7 +113,7 @@ def medians_picture(medians: pd.DataFrame, note: str = "") -> bytes:
 
     known = medians[np.isfinite(medians["estimated"]) & np.isfinite(medians["true"])]
     models = [model for model in PICTURED_MODELS if (known["model"] == model).any()]
-    labels = group_labels([str(group) for group in medians["group"]])
+    labels = labels_of(medians["group"], labels)
     colours = dict(zip(labels, colormaps["turbo"](np.linspace(0.05, 0.95, len(labels))), strict=True))
     regions = [region for region in REGION_MARKS if (known["region"] == region).any()]
     figure = Figure(figsize=(3.2 * max(1, len(models)) + 1.5, 9.0), layout="constrained", facecolor="white")

@@ -15,14 +15,14 @@ from flows.tables.text import (
     WORTHLESS_ALONE,
     Rows,
     evaluation_table,
-    group_labels,
     group_table,
+    labels_of,
     number,
     quantities,
     variation_table,
 )
 from qmri_core.evaluation.literature import interval, literature
-from storage.store.cohort import catalogue, history, open_cohort, open_repository, read_table
+from storage.store.cohort import catalogue, group_labels, history, open_cohort, open_repository, read_table
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -64,7 +64,7 @@ def write_report(
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     rows = catalogue(store)
-    labels = group_labels([str(group) for group in rows["group"] if group])
+    labels = labels_of(rows["group"], group_labels(store))
     environment = Environment(
         loader=PackageLoader("flows.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
@@ -104,7 +104,8 @@ def _overview(rows: pd.DataFrame, labels: Mapping[str, str]) -> Rows:
         [labels.get(group, "-"), status, _words(reason), str(count)]
         for (group, status, reason), count in counts.items()
     ]
-    return sorted(found, key=lambda row: (row[0] == "-", int(row[0][1:] or 0), row[1:]))
+    place = {label: number for number, label in enumerate(labels.values())}
+    return sorted(found, key=lambda row: (place.get(row[0], len(place)), row[1:]))
 
 
 def _ranges() -> list[str]:
@@ -136,10 +137,10 @@ def _pictures(store: str, sessions: pd.DataFrame, labels: Mapping[str, str]) -> 
     sizes = {group: int(tree[group].sizes["session"]) for group in labels}
     chosen = sorted(labels, key=lambda group: (-sizes[group], group))[:MAX_PICTURES]
     result = []
-    for group in sorted(chosen):
+    for group in (group for group in labels if group in chosen):
         node = tree[group].to_dataset()
         name = _representative(node, sessions[sessions["group"] == group])
-        title = f"Group {labels[group]}, session {name}"
+        title = f"{labels[group]}, session {name}"
         result.append((labels[group], group, name, session_picture(node.sel(session=name), title)))
     return result
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,9 +15,9 @@ from flows.cluster.clusters import run_bounded
 from flows.maps.staleness import maps_identity
 from flows.progress import Progress, quiet
 from flows.statistics.session import SummariseTask, summarise_session
-from flows.tables.text import records
+from flows.tables.text import labels_of, records
 from qmri_core.statistics import Moments, inter_group_variation
-from storage.store.cohort import sessions, slots
+from storage.store.cohort import group_labels, sessions, slots
 from storage.store.locations import absolute
 from storage.store.repository import StoreError, writing
 from storage.store.schema import Status
@@ -39,12 +39,13 @@ class AggregateResult:
     ``sessions``: session, group, tissue, map and the fields of `qmri_core.statistics.TissueStatistics`. ``groups``:
     group, tissue, map, n_sessions, mean_of_medians, sd_of_medians (ddof 1), mean_of_modes, sd_of_modes. ``variation``:
     tissue, map, n_groups, mean, sd, cov over groups of the means of session medians, and cov_of_modes, of modes. T1map
-    and T2map in seconds, PDmap relative to CSF.
+    and T2map in seconds, PDmap relative to CSF. ``labels``: the store's label of each group.
     """
 
     sessions: pd.DataFrame
     groups: pd.DataFrame
     variation: pd.DataFrame
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 def aggregate(store: str, *, client: Client, out: Path | None = None, progress: Progress = quiet) -> AggregateResult:
@@ -95,7 +96,7 @@ def aggregate(store: str, *, client: Client, out: Path | None = None, progress: 
         out.mkdir(parents=True, exist_ok=True)
         for name, frame in asdict_frames(result_tables).items():
             frame.to_csv(out / f"{name}.csv", index=False)
-    return result_tables
+    return replace(result_tables, labels=labels_of(result_tables.groups["group"], group_labels(store)))
 
 
 def read_statistics(store: str) -> pd.DataFrame:

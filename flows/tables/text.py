@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -46,9 +46,10 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     )
 
 
-def group_labels(groups: Sequence[str]) -> dict[str, str]:
-    """Short labels G1, G2, ... of the groups, in the order of their names."""
-    return {group: f"G{number}" for number, group in enumerate(sorted(set(groups)), start=1)}
+def labels_of(groups: Iterable[str], labels: Mapping[str, str]) -> dict[str, str]:
+    """The labels, by group, of those of the store's ``labels`` whose groups occur in ``groups``."""
+    occurring = set(groups)
+    return {group: label for group, label in labels.items() if group in occurring}
 
 
 def quantities() -> list[tuple[str, str, str]]:

@@ -14,6 +14,7 @@ import pandas as pd
 import xarray as xr
 import zarr
 
+from storage.store.labels import LABEL, labels_in
 from storage.store.repository import (
     Snapshot,
     StoreError,
@@ -39,6 +40,7 @@ __all__ = [
     "begin_update",
     "catalogue",
     "commit",
+    "group_labels",
     "history",
     "open_cohort",
     "open_repository",
@@ -72,7 +74,8 @@ def open_cohort(
     Returns
     -------
     xarray.DataTree
-        One node per group, ``tree["<scanner>/<protocol>"]``, and ``catalogue``. Not computed is NaN.
+        One node per group, ``tree["<scanner>/<protocol>"]``, and ``catalogue``. Not computed is NaN, in the labels
+        ``tissue`` and ``brain_mask``, which are integers, the flag value `storage.store.schema.NOT_COMPUTED`.
         ``tree.qmri.table()`` has all sessions as a DataFrame.
 
     Raises
@@ -125,7 +128,7 @@ class CohortAccessor:
         self._tree = tree
 
     def table(self) -> pd.DataFrame:
-        """All sessions of all groups, one row each: group, coordinates and every per-session value.
+        """All sessions of all groups, one row each: group, its label, coordinates and every per-session value.
 
         Indexed by session pseudonym; sorted by group, then as stored. Reads the values, and no image.
         """
@@ -136,14 +139,20 @@ class CohortAccessor:
             if "session" in node.dims and "T1w" in node:
                 values = node.to_dataset()[names].to_dataframe()
                 values.insert(0, "group", path.strip("/"))
-                tables.append(values[["group", *names]])
-        empty = pd.DataFrame(columns=["group", *names], index=pd.Index([], name="session"))
+                values.insert(1, "label", str(node.attrs.get(LABEL, "")))
+                tables.append(values[["group", "label", *names]])
+        empty = pd.DataFrame(columns=["group", "label", *names], index=pd.Index([], name="session"))
         return pd.concat(tables) if tables else empty
 
 
 def slots(location: str | Path, *, at: str | datetime | None = None) -> dict[str, Slot]:
     """Where each stored session lies."""
     return find_slots(_root(location, at))
+
+
+def group_labels(location: str | Path, *, at: str | datetime | None = None) -> dict[str, str]:
+    """Label of every group that the store has ever had, by the group's key, in the order of the labels."""
+    return labels_in(_root(location, at))
 
 
 def _in_schema_order(dataset: xr.Dataset) -> xr.Dataset:

@@ -14,6 +14,7 @@ import zarr
 
 from qmri_core.series.acquisition import CONTRASTS
 from storage.store.forget import TOMBSTONES, tombstones
+from storage.store.labels import LABELS, give_labels, labels_in
 from storage.store.locations import local_path
 from storage.store.repository import (
     MAIN,
@@ -35,7 +36,7 @@ from storage.store.schema import (
     create_variable,
 )
 from storage.store.slots import group_paths
-from storage.store.tables import array_of, change, column, group_of
+from storage.store.tables import array_of, change, column, group_of, groups_of
 
 KEEP_DAYS = 30
 """Retention rule of `compact`: days for which every commit can be opened again."""
@@ -53,7 +54,7 @@ class Compacted:
 def rollback(location: str | Path, name: str) -> tuple[str, str]:
     """Make the state that ``name`` names the current one; what is left stays under a tag.
 
-    Tombstones are kept: what was forgotten stays forgotten.
+    Tombstones are kept: what was forgotten stays forgotten. So are the labels of groups: none is given again.
 
     Parameters
     ----------
@@ -76,7 +77,8 @@ def rollback(location: str | Path, name: str) -> tuple[str, str]:
         target, current = snapshot_of(repository, name), repository.lookup_branch(MAIN)
         if target.id == current:
             raise StoreError(f"{name} is the current state already")
-        kept = tombstones(zarr.open_group(repository.readonly_session(MAIN).store, mode="r", zarr_format=3))
+        present = zarr.open_group(repository.readonly_session(MAIN).store, mode="r", zarr_format=3)
+        kept, labels = tombstones(present), labels_in(present)
         now = datetime.now(UTC)
         saved = f"before-rollback-{now:%Y%m%dT%H%M%S.%f}Z"
         branch = stage(repository, target.id)
@@ -85,6 +87,8 @@ def rollback(location: str | Path, name: str) -> tuple[str, str]:
         root.attrs.update(
             {TOMBSTONES: sorted(kept | tombstones(root)), "rolled_back": f"to {target.id} on {now.isoformat()}"}
         )
+        if labels:
+            root.attrs[LABELS] = labels_in(root) | labels
         snapshot = str(session.commit(f"Roll back to {name}", metadata={"run": "rollback", "to": target.id}))
         repository.create_tag(saved, current)
         try:
@@ -177,5 +181,20 @@ def _add_tissue_signals(root: zarr.Group) -> None:
         del root["calibration"]
 
 
-_STEPS: dict[int, Callable[[zarr.Group], None]] = {1: _join_digests, 2: _add_tissue_signals}
+def _to_version_4(root: zarr.Group) -> None:
+    """Integers stay integers, and groups have labels; no chunk of an image is touched."""
+    _keep_integers(root)
+    in_catalogue = groups_of(root).values()
+    give_labels(root, dict.fromkeys((*in_catalogue, *group_paths(root))))
+
+
+def _keep_integers(root: zarr.Group) -> None:
+    """State *not computed* as a flag value of masks and classes: xarray makes floats of what has a fill value."""
+    for path in group_paths(root):
+        for variable in IMAGES:
+            if variable.flags:
+                array_of(group_of(root, path), variable.name).attrs.put(variable.attributes)
+
+
+_STEPS: dict[int, Callable[[zarr.Group], None]] = {1: _join_digests, 2: _add_tissue_signals, 3: _to_version_4}
 """From each older version to the next."""

@@ -27,6 +27,7 @@ __all__ = [
     "Snapshot",
     "StorageFaultError",
     "StoreError",
+    "exists",
     "faults",
     "history",
     "iterate_history",
@@ -273,6 +274,21 @@ def tag(repository: icechunk.Repository, name: str) -> None:
         raise StorageFaultError(
             f"the tag {name!r} cannot be made: {error}; was it deleted before? A tag is made once"
         ) from error
+
+
+def exists(location: str | Path) -> bool:
+    """Whether there is a store, of whatever version.
+
+    Raises
+    ------
+    StorageFaultError
+        If the storage does not answer.
+    """
+    path = local_path(location)
+    if path is not None and not path.is_dir():
+        return False
+    with faults(location):
+        return icechunk.Repository.exists(storage_of(location))
 
 
 def _make_folder(path: Path, location: str | Path) -> None:

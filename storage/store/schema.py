@@ -24,10 +24,11 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 from qmri_core.series.acquisition import CONTRASTS
 from qmri_core.series.geometry import FIELD_SHAPE, Grid
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 NOT_COMPUTED = 255
-"""Declared fill value of the integer variables."""
+"""Fill value of the integer variables, and a flag value of theirs: they stay integers when they are decoded."""
+NOT_COMPUTED_FLAG = "not_computed"
 
 CHUNK_BYTES = 1_500_000
 """Aim for the size of a chunk of a float image: one session, a slab of slices."""
@@ -132,7 +133,7 @@ class Variable:
     per_session_chunks
         True if the chunk is one session, so that the worker that owns the session may write it.
     flags
-        Meanings of 0, 1, 2, ... of an integer variable.
+        Meanings of 0, 1, 2, ... of an integer variable; `NOT_COMPUTED` is a flag value beside them.
     """
 
     name: str
@@ -153,18 +154,20 @@ class Variable:
 
     @property
     def attributes(self) -> dict[str, Any]:
-        """Attributes as xarray decodes them; ``_FillValue`` in the encoding that it uses for Zarr version 3."""
+        """Attributes as xarray decodes them; ``_FillValue`` in the encoding that it uses for Zarr version 3.
+
+        Only floats have one: xarray makes floats of integers that have one.
+        """
         result: dict[str, Any] = {"long_name": self.long_name}
         if self.units:
             result["units"] = self.units
         if self.flags:
-            result |= {"flag_values": list(range(len(self.flags))), "flag_meanings": " ".join(self.flags)}
+            result["flag_values"] = [*range(len(self.flags)), NOT_COMPUTED]
+            result["flag_meanings"] = " ".join((*self.flags, NOT_COMPUTED_FLAG))
         if self.significant_bits < 23:
             result |= {"quantization": "bitround", "quantization_nsb": self.significant_bits}
         if isinstance(self.fill, float):
             result["_FillValue"] = base64.standard_b64encode(struct.pack("<d", self.fill)).decode()
-        elif isinstance(self.fill, int):
-            result["_FillValue"] = self.fill
         return result
 
 

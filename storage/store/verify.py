@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -14,6 +14,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from storage.store.labels import LABEL, labels_in
 from storage.store.repository import StoreError, open_repository, readable_session
 from storage.store.schema import AFFINE, DIGEST, IMAGE_NAMES, PER_SESSION, SCHEMA_VERSION, SHARED
 from storage.store.slots import TOP_NODES, group_paths
@@ -75,8 +76,20 @@ def verify(
             if progress is not None:
                 progress(done, total)
     problems.extend(_check_catalogue(root, members))
+    problems.extend(_check_labels(root, members))
     problems.extend(_check_tables(root))
     return problems
+
+
+def _check_labels(root: zarr.Group, groups: Iterable[str]) -> Iterator[Problem]:
+    labels = labels_in(root)
+    for label, count in Counter(labels.values()).items():
+        if count > 1:
+            yield Problem(session="", variable=LABEL, message=f"{label} is the label of {count} groups")
+    for path in groups:
+        own = group_of(root, path).attrs.get(LABEL)
+        if path not in labels or own != labels[path]:
+            yield Problem(session="", variable=LABEL, message=f"{path}: is not labelled as the store says")
 
 
 def _check_tables(root: zarr.Group) -> Iterator[Problem]:

@@ -20,6 +20,7 @@ import numpy as np
 import zarr
 
 from storage.store.arrays import check_whole_chunks, digest_of, digests_of, read_arrays, write_arrays
+from storage.store.labels import give_labels
 from storage.store.repository import MAIN, STAGING, StorageFaultError, StoreError, faults, stage
 from storage.store.schema import AFFINE, DIGEST, IMAGE_NAMES, PER_SESSION, SESSION_VARIABLES, SHARED, Status
 from storage.store.slots import Placement, Slot, find_slots, place, remove, slots_in
@@ -255,7 +256,7 @@ def _root(repository: icechunk.Repository, snapshot: str) -> zarr.Group:
 def _record(
     root: zarr.Group, wave: Wave | None, given: Mapping[str, Mapping[str, Any]], values: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    """Write rows and values, and drop the slots of sessions that failed."""
+    """Write rows and values, drop the slots of sessions that failed, and label the groups that are new."""
     records = {name: dict(row) for name, row in given.items()}
     entries = {name: dict(entry) for name, entry in values.items()}
     placed = dict(wave.slots) if wave is not None and wave.appends else {}
@@ -266,6 +267,7 @@ def _record(
         _share(name, records, entries, slots)
     _write_values(root, slots, entries)
     _check_appended(root, appended)
+    give_labels(root, dict.fromkeys(slot.group for slot in appended.values()))
     write_rows(root, list(records.values()), fresh=placed)
 
 

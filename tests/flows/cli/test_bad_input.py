@@ -19,7 +19,7 @@ from flows.ingest.run import ingest
 from flows.ingest.session_plan import SessionPlan
 from flows.maps.infer import infer
 from qmri_core.series.acquisition import Contrast
-from storage.store.cohort import catalogue, slots
+from storage.store.cohort import catalogue, group_labels, slots
 from storage.store.verify import verify
 from tests.flows.end_to_end import Processed, last_snapshot, names_below, qmri
 from tests.flows.tiny_cohort import make_store
@@ -239,7 +239,7 @@ def test_the_rest_of_the_way_works_on_the_good_session(processed: Processed, mix
     assert aggregated.returncode == 0, aggregated.stderr
     assert "WM T1 [ms]" in aggregated.stdout
     (group,) = {slot.group for slot in slots(mixed.store).values()}
-    assert f"G1 = {group}" in aggregated.stdout
+    assert f"{group_labels(mixed.store)[group]} = {group}" in aggregated.stdout
 
 
 @pytest.mark.walk

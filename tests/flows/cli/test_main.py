@@ -144,17 +144,17 @@ def test_calibration_shows_what_each_scale_rests_on(
     monkeypatch.setattr("flows.maps.calibration_tables.session_person", lambda *_: people)
     result = qmri("calibration", "--store", store, "--out", tmp_path / "table.csv")
     assert result.exit_code == 0
-    assert "G1     T1w             2  3   1000     0.2000    5.0%    2.0%         25%  +1.0% to +1.0%" in result.output
     lines = [" ".join(line.split()) for line in result.output.splitlines()]
-    for line in ("G1 WM T1 25% +2.0% to +2.0%", "G1 WM T2 64% -3.1% to -3.1%", "G1 GM T2 36% +6.0% to +6.0%"):
-        assert line in lines
+    assert "Ingenia-1 T1w 2 3 1000 0.2000 5.0% 2.0% 25% +1.0% to +1.0%" in lines
+    for line in ("WM T1 25% +2.0% to +2.0%", "WM T2 64% -3.1% to -3.1%", "GM T2 36% +6.0% to +6.0%"):
+        assert f"Ingenia-1 {line}" in lines
     assert "rests on: white matter of a book" in result.output
     assert (tmp_path / "table.csv").read_text().startswith("group,contrast,version,scale")
     assert "nobody's" not in result.output
     nothing = replace(people, determined=np.zeros(4))
     monkeypatch.setattr("flows.maps.calibration_tables.session_person", lambda *_: nothing)
     result = qmri("calibration", "--store", store)
-    assert result.output.count("(G1): the signals of its tissues are nobody's") == 2
+    assert result.output.count("(Ingenia-1): the signals of its tissues are nobody's") == 2
 
 
 def test_status_counts_sessions_and_names_the_snapshot(store: str) -> None:
@@ -162,11 +162,11 @@ def test_status_counts_sessions_and_names_the_snapshot(store: str) -> None:
     assert result.exit_code == 0
     lines = [line.split() for line in result.output.splitlines()]
     for expected in (
-        ["G1", "complete", "-", "2"],
-        ["G2", "complete", "-", "3"],
+        ["Ingenia-1", "complete", "-", "2"],
+        ["Prisma-1", "complete", "-", "3"],
         ["-", "failed", "read_error", "1"],
         ["-", "skipped", "missing_contrast", "1"],
-        ["G1", "=", min(GROUPS)],
+        ["Ingenia-1", "=", min(GROUPS)],
     ):
         assert expected in lines
     assert "7 sessions" in result.output

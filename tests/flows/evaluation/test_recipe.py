@@ -121,13 +121,14 @@ def test_maps_and_truth_are_not_read_for_training(tasks: list[EvaluationTask], m
 def test_the_picture_shows_the_models_that_are_there(result: tuple[EvaluateResult, Path]) -> None:
     tables, out = result
     assert (out / "evaluation.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    labels = {str(group): f"Skyra-{number}" for number, group in enumerate(tables.medians["group"])}
     widths = [
-        struct.unpack(">I", medians_picture(medians)[16:20])[0]
+        struct.unpack(">I", medians_picture(medians, labels)[16:20])[0]
         for medians in (tables.medians, tables.medians[tables.medians["model"] != "published recipe"])
     ]
     assert widths[0] > widths[1]
     empty = tables.medians.assign(estimated=np.nan)
-    assert medians_picture(empty)[:4] == b"\x89PNG"
+    assert medians_picture(empty, labels)[:4] == b"\x89PNG"
 
 
 def test_the_note_names_sizes_and_steps() -> None:

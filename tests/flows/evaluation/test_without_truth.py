@@ -158,13 +158,13 @@ def test_the_command_prints_each_table_and_what_they_do_not_show(store: str) -> 
     done = CliRunner().invoke(app, ["evaluate", "--store", store])
     assert done.exit_code == 0, done.exception
     lines = [" ".join(line.split()) for line in done.output.splitlines()]
-    assert f"G1 = {min(GROUPS)}" in lines
+    assert f"Ingenia-1 = {min(GROUPS)}" in lines
     assert "WM T1 [ms] 3 T 4 863 ± 11 822 to 842 no (imposed) Wansapura 1999, J Magn Reson Imaging 9:531" in lines
     assert "CSF PD 3 T 4 1.015 ± 0.013 none known - -" in lines
-    assert "G2 T1w 2 0.0 % 1.000" in lines
+    assert "Prisma-1 T1w 2 0.0 % 1.000" in lines
     assert "same group GM T1map 1 2.0 % 2.0 %" in lines
     assert any(line.startswith(f"{NAMES[0]} {NAMES[2]} 20 same group 2.0 %") for line in lines)
-    assert any(line.startswith("G2 2 5.4") for line in lines)
+    assert any(line.startswith("Prisma-1 2 5.4") for line in lines)
     assert "weak test" in lines[-1]
     assert "600 to 1735 ms" in lines[-1]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import icechunk
 import numpy as np
 import pytest
+import xarray as xr
 import zarr
 
 from storage.store import repository
@@ -27,7 +28,7 @@ from storage.store.cohort import (
     write_arrays,
     writing,
 )
-from storage.store.schema import CATALOGUE, PER_SESSION, SCHEMA_VERSION
+from storage.store.schema import CATALOGUE, NOT_COMPUTED, PER_SESSION, SCHEMA_VERSION
 from storage.store.verify import verify
 from tests.storage.cohorts import GRID, GROUP, images, infer, ingest, maps, placement, row
 
@@ -70,6 +71,28 @@ def test_units_coordinates_and_groups_are_decoded(location: Path) -> None:
     assert group["affine"].shape == (3, 4, 4)
     assert tree.attrs["schema_version"] == SCHEMA_VERSION
     assert group.attrs["spacing"] == list(GRID.spacing)
+
+
+@pytest.mark.parametrize("engine", ["h5netcdf", "netcdf4", "scipy"])
+@pytest.mark.parametrize("node", [GROUP, "catalogue"])
+def test_nodes_go_to_netcdf_and_back(engine: str, node: str, location: Path, tmp_path: Path) -> None:
+    """Text, flags, packed maps and those that are not computed; also by the engine for netCDF 3, which has no bytes."""
+    pytest.importorskip({"netcdf4": "netCDF4"}.get(engine, engine))
+    dataset = open_cohort(location)[node].to_dataset()
+    dataset.to_netcdf(tmp_path / "node.nc", engine=engine)
+    with xr.open_dataset(tmp_path / "node.nc", engine=engine) as back:
+        xr.testing.assert_equal(back.load(), dataset.load())
+        assert {name: back[name].attrs.get("units") for name in back} == {
+            name: dataset[name].attrs.get("units") for name in dataset
+        }
+
+
+def test_labels_stay_integers_and_not_computed_is_one_of_their_flags(location: Path) -> None:
+    group = open_cohort(location)[GROUP]
+    for name in ("tissue", "brain_mask"):
+        assert group[name].dtype == np.uint8
+        np.testing.assert_array_equal(group[name][1], images(SESSIONS[1])[name])
+        assert NOT_COMPUTED in group[name].attrs["flag_values"]
 
 
 def test_variables_come_in_the_order_of_the_schema(location: Path) -> None:

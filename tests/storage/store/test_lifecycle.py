@@ -32,7 +32,7 @@ from storage.store.forget import forget, forgotten
 from storage.store.lifecycle import compact, migrate, rollback
 from storage.store.repository import tags
 from storage.store.schema import DIGEST, IMAGE_NAMES, PER_SESSION, SCHEMA_VERSION
-from storage.store.tables import read_table
+from storage.store.tables import change, read_table
 from storage.store.verify import verify
 from tests.storage.cohorts import GROUP, infer, ingest, maps, placement
 
@@ -141,11 +141,26 @@ def test_an_export_is_plain_zarr_with_the_same_content(store: Path, tmp_path: Pa
     assert not [path for path in tmp_path.iterdir() if path.name.endswith(".part")]
 
 
+def as_version_3(root: zarr.Group) -> None:
+    """Change a store to what version 3, of release 0.1, wrote: a fill value of labels."""
+    for path in (GROUP, OTHER):
+        group: Any = root[path]
+        for name, meanings in {"tissue": ("none", "csf", "grey_matter", "white_matter"), "brain_mask": FLAGS}.items():
+            words = {"flag_values": list(range(len(meanings))), "flag_meanings": " ".join(meanings)}
+            group[name].attrs.put({"long_name": LONG_NAMES[name], **words, "_FillValue": 255})
+    root.attrs["schema_version"] = 3
+
+
+FLAGS = ("outside", "brain")
+LONG_NAMES = {"tissue": "tissue class", "brain_mask": "parenchyma, ventricles and the CSF in sulci"}
+
+
 def as_version_1(location: Path) -> None:
     """Change a store to what version 1 wrote: one array of digests per image, signals of white matter alone."""
     with writing(location) as repository:
         session = repository.writable_session("main")
         root = zarr.open_group(session.store, mode="a")
+        as_version_3(root)
         for path in (GROUP, OTHER):
             group: Any = root[path]
             digests = np.asarray(group[DIGEST.name][...])
@@ -184,12 +199,29 @@ def test_a_store_of_the_older_version_is_brought_up_to_date(store: Path) -> None
     assert verify(store) == []
 
 
+def test_a_store_of_0_1_comes_up_to_date_without_a_chunk_of_an_image_being_written(store: Path) -> None:
+    now = history(open_repository(store))[0].id
+    with writing(store) as repository:
+        change(repository, as_version_3, "as version 3", {})
+    with pytest.raises(StoreError, match=r"schema version 3, .* `qmri migrate"):
+        open_cohort(store)
+    assert migrate(store) == (3, SCHEMA_VERSION)
+    assert verify(store) == []
+    for path in (GROUP, OTHER):
+        assert open_cohort(store)[path]["tissue"].dtype == open_cohort(store)[path]["brain_mask"].dtype == np.uint8
+        xr.testing.assert_identical(open_cohort(store)[path].load(), open_cohort(store, at=now)[path].load())
+    repository = open_repository(store)
+    (migrated, *_) = history(repository)
+    changes = repository.diff(from_snapshot_id=now, to_snapshot_id=migrated.id)
+    assert not {path.split("/")[-1] for path in changes.updated_chunks} & set(IMAGE_NAMES)
+
+
 def test_the_table_of_all_sessions(store: Path) -> None:
     table = open_cohort(store).qmri.table()
     assert table.index.tolist() == ["ses-1", "ses-3", "ses-2"]
     assert table.index.name == "session"
     assert table["group"].tolist() == [GROUP, GROUP, OTHER]
-    assert list(table.columns) == ["group", *(variable.name for variable in PER_SESSION)]
+    assert list(table.columns) == ["group", "label", *(variable.name for variable in PER_SESSION)]
     expected = sessions(store).set_index("session")[["age", "status"]]
     pd.testing.assert_frame_equal(table[["age", "status"]], expected, check_dtype=False)
     assert open_cohort(store, at=history(open_repository(store))[-1].id).qmri.table().empty

@@ -65,20 +65,41 @@ def test_the_contract_names_are_there_with_dims_and_units() -> None:
     assert not set(IMAGE_NAMES) & {path.split("/")[-1] for path in layout if path.startswith("/catalogue")}
 
 
-def test_xarray_decodes_not_computed_as_nan_from_the_attribute_alone() -> None:
+def one_session() -> MemoryStore:
+    """One session of which nothing is computed but the tissue of two voxels."""
     store = MemoryStore()
     group = create_group(create_root(store), "scanner/protocol", GRID)
     for _, array in group.arrays():
         if array.metadata.dimension_names[0] == "session":
             array.resize((1, *array.shape[1:]))
     group["tissue"][0, 0, 0, :2] = [3, 0]
-    raw = xr.open_zarr(store, group="scanner/protocol", consolidated=False, chunks=None, mask_and_scale=False)
-    assert int(raw["tissue"][0, 0, 0, 2]) == NOT_COMPUTED
-    with xr.open_zarr(store, group="scanner/protocol", consolidated=False, chunks=None) as decoded:
-        assert decoded["tissue"][0, 0, 0, :2].values.tolist() == [3.0, 0.0]
-        assert np.isnan(decoded["tissue"][0, 0, 0, 2])
+    return store
+
+
+def test_xarray_decodes_not_computed_as_nan_and_labels_as_integers_with_a_flag_of_their_own() -> None:
+    with xr.open_zarr(one_session(), group="scanner/protocol", consolidated=False, chunks=None) as decoded:
         assert np.isnan(decoded["T1map"]).all()
         assert np.isnan(decoded["age"]).all()
+        assert decoded["tissue"][0, 0, 0, :3].values.tolist() == [3, 0, NOT_COMPUTED]
+        for name, meanings in {
+            "tissue": "none csf grey_matter white_matter not_computed",
+            "brain_mask": "outside brain not_computed",
+        }.items():
+            labels = decoded[name]
+            assert labels.dtype == np.uint8
+            assert "_FillValue" not in labels.attrs | labels.encoding
+            assert labels.attrs["flag_meanings"] == meanings
+            assert labels.attrs["flag_values"] == [*range(len(meanings.split()) - 1), NOT_COMPUTED]
+
+
+@pytest.mark.parametrize("engine", ["h5netcdf", "netcdf4"])
+def test_a_group_of_which_nothing_is_computed_goes_to_netcdf_and_back(engine: str, tmp_path: Path) -> None:
+    pytest.importorskip({"netcdf4": "netCDF4"}.get(engine, engine))
+    with xr.open_zarr(one_session(), group="scanner/protocol", consolidated=False, chunks=None) as decoded:
+        decoded.to_netcdf(tmp_path / "group.nc", engine=engine)
+        with xr.open_dataset(tmp_path / "group.nc", engine=engine) as back:
+            assert back["tissue"].dtype == np.uint8
+            xr.testing.assert_identical(back.load(), decoded.load())
 
 
 @given(shape=st.tuples(st.integers(1, 400), st.integers(8, 300), st.integers(8, 300)))
