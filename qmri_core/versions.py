@@ -1,10 +1,10 @@
-"""Versions of what makes results: raised when results change, which makes stored ones stale."""
+"""Versions of what makes results: raised when results change, which makes stored ones stale, failures included."""
 
 from importlib.metadata import version
 
 CODE_VERSION = version("qmri-cohort")
-"""Of the package."""
+"""Of the package: recorded with every session, and no reason to make anything again."""
 PREPROCESSING = 8
-"""Of `qmri_core.preprocessing.session.preprocess` and the signals of tissues: images are made anew."""
+"""Of what ingest makes of a session, from its headers to the signals of its tissues: images are made anew."""
 INFERENCE = 7
-"""Of `qmri_core.mapping.inference.session_maps`: maps are made anew."""
+"""Of what inference makes of images, scales and weights: maps are made anew."""

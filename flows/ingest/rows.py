@@ -26,7 +26,6 @@ def versions_of(plan: SessionPlan) -> dict[str, object]:
     """What a session's result depends on."""
     return {
         "input_digest": plan.input_digest,
-        "code_version": CODE_VERSION,
         "preprocessing_version": str(versions.PREPROCESSING),
     }
 
@@ -60,6 +59,7 @@ def row_of(plan: SessionPlan, outcome: Outcome | None = None) -> dict[str, objec
         "series": plan.series_text,
         "stage": "plan" if plan.placement is None else "",
         "error": "",
+        "code_version": CODE_VERSION,
         **versions_of(plan),
     }
     if plan.placement is not None:

@@ -55,9 +55,9 @@ def ingest(
 ) -> RunSummary:
     """Bring every session of ``source`` into the store, or record why not.
 
-    Sessions whose input, code and preprocessing have not changed since they were last seen are left alone, failed
-    ones too. Safe to kill at any time: what is committed stays, a re-run does the rest. Memory does not grow with the
-    source but for some hundred bytes per session.
+    Sessions whose input and preprocessing have not changed since they were last seen are left alone, failed ones too.
+    Safe to kill at any time: what is committed stays, a re-run does the rest. Memory does not grow with the source but
+    for some hundred bytes per session.
 
     Parameters
     ----------

@@ -11,10 +11,13 @@ from storage.store.schema import Reason, Status
 
 IMAGES_REST_ON = {
     "input_digest": "its input has changed",
-    "code_version": "its images were made by another version",
     "preprocessing_version": "its images were made with another preprocessing",
 }
-"""Columns of the catalogue that say what a session's images were made from, and what to say when one differs."""
+"""Columns of the catalogue that say what a session's images were made from, and what to say when one differs.
+
+The version of the package is not among them: a release that changes what comes out raises the version of what it
+changes in `qmri_core.versions`.
+"""
 
 MAPS_REST_ON = {
     "checkpoint_digest": "its maps were made with another checkpoint",
@@ -66,10 +69,7 @@ def stale_sessions(store: str) -> dict[str, str]:
     from flows.tables.text import records
     from storage.store.cohort import catalogue, sessions
 
-    ours: dict[str, object] = {
-        "code_version": versions.CODE_VERSION,
-        "preprocessing_version": str(versions.PREPROCESSING),
-    }
+    ours: dict[str, object] = {"preprocessing_version": str(versions.PREPROCESSING)}
     stale = {
         str(row["session"]): why for row in records(catalogue(store)) if (why := why_images(row, ours)) and row["group"]
     }

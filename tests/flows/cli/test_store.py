@@ -44,9 +44,9 @@ def test_status_tells_counts_stale_sessions_runs_and_size(store: Path, processed
         session = repository.writable_session("main")
         root = zarr.open_group(session.store, mode="a")
         rows = root["catalogue/session"][...].tolist()  # type: ignore[index,union-attr]
-        root["catalogue/code_version"][rows.index(name)] = "0.0.1"  # type: ignore[index]
+        root["catalogue/preprocessing_version"][rows.index(name)] = "0"  # type: ignore[index]
         session.commit("edit")
-    assert stale_sessions(str(store))[name] == "its images were made by another version"
+    assert stale_sessions(str(store))[name] == "its images were made with another preprocessing"
     assert processed.inferred.complete == 3
 
 

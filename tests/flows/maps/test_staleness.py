@@ -15,7 +15,6 @@ class World:
     """What results would be made from now."""
 
     input_digest: str = "input"
-    code_version: str = "0.1"
     preprocessing_version: str = "3 fine"
     checkpoint_digest: str = "weights"
     calibration_version: str = "1/2"
@@ -50,7 +49,6 @@ def stale(row: dict[str, str], statistics: str, world: World) -> set[str]:
     [
         ({}, set()),
         ({"input_digest": "other"}, {"images", "maps", "statistics"}),
-        ({"code_version": "0.2"}, {"images", "maps", "statistics"}),
         ({"preprocessing_version": "3 coarse"}, {"images", "maps", "statistics"}),
         ({"preprocessing_version": "4 fine"}, {"images", "maps", "statistics"}),
         ({"checkpoint_digest": "better weights"}, {"maps", "statistics"}),
@@ -68,7 +66,7 @@ def test_reasons_name_what_changed() -> None:
     row = inferred(ingested(World()), World())
     assert why_images(None, {}) == "it is new"
     assert why_images(row, {"input_digest": "other"}) == "its input has changed"
-    assert why_images(row, {"code_version": "0.1"}) == ""
+    assert why_images(row, {"preprocessing_version": "3 fine"}) == ""
     assert why_maps(ingested(World()), checkpoint="weights", calibration="1/2") == "it has no maps yet"
     assert why_maps(row, checkpoint="other", calibration="1/2") == "its maps were made with another checkpoint"
     assert why_maps(row, checkpoint="weights", calibration="2/2") == "its maps were made with another calibration"
@@ -80,7 +78,16 @@ def test_a_session_that_failed_is_left_alone_until_something_changes() -> None:
     assert why_images(row, {name: getattr(world, name) for name in IMAGES_REST_ON}) == ""
 
 
+def test_another_release_makes_nothing_stale() -> None:
+    """Neither images, nor maps, nor statistics, nor the record that a session failed."""
+    for status in ("complete", "failed"):
+        row = inferred(ingested(World()), World()) | {"status": status, "code_version": "0.1.0"}
+        later = row | {"code_version": "0.2.0"}
+        assert stale(later, maps_identity(row), World()) == set()
+
+
 def test_every_digest_of_the_store_is_looked_at() -> None:
+    """The version of the package is kept as information alone."""
     recorded = {name for name in CATALOGUE_COLUMNS if name.endswith(("_digest", "_version"))}
-    assert recorded == set(IMAGES_REST_ON) | set(MAPS_REST_ON)
+    assert recorded == set(IMAGES_REST_ON) | set(MAPS_REST_ON) | {"code_version"}
     assert recorded <= set(SESSION_VARIABLES)
