@@ -62,7 +62,8 @@ def infer(store: str, *, client: Client, checkpoint: Path | None = None, progres
             without[name] = reason
             continue
         version, scales, _ = calibrations[str(record["group"])]
-        if not why_maps(record, checkpoint=weights.digest, calibration=made_with(version)):
+        checkpoint_digest = weights.as_recorded(str(record["checkpoint_digest"]))
+        if not why_maps(record, checkpoint=checkpoint_digest, calibration=made_with(version)):
             continue
         acquisitions = calibrated_acquisitions(scales, acquisitions_of(record))
         of_session = scales, signals_of(record, acquisitions), acquisitions
@@ -100,9 +101,7 @@ def _infer_wave(
     """How many sessions were inferred, and the snapshot; those that another run has changed since are left alone."""
     with writing(store) as repository:
         rows = {str(row["session"]): row for row in records_of(catalogue(store))}
-        planned = {
-            name: item for item in wave if _is_as_planned(rows.get(name := item["slot"].session), item, weights.digest)
-        }
+        planned = {name: item for item in wave if _is_as_planned(rows.get(name := item["slot"].session), item, weights)}
         if not planned:
             return 0, None
         begun = begin_update(repository, sorted(planned))
@@ -147,9 +146,10 @@ def _infer_wave(
         )
 
 
-def _is_as_planned(row: Mapping[str, Any] | None, item: Mapping[str, Any], digest: str) -> bool:
+def _is_as_planned(row: Mapping[str, Any] | None, item: Mapping[str, Any], weights: Weights) -> bool:
     if row is None:
         return False
+    digest = weights.as_recorded(str(row["checkpoint_digest"]))
     is_stale = bool(why_maps(row, checkpoint=digest, calibration=item["made_with"]))
     return bool(row["group"]) and row["input_digest"] == item["input_digest"] and is_stale
 

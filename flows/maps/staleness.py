@@ -73,10 +73,11 @@ def stale_sessions(store: str) -> dict[str, str]:
     stale = {
         str(row["session"]): why for row in records(catalogue(store)) if (why := why_images(row, ours)) and row["group"]
     }
-    calibrations, digest = current_calibrations(store), chosen_weights(store).digest
+    calibrations, weights = current_calibrations(store), chosen_weights(store)
     for record in records(sessions(store)):
         if record["status"] == Status.SKIPPED or obstacle(record, calibrations) is not None:
             continue
+        digest = weights.as_recorded(str(record["checkpoint_digest"]))
         why = why_maps(record, checkpoint=digest, calibration=made_with(calibrations[str(record["group"])][0]))
         if why:
             stale.setdefault(str(record["session"]), why)

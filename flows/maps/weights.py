@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from qmri_core.mapping.checkpoint import Checkpoint
@@ -22,11 +22,21 @@ class Promotion(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weights:
-    """Where a checkpoint is: in ``file``, else in ``store``, else in the package. ``digest`` is what it must be."""
+    """Where a checkpoint is, and what it must be.
+
+    It is in ``file``, else in ``store`` under ``name``, else in the package. ``digest`` is that of its content
+    (`qmri_core.mapping.checkpoint.content_digest`); ``recorded`` are all digests by which a store can name its maps.
+    """
 
     digest: str
     file: Path | None = None
     store: str | None = None
+    name: str = ""
+    recorded: frozenset[str] = frozenset()
+
+    def as_recorded(self, digest: str) -> str:
+        """The digest that maps of these weights carry, where ``digest`` is what they carry: itself if it is theirs."""
+        return digest if digest in self.recorded else self.digest
 
 
 def chosen_weights(store: str, checkpoint: Path | None = None) -> Weights:
@@ -35,16 +45,24 @@ def chosen_weights(store: str, checkpoint: Path | None = None) -> Weights:
     Raises
     ------
     CheckpointError
-        If the file is no checkpoint that this version reads.
+        If it is no checkpoint that this version reads.
+    StoreError
+        If the store has lost the promoted one.
     """
-    from qmri_core.mapping.checkpoint import SHIPPED, file_digest, load_checkpoint
-    from storage.store.checkpoints import promoted
+    from qmri_core.mapping.checkpoint import checkpoint_file, content_digest, recorded_digests
+    from storage.store.checkpoints import checkpoint_content, promoted
 
-    if checkpoint is not None:
-        file = checkpoint.resolve()  # workers may run in another folder
-        return Weights(digest=load_checkpoint(file).digest, file=file)
-    digest = promoted(store)
-    return Weights(digest=digest, store=store) if digest else Weights(digest=file_digest(SHIPPED))
+    place: dict[str, Any] = {}
+    if checkpoint is None and (name := promoted(store)):
+        title, content = _title(name), checkpoint_content(store, name)
+        place = {"store": store, "name": name}
+    else:
+        file = checkpoint_file(checkpoint)
+        title, content = file.name, file.read_bytes()
+        if checkpoint is not None:
+            place = {"file": file.resolve()}  # workers may run in another folder
+    digest, recorded = content_digest(content, name=title), recorded_digests(content, name=title)
+    return Weights(digest=digest, recorded=recorded, **place)
 
 
 @lru_cache(maxsize=2)
@@ -62,9 +80,12 @@ def resident_checkpoint(weights: Weights) -> Checkpoint:
     from storage.store.checkpoints import checkpoint_content
 
     if weights.store is not None:
-        content = checkpoint_content(weights.store, weights.digest)
-        return files.read_checkpoint(content, name=f"checkpoint {weights.digest[:12]} of the store")
+        return files.read_checkpoint(checkpoint_content(weights.store, weights.name), name=_title(weights.name))
     loaded = files.load_checkpoint(weights.file)
     if loaded.digest != weights.digest:
         raise files.CheckpointError("the checkpoint file changed while the run was using it; start the run again")
     return loaded
+
+
+def _title(name: str) -> str:
+    return f"checkpoint {name[:12]} of the store"

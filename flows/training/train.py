@@ -21,11 +21,11 @@ from torch import distributed
 from flows.maps.weights import Promotion, chosen_weights, resident_checkpoint
 from flows.progress import Progress, quiet, reporting
 from flows.training.images import stored_images
-from qmri_core.mapping.checkpoint import checkpoint_bytes, load_checkpoint, save_checkpoint, write_whole
+from qmri_core.mapping.checkpoint import checkpoint_bytes, content_digest, load_checkpoint, save_checkpoint, write_whole
 from qmri_core.mapping.inference import fastest
 from qmri_core.simulation.atlas import Atlas, atlas_from_templates
 from qmri_core.training.held_out import held_out_batches, held_out_score
-from qmri_core.training.loop import Score, TrainingSettings, fit, simulated_batches, simulated_loss
+from qmri_core.training.loop import Score, TrainingSettings, fit, simulated_batches, simulated_loss, undetermined_by
 from qmri_core.training.self_supervision import image_loss, image_score, mixed_loss
 from storage.simulated.templates import tissue_templates
 from storage.store.checkpoints import register
@@ -158,13 +158,14 @@ def train_model(
     is_promoted = promote is Promotion.ALWAYS or (promote is Promotion.IF_BETTER and is_better)
     record |= {"score": found, "score_before": found_before, "batches": n_batches, "image_share": share}
     record |= {"images": counts}
+    network.settings = replace(network.settings, undetermined=undetermined_by(sizes))
     content = checkpoint_bytes(network, record)
-    digest = hashlib.sha256(content).hexdigest()
+    digest = content_digest(content, name="the trained checkpoint")
     if is_first_process():
         if out is not None:
             write_whole(out, content)
             write_curves(out, record)
-        register(store, content, record=record, promote=is_promoted)
+        register(store, content, record=record, promote=is_promoted, digest=digest)
         state.unlink(missing_ok=True)
     return Trained(
         digest=digest,
@@ -267,6 +268,7 @@ def _train_alone(arguments: argparse.Namespace, settings: TrainingSettings, prog
         state=state,
     )
     if is_first_process():
+        network.settings = replace(network.settings, undetermined=undetermined_by(settings))
         save_checkpoint(arguments.out, network, record)
         write_curves(arguments.out, record)
         state.unlink(missing_ok=True)

@@ -9,7 +9,7 @@ all its tissues; by what all series share; and by the measurement. The model giv
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -38,9 +38,6 @@ LEVELS = (("WM", "t1"), ("WM", "t2"), ("GM", "t1"), ("GM", "t2"))
 """What of a person a session's signals are asked for: logs of T1 and T2 of white and grey matter."""
 FURTHEST_LEVEL = 3.0
 """Of the standard deviation between people, for `PersonLevels.mean`: signals that say more are no person's."""
-TRAINED_UNDETERMINED = (0.63, 0.27, 0.52, 0.31)
-"""Share of the variance between people, in the order of `LEVELS`, that the signals of a session of training leave open
-on average (`qmri_core.training.simulated_batches`): so much of it is in the deviations that the network states."""
 UNLIKELY = 1e-6
 """Probability below which the signals of a session are nobody's: its tissues were not found, or it is misaligned."""
 _ANY_SCALE = 10.0
@@ -113,15 +110,15 @@ class PersonLevels:
         """
         return self.mean * self._factor
 
-    @property
-    def widened_sd(self) -> NDArray[np.float64]:
+    def widened_sd(self, undetermined: Sequence[float]) -> NDArray[np.float64]:
         """What `widened` adds to the standard deviation that the network states.
 
-        What signals leave open beyond what they do in training (`TRAINED_UNDETERMINED`; the network is not told), the
-        widening, and what the mean of few people hides: of one alone, all.
+        What signals leave open beyond what they do in training (``undetermined``, of the weights:
+        `qmri_core.mapping.network.NetworkSettings`; the network is not told), the widening, and what the mean of few
+        people hides: of one alone, all.
         """
         hidden = 1 / self.n_people
-        left_open = np.maximum(1 - self.determined - np.asarray(TRAINED_UNDETERMINED), 0)
+        left_open = np.maximum(1 - self.determined - np.asarray(undetermined), 0)
         of_determined = (self._factor - 1) ** 2 * (1 - hidden) + hidden
         return np.asarray(self.spread * np.sqrt(left_open + self.determined * of_determined), dtype=np.float64)
 

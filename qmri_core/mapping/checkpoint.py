@@ -7,14 +7,26 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from qmri_core.mapping.network import MapNetwork
 
 FORMAT = "qmri-cohort-checkpoint"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+READ_VERSIONS = (2, 3)
+"""Format versions that this code reads. Version 3 states ``undetermined`` among the settings."""
+UNDETERMINED_OF_VERSION_2 = (0.63, 0.27, 0.52, 0.31)
+"""`qmri_core.mapping.network.NetworkSettings.undetermined` of files of format version 2, which do not state it: release
+0.1 used these numbers for whatever weights it was given. They were measured on the simulated batches of its own."""
 SHIPPED = Path(__file__).parents[1] / "weights" / "maps.safetensors"
+FILE_DIGESTS_BEFORE: Mapping[str, str] = {
+    "9fc6dae4ff596fb0ac89511c6bd07e40ae214fc36635031afa4d0de3b3f37d4d": (
+        "1a6d98cd326433149c658f6e0a0bc1282122a63621006509d0815d5d307cbe57"
+    ),
+}
+"""Content digest of shipped weights by the SHA-256 of their whole file, which release 0.1 recorded as
+``checkpoint_digest``."""
 
 
 class CheckpointError(ValueError):
@@ -23,7 +35,7 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """A network ready for inference, the SHA-256 of its file, and how it was trained."""
+    """A network ready for inference, the digest of its content (`content_digest`), and how it was trained."""
 
     network: MapNetwork
     digest: str
@@ -48,9 +60,10 @@ def checkpoint_bytes(network: MapNetwork, training: Mapping[str, object]) -> byt
 
 
 def save_checkpoint(path: Path, network: MapNetwork, training: Mapping[str, object]) -> str:
-    """Write weights, settings and training record; returns the file's digest."""
-    write_whole(path, checkpoint_bytes(network, training))
-    return file_digest(path)
+    """Write weights, settings and training record; returns the content's digest."""
+    content = checkpoint_bytes(network, training)
+    write_whole(path, content)
+    return content_digest(content, name=path.name)
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -60,9 +73,59 @@ def write_whole(path: Path, content: bytes) -> None:
     partial.replace(path)
 
 
-def file_digest(path: Path) -> str:
-    """SHA-256 of a checkpoint file, in hexadecimal."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def content_digest(content: bytes, *, name: str) -> str:
+    """Digest of what results depend on in a checkpoint file: its weights and settings, in hexadecimal.
+
+    The record of the training, the format version and the layout of the file do not count.
+
+    Parameters
+    ----------
+    content
+        Bytes of the file.
+    name
+        Stands in errors.
+
+    Raises
+    ------
+    CheckpointError
+        If it is no checkpoint, or one of another version; with what to do.
+    """
+    tensors, metadata, start = _header(content, name)
+    digest = hashlib.sha256(json.dumps(_settings(metadata), sort_keys=True).encode())
+    for tensor, entry in sorted(tensors.items()):
+        first, end = entry["data_offsets"]
+        digest.update(f"\0{tensor} {entry['dtype']} {entry['shape']}\0".encode())
+        digest.update(content[start + first : start + end])
+    return digest.hexdigest()
+
+
+def recorded_digests(content: bytes, *, name: str) -> frozenset[str]:
+    """Every ``checkpoint_digest`` by which a store can name the maps of these weights.
+
+    That is the digest of their content, and the SHA-256 of the whole file, which release 0.1 recorded.
+
+    Raises
+    ------
+    CheckpointError
+        As `content_digest`.
+    """
+    digest = content_digest(content, name=name)
+    before = {file for file, of_content in FILE_DIGESTS_BEFORE.items() if of_content == digest}
+    return frozenset({digest, hashlib.sha256(content).hexdigest(), *before})
+
+
+def checkpoint_file(path: Path | None = None) -> Path:
+    """The file of a checkpoint; ``None`` is the one that comes with the package.
+
+    Raises
+    ------
+    CheckpointError
+        If it is missing; with what to do.
+    """
+    file = SHIPPED if path is None else path
+    if not file.is_file():
+        raise CheckpointError(f"there is no checkpoint file at {file}; give one with --checkpoint or QMRI_CHECKPOINT")
+    return file
 
 
 def load_checkpoint(path: Path | None = None) -> Checkpoint:
@@ -73,9 +136,7 @@ def load_checkpoint(path: Path | None = None) -> Checkpoint:
     CheckpointError
         If the file is missing, is no checkpoint, or is one of another version; with what to do.
     """
-    file = SHIPPED if path is None else path
-    if not file.is_file():
-        raise CheckpointError(f"there is no checkpoint file at {file}; give one with --checkpoint or QMRI_CHECKPOINT")
+    file = checkpoint_file(path)
     return read_checkpoint(file.read_bytes(), name=file.name)
 
 
@@ -96,22 +157,41 @@ def read_checkpoint(content: bytes, *, name: str) -> Checkpoint:
         tensors = load(content)
     except SafetensorError as error:
         raise CheckpointError(f"{name} is not a safetensors file: {error}") from error
-    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])  # the format's own layout
-    metadata = header.get("__metadata__", {})
-    if metadata.get("format") != FORMAT:
-        raise CheckpointError(f"{name} is a safetensors file, but no checkpoint of this project")
-    version = metadata.get("version", "?")
-    if version != str(FORMAT_VERSION):
-        raise CheckpointError(
-            f"{name} is a checkpoint of format version {version}; this code reads version {FORMAT_VERSION}: "
-            "train again, or use the release that wrote it"
-        )
-    settings = json.loads(metadata["settings"])
-    network = MapNetwork(NetworkSettings(widths=tuple(settings["widths"]), embedding=settings["embedding"]))
+    digest = content_digest(content, name=name)
+    metadata = _header(content, name)[1]
+    settings: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in _settings(metadata).items()
+    }
+    network = MapNetwork(NetworkSettings(**settings))
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
         raise CheckpointError(f"{name}: weights do not fit the settings stored with them") from error
     network.eval()
-    digest = hashlib.sha256(content).hexdigest()
     return Checkpoint(network=network, digest=digest, training=json.loads(metadata["training"]))
+
+
+def _header(content: bytes, name: str) -> tuple[dict[str, Any], dict[str, str], int]:
+    """Entries of the tensors and metadata of a safetensors file, and where its data start."""
+    start = 8 + int.from_bytes(content[:8], "little")
+    try:
+        tensors = json.loads(content[8:start])
+        metadata = tensors.pop("__metadata__", {})
+    except (ValueError, AttributeError) as error:
+        raise CheckpointError(f"{name} is not a safetensors file") from error
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(f"{name} is a safetensors file, but no checkpoint of this project")
+    version = metadata.get("version", "?")
+    if version not in map(str, READ_VERSIONS):
+        raise CheckpointError(
+            f"{name} is a checkpoint of format version {version}; this code reads versions "
+            f"{', '.join(map(str, READ_VERSIONS))}: train again, or use the release that wrote it"
+        )
+    return tensors, metadata, start
+
+
+def _settings(metadata: Mapping[str, str]) -> dict[str, Any]:
+    settings: dict[str, Any] = json.loads(metadata["settings"])
+    if metadata["version"] == "2":
+        settings.setdefault("undetermined", list(UNDETERMINED_OF_VERSION_2))
+    return settings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -130,7 +130,9 @@ def session_maps(
     return Maps(**result)
 
 
-def widened(log_maps: Tensor, log_sd: Tensor, person: PersonLevels, values: Population) -> tuple[Tensor, Tensor]:
+def widened(
+    log_maps: Tensor, log_sd: Tensor, person: PersonLevels, values: Population, undetermined: Sequence[float]
+) -> tuple[Tensor, Tensor]:
     """Shift log T1 and T2 by what posterior means of a person lack, and widen the uncertainty by what that adds.
 
     White and grey matter are told apart by log T1: in between both count in proportion, beyond grey matter its part
@@ -142,6 +144,8 @@ def widened(log_maps: Tensor, log_sd: Tensor, person: PersonLevels, values: Popu
         Shape (slice, 3, y, x), log maps over the reference white matter.
     values
         Of the field strength.
+    undetermined
+        Of the weights, `qmri_core.mapping.network.NetworkSettings`.
     """
     grey, fluid = (math.log(tissue.t1 / values.white_matter.t1) for tissue in (values.grey_matter, values.csf))
     t1 = log_maps[:, :1]
@@ -149,7 +153,7 @@ def widened(log_maps: Tensor, log_sd: Tensor, person: PersonLevels, values: Popu
     white, grey_share = 1 - towards, torch.minimum(towards, ((fluid - t1) / (fluid - grey)).clamp(0, 1))
     of_white, of_grey, sd_white, sd_grey = (
         torch.as_tensor(each, dtype=t1.dtype, device=t1.device)[:, None, None]
-        for levels in (person.widened - person.mean, person.widened_sd)
+        for levels in (person.widened - person.mean, person.widened_sd(undetermined))
         for each in np.split(levels, 2)
     )
     relaxation = log_maps[:, :2] + white * of_white + grey_share * of_grey
@@ -233,7 +237,7 @@ def infer_block(
         )
         if person is not None:
             values = population(next(iter(acquisitions.values())).field_strength)
-            log_maps, log_sd = widened(log_maps, log_sd, person, values)
+            log_maps, log_sd = widened(log_maps, log_sd, person, values, network.settings.undetermined)
     maps = log_maps.exp() * torch.tensor(physics.white_matter, device=relative.device)[:, None, None]
     difference = (relative_signals(maps, acquisitions, physics) - packed) * to_median[:, None, None]
     residual = difference.square().mean(dim=1, keepdim=True).sqrt()

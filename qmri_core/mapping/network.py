@@ -26,10 +26,16 @@ REACH = 23
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkSettings:
-    """Widths of the three resolutions and of the conditioning vector's embedding."""
+    """Widths of the three resolutions and of the conditioning vector's embedding, and what the weights learnt.
+
+    ``undetermined`` is the share of the variance between people, in the order of
+    `qmri_core.calibration.session_model.LEVELS`, that the signals of a session of training leave open on average: so
+    much of it is in the deviations that the network states. 0 for weights that are not trained.
+    """
 
     widths: tuple[int, int, int] = (16, 32, 64)
     embedding: int = 48
+    undetermined: tuple[float, ...] = (0.0,) * len(LEVELS)
 
 
 class Block(nn.Module):

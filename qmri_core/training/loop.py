@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from qmri_core.calibration.session_model import LEVELS, observations, person
 from qmri_core.mapping.checkpoint import Checkpoint, write_whole
 from qmri_core.mapping.inference import run_network
 from qmri_core.mapping.network import MapNetwork, NetworkSettings
@@ -27,7 +28,7 @@ from qmri_core.series.acquisition import CONTRASTS, Contrast
 from qmri_core.simulation.atlas import Atlas
 from qmri_core.training.losses import negative_log_likelihood, regional_error
 from qmri_core.training.protocols import Protocol, random_protocol
-from qmri_core.training.simulated_batches import FIRST_SMALL, Batch, Slab, make_batch, make_slab
+from qmri_core.training.simulated_batches import FIRST_SMALL, MANY, Batch, Slab, make_batch, make_slab, random_spreads
 
 WINDOW = 12
 """Protocols in use at one time."""
@@ -181,12 +182,36 @@ def fit(
     }
 
 
+def undetermined_by(settings: TrainingSettings, *, draws: int = 8) -> tuple[float, ...]:
+    """What simulated sessions leave open: `qmri_core.mapping.network.NetworkSettings.undetermined`, to three decimals.
+
+    Mean over the protocols of a training, with and without the contrasts that it leaves out, and ``draws`` spreads of
+    scales for each.
+    """
+    rng = np.random.default_rng([settings.seed, 3])
+    missing = settings.missing_contrast
+    shares = {None: 1 - missing, Contrast.T2W: missing / 2, Contrast.FLAIR: missing / 2}
+    total = np.zeros(len(LEVELS))
+    protocols = _protocols(settings)
+    for nominal, _ in protocols:
+        for _ in range(draws):
+            spreads = random_spreads(nominal, rng)
+            for absent, share in shares.items():
+                known = [math.nan if contrast is absent else 0.0 for contrast, _ in observations(nominal)]
+                total += share * (1 - person(np.asarray(known), nominal, spreads, n_people=MANY).determined)
+    return tuple(round(float(value), 3) for value in total / (len(protocols) * draws))
+
+
+def _protocols(settings: TrainingSettings) -> list[tuple[Protocol, Protocol]]:
+    rng = np.random.default_rng([settings.seed, 1])
+    return [random_protocol(rng) for _ in range(settings.n_protocols)]
+
+
 def simulated_batches(
     atlas: Atlas, settings: TrainingSettings, *, device: torch.device | str = "cpu"
 ) -> Callable[[int], Batch]:
     """Batches of simulated heads by number. Heads are made once, on the CPU; batches on the device."""
-    rng = np.random.default_rng([settings.seed, 1])
-    protocols = [random_protocol(rng) for _ in range(settings.n_protocols)]
+    protocols = _protocols(settings)
     slabs: dict[int, Slab] = {}
 
     def batch(number: int) -> Batch:

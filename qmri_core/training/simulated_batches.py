@@ -301,6 +301,12 @@ def _centred(field: Tensor, mask: Tensor) -> Tensor:
     return field - (field * mask).sum() / mask.sum().clamp_min(1)
 
 
+def random_spreads(contrasts: Collection[Contrast], rng: np.random.Generator) -> Spreads:
+    """Spreads of the scales of a group, drawn between `SCALE_SPREADS`."""
+    own, common = rng.uniform(*SCALE_SPREADS, len(contrasts)), rng.uniform(*SCALE_SPREADS)
+    return Spreads(own=dict(zip(contrasts, np.exp(own).tolist(), strict=True)), common=math.exp(common))
+
+
 def _calibration(
     slab: Slab, nominal: Protocol, as_run: Protocol, rng: np.random.Generator
 ) -> tuple[dict[Contrast, float], NDArray[np.float64]]:
@@ -311,8 +317,7 @@ def _calibration(
     """
     values = population(3.0)
     session_transmit = 1 + 0.02 * float(rng.standard_normal())
-    own, common = rng.uniform(*SCALE_SPREADS, len(nominal)), rng.uniform(*SCALE_SPREADS)
-    spreads = Spreads(own=dict(zip(nominal, np.exp(own).tolist(), strict=True)), common=math.exp(common))
+    spreads = random_spreads(nominal, rng)
     shared = spreads.common * float(rng.standard_normal())
     true = {contrast: shared + spread * float(rng.standard_normal()) for contrast, spread in spreads.own.items()}
     deviations = []

@@ -1,8 +1,9 @@
 """Network weights inside a cohort's store, and which of them is promoted: every machine that sees the store has them.
 
-The node ``/checkpoints`` holds one array of bytes per checkpoint, named by the SHA-256 of its file; its attributes are
-the training record. The root attribute ``promoted_checkpoint`` names the one that `infer` uses. Both are written in one
-commit, so a reader never sees a promoted checkpoint without its weights, and an earlier snapshot has its own.
+The node ``/checkpoints`` holds one array of bytes per checkpoint, named by a digest; its attributes are the training
+record, and the SHA-256 of its file. The root attribute ``promoted_checkpoint`` names the one that `infer` uses. Both
+are written in one commit, so a reader never sees a promoted checkpoint without its weights, and an earlier snapshot
+has its own.
 """
 
 from __future__ import annotations
@@ -24,10 +25,14 @@ if TYPE_CHECKING:
 
 NODE = "checkpoints"
 PROMOTED = "promoted_checkpoint"
+SHA256 = "sha256"
+"""Attribute of a checkpoint: SHA-256 of its file; release 0.1 has it as the name alone."""
 CHUNK = 8_000_000
 
 
-def register(location: str | Path, content: bytes, *, record: Mapping[str, object], promote: bool) -> str:
+def register(
+    location: str | Path, content: bytes, *, record: Mapping[str, object], promote: bool, digest: str | None = None
+) -> str:
     """Keep a checkpoint file in the store and, with ``promote``, make it the one that inference uses; one commit.
 
     Parameters
@@ -37,11 +42,14 @@ def register(location: str | Path, content: bytes, *, record: Mapping[str, objec
     record
         How it was trained and what it was measured against; must fit into JSON. NaN and infinity, as of a training
         that has gone astray, become null.
+    digest
+        By which the store names the checkpoint: of its content, so that equal weights have one name; ``None`` for the
+        SHA-256 of the file.
 
     Returns
     -------
     str
-        The checkpoint's digest. Registering the same bytes again changes the record alone.
+        The checkpoint's digest. Registering the same digest again changes the record alone.
 
     Raises
     ------
@@ -50,7 +58,8 @@ def register(location: str | Path, content: bytes, *, record: Mapping[str, objec
     StorageFaultError
         If the storage does not answer.
     """
-    digest = hashlib.sha256(content).hexdigest()
+    sha256 = hashlib.sha256(content).hexdigest()
+    digest = digest or sha256
 
     def edit(root: zarr.Group) -> None:
         node = root.require_group(NODE)
@@ -60,6 +69,7 @@ def register(location: str | Path, content: bytes, *, record: Mapping[str, objec
                 data=np.frombuffer(content, dtype=np.uint8),
                 chunks=(min(CHUNK, max(1, len(content))),),
                 dimension_names=(f"byte_{digest[:12]}",),  # files differ in length, dimensions of one name must not
+                attributes={SHA256: sha256},
             )
         plain = json.loads(json.dumps(record, default=str), parse_constant=lambda _: None)
         array_of(node, digest).attrs.update({"record": plain})
@@ -117,8 +127,9 @@ def checkpoint_content(location: str | Path, digest: str) -> bytes:
     root = _root(location, None)
     if NODE not in root or digest not in group_of(root, NODE):
         raise StoreError(f"{location}: holds no checkpoint {digest[:12]}")
-    content = np.asarray(array_of(group_of(root, NODE), digest)[...], dtype=np.uint8).tobytes()
-    if hashlib.sha256(content).hexdigest() != digest:
+    array = array_of(group_of(root, NODE), digest)
+    content = np.asarray(array[...], dtype=np.uint8).tobytes()
+    if hashlib.sha256(content).hexdigest() != array.attrs.get(SHA256, digest):
         raise StoreError(f"{location}: the bytes of checkpoint {digest[:12]} are not those that were written")
     return content
 

@@ -51,7 +51,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         while True:
             number += 1
             path = folder / f"{number}.safetensors"
-            save_checkpoint(path, MapNetwork(NetworkSettings(widths=(4, 4, 4), embedding=4)), {"number": number})
+            save_checkpoint(path, MapNetwork(NetworkSettings(widths=(4, 4, 4), embedding=4)), {})  # random ones
             yield path
 
     return make()

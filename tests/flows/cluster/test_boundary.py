@@ -19,7 +19,7 @@ from flows.statistics.session import SummariseTask, summarise_session
 from qmri_core.calibration.population import FieldStrengthError
 from qmri_core.calibration.scales import CalibrationError
 from qmri_core.calibration.session_model import PersonLevels
-from qmri_core.mapping.checkpoint import file_digest
+from qmri_core.mapping.checkpoint import load_checkpoint
 from qmri_core.preprocessing.alignment import AlignmentError
 from qmri_core.preprocessing.brain_mask import BrainMaskError
 from qmri_core.preprocessing.session import FieldOfViewError
@@ -174,7 +174,7 @@ def infer_task(store: str, checkpoint: Path) -> InferTask:
         acquisitions=ACQUISITIONS,
         scales={Contrast.T1W: 250.0, Contrast.T2W: 300.0},
         person=PersonLevels(mean=np.zeros(4), determined=np.ones(4), spread=np.full(4, 0.04), n_people=9.0),
-        weights=Weights(digest=file_digest(checkpoint), file=checkpoint),
+        weights=Weights(digest=load_checkpoint(checkpoint).digest, file=checkpoint),
         fork=wave.fork,
     )
 

@@ -15,7 +15,13 @@ from flows.maps.weights import Promotion, chosen_weights, resident_checkpoint
 from flows.tables.text import records
 from flows.training.images import split
 from flows.training.train import Trained, train_model
-from qmri_core.mapping.checkpoint import SHIPPED, checkpoint_bytes, file_digest, read_checkpoint
+from qmri_core.mapping.checkpoint import (
+    FILE_DIGESTS_BEFORE,
+    checkpoint_bytes,
+    content_digest,
+    load_checkpoint,
+    read_checkpoint,
+)
 from qmri_core.mapping.network import MapNetwork, NetworkSettings
 from qmri_core.training import held_out
 from qmri_core.training import loop as training
@@ -47,7 +53,9 @@ def store(tmp_path: Path) -> str:
         pass
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        register(location, checkpoint_bytes(MapNetwork(NetworkSettings(widths=(4, 4, 4))), {}), record={}, promote=True)
+        content = checkpoint_bytes(MapNetwork(NetworkSettings(widths=(4, 4, 4))), {})
+        digest = content_digest(content, name="untrained")
+        register(location, content, record={}, promote=True, digest=digest)
     return location
 
 
@@ -69,12 +77,13 @@ def test_what_is_better_is_promoted_and_kept_with_its_record(store: str, tmp_pat
     assert result.score["nll"] < result.score_before["nll"]
     assert result.is_promoted
     assert (result.started_from, promoted(store)) == (before, result.digest)
-    assert file_digest(tmp_path / "weights.safetensors") == result.digest
+    assert load_checkpoint(tmp_path / "weights.safetensors").network.settings.undetermined != (0.0,) * 4
+    assert load_checkpoint(tmp_path / "weights.safetensors").digest == result.digest
     record = registered(store)[result.digest]
     assert {k: v for k, v in record["score"].items() if v is not None} == {
         k: v for k, v in result.score.items() if np.isfinite(v)
     }
-    assert record["started_from"]["digest"] == before
+    assert record["started_from"]["digest"] == result.started_from
     assert (record["image_share"], record["images"]) == (0.0, {})  # the store holds none
     assert (tmp_path / "weights.png").read_bytes().startswith(b"\x89PNG")
     assert not list((tmp_path / "cache").rglob("*.state"))
@@ -147,7 +156,26 @@ def test_without_a_promoted_checkpoint_the_shipped_one_counts(tmp_path: Path) ->
     with writing(tmp_path / "store", create=True):
         pass
     weights = chosen_weights(str(tmp_path / "store"))
-    assert (weights.digest, weights.file, weights.store) == (file_digest(SHIPPED), None, None)
+    assert (weights.digest, weights.file, weights.store) == (load_checkpoint().digest, None, None)
+
+
+def test_maps_of_the_same_weights_in_another_file_are_theirs(store: str, tmp_path: Path) -> None:
+    """Of release 0.1 with the shipped weights, with a file of the user's, and with the store's promoted checkpoint."""
+    assert set(FILE_DIGESTS_BEFORE) <= chosen_weights(str(empty_store(tmp_path))).recorded
+    file = tmp_path / "own.safetensors"
+    file.write_bytes(checkpoint_bytes(MapNetwork(NetworkSettings(widths=(4, 4, 4))), {"steps": 1}))
+    in_store = register(store, file.read_bytes(), record={}, promote=True)  # as 0.1 did: named by its file
+    for weights in (chosen_weights(store, file), chosen_weights(store)):
+        assert weights.as_recorded(in_store) == in_store
+        assert weights.as_recorded(weights.digest) == weights.digest
+        assert weights.as_recorded("of others") == weights.digest
+        assert resident_checkpoint(weights).digest == weights.digest
+
+
+def empty_store(folder: Path) -> Path:
+    with writing(folder / "empty", create=True):
+        pass
+    return folder / "empty"
 
 
 def test_no_training_run_sees_the_heads_of_the_score() -> None:

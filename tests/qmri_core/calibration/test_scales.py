@@ -29,7 +29,6 @@ from qmri_core.calibration.session_model import (
     FURTHEST_LEVEL,
     LEVELS,
     MOST_WIDENED,
-    TRAINED_UNDETERMINED,
     Spreads,
     expected_slopes,
     is_likely,
@@ -37,12 +36,14 @@ from qmri_core.calibration.session_model import (
     observations,
     posterior,
 )
+from qmri_core.mapping.checkpoint import UNDETERMINED_OF_VERSION_2
 from qmri_core.physics.registry import signal
 from qmri_core.series.acquisition import Acquisition, Contrast
 from tests.protocols import plain_protocol
 
 PROTOCOL = plain_protocol()
 VALUES = population(3.0)
+LEFT = UNDETERMINED_OF_VERSION_2
 
 
 def draw(
@@ -261,8 +262,8 @@ def test_people_are_told_apart_as_far_as_stated_and_widened_to_true_differences(
         assert np.polyfit(true, widened, 1)[0] == pytest.approx(min(1, MOST_WIDENED * share), abs=0.1)
         error = np.std(widened - true)
         assert error < 1.05 * np.std(true)  # no worse than the group's mean for everyone
-        of_network = spread * math.sqrt(min(1 - share, TRAINED_UNDETERMINED[level]))
-        stated = math.hypot(of_network, people[0].widened_sd[level])
+        of_network = spread * math.sqrt(min(1 - share, LEFT[level]))
+        stated = math.hypot(of_network, people[0].widened_sd(LEFT)[level])
         assert stated == pytest.approx(error, rel=0.08)
 
 
@@ -278,7 +279,7 @@ def test_a_person_who_comes_often_counts_as_one() -> None:
     few, many = (session_person(found, sessions[0], PROTOCOL) for found in (often, alone))
     is_unbiased = few.determined > 1 / MOST_WIDENED  # else the error is that of the group's mean, of few or of many
     assert is_unbiased.any()
-    assert np.all((few.widened_sd > 1.01 * many.widened_sd) == is_unbiased)
+    assert np.all((few.widened_sd(LEFT) > 1.01 * many.widened_sd(LEFT)) == is_unbiased)
     nothing: Signals = {contrast: dict.fromkeys(MEMBERS, math.nan) for contrast in PROTOCOL}
     unusable = calibrate_group([*sessions, nothing], PROTOCOL, PRIOR_SPREADS, people=[*people, "d"])
     assert unusable[Contrast.T1W].n_people == often[Contrast.T1W].n_people
@@ -288,8 +289,8 @@ def test_of_one_session_alone_nothing_is_known_of_its_person() -> None:
     (session,), _ = draw(1, 0.05)
     one = session_person(calibrate_group([session], PROTOCOL, PRIOR_SPREADS), session, PROTOCOL)
     np.testing.assert_allclose(one.mean, 0, atol=1e-12)
-    of_network = one.spread**2 * np.minimum(1 - one.determined, TRAINED_UNDETERMINED)
-    np.testing.assert_allclose(of_network + one.widened_sd**2, one.spread**2)
+    of_network = one.spread**2 * np.minimum(1 - one.determined, LEFT)
+    np.testing.assert_allclose(of_network + one.widened_sd(LEFT) ** 2, one.spread**2)
 
 
 def test_a_series_in_another_unit_makes_no_other_person() -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,11 +13,16 @@ import torch
 from safetensors.torch import save_file
 
 from qmri_core.mapping.checkpoint import (
+    FILE_DIGESTS_BEFORE,
     FORMAT,
     SHIPPED,
+    UNDETERMINED_OF_VERSION_2,
     CheckpointError,
-    file_digest,
+    checkpoint_bytes,
+    content_digest,
     load_checkpoint,
+    read_checkpoint,
+    recorded_digests,
     save_checkpoint,
 )
 from qmri_core.mapping.network import MapNetwork, NetworkSettings
@@ -33,7 +42,7 @@ def test_weights_settings_and_record_come_back(file: Path) -> None:
     expected = MapNetwork(NetworkSettings(widths=(4, 4, 4), embedding=4)).state_dict()
     assert loaded.network.settings.widths == (4, 4, 4)
     assert loaded.training == {"steps": 3}
-    assert loaded.digest == file_digest(file)
+    assert loaded.digest == content_digest(file.read_bytes(), name="x")
     for name, tensor in loaded.network.state_dict().items():
         assert torch.equal(tensor, expected[name]), name
 
@@ -41,6 +50,52 @@ def test_weights_settings_and_record_come_back(file: Path) -> None:
 def test_the_shipped_weights_load_and_are_small() -> None:
     assert load_checkpoint().training["steps"]
     assert SHIPPED.stat().st_size < 20e6
+
+
+def of_version_2(content: bytes) -> bytes:
+    """The same file as release 0.1 wrote it: without what the weights leave open, tensors in another order."""
+    from safetensors.torch import load, save
+
+    end = 8 + int.from_bytes(content[:8], "little")
+    metadata = json.loads(content[8:end])["__metadata__"]
+    settings = json.loads(metadata["settings"])
+    del settings["undetermined"]
+    tensors = dict(reversed(load(content).items()))
+    return bytes(save(tensors, {**metadata, "version": "2", "settings": json.dumps(settings)}))
+
+
+def test_a_digest_is_of_what_results_depend_on_and_of_nothing_else() -> None:
+    torch.manual_seed(2)
+    settings = NetworkSettings(widths=(4, 4, 4), embedding=4, undetermined=UNDETERMINED_OF_VERSION_2)
+    network = MapNetwork(settings)
+    content = checkpoint_bytes(network, {"steps": 3})
+    digest = content_digest(content, name="x")
+    for same in (checkpoint_bytes(network, {"steps": 4, "curve": [1.0]}), of_version_2(content)):
+        assert same != content
+        assert content_digest(same, name="x") == digest
+        assert recorded_digests(same, name="x") == {digest, hashlib.sha256(same).hexdigest()}
+    others = []
+    for name in network.state_dict():
+        changed = copy.deepcopy(network)
+        changed.state_dict()[name].view(-1)[0] += 1e-3
+        others.append(content_digest(checkpoint_bytes(changed, {"steps": 3}), name="x"))
+    network.settings = replace(settings, undetermined=(0.63, 0.27, 0.52, 0.32))
+    others.append(content_digest(checkpoint_bytes(network, {"steps": 3}), name="x"))
+    assert len({digest, *others}) == 1 + len(others)
+
+
+def test_a_file_of_release_0_1_goes_on_with_what_that_release_counted_on(file: Path) -> None:
+    old = read_checkpoint(of_version_2(file.read_bytes()), name="x")
+    assert old.network.settings.undetermined == UNDETERMINED_OF_VERSION_2
+    new = load_checkpoint(file)
+    assert new.network.settings.undetermined == (0.0,) * 4  # untrained
+    for name, tensor in old.network.state_dict().items():
+        assert torch.equal(tensor, new.network.state_dict()[name])
+
+
+def test_the_shipped_weights_are_those_of_release_0_1() -> None:
+    assert set(FILE_DIGESTS_BEFORE.values()) == {load_checkpoint().digest}
+    assert load_checkpoint().network.settings.undetermined == UNDETERMINED_OF_VERSION_2
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ from tests.protocols import plain_protocol
 
 PROTOCOL = plain_protocol()
 SCALES = {Contrast.T1W: 900.0, Contrast.T2W: 40.0, Contrast.FLAIR: 7.0}
-SMALL = NetworkSettings(widths=(4, 4, 4), embedding=4)
+LEFT_OPEN = (0.6, 0.3, 0.5, 0.2)
+SMALL = NetworkSettings(widths=(4, 4, 4), embedding=4, undetermined=LEFT_OPEN)
 
 
 def network(*, is_random: bool) -> MapNetwork:
@@ -99,7 +100,7 @@ def test_a_tissue_is_widened_by_what_posterior_means_lack(t1: float, *, grey: bo
     maps = session_maps(Painter(SMALL), images, mask_of(images), PROTOCOL, SCALES, person=PERSON)
     at = slice(2, 4) if grey else slice(0, 2)
     expected = PERSON.mean[at] * np.minimum(1 / PERSON.determined[at] - 1, 1)
-    for name, shift, added in zip(("t1", "t2"), expected, PERSON.widened_sd[at], strict=True):
+    for name, shift, added in zip(("t1", "t2"), expected, PERSON.widened_sd(LEFT_OPEN)[at], strict=True):
         before, after = getattr(painted, name), getattr(maps, name)
         assert np.nanmean(np.log(after / before)) == pytest.approx(shift, abs=2e-4)
         sd = np.hypot(getattr(painted, f"{name}_sd") / before, added)
@@ -109,18 +110,18 @@ def test_a_tissue_is_widened_by_what_posterior_means_lack(t1: float, *, grey: bo
     wm, gm = population(3.0).white_matter, population(3.0).grey_matter
     b = (1 / wm.pd - 1 / gm.pd) / (1 / wm.t1 - 1 / gm.t1)
     of_t1 = b / gm.t1 * gm.pd if grey else b / wm.t1 * wm.pd
-    sd = np.hypot(painted.pd_sd / painted.pd, of_t1 * PERSON.widened_sd[at][0])
+    sd = np.hypot(painted.pd_sd / painted.pd, of_t1 * PERSON.widened_sd(LEFT_OPEN)[at][0])
     np.testing.assert_allclose(maps.pd_sd / maps.pd, sd, rtol=1e-3)
 
 
 @pytest.mark.parametrize(("t1", "part"), [(0.6, (1, 0)), (1.0909, (0.5, 0.5)), (2.4536, (0, 0.5)), (4.3, (0, 0))])
 def test_between_tissues_both_count_in_proportion(t1: float, part: tuple[float, float]) -> None:
     log_maps = torch.tensor([math.log(t1 / 0.85), 0.1, 0.2])[None, :, None, None]
-    shifted, sd = widened(log_maps, torch.full_like(log_maps, -30.0), PERSON, population(3.0))
+    shifted, sd = widened(log_maps, torch.full_like(log_maps, -30.0), PERSON, population(3.0), LEFT_OPEN)
     added = PERSON.widened - PERSON.mean
     expected = np.asarray(part) @ added.reshape(2, 2)
     np.testing.assert_allclose((shifted - log_maps)[0, :2, 0, 0], expected, atol=2e-4)
-    of_parts = np.sqrt(np.square(part) @ np.square(PERSON.widened_sd).reshape(2, 2))
+    of_parts = np.sqrt(np.square(part) @ np.square(PERSON.widened_sd(LEFT_OPEN)).reshape(2, 2))
     np.testing.assert_allclose(sd.exp()[0, :2, 0, 0], of_parts, atol=2e-4)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -16,15 +17,23 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from qmri_core.mapping.checkpoint import load_checkpoint
 from qmri_core.mapping.network import MapNetwork, NetworkSettings
-from qmri_core.series.acquisition import CONTRASTS
+from qmri_core.series.acquisition import CONTRASTS, Contrast, PulseSequence
 from qmri_core.simulation.atlas import Atlas
 from qmri_core.training import held_out
 from qmri_core.training import loop as training
 from qmri_core.training.held_out import held_out_batches, held_out_score
-from qmri_core.training.loop import TrainingError, TrainingSettings, fit, simulated_batches, simulated_loss
+from qmri_core.training.loop import (
+    TrainingError,
+    TrainingSettings,
+    fit,
+    simulated_batches,
+    simulated_loss,
+    undetermined_by,
+)
 from qmri_core.training.losses import LEAST_VOXELS, negative_log_likelihood, regional_error
-from qmri_core.training.protocols import random_protocol
+from qmri_core.training.protocols import Protocol, random_protocol
 from tests.phantoms import cheap_protocol, phantom_atlas
 
 SETTINGS = TrainingSettings(
@@ -135,7 +144,7 @@ from pathlib import Path
 from torch import distributed
 from qmri_core.training import held_out, loop as training
 from tests.phantoms import cheap_protocol, phantom_atlas
-from tests.qmri_core.test_training import SETTINGS, train
+from tests.qmri_core.training.test_loop import SETTINGS, train
 torch.set_num_threads(1)
 if "alone" not in sys.argv:
     distributed.init_process_group("gloo")
@@ -255,3 +264,23 @@ def test_regional_error_is_of_means_and_of_regions_that_are_large_enough() -> No
     estimate[..., -1] = 9.0
     assert float(regional_error(estimate, truth, regions)) == pytest.approx(0.1, abs=1e-6)
     assert float(regional_error(estimate, truth, torch.zeros_like(regions))) == 0.0
+
+
+def test_what_signals_leave_open_in_training_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oracle is what was measured for the shipped weights; here of protocols without variable-flip trains."""
+    wanted = itertools.cycle([PulseSequence.MPRAGE, PulseSequence.SPIN_ECHO])
+
+    def usual(rng: np.random.Generator) -> tuple[Protocol, Protocol]:
+        t1w = next(wanted)
+        while True:
+            nominal, as_run = random_protocol(rng)
+            families = [one.sequence for one in nominal.values()]
+            if nominal[Contrast.T1W].sequence is t1w and PulseSequence.VARIABLE_FLIP_TSE not in families:
+                return nominal, as_run
+
+    monkeypatch.setattr(training, "random_protocol", usual)
+    whole = undetermined_by(replace(SETTINGS, n_protocols=24))
+    np.testing.assert_allclose(whole, load_checkpoint().network.settings.undetermined, atol=0.08)
+    without = undetermined_by(replace(SETTINGS, n_protocols=24, missing_contrast=1.0))
+    assert all(more > less for more, less in zip(without, whole, strict=True))
+    assert undetermined_by(replace(SETTINGS, n_protocols=24)) == whole
