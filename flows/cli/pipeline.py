@@ -139,8 +139,8 @@ def ingest(
     workers: Workers = None,
 ) -> None:
     """Preprocess the sessions of SOURCE that are new or have changed into the store."""
-    from flows.ingest.run import index_beside
     from flows.ingest.run import ingest as run
+    from flows.ingest.scanning import index_beside
     from storage.pseudonyms import load_key
 
     key_file = settings_or_usage_error().key_file

@@ -74,7 +74,7 @@ def run_settings(**values: Any) -> Settings:  # noqa: ANN401 - checked by the se
 
 def ingest_options(chosen: Settings) -> dict[str, Any]:
     """What ingest takes from the settings, beside source and store."""
-    from flows.ingest.run import index_beside
+    from flows.ingest.scanning import index_beside
     from storage.pseudonyms import load_key
 
     return {

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import csv
-import hashlib
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.cluster.boundary import outcome_of
 from flows.cluster.clusters import run_bounded, waves_for
 from flows.ingest.rows import is_done, row_of, values_of
+from flows.ingest.scanning import scan_on_workers
 from flows.ingest.session import IngestTask, ingest_session
 from flows.ingest.session_plan import SessionPlan, unmatched_entries
 from flows.ingest.source_plans import SourcePlans, known_rows
@@ -21,10 +19,8 @@ from flows.maps.calibrate import calibrate
 from flows.progress import Progress, part_of, quiet
 from flows.tables.summary import RunSummary
 from qmri_core.versions import CODE_VERSION
-from storage.pseudonyms import key_path
 from storage.source.assume_file import Assumption, Override, load_entries
 from storage.source.discovery import Discovery, LinkageRow, scan_source
-from storage.source.index import Scan, ScanTask, not_scanned, scan_files
 from storage.store.accounts import write_account
 from storage.store.repository import writing
 from storage.store.waves import begin_append, commit
@@ -34,11 +30,6 @@ if TYPE_CHECKING:
 
 SESSIONS_PER_WORKER = 4
 """In one wave: a wave is what a kill can cost, a commit and idle workers at its end are what every wave costs."""
-
-BATCHES_HERE = 32
-"""Batches of files that are scanned without workers: some seconds."""
-
-__all__ = ["CODE_VERSION", "index_beside", "ingest", "write_linkage"]
 
 
 def ingest(
@@ -82,7 +73,7 @@ def ingest(
         assume=[entry for entry in entries if isinstance(entry, Assumption)],
         progress=lambda done, total: progress(done, total, "discover"),
         index=index,
-        runner=lambda tasks: _scan_on_workers(client, tasks),
+        runner=lambda tasks: scan_on_workers(client, tasks),
     ) as scanned:
         if linkage is not None:
             write_linkage((scanned.session(session)[1] for session in scanned.sessions), linkage)
@@ -103,16 +94,6 @@ def ingest(
     return replace(summary, unmatched=unmatched, snapshot=snapshot)
 
 
-def index_beside(key_file: Path | None, source: Path) -> Path | None:
-    """Where a user's index of a source is kept: beside the key. None where nothing can be written there."""
-    folder = (key_file or key_path()).parent / "index"
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError:
-        return None
-    return folder / f"{hashlib.sha256(os.fsencode(source.absolute())).hexdigest()[:16]}.sqlite"
-
-
 def write_linkage(rows: Iterable[LinkageRow] | Discovery, path: Path) -> None:
     """Write which session is whose: CSV for the user alone, readable by nobody else; never into the store."""
     path.touch(mode=0o600)
@@ -122,24 +103,6 @@ def write_linkage(rows: Iterable[LinkageRow] | Discovery, path: Path) -> None:
         writer.writerow(["session", "patient_id", "study_instance_uid", "path"])
         rows = rows.linkage if isinstance(rows, Discovery) else rows
         writer.writerows((row.session, row.patient_id, row.study_instance_uid, row.path) for row in rows)
-
-
-def _scan_on_workers(client: Client, tasks: Iterable[ScanTask]) -> Iterator[list[Scan]]:
-    """Scan batches of files on the cluster, the first ones here: small sources need no more.
-
-    A file that costs a worker its life is told as unreadable.
-    """
-    rest = iter(tasks)
-    yield from map(scan_files, islice(rest, BATCHES_HERE))
-    if (further := next(rest, None)) is None:
-        return
-    for task, scans in run_bounded(client, scan_files, chain((further,), rest), text="discover"):
-        if not isinstance(scans, BaseException):
-            yield scans
-            continue
-        alone = [replace(task, paths=(path,)) for path in task.paths]
-        for one, result in run_bounded(client, scan_files, alone, in_flight=1):
-            yield [not_scanned(one.paths[0])] if isinstance(result, BaseException) else result
 
 
 def _ingest_wave(store: str, wave: Sequence[SessionPlan], client: Client, progress: Progress) -> tuple[int, str | None]:

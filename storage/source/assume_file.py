@@ -174,7 +174,11 @@ def fill(header: SeriesHeader, parameters: Parameters) -> SeriesHeader:
 def _float(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value) if math.isfinite(value) and value > 0 else None
+    try:
+        number = float(value)
+    except OverflowError:  # JSON has whole numbers of any length
+        return None
+    return number if math.isfinite(number) and number > 0 else None
 
 
 def _codes(value: object, known: set[str]) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator
@@ -19,19 +20,22 @@ from pydicom.tag import BaseTag
 
 from qmri_core.series.acquisition import SeriesHeader
 from qmri_core.series.classification import SkipReason
+from storage.source.damage import ARCHIVES, PYDICOM, DamagedError, library_errors
 from storage.source.elements import (
-    BROKEN,
     first_item,
-    first_value,
+    first_number,
     get_integer,
     get_number,
     get_text,
     get_vector,
     get_words,
+    items_of,
     private_item,
     private_words,
+    required_value,
+    transfer_syntax,
 )
-from storage.source.files import MAX_FILE, SEPARATOR, LimitError, bounded
+from storage.source.files import MAX_FILE, SEPARATOR, Allowance, LimitError, bounded
 from storage.source.header import (
     age_of,
     clock_of,
@@ -155,65 +159,74 @@ def scan_file(path: str) -> tuple[Frame, ...] | None:
         raise UnreadableError(error.errno, error.strerror) from None
 
 
-def scan_stream(raw: IO[bytes], location: str) -> tuple[Frame, ...] | None:
+def scan_stream(raw: IO[bytes], location: str, allowed: Allowance | None = None) -> tuple[Frame, ...] | None:
     """Read the header of one file from a stream that can seek.
 
-    Returns None if it is no DICOM, nothing for a DICOMDIR, else one frame per slice; objects that are no MR image
-    give one frame whose instance names the problem. A damaged DICOM header counts as an object without image.
+    Returns None if it is no DICOM or its header is damaged, nothing for a DICOMDIR, else one frame per slice; objects
+    that are no MR image give one frame whose instance names the problem. ``allowed`` counts what is decompressed of a
+    member of an archive.
 
     Raises
     ------
     LimitError
-        If it is larger than `storage.source.files.MAX_FILE` after decompression.
+        If it is larger than `storage.source.files.MAX_FILE` after decompression, or than what is allowed.
     """
     try:
-        start = raw.read(_HEAD)
-        if start[:2] == b"\x1f\x8b":
-            raw.seek(0)
-            inflated = _inflated(raw)
-            if inflated is None:
-                return None
-            raw, start = inflated, inflated.read(_HEAD)
-        raw.seek(0)
-        force = _looks_bare(start)
-        if force is None:
+        opened = _opened(raw, allowed)
+        if opened is None:
             return None
-        if _DEFLATED in start:
-            _check_deflated(raw)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return _scan(raw, location, force=force)
-    except LimitError:
-        raise
-    except BROKEN:
+            return _scan(opened, location, allowed)
+    except DamagedError:
         return None
 
 
-def _inflated(raw: IO[bytes]) -> IO[bytes] | None:
+def _opened(raw: IO[bytes], allowed: Allowance | None) -> IO[bytes] | None:
+    """The decompressed content of a file that starts as DICOM does, else None."""
+    start = raw.read(_HEAD)
+    if start[:2] == b"\x1f\x8b":
+        raw.seek(0)
+        return _inflated(raw, allowed)
+    raw.seek(0)
+    return None if _looks_bare(start) is None else raw
+
+
+def _inflated(raw: IO[bytes], allowed: Allowance | None) -> IO[bytes] | None:
     """The content of a gzipped file in memory, if its start is that of a DICOM file."""
     import gzip
 
     with gzip.GzipFile(fileobj=raw) as stream:
-        start = stream.read(_HEAD)
-        return None if _looks_bare(start) is None else bounded(cast(IO[bytes], stream), start)
+        with library_errors(ARCHIVES):
+            start = stream.read(_HEAD)
+        return None if _looks_bare(start) is None else bounded(cast(IO[bytes], stream), start, allowed)
 
 
-def _check_deflated(raw: IO[bytes]) -> None:
+def _check_deflated(raw: IO[bytes], allowed: Allowance | None) -> None:
     """Refuse a deflated data set that would not fit; pydicom inflates it as a whole."""
     raw.seek(140)  # the length of the file meta information is in its first element, behind the preamble
     raw.seek(144 + int.from_bytes(raw.read(4), "little"))
     engine, total = zlib.decompressobj(-zlib.MAX_WBITS), 0
-    while part := raw.read(_CHUNK):
-        while part:
-            total += len(engine.decompress(part, _CHUNK))
-            part = engine.unconsumed_tail
+    while not engine.eof and (part := raw.read(_CHUNK)):
+        while part and not engine.eof:  # a byte of padding follows, which stays unconsumed for ever
+            with library_errors((zlib.error,)):
+                size = len(engine.decompress(part, _CHUNK))
+            part, total = engine.unconsumed_tail, total + size
+            if allowed is not None:
+                allowed.spend(size)
             if total > MAX_FILE // 4:
                 raise LimitError(f"more than {MAX_FILE // 4} bytes in a deflated file")
     raw.seek(0)
 
 
-def _scan(raw: IO[bytes], location: str, *, force: bool) -> tuple[Frame, ...] | None:
-    header = read_partial(cast(Any, raw), _past_classic, force=force, specific_tags=_TAGS)
+def _scan(raw: IO[bytes], location: str, allowed: Allowance | None) -> tuple[Frame, ...] | None:
+    start = raw.read(_HEAD)
+    raw.seek(0)
+    force = bool(_looks_bare(start))
+    if _DEFLATED in start:
+        _check_deflated(raw, allowed)
+    with library_errors(PYDICOM):
+        header: Dataset = read_partial(cast(Any, raw), _past_classic, force=force, specific_tags=_TAGS)
     if force and "Rows" not in header and "SOPClassUID" not in header:
         return None
     size = raw.seek(0, 2)
@@ -221,7 +234,8 @@ def _scan(raw: IO[bytes], location: str, *, force: bool) -> tuple[Frame, ...] | 
         has_pixels = _may_hold_pixels(header, size) or _start_of_pixels(raw, force=force) < size
     else:  # functional groups come late
         raw.seek(0)
-        header = pydicom.dcmread(raw, stop_before_pixels=True, specific_tags=_TAGS, force=force)
+        with library_errors(PYDICOM):
+            header = pydicom.dcmread(raw, stop_before_pixels=True, specific_tags=_TAGS, force=force)
         has_pixels = raw.tell() < size
     return _frames(header, location, has_pixels, raw, size, force=force)
 
@@ -231,27 +245,26 @@ def _past_classic(tag: int, _vr: str | None, _length: int) -> bool:
     return tag > 0x2001FFFF
 
 
-def _syntax(header: Dataset) -> str:
-    return str(getattr(getattr(header, "file_meta", None), "TransferSyntaxUID", ""))
-
-
 def _pixel_bytes(header: Dataset) -> int:
     """Bytes of the pixels, if they are not compressed."""
     bits = 1.0
     for name, default in (("Rows", 0), ("Columns", 0), ("BitsAllocated", 16), ("NumberOfFrames", 1)):
         bits *= get_number(header, name) or default
+    if not math.isfinite(bits):
+        raise DamagedError("OverflowError")
     return int(bits / 8)
 
 
 def _may_hold_pixels(header: Dataset, size: int) -> bool:
     """Whether a file is long enough for its pixels, if they are not compressed."""
-    return _syntax(header) not in _NATIVE or size >= _pixel_bytes(header)
+    return transfer_syntax(header) not in _NATIVE or size >= _pixel_bytes(header)
 
 
 def _start_of_pixels(raw: IO[bytes], *, force: bool) -> int:
     """Where pixels begin in a file, however few there are: then it was cut short, and reading it must fail."""
     raw.seek(0)
-    pydicom.dcmread(raw, stop_before_pixels=True, specific_tags=["Rows"], force=force)
+    with library_errors(PYDICOM):
+        pydicom.dcmread(raw, stop_before_pixels=True, specific_tags=["Rows"], force=force)
     return raw.tell()
 
 
@@ -266,7 +279,7 @@ def _looks_bare(start: bytes) -> bool | None:
 def _digests(raw: IO[bytes], header: Dataset, size: int, *, force: bool) -> tuple[str, str]:
     """Digests of all bytes and of those of the pixels."""
     length = _pixel_bytes(header)
-    native = _syntax(header) in _NATIVE and 0 < length < size
+    native = transfer_syntax(header) in _NATIVE and 0 < length < size
     begin = size - length if native else _start_of_pixels(raw, force=force)
     raw.seek(0)
     parts = [hashlib.sha256(), hashlib.sha256()]
@@ -290,11 +303,10 @@ def _frames(
     if problem is not None:
         return (Frame(instance=instance, index=0),)
     software = software_of(header)
-    groups = header.get("PerFrameFunctionalGroupsSequence")
+    groups = items_of(required_value(header, "PerFrameFunctionalGroupsSequence"))
     if groups:
-        shared = header.get("SharedFunctionalGroupsSequence")
-        first = shared[0] if shared else Dataset()
-        return tuple(_enhanced_frames(header, first, groups, instance, software))
+        shared = items_of(required_value(header, "SharedFunctionalGroupsSequence"))
+        return tuple(_enhanced_frames(header, shared[0] if shared else Dataset(), groups, instance, software))
     n_frames = int(get_number(header, "NumberOfFrames") or 1)
     position = get_vector(header, "ImagePositionPatient", 3) if n_frames == 1 else None
     return (
@@ -347,7 +359,7 @@ def _enhanced_frames(
         component = get_text(kind, "ComplexImageComponent") or get_text(header, "ComplexImageComponent")
         contrast = get_text(kind, "AcquisitionContrast") or get_text(header, "AcquisitionContrast")
         image_type = image_type_of((*words, *extra, contrast), component)
-        key = (image_type, *(first_value(sources, name) for name in _TIMING))
+        key = (image_type, *(first_number(sources, name) for name in _TIMING))
         if key not in headers:
             headers[key] = header_values(sources, image_type, header)
         yield Frame(
@@ -384,11 +396,15 @@ _TIMING = ("RepetitionTime", "EffectiveEchoTime", "EchoTime", "InversionTime", "
 def _object_problem(header: Dataset, sop_class: str, has_pixels: bool) -> SkipReason | None:
     if sop_class in _SPECTROSCOPY or "SPECTROSCOPY" in get_words(header, "ImageType"):
         return SkipReason.MR_SPECTROSCOPY
-    if sop_class.startswith(_NO_IMAGE) or not has_pixels or not (header.get("Rows") and header.get("Columns")):
+    if sop_class.startswith(_NO_IMAGE) or not has_pixels or not _has_raster(header):
         return SkipReason.NOT_IMAGE
     if sop_class in _MR_IMAGES or (not sop_class and get_text(header, "Modality") in {"MR", ""}):
         return SkipReason.NOT_IMAGE if (get_number(header, "SamplesPerPixel") or 1) > 1 else None
     return SkipReason.NOT_MR
+
+
+def _has_raster(header: Dataset) -> bool:
+    return bool(required_value(header, "Rows") and required_value(header, "Columns"))
 
 
 def _instance(header: Dataset, location: str, digests: tuple[str, str], problem: SkipReason | None) -> Instance:
@@ -407,7 +423,7 @@ def _instance(header: Dataset, location: str, digests: tuple[str, str], problem:
         device="\\".join((manufacturer, model, device)),
         number=get_integer(header, "SeriesNumber") or 0,
         instance_number=get_integer(header, "InstanceNumber") or 0,
-        transfer_syntax=_syntax(header),
+        transfer_syntax=transfer_syntax(header),
         rows=get_integer(header, "Rows") or 0,
         columns=get_integer(header, "Columns") or 0,
         sex=sex_of(header),

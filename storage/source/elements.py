@@ -1,20 +1,31 @@
-"""Reading of single DICOM elements that forgives what archives contain."""
+"""Reading of single DICOM elements that forgives what archives contain.
+
+Values come from pydicom, which converts them when they are asked for; every access to one stands here.
+"""
 
 from __future__ import annotations
 
 import math
-import struct
-import zlib
-from typing import Any, cast
+from collections.abc import Iterable
+from collections.abc import Sequence as Many
+from typing import Any
 
 from pydicom.dataset import Dataset
-from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.sequence import Sequence
 
-BROKEN = (
-    InvalidDicomError, BytesLengthException, OSError, EOFError, ValueError, TypeError, LookupError, AttributeError,
-    NotImplementedError, ArithmeticError, RecursionError, struct.error, zlib.error,
-)  # fmt: skip
-"""What pydicom and its decoders raise on damaged files."""
+from storage.source.damage import CONVERSIONS, PYDICOM, DamagedError, library_errors
+
+
+def required_value(source: Dataset, keyword: str) -> Any:  # noqa: ANN401  # what pydicom gives
+    """Return the value of an element; None if it is absent.
+
+    Raises
+    ------
+    DamagedError
+        If it cannot be converted.
+    """
+    with library_errors(PYDICOM):
+        return source.get(keyword)
 
 
 def get_value(source: Dataset | None, keyword: str) -> Any:  # noqa: ANN401  # what pydicom gives
@@ -23,27 +34,49 @@ def get_value(source: Dataset | None, keyword: str) -> Any:  # noqa: ANN401  # w
         return None
     try:
         return source.get(keyword)
-    except BROKEN:
+    except PYDICOM:
         return None
 
 
 def get_text(source: Dataset | None, keyword: str) -> str:
-    """Return the text of an element, without padding; empty if absent."""
+    """Return the text of an element, without padding; empty if absent.
+
+    Raises
+    ------
+    DamagedError
+        If it is no text in the file's character set.
+    """
     value = get_value(source, keyword)
-    return "" if value is None else str(value).strip(" \0")
+    return "" if value is None else _text_of(value)
 
 
 def get_words(source: Dataset | None, keyword: str) -> tuple[str, ...]:
-    """Return the values of an element as upper-case words."""
+    """Return the values of an element as upper-case words; raises as `as_words`."""
     return as_words(get_value(source, keyword))
 
 
 def as_words(value: Any) -> tuple[str, ...]:  # noqa: ANN401  # what pydicom gives
-    """Return the upper-case words of one value or many."""
+    """Return the upper-case words of one value or many.
+
+    Raises
+    ------
+    DamagedError
+        If the value has another kind than words have.
+    """
     if value is None or value == "":
         return ()
+    if not isinstance(value, Iterable):
+        raise DamagedError("TypeError")
     many = [value] if isinstance(value, str) else list(value)
-    return tuple(str(word).strip(" \0").upper() for word in many)
+    return tuple(_text_of(word).upper() for word in many)
+
+
+def _text_of(value: object) -> str:
+    try:
+        text = str(value)  # names are decoded only here
+    except PYDICOM as error:
+        raise DamagedError(type(error).__name__) from None
+    return text.strip(" \0")
 
 
 def get_number(source: Dataset | None, keyword: str) -> float | None:
@@ -57,7 +90,7 @@ def as_number(value: Any) -> float | None:  # noqa: ANN401  # what pydicom gives
         if value is not None and not isinstance(value, (str, bytes)) and hasattr(value, "__len__"):
             value = value[0] if len(value) else None
         result = None if value is None or value == "" else float(value)
-    except BROKEN:
+    except CONVERSIONS:
         return None
     return result if result is not None and math.isfinite(result) else None
 
@@ -71,9 +104,11 @@ def get_integer(source: Dataset | None, keyword: str) -> int | None:
 def get_vector(source: Dataset | None, keyword: str, size: int) -> tuple[float, ...] | None:
     """Return exactly ``size`` finite numbers, else None."""
     value = get_value(source, keyword)
+    if not isinstance(value, Iterable):
+        return None
     try:
-        result = tuple(float(part) for part in value)
-    except BROKEN:
+        result = tuple(map(float, value))
+    except CONVERSIONS:
         return None
     return result if len(result) == size and all(map(math.isfinite, result)) else None
 
@@ -98,10 +133,26 @@ def first_words(sources: tuple[Dataset, ...], keyword: str) -> tuple[str, ...]:
     return as_words(first_value(sources, keyword))
 
 
+def items_of(value: Any) -> Many[Dataset]:  # noqa: ANN401  # what pydicom gives
+    """Return the items of a sequence; none of a value that is no sequence."""
+    return value if isinstance(value, Sequence) else ()
+
+
 def first_item(source: Dataset, keyword: str) -> Dataset | None:
     """Return the first item of a sequence; None if it is absent or empty."""
-    value = get_value(source, keyword)
-    return cast(Dataset, value[0]) if value else None
+    return next(iter(items_of(get_value(source, keyword))), None)
+
+
+def transfer_syntax(dataset: Dataset) -> str:
+    """Return the identifier of the transfer syntax; empty if the file has none.
+
+    Raises
+    ------
+    DamagedError
+        If it cannot be converted.
+    """
+    with library_errors(PYDICOM):
+        return str(getattr(getattr(dataset, "file_meta", None), "TransferSyntaxUID", ""))
 
 
 def private_value(source: Dataset | None, group: int, creator: str, element: int) -> Any:  # noqa: ANN401  # what pydicom gives
@@ -110,14 +161,13 @@ def private_value(source: Dataset | None, group: int, creator: str, element: int
         return None
     try:
         return source.private_block(group, creator)[element].value
-    except BROKEN:
+    except PYDICOM:
         return None
 
 
 def private_item(source: Dataset, group: int, creator: str, element: int) -> Dataset | None:
     """Return the first item of a private sequence."""
-    value = private_value(source, group, creator, element)
-    return cast(Dataset, value[0]) if value else None
+    return next(iter(items_of(private_value(source, group, creator, element))), None)
 
 
 def private_number(source: Dataset, group: int, creator: str, element: int) -> float | None:

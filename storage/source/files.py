@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import gzip
 import io
-import lzma
 import os
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
+
+from storage.source.damage import ARCHIVES, DamagedError, library_errors
 
 SEPARATOR = "\0"
 """Between the path of an archive and the name of a member; no path can hold it."""
@@ -33,10 +35,6 @@ SLACK = 256 * 2**20
 MAX_MEMBERS = 1_000_000
 """Members of one archive."""
 
-BROKEN_ARCHIVE = (OSError, EOFError, ValueError, RuntimeError, NotImplementedError, zlib.error, lzma.LZMAError,
-                  zipfile.BadZipFile, tarfile.TarError)  # fmt: skip
-"""What reading a damaged archive raises; encrypted members raise RuntimeError."""
-
 _TAR_NAMES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 _CLOSED_NAMES = (".7z", ".rar", ".iso")
 _SIDECARS = (".json", ".tsv", ".bval", ".bvec", ".yaml", ".yml", ".md", ".txt")
@@ -45,6 +43,25 @@ _CHUNK = 2**20
 
 class LimitError(OSError):
     """A file or archive is larger than the bounds of this module."""
+
+
+@dataclass(slots=True)
+class Allowance:
+    """Bytes that an archive may still give, counted as they are given, on all levels of compression."""
+
+    left: int
+
+    def spend(self, size: int) -> None:
+        """Count ``size`` bytes more.
+
+        Raises
+        ------
+        LimitError
+            If they are more than are left.
+        """
+        self.left -= size
+        if self.left < 0:
+            raise LimitError(f"more than {MAX_RATIO} bytes for each byte of the archive")
 
 
 class FolderError(OSError):
@@ -118,39 +135,67 @@ def archive_kind(path: str, start: bytes) -> str:
         try:
             with gzip.open(path) as file:
                 return "tar" if file.read(512)[257:262] == b"ustar" else ""
-        except BROKEN_ARCHIVE:
+        except ARCHIVES:
             return ""
     return "closed" if name.endswith(_CLOSED_NAMES) else ""
 
 
-def members(path: str, kind: str) -> Iterator[tuple[str, IO[bytes]]]:
+def allowance(path: str) -> Allowance:
+    """What an archive may give by its size."""
+    return Allowance(SLACK + MAX_RATIO * os.stat(path).st_size)  # noqa: PTH116
+
+
+def members(path: str, kind: str, allowed: Allowance) -> Iterator[tuple[str, IO[bytes]]]:
     """Names and opened streams of the files in an archive, in its order; each stream must be read before the next.
+
+    ``allowed`` counts what is decompressed on the way: all of a tar. Of a zip only what is read is decompressed, and
+    counted by `bounded`.
 
     Raises
     ------
     LimitError
         If the archive gives more than the bounds of this module allow.
+    DamagedError
+        If it cannot be read any further.
     """
-    allowed = SLACK + MAX_RATIO * os.stat(path).st_size  # noqa: PTH116
-    if kind == "zip":
-        with zipfile.ZipFile(path) as archive:
-            infos = archive.infolist()
-            _check_count(len(infos))
-            for info in infos:
-                if info.is_dir() or info.filename.lower().endswith(_SIDECARS):
-                    continue
-                with archive.open(info) as stream:
-                    yield info.filename, stream
-        return
-    with tarfile.open(path, "r:*", ignore_zeros=False) as tar:
-        for number, member in enumerate(tar):
+    return _members_of_zip(path) if kind == "zip" else _members_of_tar(path, allowed)
+
+
+def _members_of_zip(path: str) -> Iterator[tuple[str, IO[bytes]]]:
+    with library_errors(ARCHIVES):
+        archive = zipfile.ZipFile(path)
+    with archive:
+        infos = archive.infolist()
+        _check_count(len(infos))
+        for info in infos:
+            if info.is_dir() or info.filename.lower().endswith(_SIDECARS):
+                continue
+            with library_errors(ARCHIVES):
+                opened = archive.open(info)
+            with opened as stream:
+                yield info.filename, stream
+
+
+def _members_of_tar(path: str, allowed: Allowance) -> Iterator[tuple[str, IO[bytes]]]:
+    with library_errors(ARCHIVES):
+        archive = tarfile.open(path, "r:*", ignore_zeros=False)  # noqa: SIM115 - closed below
+    with archive:
+        begin = 0
+        for number in count():
             _check_count(number)
-            if member.offset_data + member.size > allowed:
-                raise LimitError(f"more than {MAX_RATIO} bytes for each byte of the archive")
-            if member.isfile() and not member.name.lower().endswith(_SIDECARS):
-                opened = tar.extractfile(member)
-                if opened is not None:
-                    yield member.name, opened
+            with library_errors(ARCHIVES):
+                member = archive.next()
+            if member is None:
+                return
+            end = member.offset_data + member.size  # what is skipped is decompressed too
+            allowed.spend(end - begin)
+            begin = end
+            if not member.isfile() or member.name.lower().endswith(_SIDECARS):
+                continue
+            with library_errors(ARCHIVES):
+                opened = archive.extractfile(member)
+            if opened is not None:
+                yield member.name, opened
 
 
 def _check_count(number: int) -> None:
@@ -158,22 +203,34 @@ def _check_count(number: int) -> None:
         raise LimitError(f"more than {MAX_MEMBERS} members in one archive")
 
 
-def bounded(stream: IO[bytes], start: bytes = b"") -> io.BytesIO:
+def bounded(stream: IO[bytes], start: bytes = b"", allowed: Allowance | None = None) -> io.BytesIO:
     """The rest of a stream in memory, after ``start`` that was read from it.
+
+    ``allowed`` counts it where an archive is being decompressed.
 
     Raises
     ------
     LimitError
-        Beyond `MAX_FILE`.
+        Beyond `MAX_FILE`, or what is allowed.
+    DamagedError
+        If it cannot be decompressed.
     """
     result = io.BytesIO()
     result.write(start)
-    while part := stream.read(_CHUNK):
+    while part := read_some(stream, _CHUNK):
         result.write(part)
+        if allowed is not None:
+            allowed.spend(len(part))
         if result.tell() > MAX_FILE:
             raise LimitError(f"more than {MAX_FILE} bytes after decompression")
     result.seek(0)
     return result
+
+
+def read_some(stream: IO[bytes], size: int) -> bytes:
+    """At most ``size`` bytes of a stream that a library decompresses; `DamagedError` if it cannot."""
+    with library_errors(ARCHIVES):
+        return stream.read(size)
 
 
 class Reader:
@@ -193,7 +250,13 @@ class Reader:
         self._kept.clear()
 
     def read(self, location: str) -> bytes:
-        """Bytes of one file, decompressed."""
+        """Bytes of one file, decompressed.
+
+        Raises
+        ------
+        DamagedError
+            If an archive cannot be read any more, or lacks the member.
+        """
         path, _, member = location.partition(SEPARATOR)
         if not member:
             with open(path, "rb") as raw:  # noqa: PTH123
@@ -203,17 +266,22 @@ class Reader:
         if path not in self._zips and location not in self._kept:
             self._open(path)
         if path in self._zips:
-            with self._zips[path].open(member) as stream:
+            with library_errors(ARCHIVES):
+                opened = self._zips[path].open(member)
+            with opened as stream:
                 return _plain(bounded(stream).getvalue())
+        if location not in self._kept:
+            raise DamagedError("KeyError")
         return _plain(self._kept.pop(location))
 
     def _open(self, path: str) -> None:
         if zipfile.is_zipfile(path):
-            self._zips[path] = zipfile.ZipFile(path)
+            with library_errors(ARCHIVES):
+                self._zips[path] = zipfile.ZipFile(path)
             return
         wanted = {name for name in self._locations if name.startswith(path + SEPARATOR)}
         total = 0
-        for member, stream in members(path, "tar"):
+        for member, stream in members(path, "tar", allowance(path)):
             location = path + SEPARATOR + member
             if location in wanted:
                 self._kept[location] = bounded(stream).getvalue()

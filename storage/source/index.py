@@ -14,11 +14,22 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from storage.pseudonyms import pseudonym
+from storage.source.damage import DamagedError
 from storage.source.dicom import Frame, scan_file, scan_stream
-from storage.source.elements import BROKEN
-from storage.source.files import BROKEN_ARCHIVE, SEPARATOR, LimitError, archive_kind, members, relative
+from storage.source.files import (
+    SEPARATOR,
+    Allowance,
+    LimitError,
+    allowance,
+    archive_kind,
+    bounded,
+    members,
+    read_some,
+    relative,
+)
 from storage.source.nifti import is_nifti, scan_nifti
 from storage.source.series import LinkageRow, Series
 
@@ -101,17 +112,24 @@ def _scan(path: str, root: Path, key: bytes) -> Scan:
                 other["archive_format"] += 1
             else:
                 _add(scan_file(path), key, records, other)
-    except LimitError:
-        other["too_large"] += 1
-    except (*BROKEN, *BROKEN_ARCHIVE, MemoryError):
-        other["unreadable"] += 1
+    except NOT_READ as error:
+        other[_reason(error)] += 1
     return Scan(path=path, stamp=stamp, n_files=n_files, records=tuple(records), other=dict(other))
+
+
+NOT_READ = (DamagedError, OSError, MemoryError)
+"""How a file says that it is not read: by its content, by the operating system or a bound on size, by its size."""
+
+
+def _reason(error: Exception) -> str:
+    return "too_large" if isinstance(error, LimitError) else "unreadable"
 
 
 def _scan_archive(path: str, kind: str, key: bytes, records: list[Record], other: Counter[str]) -> int:
     number = 0
     try:
-        for name, stream in members(path, kind):
+        allowed = allowance(path)
+        for name, stream in members(path, kind, allowed):
             number += 1
             try:
                 if is_nifti(name):
@@ -119,25 +137,20 @@ def _scan_archive(path: str, kind: str, key: bytes, records: list[Record], other
                 elif name.lower().endswith((".zip", ".tar", ".tgz", ".tar.gz")):
                     other["archive_in_archive"] += 1
                 else:
-                    _add(_scan_member(stream, path + SEPARATOR + name), key, records, other)
-            except LimitError:
-                other["too_large"] += 1
-            except (*BROKEN, *BROKEN_ARCHIVE, MemoryError):
-                other["unreadable"] += 1
-    except LimitError:
-        other["too_large"] += 1
-    except BROKEN_ARCHIVE:
-        other["unreadable"] += 1
+                    _add(_scan_member(stream, kind, path + SEPARATOR + name, allowed), key, records, other)
+            except NOT_READ as error:
+                other[_reason(error)] += 1
+    except NOT_READ as error:
+        other[_reason(error)] += 1
     return max(1, number)
 
 
-def _scan_member(stream: object, location: str) -> tuple[Frame, ...] | None:
-    from storage.source.files import bounded
-
-    start = stream.read(1024)  # type: ignore[attr-defined]
+def _scan_member(stream: IO[bytes], kind: str, location: str, allowed: Allowance) -> tuple[Frame, ...] | None:
+    start = read_some(stream, 1024)
     if start[128:132] != b"DICM" and start[:2] not in {b"\x1f\x8b", b"\x02\x00", b"\x08\x00"}:
         return None
-    return scan_stream(bounded(stream, start), location)  # type: ignore[arg-type]
+    content = bounded(stream, start, allowed if kind == "zip" else None)  # what a tar gives has been counted
+    return scan_stream(content, location, allowed)
 
 
 def _add(frames: tuple[Frame, ...] | None, key: bytes, records: list[Record], other: Counter[str]) -> None:

@@ -16,9 +16,19 @@ from pydicom.dataset import Dataset
 from pydicom.pixels.utils import pixel_array
 
 from qmri_core.series.geometry import Volume
+from storage.source.damage import DECODERS, PYDICOM, DamagedError, library_errors
 from storage.source.dicom import PHILIPS_NESTED
-from storage.source.elements import BROKEN, first_item, get_number, get_vector, private_item, private_number
-from storage.source.files import BROKEN_ARCHIVE, Reader
+from storage.source.elements import (
+    first_item,
+    get_number,
+    get_value,
+    get_vector,
+    items_of,
+    private_item,
+    private_number,
+    transfer_syntax,
+)
+from storage.source.files import Reader
 from storage.source.series import ReadError, Series
 
 _TAGS: list[Any] = [
@@ -86,23 +96,21 @@ def _open(series: Series, reader: Reader, file: int) -> Dataset:
         data = reader.read(series.paths[file])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return pydicom.dcmread(io.BytesIO(data), force=True, specific_tags=_TAGS)
-    except (*BROKEN, *BROKEN_ARCHIVE, MemoryError) as error:
+            with library_errors(PYDICOM):
+                return pydicom.dcmread(io.BytesIO(data), force=True, specific_tags=_TAGS)
+    except (DamagedError, OSError, MemoryError) as error:
+        kind = error.kind if isinstance(error, DamagedError) else type(error).__name__
         raise ReadError(
             f"session {series.session}, series {series.number}: file {file + 1} of {len(series.paths)} cannot be read "
-            f"({type(error).__name__}); copy it again from its origin"
+            f"({kind}); copy it again from its origin"
         ) from None
 
 
 def _pixels(series: Series, dataset: Dataset, frame: int, instance: int, shape: tuple[int, int]) -> NDArray[np.float32]:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            single = int(get_number(dataset, "NumberOfFrames") or 1) == 1
-            options: dict[str, Any] = {"decoding_plugin": _DECODERS.get(_syntax_of(dataset), "")}
-            stored = pixel_array(dataset, **options) if single else pixel_array(dataset, index=frame, **options)
-    except (*BROKEN, MemoryError, RuntimeError) as error:
-        raise ReadError(_complaint(series, instance, f"cannot be decoded ({type(error).__name__})")) from None
+        stored = _decoded(dataset, frame)
+    except DamagedError as error:
+        raise ReadError(_complaint(series, instance, f"cannot be decoded ({error.kind})")) from None
     stored = stored.reshape(stored.shape[-2:]) if stored.ndim == 3 and stored.shape[0] == 1 else stored
     if stored.shape != shape:
         raise ReadError(_complaint(series, instance, f"has {stored.shape} pixels, not {shape}"))
@@ -113,8 +121,15 @@ def _pixels(series: Series, dataset: Dataset, frame: int, instance: int, shape: 
     return np.asarray(stored * slope + intercept, dtype=np.float32)
 
 
-def _syntax_of(dataset: Dataset) -> str:
-    return str(getattr(getattr(dataset, "file_meta", None), "TransferSyntaxUID", ""))
+def _decoded(dataset: Dataset, frame: int) -> NDArray[Any]:
+    """Stored values of one frame; `DamagedError` if they cannot be decoded."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        options: dict[str, Any] = {"decoding_plugin": _DECODERS.get(transfer_syntax(dataset), "")}
+        if int(get_number(dataset, "NumberOfFrames") or 1) != 1:
+            options["index"] = frame
+        with library_errors(DECODERS):
+            return pixel_array(dataset, **options)
 
 
 def check_size(series: Series) -> None:
@@ -134,7 +149,7 @@ def check_size(series: Series) -> None:
 
 def _groups(dataset: Dataset, frame: int) -> tuple[Dataset, Dataset]:
     shared = first_item(dataset, "SharedFunctionalGroupsSequence") or Dataset()
-    per_frame = dataset.get("PerFrameFunctionalGroupsSequence")
+    per_frame = items_of(get_value(dataset, "PerFrameFunctionalGroupsSequence"))
     return shared, per_frame[frame] if per_frame else Dataset()
 
 

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
+from pydicom.sequence import Sequence
+from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian, MRImageStorage
 
 PATIENT = "Zyxwvut^Quentin^Ferdinand"
 PATIENT_ID = "MRN-84412077"
@@ -106,3 +108,44 @@ def write_series(folder: Path, stored: NDArray[Any], *, series: int = 1, name: s
             "ImagePositionPatient": [-40, -50, -60 + 2.5 * z],
         }
         write(folder / name.format(z=(z * 7) % 101), header(**(slice_changes | changes)), pixels)
+
+
+def write_enhanced(
+    path: Path, stored: NDArray[Any], order: list[int], *, inversion_times: Any = 900.0, **frame_changes: Any
+) -> None:
+    """Write slices as frames of one object, in any order."""
+    top = header(SOPClassUID=EnhancedMRImageStorage, NumberOfFrames=len(stored), ImageType=["ORIGINAL", "PRIMARY", "M"])
+    for name in (
+        "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RepetitionTime", "EchoTime",
+        "InversionTime", "FlipAngle", "ScanningSequence", "SequenceVariant", "EchoTrainLength", "SliceThickness",
+    ):  # fmt: skip
+        delattr(top, name)
+    top.EchoPulseSequence = "GRADIENT"
+
+    def sequence(**values: Any) -> Sequence:
+        item = Dataset()
+        for name, value in values.items():
+            setattr(item, name, value)
+        return Sequence([item])
+
+    shared = Dataset()
+    shared.MRTimingAndRelatedParametersSequence = sequence(RepetitionTime="2300", FlipAngle="9", EchoTrainLength="1")
+    shared.MRModifierSequence = sequence(InversionRecovery="YES", InversionTimes=inversion_times)
+    shared.PlaneOrientationSequence = sequence(ImageOrientationPatient=[1, 0, 0, 0, 1, 0])
+    shared.PixelMeasuresSequence = sequence(PixelSpacing=[2, 3], SliceThickness="2.5")
+    frames = []
+    for z in order:
+        frame = Dataset()
+        frame.MREchoSequence = sequence(EffectiveEchoTime=2.98)
+        frame.PlanePositionSequence = sequence(ImagePositionPatient=[-40, -50, -60 + 2.5 * z])
+        frame.PixelValueTransformationSequence = sequence(
+            RescaleSlope=str(1 + z), RescaleIntercept="0", RescaleType="US", **frame_changes
+        )
+        frames.append(frame)
+    top.SharedFunctionalGroupsSequence = Sequence([shared])
+    top.PerFrameFunctionalGroupsSequence = Sequence(frames)
+    pixels = stored[order]
+    write(path, top, pixels.reshape(-1, pixels.shape[2]))
+    dataset = pydicom.dcmread(path)
+    dataset.Rows = pixels.shape[1]
+    dataset.save_as(path)

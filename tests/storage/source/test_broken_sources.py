@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from qmri_core.series.classification import SkipReason
 from storage.source import files, index
@@ -125,6 +127,51 @@ def test_bombs_are_counted_and_not_unpacked(tmp_path: Path, monkeypatch: pytest.
     found = discover(root, key=KEY)
     assert dict(found.unreadable) == {"too_large": 3, "not_image": 1, "archive_in_archive": 1}
     assert [decide(one).reason for one in found.series] == [None]
+
+
+@pytest.mark.parametrize("shape", ["many", "nested", "deflated"])
+def test_a_zip_gives_no_more_than_its_size_allows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shape: str) -> None:
+    """Each member is within the bound of a file, all of them together are not; as in a tar."""
+    monkeypatch.setattr(files, "SLACK", 2**20)
+    image = slice_bytes(tmp_path) + bytes(2**20)
+    n_members = 60
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for number in range(n_members):
+            content = {"many": image, "nested": gzip.compress(image), "deflated": deflated(tmp_path)}[shape]
+            archive.writestr(f"{number}", content)
+    (scan,) = index.scan_files(index.ScanTask(paths=(str(tmp_path / "bomb.zip"),), root=str(tmp_path), key=KEY))
+    size = (tmp_path / "bomb.zip").stat().st_size
+    assert (2**20 + files.MAX_RATIO * size) // 2**20 < n_members
+    assert scan.other["too_large"] >= 1
+    assert len(scan.records) < n_members  # those before the bound count
+
+
+def deflated(tmp_path: Path) -> bytes:
+    """An image of 1 MiB of zeros whose data set is deflated as a whole."""
+    write(tmp_path / "flat", header(), np.zeros((1024, 512)))
+    dataset = pydicom.dcmread(tmp_path / "flat")
+    dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    dataset.save_as(tmp_path / "flat")
+    return (tmp_path / "flat").read_bytes()
+
+
+@pytest.mark.timeout(60)
+def test_a_deflated_file_with_padding_is_read(tmp_path: Path) -> None:
+    """Padding to an even length follows the deflated bytes; a file of more than 1 MiB was read for ever."""
+    content = deflated(tmp_path)
+    (tmp_path / "flat").unlink()
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a").write_bytes(content)
+    (one,) = discover(tmp_path / "in", key=KEY).series
+    assert one.problem is None
+
+
+def test_a_zip_of_many_real_slices_is_within_its_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "SLACK", 0)
+    source, expected = plain(tmp_path)
+    pack(source, tmp_path / "packed" / "a.zip")
+    (one,) = taken(tmp_path / "packed")
+    np.testing.assert_array_equal(read_volume(one).array, expected)
 
 
 def test_a_header_that_declares_too_much_is_refused_before_reading(tmp_path: Path) -> None:

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pydicom
 import pytest
-from pydicom.dataset import Dataset
-from pydicom.sequence import Sequence
-from pydicom.uid import EnhancedMRImageStorage, RLELossless
+from pydicom.uid import RLELossless
 
 from qmri_core.series.classification import SkipReason
 from storage.source.dicom import scan_file
 from storage.source.discovery import decide, discover, read_volume
 from storage.source.header import field_strength, manufacturer_of, slug
-from tests.storage.slices import STUDY, header, voxels, write, write_series
+from tests.storage.slices import STUDY, header, voxels, write, write_enhanced, write_series
 
 KEY = bytes(32)
 
@@ -67,48 +64,9 @@ def test_run_length_encoding_gives_the_same_voxels(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_volume(plain).array, read_volume(coded).array)
 
 
-def enhanced(path: Path, stored: np.ndarray, order: list[int], **frame_changes: Any) -> None:
-    """Write slices as frames of one object, in any order."""
-    top = header(SOPClassUID=EnhancedMRImageStorage, NumberOfFrames=len(stored), ImageType=["ORIGINAL", "PRIMARY", "M"])
-    for name in (
-        "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RepetitionTime", "EchoTime",
-        "InversionTime", "FlipAngle", "ScanningSequence", "SequenceVariant", "EchoTrainLength", "SliceThickness",
-    ):  # fmt: skip
-        delattr(top, name)
-    top.EchoPulseSequence = "GRADIENT"
-
-    def sequence(**values: Any) -> Sequence:
-        item = Dataset()
-        for name, value in values.items():
-            setattr(item, name, value)
-        return Sequence([item])
-
-    shared = Dataset()
-    shared.MRTimingAndRelatedParametersSequence = sequence(RepetitionTime="2300", FlipAngle="9", EchoTrainLength="1")
-    shared.MRModifierSequence = sequence(InversionRecovery="YES", InversionTimes=900.0)
-    shared.PlaneOrientationSequence = sequence(ImageOrientationPatient=[1, 0, 0, 0, 1, 0])
-    shared.PixelMeasuresSequence = sequence(PixelSpacing=[2, 3], SliceThickness="2.5")
-    frames = []
-    for z in order:
-        frame = Dataset()
-        frame.MREchoSequence = sequence(EffectiveEchoTime=2.98)
-        frame.PlanePositionSequence = sequence(ImagePositionPatient=[-40, -50, -60 + 2.5 * z])
-        frame.PixelValueTransformationSequence = sequence(
-            RescaleSlope=str(1 + z), RescaleIntercept="0", RescaleType="US", **frame_changes
-        )
-        frames.append(frame)
-    top.SharedFunctionalGroupsSequence = Sequence([shared])
-    top.PerFrameFunctionalGroupsSequence = Sequence(frames)
-    pixels = stored[order]
-    write(path, top, pixels.reshape(-1, pixels.shape[2]))
-    dataset = pydicom.dcmread(path)
-    dataset.Rows = pixels.shape[1]
-    dataset.save_as(path)
-
-
 def test_enhanced_frames_in_any_order_make_one_volume(tmp_path: Path) -> None:
     stored = voxels()
-    enhanced(tmp_path / "e", stored, [3, 0, 4, 1, 2])
+    write_enhanced(tmp_path / "e", stored, [3, 0, 4, 1, 2])
     (series,) = discover(tmp_path, key=KEY).series
     assert series.shape == (4, 6, 5)
     values = series.header
