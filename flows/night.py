@@ -13,8 +13,8 @@ from flows.maps.infer import infer
 from flows.progress import Progress, quiet
 from flows.statistics.aggregate import AggregateResult, aggregate
 from flows.tables.summary import RunSummary
-from storage.store.cohort import history, open_repository
-from storage.store.repository import StoreError, tag, writing
+from storage.store.cohort import Cohort
+from storage.store.repository import StoreError, tag
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -85,25 +85,25 @@ def reprocess(
         client=client,
         progress=progress,
     )
-    summary = infer(store, checkpoint=checkpoint, client=client, progress=progress)
-    tables = aggregate(store, client=client, out=out, progress=progress)
-    after = _last_snapshot(store)
-    if after is None or after == before:
+    cohort = Cohort.open(store)
+    summary = infer(cohort, checkpoint=checkpoint, client=client, progress=progress)
+    tables = aggregate(cohort, client=client, out=out, progress=progress)
+    after = cohort.refreshed().snapshot
+    if after == before:
         return Reprocessed(ingested=ingested, summary=summary, snapshot=None, tag=None), tables
-    return Reprocessed(ingested=ingested, summary=summary, snapshot=after, tag=_tag_night(store)), tables
+    return Reprocessed(ingested=ingested, summary=summary, snapshot=after, tag=_tag_night(cohort)), tables
 
 
 def _last_snapshot(store: str) -> str | None:
     try:
-        repository = open_repository(store)
+        return Cohort.open(store).snapshot
     except StoreError:  # none yet; another obstacle is told by ingest
         return None
-    return next((snapshot.id for snapshot in history(repository)), None)
 
 
-def _tag_night(store: str) -> str:
+def _tag_night(cohort: Cohort) -> str:
     day = f"nightly-{datetime.now(UTC):%Y-%m-%d}"
-    with writing(store) as repository:
+    with cohort.writing() as repository:
         taken = repository.list_tags()
         name = next(name for number in count(1) if (name := day if number == 1 else f"{day}.{number}") not in taken)
         tag(repository, name)

@@ -229,10 +229,12 @@ def report(store: Store, out: Out, workers: Workers = None) -> None:
     """Write a report of the cohort as one HTML file, with pictures, tables and failures."""
     from flows.report.build import write_report
     from flows.statistics.aggregate import aggregate as run_aggregate
+    from storage.store.cohort import Cohort
 
+    cohort = Cohort.open(store)
     with cluster(workers) as client, reporting("aggregate") as progress:
-        result = run_aggregate(store, client=client, progress=progress)
-    typer.echo(f"report: {write_report(store, out, aggregate=result)}")
+        result = run_aggregate(cohort, client=client, progress=progress)
+    typer.echo(f"report: {write_report(cohort, out, aggregate=result)}")
 
 
 def evaluate(
@@ -290,11 +292,12 @@ def _evaluate_real(store: str, out: Path | None, workers: int | None) -> None:
     from flows.evaluation.plausibility_tables import label_groups, pairs_for_people, values_for_people, weak_test
     from flows.evaluation.without_truth import evaluate_real
     from flows.tables.text import detail_tables, labels_of, text_table
-    from storage.store.cohort import group_labels
+    from storage.store.cohort import Cohort
 
+    cohort = Cohort.open(store)
     with cluster(workers) as client, reporting("evaluate") as progress:
-        result = evaluate_real(store, client=client, out=out, progress=progress)
-    labels = labels_of(result.candidate_sessions["group"], group_labels(store))
+        result = evaluate_real(cohort, client=client, out=out, progress=progress)
+    labels = labels_of(result.candidate_sessions["group"], cohort.labels)
     for group, label in labels.items():
         typer.echo(f"{label} = {group}")
     typer.echo(f"\nMedians of tissues beside the literature\n\n{text_table(*values_for_people(result.values))}")

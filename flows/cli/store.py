@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flows.cli.options import Assume, Out, Store
 from flows.progress import reporting
+
+if TYPE_CHECKING:
+    from storage.store.cohort import Cohort
 
 At = Annotated[str | None, typer.Option("--at", help="Tag, snapshot id or time; default: now.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do it without asking.")]
@@ -27,11 +30,12 @@ def status(store: Store) -> None:
     """Count the sessions by group and state; tell what is stale and why, the last runs, and the size."""
     from flows.maps.staleness import stale_sessions
     from flows.tables.text import labels_of, text_table
-    from storage.store.cohort import catalogue, group_labels, open_repository
+    from storage.store.cohort import Cohort
     from storage.store.repository import iterate_history
 
-    rows = catalogue(store)
-    labels = labels_of(rows["group"], group_labels(store))
+    cohort = Cohort.open(store)
+    rows = cohort.catalogue
+    labels = labels_of(rows["group"], cohort.labels)
     counts = Counter(zip(rows["group"], rows["status"], rows["reason"], strict=True))
     lines = [
         (labels.get(group, "-"), state, reason or "-", count)
@@ -41,13 +45,13 @@ def status(store: Store) -> None:
     typer.echo()
     for group, label in labels.items():
         typer.echo(f"{label} = {group}")
-    stale = Counter(stale_sessions(store).values())
+    stale = Counter(stale_sessions(cohort).values())
     for why, count in sorted(stale.items()):
         typer.echo(f"stale: {count} sessions: {why}")
-    typer.echo(f"{len(rows)} sessions, {sum(stale.values())} stale, {_size(store)}")
+    typer.echo(f"{len(rows)} sessions, {sum(stale.values())} stale, {_size(cohort)}")
     typer.echo()
     typer.echo("last runs:")
-    for _, snapshot in zip(range(LAST_RUNS), iterate_history(open_repository(store)), strict=False):
+    for _, snapshot in zip(range(LAST_RUNS), iterate_history(cohort.repository), strict=False):
         typer.echo(f"  {snapshot.time:%Y-%m-%d %H:%M:%S} UTC  {snapshot.id}  {snapshot.message}")
 
 
@@ -60,15 +64,16 @@ def calibration(
     """Show the intensity scales of every group and what headers hide: what each rests on, how far data moved it."""
     from flows.maps.calibration_tables import calibration_table, hidden_table, people_table, unlikely_sessions
     from flows.tables.text import labels_of, records, text_table
-    from storage.store.cohort import group_labels
+    from storage.store.cohort import Cohort
 
-    table = calibration_table(store)
+    cohort = Cohort.open(store)
+    table = calibration_table(cohort)
     if out is not None:
         table.to_csv(out, index=False)
     if table.empty:
         typer.echo("no group is calibrated yet; qmri ingest and qmri infer calibrate")
         return
-    labels = labels_of(table["group"], group_labels(store))
+    labels = labels_of(table["group"], cohort.labels)
     header = ["group", "contrast", "version", "n", "scale", "reference", "spread", "common", "determined", "sessions"]
     lines = [
         [
@@ -94,7 +99,7 @@ def calibration(
             f"{row['determined']:.0%}",
             f"{row['session_low']:+.1%} to {row['session_high']:+.1%}",
         ]
-        for row in records(people_table(store))
+        for row in records(people_table(cohort))
     ]
     typer.echo(text_table(["group", "people", "determined", "sessions"], lines))
     typer.echo()
@@ -109,7 +114,7 @@ def calibration(
             f"{row['sd']:.2g}",
             f"{row['effect']:+.1%}",
         ]
-        for row in records(hidden_table(store))
+        for row in records(hidden_table(cohort))
     ]
     typer.echo(text_table(["group", "contrast", "hidden", "imputed", "value", "prior sd", "sd", "GM/WM"], lines))
     typer.echo()
@@ -131,7 +136,7 @@ def calibration(
         "people: how far the sessions' people are from the group's mean in the maps; determined: share of the variance "
         "between people that the signals determine, beside the scales"
     )
-    for row in records(unlikely_sessions(store)):
+    for row in records(unlikely_sessions(cohort)):
         typer.echo(
             f"{row['session']} ({labels[row['group']]}): the signals of its tissues are nobody's; it counts for "
             "nothing and has the scales of its group. Look at its alignment and its tissues (qmri report)"
@@ -146,10 +151,12 @@ def verify(
     assume: Assume = None,
 ) -> None:
     """Read everything that is stored and compare it with what was written."""
+    from storage.store.cohort import Cohort
     from storage.store.verify import verify as run
 
+    cohort = Cohort.open(store)
     with reporting("verify") as progress:
-        problems = [(one.session, one.variable, one.message) for one in run(store, progress=progress)]
+        problems = [(one.session, one.variable, one.message) for one in run(cohort, progress=progress)]
     if source is not None:
         from flows.cli.options import settings_or_usage_error
         from flows.ingest.source_plans import source_problems
@@ -157,7 +164,7 @@ def verify(
 
         key = load_key(settings_or_usage_error().key_file)
         with reporting("read the source") as progress:
-            problems += source_problems(source, store, key=key, assume=assume, progress=progress)
+            problems += source_problems(source, cohort, key=key, assume=assume, progress=progress)
     for session, variable, message in problems:
         typer.echo(f"{session or '-'}  {variable or '-'}  {message}")
     typer.echo(f"{len(problems)} problems found" if problems else "everything is as it was written")
@@ -242,26 +249,27 @@ def migrate(store: Store) -> None:
 def export_zarr(store: Store, out: Out, at: At = None) -> None:
     """Write the cohort as a plain Zarr (version 3) hierarchy for tools that know no Icechunk."""
     from storage.exports.zarr import export_zarr as run
+    from storage.store.cohort import Cohort
 
     with reporting("export") as progress:
-        count = run(store, out, at=at, progress=progress)
+        count = run(Cohort.open(store, at=at), out, progress=progress)
     typer.echo(f"{count} objects in {out}")
 
 
 def export_bids(store: Store, out: Out, at: At = None) -> None:
     """Write the maps as a BIDS derivatives dataset."""
     from storage.exports.bids import export_bids as run
+    from storage.store.cohort import Cohort
 
     with reporting("export") as progress:
-        count = run(store, out, at=at, progress=progress)
+        count = run(Cohort.open(store, at=at), out, progress=progress)
     typer.echo(f"maps of {count} sessions in {out}")
 
 
-def _size(store: str) -> str:
+def _size(cohort: Cohort) -> str:
     from storage.store.locations import local_path
-    from storage.store.repository import open_repository
 
-    folder = local_path(store)
+    folder = local_path(cohort.location)
     if folder is None:
-        return f"{open_repository(store).total_chunks_storage() / 1e6:.1f} MB of chunks"
+        return f"{cohort.repository.total_chunks_storage() / 1e6:.1f} MB of chunks"
     return f"{sum(entry.stat().st_size for entry in Path(folder).rglob('*') if entry.is_file()) / 1e6:.1f} MB"

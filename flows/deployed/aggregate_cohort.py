@@ -18,11 +18,13 @@ def aggregate_sessions(chosen: Settings, name: str = NAME) -> Path | None:
     """Bring the statistics up to date, publish the tables, write the report where there is a folder for it."""
     from flows.report.build import write_report
     from flows.statistics.aggregate import aggregate
+    from storage.store.cohort import Cohort
 
-    store, folder = chosen.require_store(), report_folder(chosen)
+    folder = report_folder(chosen)
     with working(name, chosen) as (client, progress):
-        result = aggregate(store, client=client, out=folder, progress=progress)
-        page = None if folder is None else write_report(store, folder, aggregate=result)
+        cohort = Cohort.open(chosen.require_store())
+        result = aggregate(cohort, client=client, out=folder, progress=progress)
+        page = None if folder is None else write_report(cohort, folder, aggregate=result)
     publish_report(name, result, page)
     return page
 

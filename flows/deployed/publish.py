@@ -30,13 +30,13 @@ LOST_BEFORE = "CompletedWithFailures"
 
 def failed_sessions(store: str) -> Set[str]:
     """Sessions that the catalogue calls failed; none where there is no store."""
-    from storage.store.cohort import StoreError, catalogue, open_repository
+    from storage.store.cohort import Cohort, StoreError
 
     try:
-        open_repository(store)
+        cohort = Cohort.open(store)
     except StoreError:
         return set()
-    rows = catalogue(store)
+    rows = cohort.catalogue
     return set(rows.loc[rows["status"] == "failed", "session"])
 
 

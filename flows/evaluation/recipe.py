@@ -71,14 +71,13 @@ def sampled_slices(
     Only images, brain mask and acquisition parameters are read.
     """
     from qmri_core.baseline.published_recipe import sample_slices
-    from storage.store.waves import read_arrays
 
     rng = np.random.default_rng([seed, 4])
     chosen = [tasks[index] for index in rng.permutation(len(tasks))[:n_slices]]
     slices: list[Slice] = []
     for number, task in enumerate(chosen):
         progress(number, len(chosen), "read slices")
-        stored = read_arrays(task.location, task.slot, [*map(str, task.acquisitions), "brain_mask"])
+        stored = task.cohort.read(task.slot, [*map(str, task.acquisitions), "brain_mask"])
         images = {contrast: stored[str(contrast)] for contrast in task.acquisitions}
         slices += sample_slices(images, stored["brain_mask"] == 1, task.acquisitions, n_slices // len(chosen), rng)
     return slices

@@ -18,6 +18,7 @@ from storage.store.schema import Status
 if TYPE_CHECKING:
     from qmri_core.baseline.network import RecipeNetwork
     from qmri_core.evaluation.with_truth import Truth
+    from storage.store.cohort import Cohort
     from storage.store.slots import Slot
 
 
@@ -39,7 +40,7 @@ class EvaluationTask:
     ``recipe`` is the published recipe's network, where it is to be compared too.
     """
 
-    location: str
+    cohort: Cohort
     slot: Slot
     subject: str
     truth: Path = field(repr=False)
@@ -90,12 +91,11 @@ def _estimates(task: EvaluationTask, stage: Stage) -> tuple[Estimates, Estimates
     """Maps of one session by every model but the null model, their standard deviations, and what else is stored."""
     from qmri_core.baseline.published_recipe import infer_recipe
     from qmri_core.mapping.inference import session_maps
-    from storage.store.waves import read_arrays
 
     with stage("read"):
         deviations = [f"{name}_sd" for name in MAPS]
         names = [*MAPS, *deviations, *map(str, task.acquisitions), "brain_mask", "tissue", "affine"]
-        stored = read_arrays(task.location, task.slot, names)
+        stored = task.cohort.read(task.slot, names)
     with stage("infer"):
         images = {contrast: stored.pop(str(contrast)) for contrast in task.acquisitions}
         mask = (stored["brain_mask"] == 1).astype(np.uint8)

@@ -19,8 +19,7 @@ from flows.progress import Progress, quiet
 from flows.statistics.aggregate import read_statistics
 from flows.tables.text import records
 from storage.store.acquisitions import scales_of
-from storage.store.cohort import group_labels, sessions, slots
-from storage.store.locations import absolute
+from storage.store.cohort import Cohort, latest
 from storage.store.repository import StoreError
 
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ class EvaluateResult:
 
 
 def evaluate(
-    store: str,
+    store: Cohort | str,
     truth: Path,
     linkage: Path,
     *,
@@ -91,7 +90,8 @@ def evaluate(
     """
     if published_recipe is not None and client is None:
         raise ValueError("the published recipe is compared by workers, and there is no client of a cluster")
-    statistics = read_statistics(store)
+    cohort = latest(store)
+    statistics = read_statistics(cohort)
     if not (truth / "sessions.csv").is_file():
         raise ValueError(f"{truth}: holds no truth (sessions.csv); give the folder that `qmri simulate` wrote")
     if not linkage.is_file():
@@ -104,7 +104,7 @@ def evaluate(
         raise StoreError("no stored session with maps has a row in the truth; is it the truth of this cohort?")
     result = EvaluateResult(table=medians)
     if client is not None:
-        tasks = evaluation_tasks(store, truth, true)
+        tasks = evaluation_tasks(cohort, truth, true)
         recipe: dict[str, Any] = {}
         if published_recipe is not None:
             network, recipe = train_published_recipe(tasks, minutes=published_recipe, progress=progress)
@@ -113,7 +113,7 @@ def evaluate(
         medians = tissue_table(statistics, true, of_workers.pop("tissues"))
         result = EvaluateResult(table=medians, recipe=recipe, **of_workers)
     if out is not None:
-        _write(result, out, group_labels(store))
+        _write(result, out, cohort.labels)
     return result
 
 
@@ -128,7 +128,7 @@ def _write(result: EvaluateResult, out: Path, labels: Mapping[str, str]) -> None
     )
 
 
-def evaluation_tasks(store: str, truth: Path, true: pd.DataFrame) -> list[EvaluationTask]:
+def evaluation_tasks(cohort: Cohort, truth: Path, true: pd.DataFrame) -> list[EvaluationTask]:
     """Sessions with maps that can be compared, those of one person beside each other.
 
     Parameters
@@ -136,16 +136,16 @@ def evaluation_tasks(store: str, truth: Path, true: pd.DataFrame) -> list[Evalua
     true
         Rows of the truth's ``sessions.csv``, with the pseudonym of each as ``session``.
     """
-    stored = {str(row["session"]): row for row in records(sessions(store)) if row["checkpoint_digest"]}
-    places, scales = slots(store), all_scales(store)
+    stored = {str(row["session"]): row for row in records(cohort.sessions) if row["checkpoint_digest"]}
+    scales = all_scales(cohort)
     tasks = []
     for row in records(true.sort_values(["subject", "folder"])):
         if (record := stored.get(str(row["session"]))) is None:
             continue
         tasks.append(
             EvaluationTask(
-                location=absolute(store),
-                slot=places[str(row["session"])],
+                cohort=cohort,
+                slot=cohort.slots[str(row["session"])],
                 subject=str(row["subject"]),
                 truth=truth.resolve() / str(row["folder"]),
                 acquisitions=acquisitions_of_maps(record, scales),

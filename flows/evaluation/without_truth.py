@@ -27,8 +27,7 @@ from flows.statistics.aggregate import identities_of_maps, read_statistics, up_t
 from flows.tables.text import records
 from qmri_core.series.acquisition import Acquisition, Contrast
 from storage.store.acquisitions import scales_of
-from storage.store.cohort import open_cohort, sessions, slots
-from storage.store.locations import absolute
+from storage.store.cohort import Cohort, latest
 from storage.store.repository import StoreError
 from storage.store.schema import Status
 
@@ -63,14 +62,14 @@ class PlausibilityResult:
 class PlausibilityTask:
     """One session whose maps are held against its own images."""
 
-    location: str
+    cohort: Cohort
     slot: Slot
     acquisitions: Mapping[Contrast, Acquisition] = field(repr=False)
     scales: Mapping[Contrast, float] = field(repr=False)
 
 
 def evaluate_real(
-    store: str, *, client: Client, out: Path | None = None, progress: Progress = quiet
+    store: Cohort | str, *, client: Client, out: Path | None = None, progress: Progress = quiet
 ) -> PlausibilityResult:
     """Describe the maps of a cohort whose truth is not known.
 
@@ -89,19 +88,19 @@ def evaluate_real(
     StoreError
         If there is no store, it has no maps or no statistics of them as they are now, or a session cannot be read.
     """
-    stored = sessions(store)
-    places = slots(store)
+    cohort = latest(store)
+    stored = cohort.sessions
     made = identities_of_maps(stored)
     if not made:
         raise StoreError("no stored session has maps; run `qmri infer` and then `qmri aggregate` first")
-    statistics = up_to_date(read_statistics(store), made, places)
+    statistics = up_to_date(read_statistics(cohort), made, cohort.slots)
     if missing := set(made) - set(statistics["session"]):
         raise StoreError(
             f"{len(missing)} of {len(made)} sessions with maps lack statistics; run `qmri aggregate` first"
         )
     stored = stored[stored["session"].isin(made)]
-    scales = all_scales(store)
-    tasks = [_task(store, row, places, acquisitions_of_maps(row, scales)) for row in records(stored)]
+    scales = all_scales(cohort)
+    tasks = [_task(cohort, row, acquisitions_of_maps(row, scales)) for row in records(stored)]
     reviewed = run_bounded(client, review_session, tasks, progress=progress, text="evaluate")
     rows = sorted(rows_of(reviewed, "evaluated"), key=lambda row: (str(row["group"]), str(row["session"])))
     by_kind = {kind: [row for row in rows if row["kind"] == kind] for kind in ("resynthesis", "candidates")}
@@ -120,7 +119,7 @@ def evaluate_real(
     )
     if out is not None:
         tables = {each.name: getattr(result, each.name) for each in fields(PlausibilityResult)}
-        write_evaluation(out, tables, more={"note": weak_test()}, picture=_picture(store, stored))
+        write_evaluation(out, tables, more={"note": weak_test()}, picture=_picture(cohort, stored))
     return result
 
 
@@ -131,11 +130,10 @@ def review_session(task: PlausibilityTask) -> Outcome:
 
 def _review(task: PlausibilityTask, stage: Stage) -> Outcome:
     from qmri_core.evaluation.without_truth import lesion_candidates, resynthesis
-    from storage.store.waves import read_arrays
 
     with stage("read"):
         names = [*MAPS, *map(str, task.acquisitions), "brain_mask", "tissue", "affine"]
-        stored = read_arrays(task.location, task.slot, names)
+        stored = task.cohort.read(task.slot, names)
     maps = {name: stored[name] for name in MAPS}
     start = {"session": task.slot.session, "group": task.slot.group}
     rows: list[dict[str, object]] = []
@@ -153,25 +151,23 @@ def _review(task: PlausibilityTask, stage: Stage) -> Outcome:
     return Outcome(session=task.slot.session, status=Status.COMPLETE, rows=tuple(rows))
 
 
-def _task(
-    store: str, row: Mapping[str, Any], places: Mapping[str, Slot], acquisitions: Mapping[Contrast, Acquisition]
-) -> PlausibilityTask:
+def _task(cohort: Cohort, row: Mapping[str, Any], acquisitions: Mapping[Contrast, Acquisition]) -> PlausibilityTask:
     return PlausibilityTask(
-        location=absolute(store),
-        slot=places[str(row["session"])],
+        cohort=cohort,
+        slot=cohort.slots[str(row["session"])],
         acquisitions=acquisitions,
         scales=scales_of(row),
     )
 
 
-def _picture(store: str, stored: pd.DataFrame) -> bytes:
+def _picture(cohort: Cohort, stored: pd.DataFrame) -> bytes:
     """The first session of each group, then the second, up to `MAX_PICTURED`."""
     from flows.pictures.volumes import maps_picture
 
     ordered = stored.sort_values(["group", "session"])
     turn = ordered.groupby("group").cumcount()
     chosen = ordered.assign(turn=turn).sort_values(["turn", "group"], kind="stable").head(MAX_PICTURED)
-    tree = open_cohort(store)
+    tree = cohort.tree()
     shown = {
         str(row["session"]): tree[str(row["group"])].to_dataset().sel(session=row["session"]) for row in records(chosen)
     }

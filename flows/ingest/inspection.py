@@ -11,7 +11,7 @@ from flows.ingest.session_plan import SessionPlan, plan_sessions, unmatched_entr
 from flows.tables.text import labels_of
 from storage.source.assume_file import Assumption, Override, load_entries
 from storage.source.discovery import discover
-from storage.store.cohort import group_labels
+from storage.store.cohort import Cohort
 from storage.store.labels import with_labels
 from storage.store.repository import exists
 
@@ -74,7 +74,7 @@ def labels_to_be(inspection: Inspection, store: str | None) -> tuple[dict[str, s
     The latter get theirs by the rule of the store, in the order in which ingest would make the groups if all sessions
     go well; without a store, or before there is one, all are such.
     """
-    known = group_labels(store) if store is not None and exists(store) else {}
+    known = Cohort.open(store).labels if store is not None and exists(store) else {}
     sizes = inspection.group_sizes
     return labels_of(sizes, with_labels(sizes, known)), set(sizes) - set(known)
 

@@ -22,6 +22,7 @@ from qmri_core.versions import CODE_VERSION
 from storage.source.assume_file import Assumption, Override, load_entries
 from storage.source.discovery import Discovery, LinkageRow, scan_source
 from storage.store.accounts import write_account
+from storage.store.cohort import Cohort
 from storage.store.repository import writing
 from storage.store.waves import begin_append, commit
 
@@ -62,9 +63,7 @@ def ingest(
     SourceError, AssumptionError, StoreError
         If the source, the assume file or the store cannot be used.
     """
-    if source.exists():  # a mistyped source leaves no empty store behind
-        with writing(store, create=True):
-            pass  # a store that cannot be written is found out before hours of work
+    cohort = _made(store) if source.exists() else None  # a mistyped source leaves no empty store behind
     source = source.absolute()  # workers may run in another folder
     entries = load_entries(assume) if assume is not None else ()
     with scan_source(
@@ -75,23 +74,30 @@ def ingest(
         index=index,
         runner=lambda tasks: scan_on_workers(client, tasks),
     ) as scanned:
+        cohort = (cohort or _made(store)).refreshed()  # the source may have come into being, others may have written
         if linkage is not None:
             write_linkage((scanned.session(session)[1] for session in scanned.sessions), linkage)
         overrides = [entry for entry in entries if isinstance(entry, Override)]
-        run = SourcePlans(scanned, store, key, overrides, by_software)
+        run = SourcePlans(scanned, cohort, key, overrides, by_software)
         to_do, snapshot = run.sort_out()
         done = by_others = 0
         for wave in waves_for(client, to_do, SESSIONS_PER_WORKER):
             plans = [run.plan(session) for session in wave]
-            written, committed = _ingest_wave(store, plans, client, part_of(progress, done, len(to_do)))
+            written, committed = _ingest_wave(cohort, plans, client, part_of(progress, done, len(to_do)))
             snapshot, by_others = committed or snapshot, by_others + len(wave) - written
             done += len(wave)
-        snapshot = calibrate(store, progress=progress) or snapshot
+        snapshot = calibrate(cohort, progress=progress) or snapshot
         summary = run.summary(snapshot, by_others)
         unmatched = unmatched_entries(entries, scanned.unmatched, run.used)
-    with writing(store) as repository:
+    with cohort.writing() as repository:
         snapshot = write_account(repository, summary.account()) or snapshot
     return replace(summary, unmatched=unmatched, snapshot=snapshot)
+
+
+def _made(store: str) -> Cohort:
+    """The cohort, made if it is not there; a store that cannot be written is found out before hours of work."""
+    with writing(store, create=True) as repository:
+        return Cohort.in_repository(repository, store)
 
 
 def write_linkage(rows: Iterable[LinkageRow] | Discovery, path: Path) -> None:
@@ -105,10 +111,12 @@ def write_linkage(rows: Iterable[LinkageRow] | Discovery, path: Path) -> None:
         writer.writerows((row.session, row.patient_id, row.study_instance_uid, row.path) for row in rows)
 
 
-def _ingest_wave(store: str, wave: Sequence[SessionPlan], client: Client, progress: Progress) -> tuple[int, str | None]:
+def _ingest_wave(
+    cohort: Cohort, wave: Sequence[SessionPlan], client: Client, progress: Progress
+) -> tuple[int, str | None]:
     """How many sessions were written, and the snapshot; what another run has done since the plan is left alone."""
-    with writing(store) as repository:
-        known = known_rows(store)
+    with cohort.writing() as repository:
+        known = known_rows(cohort.refreshed())
         wave = [plan for plan in wave if not is_done(plan, known.get(plan.session))]
         if not wave:
             return 0, None

@@ -16,9 +16,9 @@ from flows.tables.text import records
 from qmri_core.versions import CODE_VERSION
 from storage.source.assume_file import Assumption, Override, load_entries
 from storage.source.discovery import Scanned, scan_source
-from storage.store.cohort import catalogue
+from storage.store.cohort import Cohort
 from storage.store.forget import forgotten
-from storage.store.repository import StoreError, writing
+from storage.store.repository import StoreError
 from storage.store.schema import Reason, Status
 from storage.store.waves import commit
 
@@ -29,11 +29,11 @@ class SourcePlans:
     """Plans of a source's sessions, made anew each time that they are needed."""
 
     def __init__(
-        self, scanned: Scanned, store: str, key: bytes, overrides: Sequence[Override], by_software: bool
+        self, scanned: Scanned, cohort: Cohort, key: bytes, overrides: Sequence[Override], by_software: bool
     ) -> None:
-        self._scanned, self._store, self._overrides, self._by_software = scanned, store, overrides, by_software
-        self._known = known_rows(store)
-        self._forgotten = forgotten(store, key, scanned.sessions)
+        self._scanned, self._cohort, self._overrides, self._by_software = scanned, cohort, overrides, by_software
+        self._known = known_rows(cohort)
+        self._forgotten = forgotten(cohort, key, scanned.sessions)
         self._unchanged = 0
         self.used: list[Override] = []
         stored = {name: str(row["group"]) for name, row in self._known.items() if row["group"]}
@@ -63,14 +63,17 @@ class SourcePlans:
             else:
                 skipped.append(plan)
                 if len(skipped) == SKIPPED_PER_COMMIT:
-                    snapshot = _record_skipped(self._store, skipped)
+                    snapshot = _record_skipped(self._cohort, skipped)
                     skipped.clear()
-        return to_do, _record_skipped(self._store, skipped) or snapshot
+        return to_do, _record_skipped(self._cohort, skipped) or snapshot
 
     def summary(self, snapshot: str | None, by_others: int = 0) -> RunSummary:
         """Account for every session of the source from what the store says; ``by_others`` another run has done."""
         nowhere = {"status": Status.SKIPPED, "reason": Reason.FORGOTTEN, "stage": "plan", "quality_marks": ""}
-        known = {**known_rows(self._store), **{name: {"session": name, **nowhere} for name in self._forgotten}}
+        known = {
+            **known_rows(self._cohort.refreshed()),
+            **{name: {"session": name, **nowhere} for name in self._forgotten},
+        }
         lost = [session for session in self._scanned.sessions if session not in known]
         if lost:
             raise StoreError(f"{len(lost)} sessions are in no state after the run: {', '.join(lost[:5])}")
@@ -92,7 +95,7 @@ class SourcePlans:
 
 
 def source_problems(
-    source: Path, store: str, *, key: bytes, assume: Path | None, progress: Progress
+    source: Path, cohort: Cohort, *, key: bytes, assume: Path | None, progress: Progress
 ) -> list[tuple[str, str, str]]:
     """Read a source again: sessions whose bytes are no longer those that were ingested, as session, variable, message.
 
@@ -102,7 +105,7 @@ def source_problems(
     stated = [entry for entry in entries if isinstance(entry, Assumption)]
     with scan_source(source, key=key, assume=stated, progress=lambda done, total: progress(done, total)) as scanned:
         overrides = [entry for entry in entries if isinstance(entry, Override)]
-        plans, known = SourcePlans(scanned, store, key, overrides, by_software=False), known_rows(store)
+        plans, known = SourcePlans(scanned, cohort, key, overrides, by_software=False), known_rows(cohort)
         seen = [session for session in scanned.sessions if session in known]
         return [
             (session, "input_digest", "its source is not what was ingested")
@@ -111,15 +114,15 @@ def source_problems(
         ]
 
 
-def known_rows(store: str) -> Mapping[str, Mapping[str, object]]:
+def known_rows(cohort: Cohort) -> Mapping[str, Mapping[str, object]]:
     """Rows of the catalogue by session."""
-    return {str(row["session"]): row for row in records(catalogue(store))}
+    return {str(row["session"]): row for row in records(cohort.catalogue)}
 
 
-def _record_skipped(store: str, plans: Sequence[SessionPlan]) -> str | None:
+def _record_skipped(cohort: Cohort, plans: Sequence[SessionPlan]) -> str | None:
     if not plans:
         return None
-    with writing(store) as repository:
+    with cohort.writing() as repository:
         return commit(
             repository,
             None,

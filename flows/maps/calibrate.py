@@ -25,15 +25,14 @@ from qmri_core.calibration.scales import (
 )
 from qmri_core.series.acquisition import Acquisition, Contrast
 from storage.store.acquisitions import acquisitions_of
-from storage.store.cohort import sessions
-from storage.store.repository import MAIN, writing
-from storage.store.tables import read_table, write_table
+from storage.store.cohort import Cohort, latest
+from storage.store.tables import write_table
 
 _COLUMNS = ("group", "contrast", "version", "reference", "hidden")
 SCALE_NUMBERS = tuple(name for name in ScaleCalibration.__dataclass_fields__ if name not in _COLUMNS)
 
 
-def calibrate(store: str, *, again: bool = False, progress: Progress = quiet) -> str | None:
+def calibrate(store: Cohort | str, *, again: bool = False, progress: Progress = quiet) -> str | None:
     """Make the first calibration of every group that has none; with ``again`` a new version of all.
 
     Groups of a field strength without population values, and groups without a usable session, stay without one.
@@ -43,12 +42,13 @@ def calibrate(store: str, *, again: bool = False, progress: Progress = quiet) ->
     str or None
         The new snapshot; None if there was nothing to do.
     """
-    if not _due(read_calibrations(store), sessions(store), again):
+    cohort = latest(store)
+    if not _due(read_calibrations(cohort), cohort.sessions, again):
         return None
-    with writing(store) as repository:
-        since = repository.lookup_branch(MAIN)
-        table, stored = read_calibrations(store), sessions(store)
-        due = _due(table, stored, again)  # another process may have been faster
+    with cohort.writing() as repository:
+        cohort = cohort.refreshed()  # another process may have been faster
+        table, stored = read_calibrations(cohort), cohort.sessions
+        due = _due(table, stored, again)
         if not due:
             return None
         made = pd.DataFrame(_new_versions(table, stored, due, progress))
@@ -60,7 +60,7 @@ def calibrate(store: str, *, again: bool = False, progress: Progress = quiet) ->
             xr.Dataset({name: ("row", merged[name].to_numpy()) for name in merged.columns}),
             message=f"Calibrate {len(due)} groups",
             metadata={"run": "calibrate"},
-            since=since,
+            since=cohort.snapshot,
         )
 
 
@@ -97,17 +97,15 @@ def _new_versions(
     return rows
 
 
-def read_calibrations(store: str) -> pd.DataFrame:
+def read_calibrations(cohort: Cohort) -> pd.DataFrame:
     """All versions of all groups' calibrations; one row per group, version and contrast."""
-    dataset = read_table(store, "calibration")
-    if dataset is None:
-        return pd.DataFrame(columns=[*_COLUMNS, *SCALE_NUMBERS])
-    return dataset.to_dataframe().reset_index(drop=True)
+    stored = cohort.calibrations
+    return pd.DataFrame(columns=[*_COLUMNS, *SCALE_NUMBERS]) if stored is None else stored
 
 
-def current_calibrations(store: str) -> dict[str, tuple[int, dict[Contrast, ScaleCalibration], str]]:
+def current_calibrations(cohort: Cohort) -> dict[str, tuple[int, dict[Contrast, ScaleCalibration], str]]:
     """Version, scales by contrast, and reference of each group's current calibration."""
-    table = read_calibrations(store)
+    table = read_calibrations(cohort)
     result = {}
     for group, members in table.groupby("group"):
         newest = members[members["version"] == members["version"].max()]
@@ -115,9 +113,9 @@ def current_calibrations(store: str) -> dict[str, tuple[int, dict[Contrast, Scal
     return result
 
 
-def all_scales(store: str) -> dict[tuple[str, str], dict[Contrast, ScaleCalibration]]:
+def all_scales(cohort: Cohort) -> dict[tuple[str, str], dict[Contrast, ScaleCalibration]]:
     """Scales by contrast of each group and version."""
-    versions = read_calibrations(store).groupby(["group", "version"])
+    versions = read_calibrations(cohort).groupby(["group", "version"])
     return {(str(group), str(version)): _scales(members) for (group, version), members in versions}
 
 

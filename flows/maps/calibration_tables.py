@@ -19,22 +19,17 @@ from qmri_core.calibration.scales import (
 from qmri_core.calibration.session_model import LEVELS
 from qmri_core.series.acquisition import Acquisition, Contrast
 from storage.store.acquisitions import acquisitions_of
-from storage.store.cohort import sessions
+from storage.store.cohort import Cohort
 
 
-def calibration_table(store: str) -> pd.DataFrame:
+def calibration_table(cohort: Cohort) -> pd.DataFrame:
     """What the current calibrations say, beside what they started from, and how far the data have moved each.
 
     One row per group and contrast: the values of `ScaleCalibration`, ``version``, ``reference``, and the smallest and
     largest ratio of a session's scale to the group's (``session_low``, ``session_high``).
-
-    Raises
-    ------
-    StoreError
-        If there is no store.
     """
     rows: list[dict[str, object]] = []
-    for group, (version, scales, reference), members in _calibrated(store):
+    for group, (version, scales, reference), members in _calibrated(cohort):
         of_sessions = [session_scales(scales, *member) for member in members.values()]
         for contrast, scale in scales.items():
             ratios = [each[contrast] / scale.scale for each in of_sessions]
@@ -53,20 +48,15 @@ def calibration_table(store: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def people_table(store: str) -> pd.DataFrame:
+def people_table(cohort: Cohort) -> pd.DataFrame:
     """What the sessions' signals tell of people, by the current calibrations.
 
     One row per group and level of `qmri_core.calibration.session_model.LEVELS` with the columns ``group``, ``tissue``,
     ``quantity``, ``determined`` (share of the variance between people, mean over sessions), and the least and largest
     deviation of a session's person from the group's mean (``session_low``, ``session_high``; log, as in the maps).
-
-    Raises
-    ------
-    StoreError
-        If there is no store.
     """
     rows: list[dict[str, object]] = []
-    for group, (_, scales, _), members in _calibrated(store):
+    for group, (_, scales, _), members in _calibrated(cohort):
         people = [session_person(scales, *member) for member in members.values()]
         for level, (tissue, quantity) in enumerate(LEVELS if people else ()):
             deviations = [float(one.widened[level]) for one in people]
@@ -83,41 +73,30 @@ def people_table(store: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["group", "tissue", "quantity", "determined", "session_low", "session_high"])
 
 
-def unlikely_sessions(store: str) -> pd.DataFrame:
+def unlikely_sessions(cohort: Cohort) -> pd.DataFrame:
     """Sessions whose signals nobody can have, with the columns ``group`` and ``session``; they get the group's scales.
 
     See `qmri_core.calibration.session_model.is_likely`.
-
-    Raises
-    ------
-    StoreError
-        If there is no store.
     """
     rows = [
         {"group": group, "session": session}
-        for group, (_, scales, _), members in _calibrated(store)
+        for group, (_, scales, _), members in _calibrated(cohort)
         for session, member in members.items()
         if not session_person(scales, *member).determined.any()
     ]
     return pd.DataFrame(rows, columns=["group", "session"])
 
 
-def hidden_table(store: str) -> pd.DataFrame:
+def hidden_table(cohort: Cohort) -> pd.DataFrame:
     """What the current calibrations say of parameters that headers hide.
 
     One row per group, contrast and parameter with the columns ``group``, ``contrast``, ``name``, ``header`` (what it
     was taken for), ``value``, ``sd`` and ``prior_sd`` (of the value), and ``effect`` (of the move, on the log of grey
     over white matter).
-
-    Raises
-    ------
-    StoreError
-        If there is no store.
     """
     rows: list[dict[str, object]] = []
-    stored = sessions(store)
-    for group, (_, scales, _) in sorted(current_calibrations(store).items()):
-        members = records(stored[stored["group"] == group])
+    for group, (_, scales, _) in sorted(current_calibrations(cohort).items()):
+        members = records(cohort.sessions[cohort.sessions["group"] == group])
         for contrast, acquisition in (acquisitions_of(members[0]) if members else {}).items():
             now = calibrated_acquisitions(scales, {contrast: acquisition})[contrast]
             for one in scales[contrast].hidden:
@@ -139,7 +118,7 @@ def hidden_table(store: str) -> pd.DataFrame:
 
 
 def _calibrated(
-    store: str,
+    cohort: Cohort,
 ) -> Iterator[
     tuple[
         str,
@@ -148,8 +127,7 @@ def _calibrated(
     ]
 ]:
     """Groups in order, each with its current calibration, and signals and acquisitions of its sessions."""
-    stored = sessions(store)
-    for group, current in sorted(current_calibrations(store).items()):
-        members = records(stored[stored["group"] == group])
+    for group, current in sorted(current_calibrations(cohort).items()):
+        members = records(cohort.sessions[cohort.sessions["group"] == group])
         acquisitions = calibrated_acquisitions(current[1], acquisitions_of(members[0])) if members else {}
         yield group, current, {str(row["session"]): (signals_of(row, acquisitions), acquisitions) for row in members}

@@ -19,9 +19,7 @@ from qmri_core.calibration.scales import calibrated_acquisitions, session_person
 from qmri_core.series.acquisition import CONTRASTS
 from qmri_core.versions import CODE_VERSION
 from storage.store.acquisitions import acquisitions_of
-from storage.store.cohort import catalogue, open_repository, sessions, slots
-from storage.store.locations import absolute
-from storage.store.repository import writing
+from storage.store.cohort import Cohort, latest
 from storage.store.schema import Reason, Status
 from storage.store.waves import begin_update, commit
 
@@ -31,7 +29,9 @@ if TYPE_CHECKING:
 SESSIONS_PER_WORKER = 8
 
 
-def infer(store: str, *, client: Client, checkpoint: Path | None = None, progress: Progress = quiet) -> RunSummary:
+def infer(
+    store: Cohort | str, *, client: Client, checkpoint: Path | None = None, progress: Progress = quiet
+) -> RunSummary:
     """Compute maps of all stored sessions that lack current ones.
 
     Made with ``checkpoint``, else the one that the store has promoted, else the shipped one.
@@ -44,14 +44,12 @@ def infer(store: str, *, client: Client, checkpoint: Path | None = None, progres
     CheckpointError, StoreError
         If the weights or the store cannot be used.
     """
-    open_repository(store)  # or an error that says what is there instead
-    store = absolute(store)
-    weights = chosen_weights(store, checkpoint)
-    calibrate(store, progress=progress)
-    calibrations = current_calibrations(store)
-    stored = sessions(store)
-    records = {str(row["session"]): row for row in records_of(stored)}
-    places = slots(store)
+    cohort = latest(store)
+    weights = chosen_weights(cohort, checkpoint)
+    calibrate(cohort, progress=progress)
+    cohort = cohort.refreshed()
+    calibrations = current_calibrations(cohort)
+    records = {str(row["session"]): row for row in records_of(cohort.sessions)}
     tasks: list[dict[str, Any]] = []
     without: dict[str, Reason] = {}
     for name, record in sorted(records.items()):
@@ -69,7 +67,7 @@ def infer(store: str, *, client: Client, checkpoint: Path | None = None, progres
         of_session = scales, signals_of(record, acquisitions), acquisitions
         tasks.append(
             {
-                "slot": places[name],
+                "slot": cohort.slots[name],
                 "acquisitions": acquisitions,
                 "scales": session_scales(*of_session),
                 "person": session_person(*of_session),
@@ -77,13 +75,13 @@ def infer(store: str, *, client: Client, checkpoint: Path | None = None, progres
                 "input_digest": record["input_digest"],
             }
         )
-    snapshot = _record_reasons(store, {n: r for n, r in without.items() if records[n]["reason"] != str(r)})
+    snapshot = _record_reasons(cohort, {n: r for n, r in without.items() if records[n]["reason"] != str(r)})
     done = by_others = 0
     for wave in waves_for(client, tasks, SESSIONS_PER_WORKER):
-        written, committed = _infer_wave(store, wave, client, weights, part_of(progress, done, len(tasks)))
+        written, committed = _infer_wave(cohort, wave, client, weights, part_of(progress, done, len(tasks)))
         snapshot, by_others = committed or snapshot, by_others + len(wave) - written
         done += len(wave)
-    rows = records_of(catalogue(store))
+    rows = records_of(cohort.refreshed().catalogue)
     return summarise(
         [(str(r["session"]), str(r["status"]), str(r["reason"]), str(r["stage"])) for r in rows],
         unchanged=len(rows) - len(tasks) + by_others,
@@ -92,22 +90,23 @@ def infer(store: str, *, client: Client, checkpoint: Path | None = None, progres
 
 
 def _infer_wave(
-    store: str,
+    cohort: Cohort,
     wave: Sequence[Mapping[str, Any]],
     client: Client,
     weights: Weights,
     progress: Progress,
 ) -> tuple[int, str | None]:
     """How many sessions were inferred, and the snapshot; those that another run has changed since are left alone."""
-    with writing(store) as repository:
-        rows = {str(row["session"]): row for row in records_of(catalogue(store))}
+    with cohort.writing() as repository:
+        cohort = cohort.refreshed()
+        rows = {str(row["session"]): row for row in records_of(cohort.catalogue)}
         planned = {name: item for item in wave if _is_as_planned(rows.get(name := item["slot"].session), item, weights)}
         if not planned:
             return 0, None
         begun = begin_update(repository, sorted(planned))
         tasks = [
             InferTask(
-                location=store,
+                cohort=cohort,
                 slot=slot,
                 acquisitions=planned[slot.session]["acquisitions"],
                 scales=planned[slot.session]["scales"],
@@ -133,7 +132,7 @@ def _infer_wave(
         return len(planned), commit(
             repository,
             begun,
-            [outcome.fork or clear_maps(store, begun.slots[outcome.session], begun.fork) for outcome in outcomes],
+            [outcome.fork or clear_maps(cohort, begun.slots[outcome.session], begun.fork) for outcome in outcomes],
             values={name: _values(item, weights.digest) for name, item in planned.items()},
             rows=[_row(outcome, planned[outcome.session]) for outcome in outcomes],
             message=f"Infer maps of {len(good)} sessions",
@@ -176,10 +175,10 @@ def _row(outcome: Outcome, item: Mapping[str, Any]) -> dict[str, object]:
     }
 
 
-def _record_reasons(store: str, reasons: Mapping[str, Reason]) -> str | None:
+def _record_reasons(cohort: Cohort, reasons: Mapping[str, Reason]) -> str | None:
     if not reasons:
         return None
-    with writing(store) as repository:
+    with cohort.writing() as repository:
         return commit(
             repository,
             None,

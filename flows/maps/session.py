@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from icechunk import ForkSession
 
     from flows.maps.weights import Weights
+    from storage.store.cohort import Cohort
     from storage.store.slots import Slot
 
 MAPS = ("T1map", "T2map", "PDmap")
@@ -28,7 +29,7 @@ OF_INFERENCE = (*MAPS, *(f"{name}_sd" for name in MAPS), "residual")
 class InferTask:
     """One session to compute maps of."""
 
-    location: str
+    cohort: Cohort
     slot: Slot
     acquisitions: Mapping[Contrast, Acquisition] = field(repr=False)
     scales: Mapping[Contrast, float] = field(repr=False)
@@ -45,12 +46,12 @@ def infer_session(task: InferTask) -> Outcome:
 def _infer(task: InferTask, stage: Stage) -> Outcome:
     from flows.maps.weights import resident_checkpoint
     from qmri_core.mapping.inference import fastest, session_maps
-    from storage.store.waves import read_arrays, write_arrays
+    from storage.store.waves import write_arrays
 
     began = time.perf_counter()
     with stage("read"):
         names = [str(contrast) for contrast in task.acquisitions]
-        stored = read_arrays(task.location, task.slot, [*names, "brain_mask"])
+        stored = task.cohort.read(task.slot, [*names, "brain_mask"])
         mask = (stored["brain_mask"] == 1).astype(np.uint8)
     with stage("load_model"):
         network = resident_checkpoint(task.weights).network
@@ -81,9 +82,9 @@ def _infer(task: InferTask, stage: Stage) -> Outcome:
     return Outcome(session=task.slot.session, status=Status.COMPLETE, fork=fork, duration=time.perf_counter() - began)
 
 
-def clear_maps(location: str, slot: Slot, fork: ForkSession) -> ForkSession:
+def clear_maps(cohort: Cohort, slot: Slot, fork: ForkSession) -> ForkSession:
     """Take away a session's maps, which would else pass for those of the weights that failed."""
-    from storage.store.waves import read_arrays, write_arrays
+    from storage.store.waves import write_arrays
 
-    shape = read_arrays(location, slot, ["brain_mask"])["brain_mask"].shape
+    shape = cohort.read(slot, ["brain_mask"])["brain_mask"].shape
     return write_arrays(fork, slot, {name: np.full(shape, np.nan, dtype=np.float32) for name in OF_INFERENCE})

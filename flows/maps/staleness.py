@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qmri_core import versions
 from qmri_core.calibration.population import FieldStrengthError, population
 from storage.store.schema import Reason, Status
+
+if TYPE_CHECKING:
+    from storage.store.cohort import Cohort
 
 IMAGES_REST_ON = {
     "input_digest": "its input has changed",
@@ -62,19 +65,18 @@ def maps_identity(row: Mapping[str, Any]) -> str:
     return ",".join(str(row[name]) for name in (*MAPS_REST_ON, *IMAGES_REST_ON))
 
 
-def stale_sessions(store: str) -> dict[str, str]:
+def stale_sessions(cohort: Cohort) -> dict[str, str]:
     """Sessions that the next run would do again without looking at the source, and why."""
     from flows.maps.calibrate import current_calibrations
     from flows.maps.weights import chosen_weights
     from flows.tables.text import records
-    from storage.store.cohort import catalogue, sessions
 
     ours: dict[str, object] = {"preprocessing_version": str(versions.PREPROCESSING)}
     stale = {
-        str(row["session"]): why for row in records(catalogue(store)) if (why := why_images(row, ours)) and row["group"]
+        str(row["session"]): why for row in records(cohort.catalogue) if (why := why_images(row, ours)) and row["group"]
     }
-    calibrations, weights = current_calibrations(store), chosen_weights(store)
-    for record in records(sessions(store)):
+    calibrations, weights = current_calibrations(cohort), chosen_weights(cohort)
+    for record in records(cohort.sessions):
         if record["status"] == Status.SKIPPED or obstacle(record, calibrations) is not None:
             continue
         digest = weights.as_recorded(str(record["checkpoint_digest"]))

@@ -10,7 +10,7 @@ import numpy as np
 from qmri_core.evaluation.protocol_advice import parse_series
 from qmri_core.physics.synthesis import synthesise
 from qmri_core.series.acquisition import Acquisition
-from storage.store.cohort import StoreError, read_arrays, slots
+from storage.store.cohort import Cohort, StoreError
 
 
 def run_synthesize(
@@ -60,10 +60,11 @@ def run_synthesize(
     if not out.name.endswith((".nii", ".nii.gz")):
         raise ValueError("the output must end in .nii or .nii.gz")
     acquisition = parse_series(series, manufacturer=manufacturer, field_strength=field_strength)
-    slot = slots(store).get(session)
+    cohort = Cohort.open(store)
+    slot = cohort.slots.get(session)
     if slot is None:
         raise StoreError(f"{session} is not stored; `qmri status` lists the sessions")
-    arrays = read_arrays(store, slot, ("PDmap", "T1map", "T2map", "affine"))
+    arrays = cohort.read(slot, ("PDmap", "T1map", "T2map", "affine"))
     if not np.isfinite(arrays["T1map"]).any():
         raise StoreError(f"{session} has no maps; run `qmri infer`")
     image = synthesise(acquisition, arrays["PDmap"], arrays["T1map"], arrays["T2map"], noise=noise)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from qmri_core.mapping.checkpoint import Checkpoint
+    from storage.store.cohort import Cohort
 
 
 class Promotion(StrEnum):
@@ -24,13 +25,14 @@ class Promotion(StrEnum):
 class Weights:
     """Where a checkpoint is, and what it must be.
 
-    It is in ``file``, else in ``store`` under ``name``, else in the package. ``digest`` is that of its content
-    (`qmri_core.mapping.checkpoint.content_digest`); ``recorded`` are all digests by which a store can name its maps.
+    It is in ``file``, else in the store of ``cohort`` under ``name``, else in the package. ``digest`` is that of its
+    content (`qmri_core.mapping.checkpoint.content_digest`); ``recorded`` are all digests by which a store can name its
+    maps. The digest tells which it is, whatever the snapshot of the cohort.
     """
 
     digest: str
     file: Path | None = None
-    store: str | None = None
+    cohort: Cohort | None = field(default=None, compare=False)
     name: str = ""
     recorded: frozenset[str] = frozenset()
 
@@ -39,7 +41,7 @@ class Weights:
         return digest if digest in self.recorded else self.digest
 
 
-def chosen_weights(store: str, checkpoint: Path | None = None) -> Weights:
+def chosen_weights(cohort: Cohort, checkpoint: Path | None = None) -> Weights:
     """The checkpoint of a run: the given file, else the store's promoted one, else the shipped one.
 
     Raises
@@ -50,12 +52,11 @@ def chosen_weights(store: str, checkpoint: Path | None = None) -> Weights:
         If the store has lost the promoted one.
     """
     from qmri_core.mapping.checkpoint import checkpoint_file, content_digest, recorded_digests
-    from storage.store.checkpoints import checkpoint_content, promoted
 
     place: dict[str, Any] = {}
-    if checkpoint is None and (name := promoted(store)):
-        title, content = _title(name), checkpoint_content(store, name)
-        place = {"store": store, "name": name}
+    if checkpoint is None and (name := cohort.promoted):
+        title, content = _title(name), cohort.checkpoint(name)
+        place = {"cohort": cohort, "name": name}
     else:
         file = checkpoint_file(checkpoint)
         title, content = file.name, file.read_bytes()
@@ -77,10 +78,9 @@ def resident_checkpoint(weights: Weights) -> Checkpoint:
         If the store has lost it.
     """
     from qmri_core.mapping import checkpoint as files
-    from storage.store.checkpoints import checkpoint_content
 
-    if weights.store is not None:
-        return files.read_checkpoint(checkpoint_content(weights.store, weights.name), name=_title(weights.name))
+    if weights.cohort is not None:
+        return files.read_checkpoint(weights.cohort.checkpoint(weights.name), name=_title(weights.name))
     loaded = files.load_checkpoint(weights.file)
     if loaded.digest != weights.digest:
         raise files.CheckpointError("the checkpoint file changed while the run was using it; start the run again")

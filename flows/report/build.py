@@ -22,7 +22,8 @@ from flows.tables.text import (
     variation_table,
 )
 from qmri_core.evaluation.literature import interval, literature
-from storage.store.cohort import catalogue, group_labels, history, open_cohort, open_repository, read_table
+from storage.store.cohort import Cohort, latest
+from storage.store.repository import snapshot_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -38,14 +39,14 @@ _MAX_LISTED = 500
 
 
 def write_report(
-    store: str, out: Path, *, aggregate: AggregateResult, evaluation: EvaluateResult | None = None
+    store: Cohort | str, out: Path, *, aggregate: AggregateResult, evaluation: EvaluateResult | None = None
 ) -> Path:
     """Write ``report.html`` into ``out``: self-contained, readable without scripts and network, free of identities.
 
     Parameters
     ----------
     store
-        Location of the cohort.
+        The cohort, or its location.
     aggregate
         Tables of the cohort's statistics.
     evaluation
@@ -63,8 +64,9 @@ def write_report(
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    rows = catalogue(store)
-    labels = labels_of(rows["group"], group_labels(store))
+    cohort = latest(store)
+    rows = cohort.catalogue
+    labels = labels_of(rows["group"], cohort.labels)
     environment = Environment(
         loader=PackageLoader("flows.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
@@ -78,12 +80,12 @@ def write_report(
         worthless_alone=WORTHLESS_ALONE,
         evaluation=evaluation_table(evaluation.table) if evaluation is not None else None,
         literature=_literature(),
-        pictures=_pictures(store, aggregate.sessions, labels),
+        pictures=_pictures(cohort, aggregate.sessions, labels),
         n_groups=len(labels),
         unfinished=_unfinished(rows, labels),
         max_listed=_MAX_LISTED,
-        calibration=_calibration(store, labels),
-        provenance=_provenance(store, rows),
+        calibration=_calibration(cohort, labels),
+        provenance=_provenance(cohort),
     )
     out.mkdir(parents=True, exist_ok=True)
     path = out / "report.html"
@@ -131,9 +133,9 @@ def _literature() -> Rows:
     ]
 
 
-def _pictures(store: str, sessions: pd.DataFrame, labels: Mapping[str, str]) -> list[tuple[str, str, str, Picture]]:
+def _pictures(cohort: Cohort, sessions: pd.DataFrame, labels: Mapping[str, str]) -> list[tuple[str, str, str, Picture]]:
     """Label, group, session and picture of the largest groups."""
-    tree = open_cohort(store)
+    tree = cohort.tree()
     sizes = {group: int(tree[group].sizes["session"]) for group in labels}
     chosen = sorted(labels, key=lambda group: (-sizes[group], group))[:MAX_PICTURES]
     result = []
@@ -166,12 +168,11 @@ def _unfinished(rows: pd.DataFrame, labels: Mapping[str, str]) -> Rows:
     )
 
 
-def _calibration(store: str, labels: Mapping[str, str]) -> tuple[list[str], Rows] | None:
+def _calibration(cohort: Cohort, labels: Mapping[str, str]) -> tuple[list[str], Rows] | None:
     """List the current versions: contrast, version, sessions behind it, and what the level refers to."""
-    table = read_table(store, "calibration")
-    if table is None:
+    frame = cohort.calibrations
+    if frame is None:
         return None
-    frame = table.to_dataframe()
     newest = frame[frame["version"] == frame.groupby("group")["version"].transform("max")]
     columns = [name for name in ("contrast", "version", "n_sessions", "reference") if name in newest]
     cells = [
@@ -181,14 +182,13 @@ def _calibration(store: str, labels: Mapping[str, str]) -> tuple[list[str], Rows
     return ["group", *(_words(name) for name in columns)], cells
 
 
-def _provenance(store: str, rows: pd.DataFrame) -> list[tuple[str, str]]:
-    last = history(open_repository(store))[0]
-    attributes = {str(name): value for name, value in open_cohort(store).attrs.items()}
+def _provenance(cohort: Cohort) -> list[tuple[str, str]]:
+    last, rows = snapshot_of(cohort.repository, cohort.snapshot), cohort.catalogue
     return [
         ("snapshot", f"{last.id} of {last.time:%Y-%m-%d %H:%M:%S} UTC: {last.message}"),
-        ("schema version", str(attributes.get("schema_version", "-"))),
+        ("schema version", str(cohort.root.attrs.get("schema_version", "-"))),
         ("checkpoint of the maps, SHA-256", _distinct(rows["checkpoint_digest"])),
-        ("promoted checkpoint, SHA-256", str(attributes.get("promoted_checkpoint") or "none")),
+        ("promoted checkpoint, SHA-256", cohort.promoted or "none"),
         ("calibration version", _distinct(rows["calibration_version"])),
         ("preprocessing version", _distinct(rows["preprocessing_version"])),
         ("code version of the sessions", _distinct(rows["code_version"])),

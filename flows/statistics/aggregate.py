@@ -17,11 +17,10 @@ from flows.progress import Progress, quiet
 from flows.statistics.session import SummariseTask, summarise_session
 from flows.tables.text import labels_of, records
 from qmri_core.statistics import Moments, inter_group_variation
-from storage.store.cohort import group_labels, sessions, slots
-from storage.store.locations import absolute
-from storage.store.repository import StoreError, writing
+from storage.store.cohort import Cohort, latest
+from storage.store.repository import StoreError
 from storage.store.schema import Status
-from storage.store.tables import read_table, write_table
+from storage.store.tables import write_table
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -48,7 +47,9 @@ class AggregateResult:
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
-def aggregate(store: str, *, client: Client, out: Path | None = None, progress: Progress = quiet) -> AggregateResult:
+def aggregate(
+    store: Cohort | str, *, client: Client, out: Path | None = None, progress: Progress = quiet
+) -> AggregateResult:
     """Bring the statistics in the store up to date, and compute the tables of groups and variation.
 
     Only sessions whose maps have changed since their statistics were taken are read, or whose statistics were taken
@@ -64,14 +65,13 @@ def aggregate(store: str, *, client: Client, out: Path | None = None, progress: 
     StoreError
         If there is no store, or the maps of a session cannot be read.
     """
-    stored = sessions(store)
-    places = slots(store)
-    made = identities_of_maps(stored)
-    table = read_statistics(store)
+    cohort = latest(store)
+    made = identities_of_maps(cohort.sessions)
+    table = read_statistics(cohort)
     lacking = table["mode"].isna() & (table["n"] > 0)
-    kept = up_to_date(table[~table["session"].isin(table.loc[lacking, "session"])], made, places)
+    kept = up_to_date(table[~table["session"].isin(table.loc[lacking, "session"])], made, cohort.slots)
     due = sorted(set(made) - set(kept["session"]))
-    tasks = [SummariseTask(location=absolute(store), slot=places[name]) for name in due]
+    tasks = [SummariseTask(cohort=cohort, slot=cohort.slots[name]) for name in due]
     rows: list[dict[str, object]] = []
     for task, result in run_bounded(
         client, summarise_session, tasks, progress=progress, text="aggregate", key=lambda task: task.slot.session
@@ -83,7 +83,7 @@ def aggregate(store: str, *, client: Client, out: Path | None = None, progress: 
     if rows or len(kept) != len(table):
         table = pd.concat([kept, pd.DataFrame(rows, columns=table.columns)], ignore_index=True) if rows else kept
         table = table.sort_values(["group", "session", "map", "tissue"], ignore_index=True)
-        with writing(store) as repository:
+        with cohort.writing() as repository:
             write_table(
                 repository,
                 "statistics",
@@ -96,16 +96,15 @@ def aggregate(store: str, *, client: Client, out: Path | None = None, progress: 
         out.mkdir(parents=True, exist_ok=True)
         for name, frame in asdict_frames(result_tables).items():
             frame.to_csv(out / f"{name}.csv", index=False)
-    return replace(result_tables, labels=labels_of(result_tables.groups["group"], group_labels(store)))
+    return replace(result_tables, labels=labels_of(result_tables.groups["group"], cohort.labels))
 
 
-def read_statistics(store: str) -> pd.DataFrame:
+def read_statistics(cohort: Cohort) -> pd.DataFrame:
     """Stored statistics: one row per session, tissue and map; ``made_with`` says of which maps."""
     columns = [*KEYS, *_FIGURES, "made_with"]
-    dataset = read_table(store, "statistics")
-    if dataset is None:
+    if cohort.statistics is None:
         return pd.DataFrame(columns=columns)
-    return dataset.to_dataframe().reset_index(drop=True).reindex(columns=columns)  # modes that were not taken are NaN
+    return cohort.statistics.reindex(columns=columns)  # modes that were not taken are NaN
 
 
 def identities_of_maps(stored: pd.DataFrame) -> dict[str, str]:

@@ -10,6 +10,7 @@ from flows.maps.session import MAPS
 from storage.store.schema import Status
 
 if TYPE_CHECKING:
+    from storage.store.cohort import Cohort
     from storage.store.slots import Slot
 
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 class SummariseTask:
     """One session to take tissue statistics of."""
 
-    location: str
+    cohort: Cohort
     slot: Slot
 
 
@@ -29,10 +30,9 @@ def summarise_session(task: SummariseTask) -> Outcome:
 def _summarise(task: SummariseTask, stage: Stage) -> Outcome:
     from qmri_core.preprocessing.tissue import TISSUES
     from qmri_core.statistics import tissue_statistics
-    from storage.store.waves import read_arrays
 
     with stage("read"):
-        stored = read_arrays(task.location, task.slot, [*MAPS, "tissue"])
+        stored = task.cohort.read(task.slot, [*MAPS, "tissue"])
     with stage("statistics"):
         rows = tuple(
             {

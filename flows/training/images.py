@@ -16,7 +16,7 @@ from flows.tables.text import records
 from qmri_core.calibration.scales import calibrated_acquisitions, session_person, session_scales
 from qmri_core.series.acquisition import Acquisition, Contrast
 from storage.store.acquisitions import acquisitions_of
-from storage.store.cohort import sessions, slots
+from storage.store.cohort import Cohort
 from storage.store.schema import Status
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def split(stored: Sequence[Mapping[str, Any]]) -> Split:
 
 
 def stored_images(
-    store: str, *, seed: int, progress: Progress = quiet
+    cohort: Cohort, *, seed: int, progress: Progress = quiet
 ) -> tuple[list[Images], list[Images], dict[str, int]]:
     """Calibrated slices of a store's training split and of what is held out; both empty without two people.
 
@@ -78,18 +78,18 @@ def stored_images(
     tuple
         Slices to train on, slices held out, and for the record how many sessions and groups each comes from.
     """
-    calibrate(store, progress=progress)
-    calibrations = current_calibrations(store)
+    calibrate(cohort, progress=progress)
+    cohort = cohort.refreshed()
+    calibrations = current_calibrations(cohort)
     usable = [
         row
-        for row in records(sessions(store))
+        for row in records(cohort.sessions)
         if row["status"] != Status.SKIPPED and obstacle(row, calibrations) is None and len(acquisitions_of(row)) > 1
     ]
     divided = split(usable)
     if not divided.train or not divided.held_out:
         return [], [], {}
     rows = {str(row["session"]): row for row in usable}
-    places = slots(store)
     chosen = [
         [str(name) for name in np.random.default_rng([seed, 6]).permutation(names)[:most]]
         for names, most in ((divided.train, MOST_SESSIONS), (divided.held_out, MOST_HELD_OUT))
@@ -105,7 +105,7 @@ def stored_images(
             acquisitions = calibrated_acquisitions(scales, acquisitions_of(row))
             of_session = scales, signals_of(row, acquisitions), acquisitions
             known = session_scales(*of_session), session_person(*of_session)
-            if (one := _slices(store, places[name], acquisitions, *known, n, seed)) is not None:
+            if (one := _slices(cohort, cohort.slots[name], acquisitions, *known, n, seed)) is not None:
                 images.append(one)
         found.append(images)
     counts = {
@@ -117,7 +117,7 @@ def stored_images(
 
 
 def _slices(
-    store: str,
+    cohort: Cohort,
     slot: Slot,
     acquisitions: Mapping[Contrast, Acquisition],
     scales: Mapping[Contrast, float],
@@ -126,9 +126,8 @@ def _slices(
     seed: int,
 ) -> Images | None:
     from qmri_core.training.self_supervision import calibrated_slices
-    from storage.store.waves import read_arrays
 
-    stored = read_arrays(store, slot, [*map(str, acquisitions), "brain_mask"])
+    stored = cohort.read(slot, [*map(str, acquisitions), "brain_mask"])
     images = {contrast: stored[str(contrast)] for contrast in acquisitions}
     mask = (stored["brain_mask"] == 1).astype(np.uint8)
     rng = np.random.default_rng([seed, 7, int(hashlib.sha256(slot.session.encode()).hexdigest()[:8], 16)])

@@ -29,6 +29,7 @@ from qmri_core.training.loop import Score, TrainingSettings, fit, simulated_batc
 from qmri_core.training.self_supervision import image_loss, image_score, mixed_loss
 from storage.simulated.templates import tissue_templates
 from storage.store.checkpoints import register
+from storage.store.cohort import Cohort
 
 if TYPE_CHECKING:
     from qmri_core.mapping.network import MapNetwork
@@ -129,7 +130,8 @@ def train_model(
     """
     if not 0 <= image_share <= 1:
         raise ValueError(f"a share of images of {image_share:g}; it must lie between 0 and 1")
-    before = resident_checkpoint(chosen_weights(store))
+    cohort = Cohort.open(store)
+    before = resident_checkpoint(chosen_weights(cohort))
     atlas = atlas or atlas_from_templates(tissue_templates(), resolution=1.0)
     sizes = replace(
         settings or TrainingSettings(learning_rate=RATE),
@@ -138,7 +140,9 @@ def train_model(
         widths=before.network.settings.widths,
     )
     device, precision = fastest()
-    images, held_out, counts = stored_images(store, seed=sizes.seed, progress=progress) if image_share else ([], [], {})
+    images, held_out, counts = (
+        stored_images(cohort, seed=sizes.seed, progress=progress) if image_share else ([], [], {})
+    )
     share = image_share if images else 0.0
     loss = simulated_loss(simulated_batches(atlas, sizes, device=device), sizes, precision=precision)
     if images:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage.exports.zarr import new_folder
-from storage.store.arrays import read_arrays
-from storage.store.cohort import sessions, slots
+from storage.store.cohort import Cohort
 from storage.store.schema import NOT_COMPUTED, WORKER_VARIABLES
 
 BIDS_VERSION = "1.10.0"
@@ -25,13 +23,7 @@ TISSUES = WORKER_VARIABLES["tissue"].flags
 _UNITS = {"s": "s", "1": "arbitrary"}
 
 
-def export_bids(
-    location: str | Path,
-    out: Path,
-    *,
-    at: str | datetime | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> int:
+def export_bids(cohort: Cohort, out: Path, *, progress: Callable[[int, int], None] | None = None) -> int:
     """Write the maps of all sessions that have some, with brain mask and tissue; the number of sessions written.
 
     ``sub-<pseudonym>/ses-<pseudonym>/anat`` holds ``T1map`` and ``T2map`` in seconds, ``PDmap`` relative to CSF, each
@@ -41,8 +33,6 @@ def export_bids(
 
     Parameters
     ----------
-    location, at
-        As in `storage.store.cohort.open_cohort`.
     out
         Folder that is not there yet.
     progress
@@ -51,17 +41,16 @@ def export_bids(
     Raises
     ------
     StoreError
-        If there is no store, or ``out`` is there already or cannot be written.
+        If ``out`` is there already or cannot be written.
     """
-    table = sessions(location, at=at)
+    table = cohort.sessions
     table = table[table["checkpoint_digest"] != ""]
-    places = slots(location, at=at)
     records: list[Mapping[str, Any]] = [{str(k): v for k, v in row.items()} for row in table.to_dict(orient="records")]
     written = []
     with new_folder(out) as folder:
         for done, record in enumerate(records, 1):
             names = [*MAPS, *(f"{name}_sd" for name in MAPS), "brain_mask", "tissue", "affine"]
-            arrays = read_arrays(location, places[str(record["session"])], names, at=at)
+            arrays = cohort.read(cohort.slots[str(record["session"])], names)
             if np.isfinite(arrays["T1map"]).any():  # not one whose maps have failed
                 _write_session(folder, record, arrays)
                 written.append(record)

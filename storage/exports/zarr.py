@@ -6,33 +6,25 @@ import asyncio
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 
 from icechunk import IcechunkStore
 from zarr.core.buffer import default_buffer_prototype
 
-from storage.store.repository import StoreError, open_repository, readable_session
+from storage.store.cohort import Cohort
+from storage.store.repository import StoreError
 
 AT_A_TIME = 64
 """Objects that are copied at the same time."""
 
 
-def export_zarr(
-    location: str | Path,
-    out: Path,
-    *,
-    at: str | datetime | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> int:
+def export_zarr(cohort: Cohort, out: Path, *, progress: Callable[[int, int], None] | None = None) -> int:
     """Write one state of the cohort as a plain Zarr hierarchy, chunk by chunk as it is stored; the number of objects.
 
     The folder appears when everything is in it.
 
     Parameters
     ----------
-    location, at
-        As in `storage.store.cohort.open_cohort`.
     out
         Folder that is not there yet.
     progress
@@ -41,11 +33,10 @@ def export_zarr(
     Raises
     ------
     StoreError
-        If there is no store, or ``out`` is there already.
+        If ``out`` is there already.
     """
-    session = readable_session(open_repository(location), at)
     with new_folder(out) as folder:
-        return asyncio.run(_copy(session.store, folder, progress or (lambda _done, _total: None)))
+        return asyncio.run(_copy(cohort.session.store, folder, progress or (lambda _done, _total: None)))
 
 
 @contextmanager

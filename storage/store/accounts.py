@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import icechunk
 import zarr
 
-from storage.store.repository import open_repository, readable_session
 from storage.store.tables import change
 
 _ATTRIBUTE = "last_ingest"
@@ -26,10 +24,3 @@ def write_account(repository: icechunk.Repository, account: Mapping[str, Any]) -
             root.attrs[_ATTRIBUTE] = dict(account)
 
     return change(repository, edit, "Account of an ingest", {"run": "ingest", **account})
-
-
-def read_account(location: str | Path) -> dict[str, Any]:
-    """Account of the last ingest; empty if there was none."""
-    root = zarr.open_group(readable_session(open_repository(location)).store, mode="r", zarr_format=3)
-    account = root.attrs.get(_ATTRIBUTE)
-    return dict(account) if isinstance(account, Mapping) else {}

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import icechunk
@@ -13,7 +11,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from storage.store.repository import StoreError, faults, open_repository, readable_session
+from storage.store.repository import StoreError, faults
 from storage.store.schema import (
     DIGEST,
     IMAGE_NAMES,
@@ -73,22 +71,9 @@ def check_whole_chunks(array: zarr.Array[Any], slot: Slot, shape: tuple[int, ...
         raise StoreError(f"{slot.session}: {array.path} has volumes of {array.shape[1:]}, {shape} was given")
 
 
-def read_arrays(
-    location: str | Path, slot: Slot, names: Sequence[str], *, at: str | datetime | None = None
-) -> dict[str, NDArray[Any]]:
-    """One session's values of the variables as stored, from the last commit or that of ``at``; runs on workers.
-
-    Not computed is NaN in float variables, `storage.store.schema.NOT_COMPUTED` in masks, empty in texts.
-
-    Raises
-    ------
-    StoreError
-        If the slot is not this session's any more, or a name is unknown.
-    StorageFaultError
-        If the store cannot be opened.
-    """
-    session = readable_session(open_repository(location), at)
-    group = zarr.open_group(session.store, path=slot.group, mode="r", zarr_format=3)
+def read_arrays(root: zarr.Group, slot: Slot, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """One session's values of the variables as stored; see `storage.store.cohort.Cohort.read`."""
+    group = group_of(root, slot.group)
     check_owner(group, slot)
     unknown = [name for name in names if name not in WORKER_VARIABLES and name not in SESSION_VARIABLES]
     if unknown:

@@ -12,16 +12,13 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import zarr
 
-from storage.store.repository import MAIN, StoreError, open_repository, readable_session, writing
+from storage.store.repository import MAIN, StoreError, writing
 from storage.store.tables import array_of, change, group_of
-
-if TYPE_CHECKING:
-    from datetime import datetime
 
 NODE = "checkpoints"
 PROMOTED = "promoted_checkpoint"
@@ -102,29 +99,21 @@ def promote(location: str | Path, digest: str) -> str:
         return snapshot or repository.lookup_branch(MAIN)
 
 
-def promoted(location: str | Path, *, at: str | datetime | None = None) -> str:
+def promoted(root: zarr.Group) -> str:
     """Digest of the promoted checkpoint; empty where none is."""
-    return str(_root(location, at).attrs.get(PROMOTED, ""))
+    return str(root.attrs.get(PROMOTED, ""))
 
 
-def registered(location: str | Path, *, at: str | datetime | None = None) -> dict[str, dict[str, Any]]:
+def registered(root: zarr.Group) -> dict[str, dict[str, Any]]:
     """Records of the checkpoints that the store holds, by digest."""
-    root = _root(location, at)
     if NODE not in root:
         return {}
     arrays = sorted(group_of(root, NODE).arrays())
     return {name: json.loads(json.dumps(array.attrs["record"])) for name, array in arrays}
 
 
-def checkpoint_content(location: str | Path, digest: str) -> bytes:
-    """Content of a registered checkpoint's file.
-
-    Raises
-    ------
-    StoreError
-        If the store holds no such checkpoint, or its bytes are not those that were written.
-    """
-    root = _root(location, None)
+def checkpoint_content(root: zarr.Group, digest: str, location: str) -> bytes:
+    """Content of a registered checkpoint's file; see `storage.store.cohort.Cohort.checkpoint`."""
     if NODE not in root or digest not in group_of(root, NODE):
         raise StoreError(f"{location}: holds no checkpoint {digest[:12]}")
     array = array_of(group_of(root, NODE), digest)
@@ -132,7 +121,3 @@ def checkpoint_content(location: str | Path, digest: str) -> bytes:
     if hashlib.sha256(content).hexdigest() != array.attrs.get(SHA256, digest):
         raise StoreError(f"{location}: the bytes of checkpoint {digest[:12]} are not those that were written")
     return content
-
-
-def _root(location: str | Path, at: str | datetime | None) -> zarr.Group:
-    return zarr.open_group(readable_session(open_repository(location), at).store, mode="r", zarr_format=3)

@@ -1,36 +1,46 @@
-"""The cohort store: what the rest of the system, and an analyst, use of it.
+"""The one door to a cohort's store: opened once, pinned to one snapshot, and read through by everybody.
 
-Reading is here; the writing functions come from `repository`, `waves` and `tables` beside it.
+Writing is in `repository`, `waves` and `tables` beside it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+import icechunk
 import pandas as pd
 import xarray as xr
 import zarr
+from numpy.typing import NDArray
 
+from storage.store import checkpoints
+from storage.store.arrays import read_arrays
 from storage.store.labels import LABEL, labels_in
+from storage.store.locations import absolute
 from storage.store.repository import (
+    MAIN,
     Snapshot,
     StoreError,
     faults,
     history,
     open_repository,
-    readable_session,
+    snapshot_of,
     tag,
     writing,
 )
 from storage.store.schema import CATALOGUE_COLUMNS, IMAGE_NAMES, PER_SESSION, SESSION_VARIABLES
 from storage.store.slots import Placement, Slot, find_slots
-from storage.store.tables import column, group_of, groups_of, read_rows, read_table, write_table
-from storage.store.waves import Wave, begin_append, begin_update, commit, read_arrays, write_arrays
+from storage.store.tables import TableName, column, group_of, groups_of, load_table, read_rows, write_table
+from storage.store.waves import Wave, begin_append, begin_update, commit, write_arrays
 
 __all__ = [
+    "Cohort",
     "Placement",
     "Slot",
     "Snapshot",
@@ -38,21 +48,194 @@ __all__ = [
     "Wave",
     "begin_append",
     "begin_update",
-    "catalogue",
     "commit",
-    "group_labels",
     "history",
+    "latest",
     "open_cohort",
     "open_repository",
-    "read_arrays",
-    "read_table",
-    "sessions",
-    "slots",
     "tag",
     "write_arrays",
     "write_table",
     "writing",
 ]
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """A cohort as it was at one commit.
+
+    A value: equal where location and snapshot are. What was read of it is kept, since a snapshot never changes; tables
+    are shared by all that ask, so whoever changes one copies it first. Pickled it is its location and snapshot alone;
+    a process that it is sent to opens the store once, when it first reads.
+    """
+
+    location: str
+    snapshot: str
+    opened: icechunk.Repository | None = field(default=None, repr=False, compare=False)
+
+    @classmethod
+    def open(cls, location: str | Path, *, at: str | datetime | None = None) -> Cohort:
+        """Open a cohort at its last commit, or at the snapshot id, tag or time ``at``.
+
+        Raises
+        ------
+        StoreError
+            If there is no store, ``at`` names nothing in it, or another version wrote it.
+        StorageFaultError
+            If the storage does not answer.
+        """
+        return cls.in_repository(open_repository(location), location, at=at)
+
+    @classmethod
+    def in_repository(
+        cls, repository: icechunk.Repository, location: str | Path, *, at: str | datetime | None = None
+    ) -> Cohort:
+        """The same of a repository that is open already."""
+        with faults(location):
+            snapshot = repository.lookup_branch(MAIN) if at is None else snapshot_of(repository, at).id
+        return cls(str(location), snapshot, repository)
+
+    @cached_property
+    def repository(self) -> icechunk.Repository:
+        """The repository, for its history and for writing."""
+        return _opened_here(self.location) if self.opened is None else self.opened
+
+    def at_snapshot(self, snapshot: str) -> Cohort:
+        """The cohort at another commit, by the same door; this very one where it is there already."""
+        return self if snapshot == self.snapshot else replace(self, snapshot=snapshot, opened=self.repository)
+
+    def refreshed(self) -> Cohort:
+        """The cohort at its last commit, whoever made it."""
+        with faults(self.location):
+            return self.at_snapshot(self.repository.lookup_branch(MAIN))
+
+    @contextmanager
+    def writing(self) -> Iterator[icechunk.Repository]:
+        """Write to the cohort as `storage.store.repository.writing` does, by the same door."""
+        with writing(self.location, repository=self.repository) as repository:
+            yield repository
+
+    @cached_property
+    def session(self) -> icechunk.Session:
+        """Read-only session of the snapshot."""
+        with faults(self.location):
+            return self.repository.readonly_session(snapshot_id=self.snapshot)
+
+    @cached_property
+    def root(self) -> zarr.Group:
+        """Root group of the snapshot."""
+        return zarr.open_group(self.session.store, mode="r", zarr_format=3)
+
+    @cached_property
+    def catalogue(self) -> pd.DataFrame:
+        """One row per session ever seen, with its status, reason, group, digests and versions.
+
+        Texts that are not known are empty, numbers NaN.
+        """
+        return pd.DataFrame(read_rows(self.root))
+
+    @cached_property
+    def sessions(self) -> pd.DataFrame:
+        """One row per stored session: its group, index along the session axis, and all per-session values."""
+        tables = []
+        for path in sorted(set(groups_of(self.root).values())):
+            arrays = dict(group_of(self.root, path).arrays())  # all at once: one by one they take longer than reading
+            names = column(arrays["session"])
+            table: dict[str, Any] = {"session": names, "group": path, "index": range(len(names))}
+            table |= {variable.name: column(arrays[variable.name]) for variable in PER_SESSION}
+            tables.append(pd.DataFrame(table))
+        empty = pd.DataFrame(columns=["session", "group", "index", *(variable.name for variable in PER_SESSION)])
+        return pd.concat(tables, ignore_index=True) if tables else empty
+
+    @cached_property
+    def slots(self) -> dict[str, Slot]:
+        """Where each stored session lies."""
+        return find_slots(self.root)
+
+    @cached_property
+    def labels(self) -> dict[str, str]:
+        """Label of every group that the store has ever had, by the group's key, in the order of the labels."""
+        return labels_in(self.root)
+
+    @cached_property
+    def calibrations(self) -> pd.DataFrame | None:
+        """The table of calibrations as it is stored; None if none was made."""
+        return self._table("calibration")
+
+    @cached_property
+    def statistics(self) -> pd.DataFrame | None:
+        """The table of statistics as it is stored; None if none were taken."""
+        return self._table("statistics")
+
+    @cached_property
+    def promoted(self) -> str:
+        """Digest of the promoted checkpoint; empty where none is."""
+        return checkpoints.promoted(self.root)
+
+    @cached_property
+    def registered(self) -> dict[str, dict[str, Any]]:
+        """Records of the checkpoints that the store holds, by digest."""
+        return checkpoints.registered(self.root)
+
+    def checkpoint(self, digest: str) -> bytes:
+        """Content of a registered checkpoint's file.
+
+        Raises
+        ------
+        StoreError
+            If the store holds no such checkpoint, or its bytes are not those that were written.
+        """
+        return checkpoints.checkpoint_content(self.root, digest, self.location)
+
+    def read(self, slot: Slot, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+        """One session's values of the variables as stored.
+
+        Not computed is NaN in float variables, `storage.store.schema.NOT_COMPUTED` in masks, empty in texts.
+
+        Raises
+        ------
+        StoreError
+            If the slot is not this session's in this snapshot, or a name is unknown.
+        StorageFaultError
+            If the store cannot be opened or does not answer any more. Where it does, and the session's chunks alone
+            cannot be read, the error of the library goes on: that is the session's own.
+        """
+        try:
+            return read_arrays(self.root, slot, names)
+        except (OSError, icechunk.IcechunkError):
+            Cohort.open(self.location).at_snapshot(self.snapshot).root  # noqa: B018 - raises where the store has gone
+            raise
+
+    def tree(self, chunks: dict[str, Any] | None = None) -> xr.DataTree:
+        """The snapshot as `open_cohort` gives it."""
+        store: Any = self.session.store  # xarray's annotation leaves out Zarr stores
+        tree = xr.open_datatree(store, engine="zarr", consolidated=False, chunks=chunks)
+        # Zarr lists members in no order
+        return xr.DataTree.from_dict({path: _in_schema_order(tree[path].to_dataset()) for path in sorted(tree.groups)})
+
+    def _table(self, name: TableName) -> pd.DataFrame | None:
+        dataset = load_table(self.session, name)
+        return None if dataset is None else dataset.to_dataframe().reset_index(drop=True)
+
+    def __reduce__(self) -> tuple[Callable[[str, str], Cohort], tuple[str, str]]:
+        """Location and snapshot, for processes that run in another folder."""
+        return _sent, (absolute(self.location), self.snapshot)
+
+
+@lru_cache(maxsize=4)
+def _sent(location: str, snapshot: str) -> Cohort:
+    """The cohort that another process has sent: one per snapshot, so that what was read of it is kept here too."""
+    return Cohort(location, snapshot)
+
+
+@lru_cache(maxsize=2)
+def _opened_here(location: str) -> icechunk.Repository:
+    return open_repository(location)
+
+
+def latest(store: Cohort | str | Path) -> Cohort:
+    """The cohort at its last commit, where a run begins; opened, unless whoever starts the run has opened it."""
+    return store.refreshed() if isinstance(store, Cohort) else Cohort.open(store)
 
 
 def open_cohort(
@@ -83,41 +266,7 @@ def open_cohort(
     StoreError
         If there is no store, ``at`` names nothing in it, or a newer version wrote it.
     """
-    session = readable_session(open_repository(location), at)
-    store: Any = session.store  # xarray's annotation leaves out Zarr stores
-    tree = xr.open_datatree(store, engine="zarr", consolidated=False, chunks=chunks)
-    # Zarr lists members in no order
-    return xr.DataTree.from_dict({path: _in_schema_order(tree[path].to_dataset()) for path in sorted(tree.groups)})
-
-
-def catalogue(location: str | Path, *, at: str | datetime | None = None) -> pd.DataFrame:
-    """One row per session ever seen, with its status, reason, group, digests and versions.
-
-    Texts that are not known are empty, numbers NaN.
-    """
-    return pd.DataFrame(read_rows(_root(location, at)))
-
-
-def sessions(location: str | Path, *, at: str | datetime | None = None) -> pd.DataFrame:
-    """One row per stored session: its group, index along the session axis, and all per-session values."""
-    return _sessions_of(str(location), readable_session(open_repository(location), at).snapshot_id).copy()
-
-
-@lru_cache(maxsize=2)
-def _sessions_of(location: str, snapshot: str) -> pd.DataFrame:
-    """A snapshot never changes, and one run asks several times: thousands of small reads."""
-    with faults(location):
-        store = open_repository(location).readonly_session(snapshot_id=snapshot).store
-    root = zarr.open_group(store, mode="r", zarr_format=3)
-    tables = []
-    for path in sorted(set(groups_of(root).values())):
-        arrays = dict(group_of(root, path).arrays())  # all at once: opening them one by one takes longer than reading
-        names = column(arrays["session"])
-        table: dict[str, Any] = {"session": names, "group": path, "index": range(len(names))}
-        table |= {variable.name: column(arrays[variable.name]) for variable in PER_SESSION}
-        tables.append(pd.DataFrame(table))
-    empty = pd.DataFrame(columns=["session", "group", "index", *(variable.name for variable in PER_SESSION)])
-    return pd.concat(tables, ignore_index=True) if tables else empty
+    return Cohort.open(location, at=at).tree(chunks)
 
 
 @xr.register_datatree_accessor("qmri")  # type: ignore[no-untyped-call,untyped-decorator,unused-ignore]
@@ -145,20 +294,6 @@ class CohortAccessor:
         return pd.concat(tables) if tables else empty
 
 
-def slots(location: str | Path, *, at: str | datetime | None = None) -> dict[str, Slot]:
-    """Where each stored session lies."""
-    return find_slots(_root(location, at))
-
-
-def group_labels(location: str | Path, *, at: str | datetime | None = None) -> dict[str, str]:
-    """Label of every group that the store has ever had, by the group's key, in the order of the labels."""
-    return labels_in(_root(location, at))
-
-
 def _in_schema_order(dataset: xr.Dataset) -> xr.Dataset:
     place = {name: index for index, name in enumerate((*IMAGE_NAMES, *SESSION_VARIABLES, *CATALOGUE_COLUMNS))}
     return dataset[sorted(dataset.data_vars, key=lambda name: (place.get(str(name), len(place)), str(name)))]
-
-
-def _root(location: str | Path, at: str | datetime | None) -> zarr.Group:
-    return zarr.open_group(readable_session(open_repository(location), at).store, mode="r", zarr_format=3)

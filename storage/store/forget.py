@@ -13,7 +13,8 @@ import numpy as np
 import zarr
 
 from storage.pseudonyms import pseudonym
-from storage.store.repository import MAIN, StoreError, faults, open_repository, open_waves, readable_session, writing
+from storage.store.cohort import Cohort
+from storage.store.repository import MAIN, StoreError, faults, open_repository, open_waves, writing
 from storage.store.schema import CATALOGUE
 from storage.store.slots import remove
 from storage.store.tables import array_of, change, column, group_of, groups_of
@@ -36,10 +37,9 @@ def tombstones(root: zarr.Group) -> set[str]:
     return set(stated)
 
 
-def forgotten(location: str | Path, key: bytes, sessions: Iterable[str]) -> set[str]:
+def forgotten(cohort: Cohort, key: bytes, sessions: Iterable[str]) -> set[str]:
     """Those of ``sessions`` that were forgotten and must not be ingested again."""
-    root = zarr.open_group(readable_session(open_repository(location)).store, mode="r", zarr_format=3)
-    marks = tombstones(root)
+    marks = tombstones(cohort.root)
     return {session for session in sessions if marks and pseudonym(key, "tombstone", session) in marks}
 
 

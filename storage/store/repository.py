@@ -33,7 +33,6 @@ __all__ = [
     "iterate_history",
     "open_repository",
     "open_waves",
-    "readable_session",
     "snapshot_of",
     "stage",
     "tag",
@@ -120,6 +119,7 @@ def writing(
     create: bool = False,
     outdated: bool = False,
     on_wait: Callable[[str], None] | None = None,
+    repository: icechunk.Repository | None = None,
 ) -> Iterator[icechunk.Repository]:
     """Yield the repository for writing; what waves that were cut short have left is dropped.
 
@@ -136,6 +136,8 @@ def writing(
         Accept a store that an older version wrote.
     on_wait
         Called with a message when another process holds the lock; without it the message is logged.
+    repository
+        The store's, where it is open already.
 
     Raises
     ------
@@ -146,10 +148,10 @@ def writing(
     """
     path = local_path(location)
     if path is None:
-        repository = _create_remote(location) if create else open_repository(location, outdated=outdated)
+        opened = _create_remote(location) if create else _opened(location, repository, outdated=outdated)
         with faults(location):
-            _drop_stale(repository, older_than=STALE)
-            yield repository
+            _drop_stale(opened, older_than=STALE)
+            yield opened
         return
     if create:
         _make_folder(path, location)
@@ -166,11 +168,19 @@ def writing(
         with faults(location):
             if not icechunk.Repository.exists(storage_of(path)):
                 _create(path)
-            repository = open_repository(location, outdated=outdated)
-            _drop_stale(repository, older_than=timedelta(0))
-            yield repository
+            opened = _opened(location, repository, outdated=outdated)
+            _drop_stale(opened, older_than=timedelta(0))
+            yield opened
     finally:
         lock.release()
+
+
+def _opened(location: str | Path, repository: icechunk.Repository | None, *, outdated: bool) -> icechunk.Repository:
+    if repository is None:
+        return open_repository(location, outdated=outdated)
+    with faults(location):
+        _check_version(repository, location, outdated=outdated)  # another process may have changed the store since
+    return repository
 
 
 def stage(repository: icechunk.Repository, base: str) -> str:
@@ -196,14 +206,6 @@ def _drop_stale(repository: icechunk.Repository, *, older_than: timedelta) -> No
     for name, begun in open_waves(repository).items():
         if not older_than or now - begun > older_than:
             repository.delete_branch(name)
-
-
-def readable_session(repository: icechunk.Repository, at: str | datetime | None = None) -> icechunk.Session:
-    """Read-only session of the last commit, or of the snapshot id, tag or time ``at``."""
-    with faults():
-        if at is None:
-            return repository.readonly_session(MAIN)
-        return repository.readonly_session(snapshot_id=snapshot_of(repository, at).id)
 
 
 def snapshot_of(repository: icechunk.Repository, at: str | datetime) -> Snapshot:
@@ -344,7 +346,8 @@ def _create_remote(location: str | Path) -> icechunk.Repository:
         if next(iter(repository.ancestry(branch=MAIN))).parent_id is None:
             with contextlib.suppress(icechunk.ConflictError):
                 _create_first_commit(repository)
-    return open_repository(location)
+        _check_version(repository, location, outdated=False)
+    return repository
 
 
 def _create_first_commit(repository: icechunk.Repository) -> None:

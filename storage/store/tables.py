@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import icechunk
@@ -11,12 +10,10 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from storage.store.repository import MAIN, StoreError, faults, open_repository, readable_session
+from storage.store.repository import MAIN, StoreError, faults
 from storage.store.schema import CATALOGUE, CATALOGUE_COLUMNS, Reason, Status, Variable
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     import xarray as xr
 
 MAX_TRIES = 20
@@ -149,7 +146,8 @@ def write_table(
         for _ in range(MAX_TRIES):
             session = repository.writable_session(MAIN)
             if since is not None:
-                before, now = _load(repository.readonly_session(snapshot_id=since), name), _load(session, name)
+                before = load_table(repository.readonly_session(snapshot_id=since), name)
+                now = load_table(session, name)
                 is_same = before is None if now is None else before is not None and before.identical(now)
                 if not is_same:
                     raise StoreError(f"another process has written the table {name} meanwhile; run it again")
@@ -194,12 +192,8 @@ def change(
     raise StoreError(f"others committed to the store {MAX_TRIES} times while this did; run it again")
 
 
-def read_table(location: str | Path, name: TableName, *, at: str | datetime | None = None) -> xr.Dataset | None:
+def load_table(session: icechunk.Session, name: TableName) -> xr.Dataset | None:
     """Load a table; ``None`` if it was never written."""
-    return _load(readable_session(open_repository(location), at), name)
-
-
-def _load(session: icechunk.Session, name: str) -> xr.Dataset | None:
     import xarray as xr
 
     if name not in zarr.open_group(session.store, mode="r", zarr_format=3):

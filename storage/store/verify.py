@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import icechunk
@@ -14,8 +12,9 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from storage.store.cohort import Cohort
 from storage.store.labels import LABEL, labels_in
-from storage.store.repository import StoreError, open_repository, readable_session
+from storage.store.repository import StoreError
 from storage.store.schema import AFFINE, DIGEST, IMAGE_NAMES, PER_SESSION, SCHEMA_VERSION, SHARED
 from storage.store.slots import TOP_NODES, group_paths
 from storage.store.tables import array_of, column, group_of, read_rows
@@ -34,27 +33,20 @@ class Problem:
     message: str
 
 
-def verify(
-    location: str | Path,
-    *,
-    at: str | datetime | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> list[Problem]:
+def verify(cohort: Cohort, *, progress: Callable[[int, int], None] | None = None) -> list[Problem]:
     """Read everything that is stored and compare it with what was recorded when it was written.
 
     Parameters
     ----------
-    location, at
-        As in `storage.store.cohort.open_cohort`.
     progress
         Called with the number of sessions done and of all.
 
     Raises
     ------
     StoreError
-        If there is no store to check.
+        If that state of the cohort has another schema.
     """
-    root = zarr.open_group(readable_session(open_repository(location), at).store, mode="r", zarr_format=3)
+    root = cohort.root
     if root.attrs["schema_version"] != SCHEMA_VERSION:
         raise StoreError(
             f"that state has another schema version than {SCHEMA_VERSION}; only the current one is checked"

@@ -19,7 +19,7 @@ import icechunk
 import numpy as np
 import zarr
 
-from storage.store.arrays import check_whole_chunks, digest_of, digests_of, read_arrays, write_arrays
+from storage.store.arrays import check_whole_chunks, digest_of, digests_of, write_arrays
 from storage.store.labels import give_labels
 from storage.store.repository import MAIN, STAGING, StorageFaultError, StoreError, faults, stage
 from storage.store.schema import AFFINE, DIGEST, IMAGE_NAMES, PER_SESSION, SESSION_VARIABLES, SHARED, Status
@@ -33,7 +33,6 @@ __all__ = [
     "check_whole_chunks",
     "commit",
     "digest_of",
-    "read_arrays",
     "write_arrays",
 ]
 

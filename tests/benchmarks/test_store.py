@@ -22,19 +22,18 @@ from zarr.storage import MemoryStore
 from qmri_core.series.geometry import Grid
 from storage.simulated.templates import tissue_templates
 from storage.store.cohort import (
+    Cohort,
     begin_append,
     begin_update,
     commit,
     open_cohort,
-    read_arrays,
-    read_table,
-    slots,
     write_arrays,
     write_table,
     writing,
 )
 from storage.store.schema import IMAGES, WORKER_VARIABLES, chunks_of, create_variable, rounded
 from storage.store.slots import Placement
+from storage.store.tables import load_table
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]
 
@@ -116,13 +115,13 @@ def report(what: str, store: float, npy: float, nifti: float) -> None:
 
 
 def test_one_volume(stores: Stores) -> None:
-    slot = slots(stores.store)["ses-100"]
+    slot = Cohort.open(stores.store).slots["ses-100"]
     group = open_cohort(stores.store)[slot.group]
     store = best(lambda: group["T1map"][slot.index].values)
     npy = best(lambda: np.load(stores.files / "ses-100.npy"))
     nifti = best(lambda: nibabel.load(stores.files / "ses-100.nii.gz").get_fdata(dtype=np.float32))
     report("one volume of one session", store, npy, nifti)
-    whole = best(lambda: read_arrays(stores.store, slot, ["T1map"]))
+    whole = best(lambda: Cohort.open(stores.store).read(slot, ["T1map"]))
     print(f"with opening the store: {whole * 1e3:.1f} ms")
     assert store < 3 * nifti
 
@@ -145,7 +144,7 @@ def test_many_sessions(stores: Stores, what: str) -> None:
 
 
 def test_all_tissue_tables(stores: Stores) -> None:
-    seconds = best(lambda: read_table(stores.store, "statistics"))
+    seconds = best(lambda: load_table(Cohort.open(stores.store).session, "statistics"))
     print(f"\nstatistics of {N_SESSIONS} sessions, 9 rows each: {seconds * 1e3:.0f} ms with opening the store")
 
 

@@ -20,7 +20,7 @@ from flows.statistics.aggregate import AggregateResult
 from flows.tables.summary import RunSummary
 from storage.pseudonyms import load_key
 from storage.source.discovery import discover
-from storage.store.cohort import history, open_repository, read_arrays, sessions, slots
+from storage.store.cohort import Cohort, history, open_repository
 from storage.store.schema import WORKER_VARIABLES
 
 ROOT = Path(__file__).parents[2]
@@ -54,7 +54,8 @@ def last_snapshot(store: str | Path) -> str:
 
 def arrays(store: str | Path) -> dict[str, dict[str, NDArray[Any]]]:
     """All arrays of all stored sessions, by session and variable."""
-    return {name: read_arrays(store, slot, list(WORKER_VARIABLES)) for name, slot in slots(store).items()}
+    cohort = Cohort.open(store)
+    return {name: cohort.read(slot, list(WORKER_VARIABLES)) for name, slot in cohort.slots.items()}
 
 
 def assert_same_arrays(found: dict[str, NDArray[Any]], expected: dict[str, NDArray[Any]]) -> None:
@@ -66,7 +67,7 @@ def assert_same_arrays(found: dict[str, NDArray[Any]], expected: dict[str, NDArr
 
 def values(store: str | Path) -> pd.DataFrame:
     """Everything that stands in the groups beside the arrays, by session, whatever the order of the sessions."""
-    return sessions(store).drop(columns="index").set_index("session").sort_index()
+    return Cohort.open(store).sessions.drop(columns="index").set_index("session").sort_index()
 
 
 def finite(array: NDArray[Any]) -> NDArray[np.bool_]:

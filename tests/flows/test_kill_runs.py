@@ -16,7 +16,7 @@ import pytest
 from distributed import Client
 
 from flows.maps.infer import infer
-from storage.store.cohort import catalogue, open_repository, slots
+from storage.store.cohort import Cohort, open_repository
 from storage.store.repository import StoreError
 from storage.store.verify import verify
 from tests.flows.end_to_end import (
@@ -83,15 +83,15 @@ def assert_gone(group: int) -> None:
 def committed(store: Path) -> pd.DataFrame:
     """The catalogue as readers see it; empty while there is no store."""
     try:
-        return catalogue(store)
+        return Cohort.open(store).catalogue
     except StoreError:
         return pd.DataFrame(columns=["session", "checkpoint_digest"])
 
 
 def of_larger_group(processed: Processed) -> set[str]:
-    groups = Counter(slot.group for slot in slots(processed.store).values())
+    groups = Counter(slot.group for slot in Cohort.open(processed.store).slots.values())
     ((largest, _),) = groups.most_common(1)
-    return {name for name, slot in slots(processed.store).items() if slot.group == largest}
+    return {name for name, slot in Cohort.open(processed.store).slots.items() if slot.group == largest}
 
 
 def is_in_a_wave(store: Path) -> bool:
@@ -120,7 +120,7 @@ def survivor(processed: Processed, workers: Client, tmp_path_factory: pytest.Tem
     )
     assert len(committed(store)) == 1
     assert is_in_a_wave(store)  # what the killed wave has left is there, and hidden from readers
-    assert verify(store) == []
+    assert verify(Cohort.open(store)) == []
     again = qmri(*run, key_file=processed.key_file, workers=workers)
     assert again.returncode == 0, again.stderr
     assert "2 sessions found = 2 complete + 0 partial + 0 skipped + 0 failed, 1 of them unchanged" in again.stdout
@@ -153,7 +153,7 @@ def test_maps_are_those_of_an_undisturbed_run(
 
     kill_when(is_between, *run, "--workers", "1", key_file=processed.key_file, log=tmp_path / "log")
     assert (committed(survivor)["checkpoint_digest"] != "").sum() == 1
-    assert verify(survivor) == []
+    assert verify(Cohort.open(survivor)) == []
     again = infer(str(survivor), checkpoint=processed.checkpoint, client=workers)
     assert (again.complete, again.unchanged, again.exit_status) == (2, 1, 0)
 
@@ -162,7 +162,7 @@ def test_maps_are_those_of_an_undisturbed_run(
     for session, stored in found.items():
         assert_same_arrays(stored, expected[session])
     pd.testing.assert_frame_equal(values(survivor), values(undisturbed))
-    assert verify(survivor) == []
+    assert verify(Cohort.open(survivor)) == []
     last = last_snapshot(survivor)
     assert infer(str(survivor), checkpoint=processed.checkpoint, client=workers).snapshot is None
     assert last_snapshot(survivor) == last
@@ -188,7 +188,7 @@ def test_runs_that_are_killed_five_times_each_end_where_undisturbed_ones_do(
             kill_when(
                 moment, *run, "--workers", "1", key_file=processed.key_file, log=tmp_path / f"log-{number}", delay=delay
             )
-            assert verify(store) == []
+            assert verify(Cohort.open(store)) == []
             assert n_done(column) >= n
 
     ingest_run = ("ingest", processed.source, "--store", store)
@@ -201,4 +201,4 @@ def test_runs_that_are_killed_five_times_each_end_where_undisturbed_ones_do(
     assert set(found) == set(expected)
     for session, stored in expected.items():
         assert_same_arrays(found[session], stored)
-    assert verify(store) == []
+    assert verify(Cohort.open(store)) == []

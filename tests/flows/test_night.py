@@ -23,7 +23,7 @@ from flows.statistics.aggregate import read_statistics
 from flows.tables.summary import RunSummary
 from qmri_core.series.acquisition import Contrast
 from storage.store.checkpoints import register
-from storage.store.cohort import history, open_cohort, open_repository, slots
+from storage.store.cohort import Cohort, history, open_cohort, open_repository
 from storage.store.verify import verify
 from tests.flows.end_to_end import Processed, arrays, assert_same_arrays, last_snapshot, other_weights, values
 
@@ -89,13 +89,13 @@ def night(cohort: Processed, quiet_night: object, workers: Client) -> Night:
     (_,), (edited, other) = sorted(_groups(cohort), key=len)
     _edit(cohort, edited)
     _add_twin(cohort, other)
-    (added,) = {plan.session for plan in cohort.plans()} - set(slots(cohort.store))
+    (added,) = {plan.session for plan in cohort.plans()} - set(Cohort.open(cohort.store).slots)
     return Night(cohort=cohort, before=before, added=added, edited=edited, result=run(cohort, workers))
 
 
 def _groups(cohort: Processed) -> list[list[str]]:
     groups: dict[str, list[str]] = {}
-    for slot in slots(cohort.store).values():
+    for slot in Cohort.open(cohort.store).slots.values():
         groups.setdefault(slot.group, []).append(slot.session)
     return [sorted(members) for members in groups.values()]
 
@@ -151,13 +151,15 @@ def test_only_the_added_and_the_changed_session_are_done(processed: Processed, n
         assert_same_arrays(found[session], expected[session])
     kept = sorted(set(expected) - done)
     pd.testing.assert_frame_equal(values(store).loc[kept], values(processed.store).loc[kept])
-    assert set(read_statistics(store)["session"]) == set(expected) | {night.added}
-    assert verify(store) == []
+    assert set(read_statistics(Cohort.open(store))["session"]) == set(expected) | {night.added}
+    assert verify(Cohort.open(store)) == []
 
 
 def test_the_night_makes_no_new_calibration(processed: Processed, night: Night) -> None:
     pd.testing.assert_frame_equal(
-        read_calibrations(night.cohort.store), read_calibrations(processed.store), check_like=True
+        read_calibrations(Cohort.open(night.cohort.store)),
+        read_calibrations(Cohort.open(processed.store)),
+        check_like=True,
     )
 
 
@@ -178,7 +180,7 @@ def test_a_promoted_checkpoint_makes_all_maps_anew_and_no_image(night: Night, wo
     assert messages(store, since=since) == ["Infer maps of 4 sessions", "Aggregate 4 sessions"]
     assert (result.ingested.unchanged, result.summary.unchanged) == (4, 0)
     assert set(values(store)["checkpoint_digest"]) == {digest}
-    assert all(made.startswith(digest) for made in read_statistics(store)["made_with"])
+    assert all(made.startswith(digest) for made in read_statistics(Cohort.open(store))["made_with"])
     after = arrays(store)
     for session, stored in before.items():
         images = {name: after[session][name] for name in ("T1w", "T2w", "FLAIR", "brain_mask", "tissue", "affine")}

@@ -43,7 +43,7 @@ from qmri_core.mapping.network import MapNetwork, NetworkSettings
 from qmri_core.series.acquisition import Contrast
 from qmri_core.statistics import densest
 from storage.store.acquisitions import acquisitions_of
-from storage.store.cohort import catalogue, read_arrays, sessions, slots
+from storage.store.cohort import Cohort
 from storage.store.repository import writing
 from storage.store.tables import write_table
 from storage.store.verify import verify
@@ -64,11 +64,11 @@ def groups_of(tree: xr.DataTree) -> list[str]:
 def test_every_session_is_accounted_for(processed: Processed) -> None:
     for summary in (processed.ingested, processed.inferred):
         assert (summary.found, summary.complete, summary.unchanged, summary.exit_status) == (3, 3, 0, 0)
-    table = catalogue(processed.store)
+    table = Cohort.open(processed.store).catalogue
     truth = pd.read_csv(processed.truth / "sessions.csv", dtype=str)
     links = pd.read_csv(processed.linkage, dtype=str)
     assert set(links["study_instance_uid"]) == set(truth["study_instance_uid"])
-    assert set(table["session"]) == set(links["session"]) == set(slots(processed.store))
+    assert set(table["session"]) == set(links["session"]) == set(Cohort.open(processed.store).slots)
     assert set(table["status"]) == {"complete"}
     assert set(table["contrasts"]) == {"T1w,T2w,FLAIR"}
     merged = table.merge(links, on="session").merge(truth, on="study_instance_uid", suffixes=("", "_true"))
@@ -97,7 +97,7 @@ def test_an_analyst_needs_three_lines(processed: Processed) -> None:
     assert white_matter_t1.dims == ("session",)
     assert group["T1map"].attrs["units"] == "s"
     for name, value in zip(white_matter_t1["session"].values, white_matter_t1.values, strict=True):
-        stored = read_arrays(processed.store, slots(processed.store)[str(name)], ["T1map", "tissue"])
+        stored = Cohort.open(processed.store).read(Cohort.open(processed.store).slots[str(name)], ["T1map", "tissue"])
         assert_allclose(value, stored["T1map"][stored["tissue"] == 3].mean(dtype=np.float64), rtol=1e-5)
         assert 0.6 < value < 1.2
 
@@ -124,11 +124,11 @@ def test_statistics_of_a_version_without_modes_are_taken_again(
     processed: Processed, workers: Client, tmp_path: Path
 ) -> None:
     store = str(shutil.copytree(processed.store, tmp_path / "store"))
-    table = read_statistics(store).drop(columns="mode")
+    table = read_statistics(Cohort.open(store)).drop(columns="mode")
     with writing(store) as repository:
         older = xr.Dataset({name: ("row", table[name].to_numpy()) for name in table.columns})
         write_table(repository, "statistics", older, message="As of an older version", metadata={})
-    assert read_statistics(store)["mode"].isna().all()
+    assert read_statistics(Cohort.open(store))["mode"].isna().all()
     again = aggregate(store, client=workers).sessions
     pd.testing.assert_frame_equal(again, processed.aggregated.sessions, check_dtype=False)
 
@@ -194,7 +194,7 @@ def test_doing_it_again_writes_nothing(processed: Processed, workers: Client) ->
 
 
 def test_the_store_is_as_it_was_written(processed: Processed) -> None:
-    assert verify(processed.store) == []
+    assert verify(Cohort.open(processed.store)) == []
 
 
 TECHNICAL = {
@@ -251,7 +251,8 @@ def test_no_identity_is_in_the_store(processed: Processed, tmp_path: Path) -> No
     report = write_report(processed.store, tmp_path / "report", aggregate=processed.aggregated)
     parts = ["\n".join(path.relative_to(folder).as_posix() for path in folder.rglob("*")).encode()]
     parts += list(texts(folder))
-    frames = [read(processed.store) for read in (catalogue, values, read_statistics, read_calibrations)]
+    cohort = Cohort.open(processed.store)
+    frames = [cohort.catalogue, values(processed.store), read_statistics(cohort), read_calibrations(cohort)]
     tables = [frame.to_csv() for frame in frames]
     tables += [path.read_text() for path in (processed.linkage.parent / "tables").rglob("*") if path.is_file()]
     parts += [without_decimals(table).encode() for table in tables]
@@ -281,15 +282,15 @@ def is_in(form: bytes, content: bytes, known: NDArray[np.bool_]) -> bool:
 
 
 def test_calibrations_have_one_version_per_group(processed: Processed) -> None:
-    table = read_calibrations(processed.store)
+    table = read_calibrations(Cohort.open(processed.store))
     assert set(table["version"]) == {1}
     assert sorted(table["contrast"]) == sorted(2 * IMAGES)
-    assert set(table["group"]) == {slot.group for slot in slots(processed.store).values()}
+    assert set(table["group"]) == {slot.group for slot in Cohort.open(processed.store).slots.values()}
     assert all("group mean of white matter" in text for text in table["reference"])
 
 
 def test_versions_of_before_people_were_counted_count_sessions(processed: Processed) -> None:
-    row = records(read_calibrations(processed.store))[0]
+    row = records(read_calibrations(Cohort.open(processed.store)))[0]
     assert _stored_calibration(row).n_people == row["n_people"]
     assert _stored_calibration({**row, "n_people": math.nan}).n_people == row["n_sessions"]
     del row["n_people"]
@@ -297,9 +298,9 @@ def test_versions_of_before_people_were_counted_count_sessions(processed: Proces
 
 
 def test_what_headers_hide_is_kept_with_the_calibration(processed: Processed) -> None:
-    calibrations = current_calibrations(processed.store)
-    table = hidden_table(processed.store).set_index(["group", "contrast", "name"])
-    for row in records(sessions(processed.store)):
+    calibrations = current_calibrations(Cohort.open(processed.store))
+    table = hidden_table(Cohort.open(processed.store)).set_index(["group", "contrast", "name"])
+    for row in records(Cohort.open(processed.store).sessions):
         group = str(row["group"])
         for contrast, acquisition in acquisitions_of(row).items():
             hidden = calibrations[group][1][contrast].hidden
@@ -313,9 +314,9 @@ def test_what_headers_hide_is_kept_with_the_calibration(processed: Processed) ->
 
 
 def test_maps_are_read_with_the_calibration_that_made_them(processed: Processed) -> None:
-    row = records(sessions(processed.store))[0]
+    row = records(Cohort.open(processed.store).sessions)[0]
     group, stated = str(row["group"]), acquisitions_of(row)
-    known = current_calibrations(processed.store)[group][1]
+    known = current_calibrations(Cohort.open(processed.store))[group][1]
     shift = Hidden(name="inversion_efficiency", shift=-0.03, sd=0.01, prior_sd=0.02, effect=0.0)
     versions = {
         (group, "1"): {contrast: replace(one, hidden=()) for contrast, one in known.items()},
@@ -329,7 +330,7 @@ def test_maps_are_read_with_the_calibration_that_made_them(processed: Processed)
 
 
 def test_versions_of_before_hidden_parameters_take_headers_for_complete(processed: Processed) -> None:
-    row = records(read_calibrations(processed.store))[0]
+    row = records(read_calibrations(Cohort.open(processed.store)))[0]
     assert _stored_calibration(row).hidden
     for before in ("", math.nan):
         assert _stored_calibration({**row, "hidden": before}).hidden == ()
@@ -356,7 +357,7 @@ def changed(processed: Processed, workers: Client, tmp_path_factory: pytest.Temp
     shutil.copytree(processed.source, cohort.source)
     shutil.copytree(processed.store, cohort.store)
     groups: dict[str, list[str]] = {}
-    for slot in slots(processed.store).values():
+    for slot in Cohort.open(processed.store).slots.values():
         groups.setdefault(slot.group, []).append(slot.session)
     (shortened,), (edited, untouched) = sorted(groups.values(), key=len)
     for plan in cohort.plans():
@@ -387,30 +388,35 @@ def test_only_what_changed_is_done_again(processed: Processed, changed: Changed)
     for summary in (changed.ingested, changed.inferred):
         assert (summary.complete, summary.partial, summary.unchanged, summary.exit_status) == (2, 1, 1, 0)
         assert summary.reasons == {"missing_contrast": 1}
-    before = catalogue(processed.store).set_index("session")
-    after = catalogue(changed.cohort.store).set_index("session")
+    before = Cohort.open(processed.store).catalogue.set_index("session")
+    after = Cohort.open(changed.cohort.store).catalogue.set_index("session")
     pd.testing.assert_series_equal(before.loc[changed.untouched], after.loc[changed.untouched])
     assert before.loc[changed.edited, "input_digest"] != after.loc[changed.edited, "input_digest"]
     assert before.loc[changed.edited, "group"] == after.loc[changed.edited, "group"]
     stored = arrays(changed.cohort.store)
     assert_same_arrays(stored[changed.untouched], arrays(processed.store)[changed.untouched])
     np.testing.assert_array_equal(finite(stored[changed.edited]["T1map"]), stored[changed.edited]["brain_mask"] == 1)
-    assert verify(changed.cohort.store) == []
+    assert verify(Cohort.open(changed.cohort.store)) == []
 
 
 @pytest.mark.walk
 def test_a_session_that_lost_a_contrast_moves_to_another_group(processed: Processed, changed: Changed) -> None:
-    before, after = slots(processed.store)[changed.shortened], slots(changed.cohort.store)[changed.shortened]
+    before, after = (
+        Cohort.open(processed.store).slots[changed.shortened],
+        Cohort.open(changed.cohort.store).slots[changed.shortened],
+    )
     assert after.group != before.group
-    assert before.group not in {slot.group for slot in slots(changed.cohort.store).values()}
-    row = catalogue(changed.cohort.store).set_index("session").loc[changed.shortened]
+    assert before.group not in {slot.group for slot in Cohort.open(changed.cohort.store).slots.values()}
+    row = Cohort.open(changed.cohort.store).catalogue.set_index("session").loc[changed.shortened]
     assert (row["status"], row["reason"], row["contrasts"]) == ("partial", "missing_contrast", "T1w,T2w")
-    stored = read_arrays(changed.cohort.store, after, ["FLAIR", "T1map", "T2map", "PDmap", "brain_mask"])
+    stored = Cohort.open(changed.cohort.store).read(after, ["FLAIR", "T1map", "T2map", "PDmap", "brain_mask"])
     assert not finite(stored["FLAIR"]).any()
     for name in ("T1map", "T2map", "PDmap"):
         np.testing.assert_array_equal(finite(stored[name]), stored["brain_mask"] == 1)
     cohort = storage.open_cohort(changed.cohort.store)
-    assert sorted(groups_of(cohort)) == sorted({slot.group for slot in slots(changed.cohort.store).values()})
+    assert sorted(groups_of(cohort)) == sorted(
+        {slot.group for slot in Cohort.open(changed.cohort.store).slots.values()}
+    )
 
 
 @pytest.mark.walk
@@ -419,8 +425,8 @@ def test_a_new_calibration_makes_all_maps_anew(changed: Changed, workers: Client
     maps = arrays(cohort.store)
     tables = aggregate(cohort.store, client=workers)
     assert calibrate(cohort.store, again=True) is not None
-    table = read_calibrations(cohort.store)
-    current = {slot.group for slot in slots(cohort.store).values()}
+    table = read_calibrations(Cohort.open(cohort.store))
+    current = {slot.group for slot in Cohort.open(cohort.store).slots.values()}
     for group, members in table[table["group"].isin(current)].groupby("group"):
         assert sorted(members["version"].unique()) == [1, 2], group
     summary = infer(cohort.store, checkpoint=cohort.checkpoint, client=workers)
@@ -429,11 +435,11 @@ def test_a_new_calibration_makes_all_maps_anew(changed: Changed, workers: Client
     again = arrays(cohort.store)
     # of the group whose sessions are as they were when its first version was made, the scales are the same
     assert_same_arrays(again[changed.shortened], maps[changed.shortened])
-    statistics = read_statistics(cohort.store)
+    statistics = read_statistics(Cohort.open(cohort.store))
     assert set(statistics["session"]) == set(maps)
     renewed = aggregate(cohort.store, client=workers)
     assert len(renewed.sessions) == len(tables.sessions) == 27
-    assert all(",2/" in made for made in read_statistics(cohort.store)["made_with"])
+    assert all(",2/" in made for made in read_statistics(Cohort.open(cohort.store))["made_with"])
 
 
 def test_maps_of_older_weights_do_not_pass_for_those_of_weights_that_failed(
@@ -443,7 +449,7 @@ def test_maps_of_older_weights_do_not_pass_for_those_of_weights_that_failed(
     shutil.copytree(processed.store, store)
     other = tmp_path / "other.safetensors"
     save_checkpoint(other, MapNetwork(NetworkSettings(widths=(4, 4, 4), embedding=4)), {})
-    lost = min(slots(store))
+    lost = min(Cohort.open(store).slots)
 
     def fails_once(client: Client, function: Any, tasks: list[InferTask], **options: Any) -> Iterator[Any]:
         del client, options
@@ -455,7 +461,7 @@ def test_maps_of_older_weights_do_not_pass_for_those_of_weights_that_failed(
         summary = infer(str(store), client=workers, checkpoint=other)
     assert (summary.complete, summary.failed, summary.exit_status) == (2, 1, 3)
     assert summary.failures[0][:2] == (lost, "worker_lost")
-    stored = read_arrays(store, slots(store)[lost], MAPS)
+    stored = Cohort.open(store).read(Cohort.open(store).slots[lost], MAPS)
     assert not any(np.isfinite(stored[name]).any() for name in MAPS)
     assert lost not in set(aggregate(str(store), client=workers).sessions["session"])
-    assert verify(store) == []
+    assert verify(Cohort.open(store)) == []

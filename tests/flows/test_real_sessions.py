@@ -20,7 +20,7 @@ from qmri_core.series.acquisition import Contrast, PulseSequence
 from qmri_core.series.classification import SkipReason
 from qmri_core.series.grouping import scanner_key
 from storage.source.discovery import discover, load_assumptions
-from storage.store.cohort import catalogue, read_arrays, sessions, slots
+from storage.store.cohort import Cohort
 from storage.store.schema import Reason, Status
 from tests.flows.end_to_end import finite, qmri
 
@@ -100,7 +100,7 @@ def test_raw_clinical_sessions_become_maps_and_a_report(
     report = qmri("report", "--store", store, "--out", tmp_path / "report", key_file=key, workers=workers)
     assert report.returncode == 0, report.stderr
 
-    stored = sessions(store).set_index("session")
+    stored = Cohort.open(store).sessions.set_index("session")
     assert len(stored) == n
     assert ((stored["brain_volume"] > 0.9) & (stored["brain_volume"] < 1.8)).all()
     assert (stored["coverage"] > 0.9).all()
@@ -110,8 +110,8 @@ def test_raw_clinical_sessions_become_maps_and_a_report(
         assert of_person["brain_volume"].max() / of_person["brain_volume"].min() < 1.1  # scanned twice
     marks = dict(json.loads(stored["T2w_model_parameters"].iloc[0])["marks"])
     assert marks["repetition_time"] == marks["echo_time"] == "assumed"
-    for slot in slots(store).values():
-        volumes = read_arrays(store, slot, ["T1map", "T2map", "PDmap", "brain_mask", "tissue"])
+    for slot in Cohort.open(store).slots.values():
+        volumes = Cohort.open(store).read(slot, ["T1map", "T2map", "PDmap", "brain_mask", "tissue"])
         for name in ("T1map", "T2map", "PDmap"):
             np.testing.assert_array_equal(finite(volumes[name]), volumes["brain_mask"] == 1, name)
         white, grey, fluid = (np.median(volumes["T1map"][volumes["tissue"] == label]) for label in (3, 2, 1))
@@ -121,7 +121,7 @@ def test_raw_clinical_sessions_become_maps_and_a_report(
         assert 0.04 < fast < 0.12 < slow
     assert "WM T1 [ms]" in aggregate.stdout
     assert "<img" in (tmp_path / "report" / "report.html").read_text()
-    told = ingested.stdout + ingested.stderr + infer.stdout + catalogue(store).to_csv()
+    told = ingested.stdout + ingested.stderr + infer.stdout + Cohort.open(store).catalogue.to_csv()
     assert not re.search(r"patient(01|12|19)", told)
 
 
@@ -159,5 +159,5 @@ def test_a_real_t1w_alone_is_read_and_recognised_and_lacks_contrasts(
     assert acquisition.repetition_time > 1.0  # a cycle between inversions, not an echo spacing
     summary = ingest(tmp_path / "source", str(tmp_path / "store"), key=KEY, client=workers)
     assert (summary.found, summary.skipped, summary.reasons, summary.exit_status) == (1, 1, {"missing_contrast": 1}, 0)
-    (row,) = catalogue(tmp_path / "store").to_dict("records")
+    (row,) = Cohort.open(tmp_path / "store").catalogue.to_dict("records")
     assert (row["status"], row["reason"], row["contrasts"], row["group"]) == ("skipped", "missing_contrast", "T1w", "")

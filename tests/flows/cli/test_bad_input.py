@@ -19,7 +19,7 @@ from flows.ingest.run import ingest
 from flows.ingest.session_plan import SessionPlan
 from flows.maps.infer import infer
 from qmri_core.series.acquisition import Contrast
-from storage.store.cohort import catalogue, group_labels, slots
+from storage.store.cohort import Cohort
 from storage.store.verify import verify
 from tests.flows.end_to_end import Processed, last_snapshot, names_below, qmri
 from tests.flows.tiny_cohort import make_store
@@ -210,15 +210,15 @@ def test_a_damaged_session_does_not_stop_the_others(processed: Processed, mixed:
     assert first.returncode == 3, first.stderr
     assert "3 sessions found = 1 complete + 0 partial + 1 skipped + 1 failed" in first.stdout
     assert f"failed: {mixed.damaged} in read: read_error" in first.stdout
-    table = catalogue(mixed.store).set_index("session")
+    table = Cohort.open(mixed.store).catalogue.set_index("session")
     assert dict(table["status"]) == {mixed.good: "complete", mixed.damaged: "failed", mixed.lone: "skipped"}
     failed, skipped = table.loc[mixed.damaged], table.loc[mixed.lone]
     assert (failed["reason"], failed["stage"], failed["error"]) == ("read_error", "read", "ReadError")
     assert "instance" in failed["explanation"]
     assert (skipped["reason"], skipped["stage"]) == ("missing_contrast", "plan")
     assert "found T1w, but no T2w and no FLAIR" in skipped["explanation"]
-    assert set(slots(mixed.store)) == {mixed.good}
-    assert verify(mixed.store) == []
+    assert set(Cohort.open(mixed.store).slots) == {mixed.good}
+    assert verify(Cohort.open(mixed.store)) == []
 
     last = last_snapshot(mixed.store)
     second = ingest(mixed.source, str(mixed.store), key=processed.key, client=workers)
@@ -238,19 +238,19 @@ def test_the_rest_of_the_way_works_on_the_good_session(processed: Processed, mix
     aggregated = qmri("aggregate", "--store", mixed.store, key_file=processed.key_file, workers=workers)
     assert aggregated.returncode == 0, aggregated.stderr
     assert "WM T1 [ms]" in aggregated.stdout
-    (group,) = {slot.group for slot in slots(mixed.store).values()}
-    assert f"{group_labels(mixed.store)[group]} = {group}" in aggregated.stdout
+    (group,) = {slot.group for slot in Cohort.open(mixed.store).slots.values()}
+    assert f"{Cohort.open(mixed.store).labels[group]} = {group}" in aggregated.stdout
 
 
 @pytest.mark.walk
 def test_a_failed_session_is_tried_again_when_its_input_has_changed(
     processed: Processed, mixed: Mixed, workers: Client
 ) -> None:
-    before = catalogue(mixed.store).set_index("session").loc[mixed.damaged]
+    before = Cohort.open(mixed.store).catalogue.set_index("session").loc[mixed.damaged]
     (plan,) = (plan for plan in processed.plans(mixed.source) if plan.session == mixed.damaged)
     leave_t1w_alone(plan)
     run = ingest(mixed.source, str(mixed.store), key=processed.key, client=workers)
     assert (run.complete, run.skipped, run.failed, run.unchanged, run.exit_status) == (1, 2, 0, 2, 0)
-    after = catalogue(mixed.store).set_index("session").loc[mixed.damaged]
+    after = Cohort.open(mixed.store).catalogue.set_index("session").loc[mixed.damaged]
     assert (after["status"], after["reason"], after["error"]) == ("skipped", "missing_contrast", "")
     assert before["input_digest"] != after["input_digest"]

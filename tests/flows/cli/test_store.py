@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 from flows.cli.main import app
 from flows.ingest.run import ingest
 from flows.maps.staleness import stale_sessions
-from storage.store.cohort import open_repository, slots, tag, writing
+from storage.store.cohort import Cohort, open_repository, tag, writing
 from storage.store.repository import tags
 from tests.flows.end_to_end import Processed
 
@@ -39,14 +39,14 @@ def test_status_tells_counts_stale_sessions_runs_and_size(store: Path, processed
     assert "3 sessions, 3 stale" in text
     assert "last runs:" in text
     assert "Infer maps of 3 sessions" in text
-    name = sorted(slots(store))[0]
+    name = sorted(Cohort.open(store).slots)[0]
     with writing(store) as repository:
         session = repository.writable_session("main")
         root = zarr.open_group(session.store, mode="a")
         rows = root["catalogue/session"][...].tolist()  # type: ignore[index,union-attr]
         root["catalogue/preprocessing_version"][rows.index(name)] = "0"  # type: ignore[index]
         session.commit("edit")
-    assert stale_sessions(str(store))[name] == "its images were made with another preprocessing"
+    assert stale_sessions(Cohort.open(str(store)))[name] == "its images were made with another preprocessing"
     assert processed.inferred.complete == 3
 
 
@@ -59,9 +59,9 @@ def test_history_rollback_and_compact(store: Path) -> None:
     assert len(qmri("history", "--store", store, "--limit", 2).output.splitlines()) == 2
     created = before.splitlines()[-1].split()[3]
     assert f"rolled back to {created}" in qmri("rollback", created, "--store", store).output
-    assert slots(store) == {}
+    assert Cohort.open(store).slots == {}
     assert "rolled back to nightly-1" in qmri("rollback", "nightly-1", "--store", store).output
-    assert len(slots(store)) == 3
+    assert len(Cohort.open(store).slots) == 3
     assert "would end" in qmri("compact", "--store", store, "--keep-days", 0, "--dry-run").output
     assert "MB deleted" in qmri("compact", "--store", store, "--keep-days", 0).output
     assert len(tags(open_repository(store))) == 3
@@ -73,16 +73,16 @@ def test_forget_asks_says_what_ends_and_the_next_ingest_leaves_the_session_out(
 ) -> None:
     with writing(store) as repository:
         tag(repository, "nightly-1")
-    name = sorted(slots(store))[0]
+    name = sorted(Cohort.open(store).slots)[0]
     refused = qmri("forget", name, "--store", store, typed="n\n")
     assert refused.exit_code == 1
     assert "these tags end too, because they hold it: nightly-1" in refused.output
-    assert name in slots(store)
+    assert name in Cohort.open(store).slots
     assert f"{name} is forgotten" in qmri("forget", name, "--store", store, "--yes").output
     again = ingest(processed.source, str(store), key=processed.key, client=workers)
     assert (again.found, again.skipped, again.complete) == (3, 1, 2)
     assert again.reasons["forgotten"] == 1
-    assert name not in slots(store)
+    assert name not in Cohort.open(store).slots
 
 
 @pytest.mark.walk
@@ -105,5 +105,5 @@ def test_exports_and_migrate(store: Path, tmp_path: Path) -> None:
     assert len(list((tmp_path / "bids").rglob("*_T1map.nii.gz"))) == 6
     assert "objects in" in qmri("export-zarr", "--store", store, "--out", tmp_path / "plain").output
     tree = xr.open_datatree(tmp_path / "plain", engine="zarr", consolidated=False)  # type: ignore[arg-type]
-    assert {slot.group for slot in slots(store).values()} <= {path.strip("/") for path in tree.groups}
+    assert {slot.group for slot in Cohort.open(store).slots.values()} <= {path.strip("/") for path in tree.groups}
     assert "is up to date" in qmri("migrate", "--store", store).output

@@ -27,7 +27,7 @@ from qmri_core.preprocessing.tissue import TissueError
 from qmri_core.series.acquisition import Acquisition, Contrast, PulseSequence
 from storage.source.discovery import discover
 from storage.source.series import ReadError
-from storage.store.cohort import Placement, begin_append, begin_update, read_arrays, slots, writing
+from storage.store.cohort import Cohort, Placement, begin_append, begin_update, writing
 from storage.store.schema import Reason, Status
 from tests.flows.tiny_cohort import GRID, GROUPS, images, make_store
 
@@ -165,11 +165,11 @@ ACQUISITIONS = {
 
 
 def infer_task(store: str, checkpoint: Path) -> InferTask:
-    name = sorted(slots(store))[0]
+    name = sorted(Cohort.open(store).slots)[0]
     with writing(store) as repository:
         wave = begin_update(repository, [name])
     return InferTask(
-        location=store,
+        cohort=Cohort.open(store),
         slot=wave.slots[name],
         acquisitions=ACQUISITIONS,
         scales={Contrast.T1W: 250.0, Contrast.T2W: 300.0},
@@ -189,7 +189,7 @@ def test_maps_are_written_to_the_fork(store: str, checkpoint: Path) -> None:
     group = zarr.open_group(outcome.fork.store, path=task.slot.group, mode="r")
     written = np.asarray(group["T1map"][task.slot.index])  # type: ignore[index]
     np.testing.assert_array_equal(np.isfinite(written), images(0)["brain_mask"] == 1)
-    unchanged = read_arrays(store, task.slot, ["T1map"])["T1map"]
+    unchanged = Cohort.open(store).read(task.slot, ["T1map"])["T1map"]
     assert (np.nan_to_num(unchanged) != np.nan_to_num(written)).any()  # readers see nothing of it yet
 
 
@@ -208,9 +208,9 @@ def test_a_scale_that_is_none_fails_the_session(store: str, checkpoint: Path) ->
 
 
 def test_statistics_of_a_session(store: str) -> None:
-    slot = slots(store)[sorted(slots(store))[1]]
-    outcome = summarise_session(SummariseTask(location=store, slot=slot))
-    stored = read_arrays(store, slot, ["T2map", "tissue"])
+    slot = Cohort.open(store).slots[sorted(Cohort.open(store).slots)[1]]
+    outcome = summarise_session(SummariseTask(cohort=Cohort.open(store), slot=slot))
+    stored = Cohort.open(store).read(slot, ["T2map", "tissue"])
     (row,) = (row for row in outcome.rows if (row["tissue"], row["map"]) == ("GM", "T2map"))
     inside = stored["T2map"][stored["tissue"] == 2]
     assert len(outcome.rows) == 9
@@ -219,6 +219,6 @@ def test_statistics_of_a_session(store: str) -> None:
 
 
 def test_a_slot_that_belongs_to_another_fails(store: str) -> None:
-    first, second, *_ = (slot for slot in slots(store).values() if slot.group == GROUPS[0])
-    outcome = summarise_session(SummariseTask(location=store, slot=replace(first, session=second.session)))
+    first, second, *_ = (slot for slot in Cohort.open(store).slots.values() if slot.group == GROUPS[0])
+    outcome = summarise_session(SummariseTask(cohort=Cohort.open(store), slot=replace(first, session=second.session)))
     assert (outcome.status, outcome.error, outcome.stage) == (Status.FAILED, "StoreError", "read")

@@ -23,7 +23,7 @@ from flows.maps.infer import infer
 from flows.maps.weights import resident_checkpoint
 from flows.settings import Settings
 from storage.store.checkpoints import register
-from storage.store.cohort import catalogue
+from storage.store.cohort import Cohort
 from tests.flows.certificates import write_certificates
 from tests.flows.end_to_end import ROOT, Processed, arrays, assert_same_arrays, other_weights
 
@@ -188,12 +188,12 @@ def test_a_scheduler_that_is_killed_ends_the_run_and_the_next_one_does_it(
     by_hand: ByHand, processed: Processed, expected: Any, weights: bytes, workers: Client, tmp_path: Path
 ) -> None:
     store = stale_copy(processed, tmp_path, weights)
-    before = catalogue(store)
+    before = Cohort.open(store).catalogue
     with dask_client(by_hand.settings, timeout=10) as client:
         client.wait_for_workers(1, timeout=PATIENCE)
         with pytest.raises(ClusterError, match="run again to resume"):
             infer(store, client=client, progress=KillWhenOneIsDone(by_hand, "scheduler"))
-    assert catalogue(store).equals(before)  # no session is blamed for it
+    assert Cohort.open(store).catalogue.equals(before)  # no session is blamed for it
     assert infer(store, client=workers).complete == 3
     assert_as_expected(store, expected)
 

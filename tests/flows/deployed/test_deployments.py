@@ -19,7 +19,7 @@ from flows.deployed.run import workers_without_prefect
 from flows.deployed.trigger import TriggerError, trigger
 from flows.prefect_plugin import DEPLOYMENTS
 from flows.settings import Settings
-from storage.store.cohort import catalogue, history, open_cohort, open_repository
+from storage.store.cohort import Cohort, history, open_cohort, open_repository
 from tests.flows.end_to_end import Processed, last_snapshot, names_below
 from tests.flows.prefect_processes import Prefect, prefect, readme_lines
 
@@ -158,7 +158,7 @@ def test_a_run_that_lost_a_session_says_so_once(in_process: Prefect, source: Pat
         ("COMPLETED", "CompletedWithFailures"),
     ]
     assert states[0].message.startswith("1 sessions failed in this run")
-    assert list(catalogue(tmp_path / "store")["reason"]) == ["read_error"]
+    assert list(Cohort.open(tmp_path / "store").catalogue["reason"]) == ["read_error"]
     (row,) = json.loads(in_process.artifacts()["ingest-cohort-failures"]["data"])
     assert row["reason"] == "read_error"
 

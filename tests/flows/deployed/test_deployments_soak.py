@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.store.cohort import history, open_cohort, open_repository
+from storage.store.cohort import Cohort, history, open_cohort, open_repository
 from storage.store.verify import verify
 from tests.flows.deployed.test_deployments import one_session
 from tests.flows.end_to_end import Processed, arrays, assert_same_arrays
@@ -50,7 +50,7 @@ def images_are_those_of(processed: Processed, running: Prefect) -> None:
     for session, stored in found.items():
         names = ("T1w", "T2w", "FLAIR", "brain_mask", "tissue", "affine")
         assert_same_arrays({n: stored[n] for n in names}, {n: expected[session][n] for n in names})
-    assert verify(running.environment["QMRI_STORE"]) == []
+    assert verify(Cohort.open(running.environment["QMRI_STORE"])) == []
 
 
 def test_the_same_deployment_triggered_twice_does_its_work_once(processed: Processed, tmp_path: Path) -> None:

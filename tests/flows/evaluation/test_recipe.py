@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import zarr
 from distributed import Client
 
 from flows.evaluation.recipe import recipe_note, sampled_slices
@@ -17,7 +18,9 @@ from flows.evaluation.with_truth import EvaluateResult, evaluate, evaluation_tas
 from flows.pictures.volumes import medians_picture
 from flows.tables.text import detail_tables, evaluation_table
 from qmri_core.series.acquisition import CONTRASTS
-from storage.store.cohort import read_arrays
+from storage.store.arrays import read_arrays
+from storage.store.cohort import Cohort
+from storage.store.slots import Slot
 from tests.flows.end_to_end import Processed
 
 
@@ -26,7 +29,7 @@ def tasks(processed: Processed) -> list[EvaluationTask]:
     links = pd.read_csv(processed.linkage, dtype=str)[["session", "study_instance_uid"]]
     known = {"study_instance_uid": str, "subject": str}
     return evaluation_tasks(
-        processed.store,
+        Cohort.open(processed.store),
         processed.truth,
         pd.read_csv(processed.truth / "sessions.csv", dtype=known).merge(links, on="study_instance_uid"),
     )
@@ -109,11 +112,11 @@ def test_two_people_differ_by_every_model_but_the_null_model(tasks: list[Evaluat
 def test_maps_and_truth_are_not_read_for_training(tasks: list[EvaluationTask], monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
 
-    def spy(location: str, slot: object, names: list[str]) -> dict[str, np.ndarray]:
+    def spy(root: zarr.Group, slot: Slot, names: list[str]) -> dict[str, np.ndarray]:
         read.extend(names)
-        return read_arrays(location, slot, names)  # type: ignore[arg-type]
+        return read_arrays(root, slot, names)
 
-    monkeypatch.setattr("storage.store.waves.read_arrays", spy)
+    monkeypatch.setattr("storage.store.cohort.read_arrays", spy)
     sampled_slices(tasks, 3, seed=1)
     assert set(read) == {"T1w", "T2w", "FLAIR", "brain_mask"}
 

@@ -24,7 +24,7 @@ from flows.statistics.aggregate import aggregate
 from qmri_core.physics.synthesis import synthesise
 from qmri_core.series.acquisition import Contrast
 from storage.store.acquisitions import acquisition_values
-from storage.store.cohort import StoreError, begin_update, commit, slots, write_arrays, writing
+from storage.store.cohort import Cohort, StoreError, begin_update, commit, write_arrays, writing
 from tests.flows.tiny_cohort import GRID, GROUPS, TRUE, head, images, make_store, maps
 from tests.protocols import plain_protocol
 
@@ -193,7 +193,7 @@ def test_maps_and_their_statistics_are_asked_for(tmp_path: Path) -> None:
     assert isinstance(done.exception, StoreError)
     assert "4 of 4 sessions with maps lack statistics; run `qmri aggregate` first" in explain(done.exception)
     with writing(location) as repository:
-        rows = [{"session": name, "checkpoint_digest": ""} for name in slots(location)]
+        rows = [{"session": name, "checkpoint_digest": ""} for name in Cohort.open(location).slots]
         commit(repository, None, [], values={}, rows=rows, message="No maps")
     done = CliRunner().invoke(app, ["evaluate", "--store", location])
     assert done.exit_code == 1
@@ -205,7 +205,7 @@ def test_a_session_that_cannot_be_read_ends_it(store: str, threads: Client, monk
     def broken(*_: object) -> dict[str, np.ndarray]:
         raise OSError("/archive/SecretName: no such chunk")
 
-    monkeypatch.setattr("storage.store.waves.read_arrays", broken)
+    monkeypatch.setattr("storage.store.cohort.read_arrays", broken)
     with pytest.raises(StoreError, match="could not be evaluated: OSError in") as raised:
         evaluate_real(store, client=threads)
     assert "Secret" not in str(raised.value)

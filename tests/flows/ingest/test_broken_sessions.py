@@ -13,6 +13,7 @@ from qmri_core.simulation.faults import EXPECTATIONS, Fault
 from storage.simulated.truth import manifest_row
 from storage.simulated.writer import write_session
 from storage.source.discovery import SourceError, discover
+from storage.store.cohort import Cohort
 from storage.store.schema import Reason, Status
 from tests.simulated import plan_with, quick_session
 
@@ -70,14 +71,13 @@ def test_every_session_ends_as_its_manifest_says(tmp_path: Path, workers: Client
     from flows.simulate import simulate
     from flows.tables.text import records
     from storage.pseudonyms import load_key
-    from storage.store.cohort import catalogue
 
     simulated = simulate(
         tmp_path / "in", sessions=len(Fault), groups=4, resolution=3.0, seed=3, design="faults", client=workers
     )
     store, linkage = str(tmp_path / "store"), tmp_path / "linkage.csv"
     ingest(simulated.out, store, key=load_key(tmp_path / "key"), linkage=linkage, client=workers)
-    rows = {str(row["session"]): row for row in records(catalogue(store))}
+    rows = {str(row["session"]): row for row in records(Cohort.open(store).catalogue)}
     with linkage.open(encoding="utf-8") as file:
         sessions = {row["study_instance_uid"]: row["session"] for row in csv.DictReader(file)}
     with (simulated.truth / "manifest.csv").open(encoding="utf-8") as file:

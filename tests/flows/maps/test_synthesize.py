@@ -33,14 +33,19 @@ def arrays(monkeypatch: pytest.MonkeyPatch) -> dict[str, np.ndarray]:
     }
     values["T1map"][0, 0, 0] = np.nan
 
-    def read(location: str, slot: Slot, names: tuple[str, ...]) -> dict[str, np.ndarray]:
-        assert (location, slot.session) == ("store", SESSION)
-        return {name: values[name] for name in names}
+    class Stored:
+        slots = {SESSION: Slot(group="scanner/protocol", index=0, session=SESSION)}  # noqa: RUF012
 
-    monkeypatch.setattr(
-        synthesize, "slots", lambda _: {SESSION: Slot(group="scanner/protocol", index=0, session=SESSION)}
-    )
-    monkeypatch.setattr(synthesize, "read_arrays", read)
+        @classmethod
+        def open(cls, location: str) -> Stored:
+            assert location == "store"
+            return cls()
+
+        def read(self, slot: Slot, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+            assert slot.session == SESSION
+            return {name: values[name] for name in names}
+
+    monkeypatch.setattr(synthesize, "Cohort", Stored)
     return values
 
 

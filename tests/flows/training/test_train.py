@@ -27,8 +27,8 @@ from qmri_core.training import held_out
 from qmri_core.training import loop as training
 from qmri_core.training.held_out import FIRST_SEED, held_out_batches, held_out_score
 from qmri_core.training.loop import TrainingSettings
-from storage.store.checkpoints import promoted, register, registered
-from storage.store.cohort import sessions, writing
+from storage.store.checkpoints import register
+from storage.store.cohort import Cohort, writing
 from tests.flows.end_to_end import Processed
 from tests.phantoms import cheap_protocol, phantom_atlas
 
@@ -72,14 +72,14 @@ def run(store: str, *, rate: float, **others: Any) -> Trained:
 
 
 def test_what_is_better_is_promoted_and_kept_with_its_record(store: str, tmp_path: Path) -> None:
-    before = promoted(store)
+    before = Cohort.open(store).promoted
     result = run(store, rate=3e-3, out=tmp_path / "weights.safetensors")
     assert result.score["nll"] < result.score_before["nll"]
     assert result.is_promoted
-    assert (result.started_from, promoted(store)) == (before, result.digest)
+    assert (result.started_from, Cohort.open(store).promoted) == (before, result.digest)
     assert load_checkpoint(tmp_path / "weights.safetensors").network.settings.undetermined != (0.0,) * 4
     assert load_checkpoint(tmp_path / "weights.safetensors").digest == result.digest
-    record = registered(store)[result.digest]
+    record = Cohort.open(store).registered[result.digest]
     assert {k: v for k, v in record["score"].items() if v is not None} == {
         k: v for k, v in result.score.items() if np.isfinite(v)
     }
@@ -87,7 +87,7 @@ def test_what_is_better_is_promoted_and_kept_with_its_record(store: str, tmp_pat
     assert (record["image_share"], record["images"]) == (0.0, {})  # the store holds none
     assert (tmp_path / "weights.png").read_bytes().startswith(b"\x89PNG")
     assert not list((tmp_path / "cache").rglob("*.state"))
-    assert resident_checkpoint(chosen_weights(store)).digest == result.digest
+    assert resident_checkpoint(chosen_weights(Cohort.open(store))).digest == result.digest
     # the score is that of the registered bytes
     network = read_checkpoint((tmp_path / "weights.safetensors").read_bytes(), name="weights").network
     batches = held_out_batches(phantom_atlas(), n=3, size=32, slices=2)
@@ -96,7 +96,7 @@ def test_what_is_better_is_promoted_and_kept_with_its_record(store: str, tmp_pat
 
 
 def test_what_is_worse_is_registered_and_promoted_only_on_demand(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = promoted(store)
+    before = Cohort.open(store).promoted
     scores = iter([1.0, 2.0] * 2)  # of the trained network, and of the one before
 
     def worse(share: float) -> Callable[[object], dict[str, float]]:
@@ -110,11 +110,11 @@ def test_what_is_worse_is_registered_and_promoted_only_on_demand(store: str, mon
     result = run(store, rate=1e-3)
     assert not result.score["nll"] <= result.score_before["nll"]
     assert not result.is_promoted
-    assert promoted(store) == before
-    assert result.digest in registered(store)
+    assert Cohort.open(store).promoted == before
+    assert result.digest in Cohort.open(store).registered
     again = run(store, rate=1e-3, promote=Promotion.ALWAYS)
     assert again.is_promoted
-    assert promoted(store) == again.digest
+    assert Cohort.open(store).promoted == again.digest
 
 
 def test_a_training_that_was_killed_goes_on(store: str) -> None:
@@ -140,7 +140,7 @@ def test_a_share_of_images_that_is_none_is_refused(store: str) -> None:
 def test_a_store_is_trained_on_by_person_and_scored_on_others(processed: Processed, tmp_path: Path) -> None:
     location = str(tmp_path / "copy")
     shutil.copytree(processed.store, location)
-    stored = {str(row["session"]): row for row in records(sessions(location))}
+    stored = {str(row["session"]): row for row in records(Cohort.open(location).sessions)}
     divided = split(list(stored.values()))
     result = run(location, rate=1e-3, image_share=0.5)
     assert result.images["train_sessions"] == len(divided.train) > 0
@@ -148,24 +148,24 @@ def test_a_store_is_trained_on_by_person_and_scored_on_others(processed: Process
     assert {"images", "simulated"} <= set(result.score)
     assert result.score["nll"] == pytest.approx(0.5 * (result.score["images"] + result.score["simulated"]))
     assert "held out" in result.text()
-    curve = registered(location)[result.digest]["curve"]
+    curve = Cohort.open(location).registered[result.digest]["curve"]
     assert all({"nll", "images"} <= set(entry) for entry in curve)
 
 
 def test_without_a_promoted_checkpoint_the_shipped_one_counts(tmp_path: Path) -> None:
     with writing(tmp_path / "store", create=True):
         pass
-    weights = chosen_weights(str(tmp_path / "store"))
+    weights = chosen_weights(Cohort.open(str(tmp_path / "store")))
     assert (weights.digest, weights.file, weights.store) == (load_checkpoint().digest, None, None)
 
 
 def test_maps_of_the_same_weights_in_another_file_are_theirs(store: str, tmp_path: Path) -> None:
     """Of release 0.1 with the shipped weights, with a file of the user's, and with the store's promoted checkpoint."""
-    assert set(FILE_DIGESTS_BEFORE) <= chosen_weights(str(empty_store(tmp_path))).recorded
+    assert set(FILE_DIGESTS_BEFORE) <= chosen_weights(Cohort.open(str(empty_store(tmp_path)))).recorded
     file = tmp_path / "own.safetensors"
     file.write_bytes(checkpoint_bytes(MapNetwork(NetworkSettings(widths=(4, 4, 4))), {"steps": 1}))
     in_store = register(store, file.read_bytes(), record={}, promote=True)  # as 0.1 did: named by its file
-    for weights in (chosen_weights(store, file), chosen_weights(store)):
+    for weights in (chosen_weights(Cohort.open(store), file), chosen_weights(Cohort.open(store))):
         assert weights.as_recorded(in_store) == in_store
         assert weights.as_recorded(weights.digest) == weights.digest
         assert weights.as_recorded("of others") == weights.digest

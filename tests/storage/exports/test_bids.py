@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from storage.exports.bids import export_bids
-from storage.store.cohort import StoreError, commit, tag, writing
+from storage.store.cohort import Cohort, StoreError, commit, tag, writing
 from tests.storage.cohorts import GRID, images, infer, ingest, maps, placement
 
 ANAT = re.compile(
@@ -33,7 +33,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_maps_come_with_units_geometry_and_nothing_else(store: Path, tmp_path: Path) -> None:
     out = tmp_path / "bids"
-    assert export_bids(store, out) == 2
+    assert export_bids(Cohort.open(store), out) == 2
     described = json.loads((out / "dataset_description.json").read_text())
     assert described["DatasetType"] == "derivative"
     anat = out / "sub-7f" / "ses-1" / "anat"
@@ -57,7 +57,7 @@ def test_maps_come_with_units_geometry_and_nothing_else(store: Path, tmp_path: P
 def test_an_earlier_state_without_maps_gives_an_empty_dataset_and_nothing_is_overwritten(
     store: Path, tmp_path: Path
 ) -> None:
-    assert export_bids(store, tmp_path / "bids", at="without") == 0
+    assert export_bids(Cohort.open(store, at="without"), tmp_path / "bids") == 0
     assert (tmp_path / "bids" / "dataset_description.json").exists()
     with pytest.raises(StoreError, match="is there already"):
-        export_bids(store, tmp_path / "bids")
+        export_bids(Cohort.open(store), tmp_path / "bids")

@@ -14,17 +14,13 @@ import zarr
 
 from storage.store import repository
 from storage.store.cohort import (
+    Cohort,
     StoreError,
     begin_append,
-    catalogue,
     commit,
     history,
     open_cohort,
     open_repository,
-    read_arrays,
-    read_table,
-    sessions,
-    slots,
     write_arrays,
     writing,
 )
@@ -113,7 +109,7 @@ def test_opening_is_lazy_and_takes_dask_chunks_on_request(location: Path) -> Non
 
 
 def test_the_catalogue_lists_every_session_once(location: Path) -> None:
-    table = catalogue(location)
+    table = Cohort.open(location).catalogue
     assert table["session"].tolist() == [*SESSIONS, "ses-d"]
     assert list(table.columns) == [variable.name for variable in CATALOGUE]
     assert table["status"].tolist() == ["complete", "complete", "partial", "skipped"]
@@ -122,7 +118,7 @@ def test_the_catalogue_lists_every_session_once(location: Path) -> None:
 
 
 def test_the_sessions_table_joins_all_groups(location: Path) -> None:
-    table = sessions(location)
+    table = Cohort.open(location).sessions
     assert table["session"].tolist() == list(SESSIONS)
     assert table["index"].tolist() == [0, 1, 2]
     assert set(table["group"]) == {GROUP}
@@ -134,19 +130,19 @@ def test_earlier_states_open_by_snapshot_and_time(location: Path) -> None:
     skipped, inferred, ingested, created = history(open_repository(location))
     assert (skipped.message, inferred.message, ingested.message) == ("Skip", "Infer", "Ingest 3 sessions")
     assert ingested.metadata == {"run": "test", "sessions": 3}
-    assert len(catalogue(location, at=created.id)) == 0
+    assert len(Cohort.open(location, at=created.id).catalogue) == 0
     assert np.isnan(open_cohort(location, at=ingested.id)[GROUP]["T1map"]).all()
     assert open_cohort(location, at=inferred.time)[GROUP]["T1map"][:2].notnull().all()
-    assert catalogue(location, at=ingested.time.isoformat())["status"].tolist() == ["partial"] * 3
+    assert Cohort.open(location, at=ingested.time.isoformat()).catalogue["status"].tolist() == ["partial"] * 3
     naive = (skipped.time + timedelta(seconds=5)).replace(tzinfo=None)
-    assert len(catalogue(location, at=naive)) == 4
+    assert len(Cohort.open(location, at=naive).catalogue) == 4
 
 
 def test_no_time_shows_the_inside_of_a_wave(location: Path) -> None:
     opened = open_repository(location)
     inside = [info for info in opened.ancestry(branch="main") if info.metadata.get("staging")]
     assert len(inside) == 1
-    assert sessions(location, at=inside[0].written_at).empty
+    assert Cohort.open(location, at=inside[0].written_at).sessions.empty
     with pytest.raises(StoreError, match="neither a snapshot id"):
         open_cohort(location, at=inside[0].id)
 
@@ -164,7 +160,7 @@ def test_locations_that_hold_no_store(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     for wrong, message in ((tmp_path / "none", "no such folder"), (file, "is a file"), (folder, "not a cohort store")):
-        for read in (open_cohort, catalogue, sessions, slots, verify, lambda path: read_table(path, "statistics")):
+        for read in (open_cohort, Cohort.open):
             with pytest.raises(StoreError, match=message):
                 read(wrong)
         with pytest.raises(StoreError, match=message), writing(wrong):
@@ -222,7 +218,7 @@ def test_making_a_store_that_was_cut_short_is_taken_up_again(tmp_path: Path, mon
     with pytest.raises(StoreError, match="not a cohort store"):
         open_cohort(tmp_path / "store")
     ingest(tmp_path / "store", [placement("ses-1")])
-    assert len(slots(tmp_path / "store")) == 1
+    assert len(Cohort.open(tmp_path / "store").slots) == 1
     assert repository._NEW not in {entry.name for entry in (tmp_path / "store").iterdir()}
 
 
@@ -250,8 +246,8 @@ def read_only(location: Path, tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_read_only_store_is_read_and_refuses_writers(read_only: Path) -> None:
-    assert len(catalogue(read_only)) == 4
-    assert np.isfinite(read_arrays(read_only, slots(read_only)["ses-a"], ["T1map"])["T1map"]).all()
+    assert len(Cohort.open(read_only).catalogue) == 4
+    assert np.isfinite(Cohort.open(read_only).read(Cohort.open(read_only).slots["ses-a"], ["T1map"])["T1map"]).all()
     with pytest.raises(StoreError, match="cannot be written"), writing(read_only):
         pass
     with pytest.raises(StoreError, match="cannot be made"), writing(read_only / "new", create=True):
@@ -260,10 +256,10 @@ def test_a_read_only_store_is_read_and_refuses_writers(read_only: Path) -> None:
 
 def test_a_store_moves_with_its_folder(location: Path, tmp_path: Path) -> None:
     moved = Path(shutil.copytree(location, tmp_path / "elsewhere"))
-    assert verify(moved) == []
+    assert verify(Cohort.open(moved)) == []
     ingest(moved, [placement("ses-e")])
-    assert len(slots(moved)) == 4
-    assert len(slots(location)) == 3
+    assert len(Cohort.open(moved).slots) == 4
+    assert len(Cohort.open(location).slots) == 3
 
 
 def test_a_writer_that_disappears_gives_the_lock_back(location: Path) -> None:
@@ -279,7 +275,7 @@ with writing({str(location)!r}):
 
 
 def test_nothing_of_icechunk_reaches_the_terminal(location: Path) -> None:
-    code = f"from storage.store.cohort import catalogue; catalogue({str(location)!r})"
+    code = f"from storage.store.cohort import Cohort; Cohort.open({str(location)!r}).catalogue"
     root = Path(__file__).parents[3]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, check=True, capture_output=True, timeout=60)
     assert done.stdout + done.stderr == b""
@@ -288,10 +284,10 @@ def test_nothing_of_icechunk_reaches_the_terminal(location: Path) -> None:
 def test_an_empty_store_has_empty_tables(tmp_path: Path) -> None:
     with writing(tmp_path, create=True):
         pass
-    assert catalogue(tmp_path).empty
-    assert sessions(tmp_path).empty
-    assert {"session", "group", "age"} <= set(sessions(tmp_path).columns)
-    assert slots(tmp_path) == {}
+    assert Cohort.open(tmp_path).catalogue.empty
+    assert Cohort.open(tmp_path).sessions.empty
+    assert {"session", "group", "age"} <= set(Cohort.open(tmp_path).sessions.columns)
+    assert Cohort.open(tmp_path).slots == {}
     assert set(open_cohort(tmp_path).children) == {"catalogue"}
 
 

@@ -13,6 +13,7 @@ import pytest
 import zarr
 
 from storage.store.cohort import (
+    Cohort,
     StoreError,
     begin_append,
     begin_update,
@@ -20,7 +21,6 @@ from storage.store.cohort import (
     history,
     open_cohort,
     open_repository,
-    slots,
     write_arrays,
     writing,
 )
@@ -53,12 +53,12 @@ def test_a_full_disk_ends_the_run_and_leaves_the_store(small_disk: Path) -> None
     with pytest.raises(StorageFaultError, match="No space left"):
         fill(location, done)
     assert len(done) > 1
-    assert set(slots(location)) == set(done)  # readable all the time
-    assert verify(location) == []
+    assert set(Cohort.open(location).slots) == set(done)  # readable all the time
+    assert verify(Cohort.open(location)) == []
     subprocess.run(["mount", "-o", "remount,size=16m", str(small_disk)], check=True)
     ingest(location, [placement(f"ses-{len(done)}")])
-    assert len(slots(location)) == len(done) + 1
-    assert verify(location) == []
+    assert len(Cohort.open(location).slots) == len(done) + 1
+    assert verify(Cohort.open(location)) == []
 
 
 def test_a_write_that_is_cut_short_by_a_quota_ends_the_run_and_leaves_the_store(tmp_path: Path) -> None:
@@ -73,9 +73,9 @@ def test_a_write_that_is_cut_short_by_a_quota_ends_the_run_and_leaves_the_store(
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert history(open_repository(location))[0].id == last
-    assert verify(location) == []
+    assert verify(Cohort.open(location)) == []
     ingest(location, [placement("ses-2")])
-    assert set(slots(location)) == {"ses-1", "ses-2"}
+    assert set(Cohort.open(location).slots) == {"ses-1", "ses-2"}
 
 
 def fill(location: Path, done: list[str]) -> None:
@@ -94,7 +94,7 @@ def test_a_store_that_is_deleted_under_a_run_is_an_error_and_can_be_made_again(t
         open_cohort(location)
     shutil.rmtree(location, ignore_errors=True)
     ingest(location, [placement("ses-1")])
-    assert verify(location) == []
+    assert verify(Cohort.open(location)) == []
 
 
 def delete_under_a_run(location: Path, moment: str) -> None:
@@ -151,8 +151,8 @@ def write_together(location: Path | str) -> None:
         assert_whole(root)
     assert len(history(repository)) == 2 + 3 * N_WAVES
     names = {f"ses-{name}{n}{end}" for name in ("one", "two") for n in range(N_WAVES) for end in "xy"}
-    assert set(slots(location)) == names | {"ses-a", "ses-b"}
-    assert verify(location) == []
+    assert set(Cohort.open(location).slots) == names | {"ses-a", "ses-b"}
+    assert verify(Cohort.open(location)) == []
     with writing(location) as opened:
         begin_update(opened, sorted(names))
 

@@ -14,16 +14,13 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
 from storage.store.cohort import (
+    Cohort,
     StoreError,
     begin_append,
-    catalogue,
     commit,
     history,
     open_cohort,
     open_repository,
-    read_table,
-    sessions,
-    slots,
     tag,
     write_arrays,
     write_table,
@@ -31,6 +28,7 @@ from storage.store.cohort import (
 )
 from storage.store.forget import forget, forgotten, holding
 from storage.store.repository import tags
+from storage.store.tables import load_table
 from storage.store.verify import verify
 from tests.storage.cohorts import GROUP, images, infer, ingest, maps, placement, row
 from tests.storage.residues import holds
@@ -67,7 +65,7 @@ def store(template: Path, tmp_path: Path) -> Path:
 
 def chunks_of(location: Path, session: str) -> list[bytes]:
     """Encoded chunks of a session's images, as they lie in the store."""
-    slot = slots(location)[session]
+    slot = Cohort.open(location).slots[session]
     store = open_repository(location).readonly_session("main").store
     keys = [f"{slot.group}/{name}/c/{slot.index}/0/0/0" for name in (*images(session), *maps(session))]
     found = [sync(store.get(key, default_buffer_prototype())) for key in keys if "affine" not in key]
@@ -86,24 +84,24 @@ def test_nothing_of_a_forgotten_session_is_left_in_any_object(store: Path) -> No
     assert (found.current, found.tags) == (True, ("with",))
     assert holds(store, *marks, *chunks) == 0
 
-    assert verify(store) == []
+    assert verify(Cohort.open(store)) == []
     assert {name: chunks_of(store, name) for name in OTHERS} == before
-    assert set(slots(store)) == set(catalogue(store)["session"]) == set(OTHERS)
+    assert set(Cohort.open(store).slots) == set(Cohort.open(store).catalogue["session"]) == set(OTHERS)
     assert np.isfinite(open_cohort(store)[GROUP]["T1map"].sel(session="ses-2")).all()
-    statistics = read_table(store, "statistics")
+    statistics = load_table(Cohort.open(store).session, "statistics")
     assert statistics is not None
     assert statistics["session"].values.tolist() == ["ses-2"]
     assert list(tags(open_repository(store))) == ["before"]
-    assert set(slots(store, at="before")) == {"ses-1"}
+    assert set(Cohort.open(store, at="before").slots) == {"ses-1"}
     assert len(history(open_repository(store))) == 1
     assert holding(store, GONE).tags == ()
 
 
 def test_the_mark_says_which_sessions_not_to_ingest_and_nothing_without_the_key(store: Path) -> None:
-    assert forgotten(store, KEY, [GONE, *OTHERS]) == set()
+    assert forgotten(Cohort.open(store), KEY, [GONE, *OTHERS]) == set()
     forget(store, GONE, key=KEY)
-    assert forgotten(store, KEY, [GONE, *OTHERS]) == {GONE}
-    assert forgotten(store, bytes(32), [GONE]) == set()
+    assert forgotten(Cohort.open(store), KEY, [GONE, *OTHERS]) == {GONE}
+    assert forgotten(Cohort.open(store), bytes(32), [GONE]) == set()
     assert GONE not in str(
         zarr.open_group(open_repository(store).readonly_session("main").store, mode="r").attrs.asdict()
     )
@@ -121,11 +119,11 @@ def test_a_forget_that_was_cut_short_is_finished_by_doing_it_again(
         patched.setattr(icechunk.Repository, "expire_snapshots", dies)
         with pytest.raises(KeyboardInterrupt):
             forget(store, GONE, key=KEY)
-    assert GONE not in slots(store)
+    assert GONE not in Cohort.open(store).slots
     assert holds(store, GONE.encode()) > 0
     forget(store, GONE, key=KEY)
     assert holds(store, GONE.encode()) == 0
-    assert verify(store) == []
+    assert verify(Cohort.open(store)) == []
 
 
 def test_an_unknown_session_is_refused(store: Path) -> None:
@@ -140,10 +138,10 @@ def test_sessions_without_images_and_last_ones_of_their_group_can_go(store: Path
         commit(repository, None, [], values={}, rows=[row("ses-x", "failed")], message="m", metadata={})
     for session in ("ses-x", "ses-3"):
         forget(store, session, key=KEY)
-    assert set(catalogue(store)["session"]) == {"ses-1", "ses-2", GONE}
-    assert set(sessions(store)["group"]) == {GROUP}
+    assert set(Cohort.open(store).catalogue["session"]) == {"ses-1", "ses-2", GONE}
+    assert set(Cohort.open(store).sessions["group"]) == {GROUP}
     assert holds(store, b"ses-x", b"ses-3") == 0
-    assert verify(store) == []
+    assert verify(Cohort.open(store)) == []
 
 
 def test_forgetting_in_an_object_store_waits_for_open_waves(s3: Callable[[], str]) -> None:
@@ -155,10 +153,10 @@ def test_forgetting_in_an_object_store_waits_for_open_waves(s3: Callable[[], str
             write_arrays(wave.fork, wave.slots[name], images(name))
         with pytest.raises(StoreError, match="1 waves of other processes are open"):
             forget(location, GONE, key=KEY)
-        assert GONE not in slots(location)
+        assert GONE not in Cohort.open(location).slots
         rows = [row("ses-4"), row(GONE)]
         commit(repository, wave, [wave.fork], values={}, rows=rows, message="m", metadata={})
-    assert set(slots(location)) == {"ses-1", "ses-2", "ses-3", "ses-4"}  # the wave did not bring it back
+    assert set(Cohort.open(location).slots) == {"ses-1", "ses-2", "ses-3", "ses-4"}  # the wave did not bring it back
     forget(location, GONE, key=KEY)
     assert len(history(open_repository(location))) == 1
-    assert verify(location) == []
+    assert verify(Cohort.open(location)) == []

@@ -12,17 +12,7 @@ from pathlib import Path
 import pytest
 
 from qmri_core.series.geometry import Grid
-from storage.store.cohort import (
-    begin_append,
-    catalogue,
-    commit,
-    open_cohort,
-    open_repository,
-    sessions,
-    slots,
-    write_arrays,
-    writing,
-)
+from storage.store.cohort import Cohort, begin_append, commit, open_cohort, open_repository, write_arrays, writing
 from storage.store.repository import snapshot_of, tag
 from tests.storage.cohorts import images, placement, row
 
@@ -101,8 +91,10 @@ def test_the_cost_of_a_wave_does_not_grow_with_the_store(tmp_path: Path) -> None
         figures = {
             "open": seconds(lambda: open_repository(location)),
             "open by tag": seconds(lambda: snapshot_of(open_repository(location), "at-100")),
-            "list": seconds(lambda: catalogue(location)),
-            "decide": seconds(lambda: (catalogue(location), sessions(location), slots(location))),
+            "list": seconds(lambda: Cohort.open(location).catalogue),
+            "decide": seconds(
+                lambda: (Cohort.open(location).catalogue, Cohort.open(location).sessions, Cohort.open(location).slots)
+            ),
             "open as a tree": seconds(lambda: open_cohort(location), 1),
         }
         told = ", ".join(f"{name} {value:.2f} s" for name, value in figures.items())

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from storage.store.cohort import slots
+from storage.store.cohort import Cohort
 from storage.store.repository import StoreError, history, open_repository, writing
 from storage.store.schema import IMAGE_NAMES
 from storage.store.slots import find_slots
@@ -125,7 +125,7 @@ def survive(location: Callable[[], Path | str], n_kills: int, seed: int) -> None
     process.communicate(timeout=300)
     assert process.returncode == 0
     assert everything(place) == expected
-    assert verify(place) == []
+    assert verify(Cohort.open(place)) == []
 
 
 @pytest.mark.slow
@@ -171,9 +171,9 @@ def kill_workers(location: Path, n_kills: int, seed: int) -> None:
             fork = write_arrays(wave.fork, wave.slots[good], images(good))
             rows = [row(lost, "failed", reason="worker_lost"), row(good)]
             commit(repository, wave, [fork], values={}, rows=rows, message="m", metadata={})
-        assert good in slots(location)
-        assert lost not in slots(location)
-    assert verify(location) == []
+        assert good in Cohort.open(location).slots
+        assert lost not in Cohort.open(location).slots
+    assert verify(Cohort.open(location)) == []
     ingest(location, [placement(f"ses-lost{n}") for n in range(n_kills)])  # a later run
     undisturbed = location.with_name("undisturbed")
     ingest(undisturbed, [placement(f"ses-{kind}{n}") for n in range(n_kills) for kind in ("lost", "good")])
@@ -217,7 +217,7 @@ def test_a_kill_between_the_two_commits_of_a_wave_leaves_what_was_there(tmp_path
     with writing(location) as repository:
         assert repository.list_branches() == {"main"}
     ingest(location, [placement("ses-x")])
-    assert verify(location) == []
+    assert verify(Cohort.open(location)) == []
 
 
 def assert_whole_waves(location: Path | str) -> None:
@@ -230,7 +230,7 @@ def assert_whole_waves(location: Path | str) -> None:
     assert set(find_slots(root)) == set(status)
     for members in WAVES:
         assert len({status.get(name, "absent") for name, _ in members}) == 1
-    assert verify(location) == []
+    assert verify(Cohort.open(location)) == []
 
 
 if __name__ == "__main__":

@@ -9,13 +9,12 @@ import pytest
 import zarr
 
 from storage.store.cohort import (
+    Cohort,
     Placement,
     begin_append,
     commit,
-    group_labels,
     open_cohort,
     open_repository,
-    slots,
     tag,
     write_arrays,
     writing,
@@ -67,16 +66,16 @@ def test_labels_are_numbered_within_a_name_in_the_order_of_the_groups() -> None:
 
 def test_a_new_group_renumbers_none_and_a_group_that_comes_back_has_the_label_that_it_had(tmp_path: Path) -> None:
     ingest(tmp_path, [placement("ses-1", SKYRA), placement("ses-2", PRISMA), placement("ses-3", SKYRA)])
-    assert group_labels(tmp_path) == labels_on_nodes(tmp_path) == {PRISMA: "Prisma-1", SKYRA: "Skyra-1"}
+    assert Cohort.open(tmp_path).labels == labels_on_nodes(tmp_path) == {PRISMA: "Prisma-1", SKYRA: "Skyra-1"}
     ingest(tmp_path, [placement("ses-4", OTHER_SKYRA), placement("ses-1", SKYRA)])
     later = {PRISMA: "Prisma-1", SKYRA: "Skyra-1", OTHER_SKYRA: "Skyra-2"}
-    assert group_labels(tmp_path) == labels_on_nodes(tmp_path) == later
+    assert Cohort.open(tmp_path).labels == labels_on_nodes(tmp_path) == later
     ingest(tmp_path, [placement("ses-4", AGAIN)])  # its group is empty now, and gone
     assert OTHER_SKYRA not in labels_on_nodes(tmp_path)
-    assert group_labels(tmp_path) == {**later, AGAIN: "Skyra-3"}
+    assert Cohort.open(tmp_path).labels == {**later, AGAIN: "Skyra-3"}
     ingest(tmp_path, [placement("ses-4", OTHER_SKYRA)])
     assert labels_on_nodes(tmp_path) == later
-    assert verify(tmp_path) == []
+    assert verify(Cohort.open(tmp_path)) == []
 
 
 def test_the_label_of_a_forgotten_group_is_not_given_again(tmp_path: Path) -> None:
@@ -92,7 +91,7 @@ def test_a_group_whose_sessions_all_fail_gets_no_label(tmp_path: Path) -> None:
         fork = write_arrays(wave.fork, wave.slots["ses-2"], images("ses-2"))
         rows = [row("ses-1", "failed"), row("ses-2")]
         commit(repository, wave, [fork], values={}, rows=rows, message="m", metadata={})
-    assert group_labels(tmp_path) == labels_on_nodes(tmp_path) == {SKYRA: "Skyra-1"}
+    assert Cohort.open(tmp_path).labels == labels_on_nodes(tmp_path) == {SKYRA: "Skyra-1"}
 
 
 def test_going_back_takes_no_label_back(tmp_path: Path) -> None:
@@ -103,8 +102,8 @@ def test_going_back_takes_no_label_back(tmp_path: Path) -> None:
     rollback(tmp_path, "then")
     ingest(tmp_path, [placement("ses-3", AGAIN)])
     assert labels_on_nodes(tmp_path) == {SKYRA: "Skyra-1", AGAIN: "Skyra-3"}
-    assert group_labels(tmp_path)[OTHER_SKYRA] == "Skyra-2"
-    assert verify(tmp_path) == []
+    assert Cohort.open(tmp_path).labels[OTHER_SKYRA] == "Skyra-2"
+    assert verify(Cohort.open(tmp_path)) == []
 
 
 def test_two_writers_at_once_give_two_labels(s3: Callable[[], str]) -> None:
@@ -122,8 +121,8 @@ def test_two_writers_at_once_give_two_labels(s3: Callable[[], str]) -> None:
         for (repository, wave), name in zip(reversed(waves), ("ses-3", "ses-2"), strict=True):
             commit(repository, wave, [wave.fork], values={}, rows=[row(name)], message="m", metadata={})  # type: ignore[arg-type, attr-defined]
     expected = {PRISMA: "Prisma-1", OTHER_SKYRA: "Skyra-1", SKYRA: "Skyra-2"}
-    assert group_labels(location) == labels_on_nodes(location) == expected
-    assert verify(location) == []
+    assert Cohort.open(location).labels == labels_on_nodes(location) == expected
+    assert verify(Cohort.open(location)) == []
 
 
 def without_labels(root: zarr.Group) -> None:
@@ -143,9 +142,9 @@ def test_a_store_of_0_1_gets_its_labels_in_the_order_of_its_catalogue(tmp_path: 
     with writing(tmp_path) as repository:
         change(repository, older, "as version 3", {})
     migrate(tmp_path)
-    assert list(slots(tmp_path)) == ["ses-1", "ses-2"]
-    assert group_labels(tmp_path) == labels_on_nodes(tmp_path) == {SKYRA: "Skyra-1", OTHER_SKYRA: "Skyra-2"}
-    assert verify(tmp_path) == []
+    assert list(Cohort.open(tmp_path).slots) == ["ses-1", "ses-2"]
+    assert Cohort.open(tmp_path).labels == labels_on_nodes(tmp_path) == {SKYRA: "Skyra-1", OTHER_SKYRA: "Skyra-2"}
+    assert verify(Cohort.open(tmp_path)) == []
 
 
 def test_verify_tells_of_labels_that_are_lost_or_given_twice(tmp_path: Path) -> None:
@@ -158,6 +157,6 @@ def test_verify_tells_of_labels_that_are_lost_or_given_twice(tmp_path: Path) -> 
     for damage, count in ((twice, 1), (without_labels, 2)):
         with writing(tmp_path) as repository:
             change(repository, damage, "m", {})
-        problems = verify(tmp_path)
+        problems = verify(Cohort.open(tmp_path))
         assert [problem.variable for problem in problems] == ["label"] * count
     assert len(open_repository(tmp_path).list_branches()) == 1

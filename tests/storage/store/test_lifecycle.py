@@ -15,15 +15,12 @@ import zarr
 from qmri_core.series.acquisition import CONTRASTS
 from storage.exports.zarr import export_zarr
 from storage.store.cohort import (
+    Cohort,
     StoreError,
     begin_append,
-    catalogue,
     history,
     open_cohort,
     open_repository,
-    read_arrays,
-    sessions,
-    slots,
     tag,
     write_arrays,
     writing,
@@ -32,7 +29,7 @@ from storage.store.forget import forget, forgotten
 from storage.store.lifecycle import compact, migrate, rollback
 from storage.store.repository import tags
 from storage.store.schema import DIGEST, IMAGE_NAMES, PER_SESSION, SCHEMA_VERSION
-from storage.store.tables import change, read_table
+from storage.store.tables import change, load_table
 from storage.store.verify import verify
 from tests.storage.cohorts import GROUP, infer, ingest, maps, placement
 
@@ -62,19 +59,19 @@ def files(location: Path) -> set[Path]:
 
 
 def test_rollback_makes_the_tagged_state_the_current_one_and_loses_nothing(store: Path) -> None:
-    then, now = catalogue(store, at="nightly-1"), catalogue(store)
+    then, now = Cohort.open(store, at="nightly-1").catalogue, Cohort.open(store).catalogue
     snapshot, saved = rollback(store, "nightly-1")
     assert history(open_repository(store))[0].id == snapshot
-    pd.testing.assert_frame_equal(catalogue(store), then)
-    assert np.isnan(read_arrays(store, slots(store)["ses-1"], ["T1map"])["T1map"]).all()
+    pd.testing.assert_frame_equal(Cohort.open(store).catalogue, then)
+    assert np.isnan(Cohort.open(store).read(Cohort.open(store).slots["ses-1"], ["T1map"])["T1map"]).all()
     assert set(tags(open_repository(store))) == {"nightly-1", saved}
-    pd.testing.assert_frame_equal(catalogue(store, at=saved), now)
-    assert verify(store) == []
+    pd.testing.assert_frame_equal(Cohort.open(store, at=saved).catalogue, now)
+    assert verify(Cohort.open(store)) == []
     ingest(store, [placement("ses-4")])
-    assert set(slots(store)) == {"ses-1", "ses-2", "ses-4"}
+    assert set(Cohort.open(store).slots) == {"ses-1", "ses-2", "ses-4"}
     rollback(store, saved)
-    pd.testing.assert_frame_equal(catalogue(store), now)
-    assert verify(store) == []
+    pd.testing.assert_frame_equal(Cohort.open(store).catalogue, now)
+    assert verify(Cohort.open(store)) == []
 
 
 def test_rollback_names_what_it_cannot_find_and_keeps_what_was_forgotten_away(store: Path) -> None:
@@ -84,14 +81,14 @@ def test_rollback_names_what_it_cannot_find_and_keeps_what_was_forgotten_away(st
         rollback(store, history(open_repository(store))[0].id)
     forget(store, "ses-3", key=KEY)
     rollback(store, "nightly-1")
-    assert forgotten(store, KEY, ["ses-1", "ses-3"]) == {"ses-3"}
+    assert forgotten(Cohort.open(store), KEY, ["ses-1", "ses-3"]) == {"ses-3"}
 
 
 def test_compact_keeps_the_current_state_and_the_tagged_ones(store: Path) -> None:
     with writing(store) as repository:  # cut short: its objects are needed by nobody
         wave = begin_append(repository, [placement("ses-4")])
         write_arrays(wave.fork, wave.slots["ses-4"], maps("ses-4"))
-    before, now, then = files(store), catalogue(store), catalogue(store, at="nightly-1")
+    before, now, then = files(store), Cohort.open(store).catalogue, Cohort.open(store, at="nightly-1").catalogue
     maps_now = open_cohort(store)[GROUP]["T1map"].load()
     would = compact(store, keep_days=0, dry_run=True)
     assert would.snapshots == 3
@@ -103,14 +100,14 @@ def test_compact_keeps_the_current_state_and_the_tagged_ones(store: Path) -> Non
     assert done.bytes > 0
     assert len(files(store)) < len(before)
     assert len(history(open_repository(store))) == 1
-    pd.testing.assert_frame_equal(catalogue(store), now)
-    pd.testing.assert_frame_equal(catalogue(store, at="nightly-1"), then)
+    pd.testing.assert_frame_equal(Cohort.open(store).catalogue, now)
+    pd.testing.assert_frame_equal(Cohort.open(store, at="nightly-1").catalogue, then)
     xr.testing.assert_identical(open_cohort(store)[GROUP]["T1map"].load(), maps_now)
-    assert verify(store) == []
-    assert verify(store, at="nightly-1") == []
+    assert verify(Cohort.open(store)) == []
+    assert verify(Cohort.open(store, at="nightly-1")) == []
     assert compact(store, keep_days=0).objects == 0
     ingest(store, [placement("ses-4")])
-    assert verify(store) == []
+    assert verify(Cohort.open(store)) == []
 
 
 def test_compact_deletes_what_a_replaced_session_leaves(store: Path) -> None:
@@ -124,7 +121,7 @@ def test_compact_deletes_what_a_replaced_session_leaves(store: Path) -> None:
 def test_an_export_is_plain_zarr_with_the_same_content(store: Path, tmp_path: Path) -> None:
     out = tmp_path / "plain"
     said: list[tuple[int, int]] = []
-    count = export_zarr(store, out, progress=lambda done, total: said.append((done, total)))
+    count = export_zarr(Cohort.open(store), out, progress=lambda done, total: said.append((done, total)))
     assert said[-1] == (count, count) == (len(files(out)),) * 2
     tree = open_cohort(store)
     plain = xr.open_datatree(out, engine="zarr", consolidated=False)  # type: ignore[arg-type]
@@ -133,9 +130,9 @@ def test_an_export_is_plain_zarr_with_the_same_content(store: Path, tmp_path: Pa
         expected = tree[path].to_dataset()
         xr.testing.assert_identical(plain[path].to_dataset()[list(expected.data_vars)].load(), expected.load())
     with pytest.raises(StoreError, match="is there already"):
-        export_zarr(store, out)
+        export_zarr(Cohort.open(store), out)
     (tmp_path / ".old.part").mkdir()  # an export was killed here
-    export_zarr(store, tmp_path / "old", at="nightly-1")
+    export_zarr(Cohort.open(store, at="nightly-1"), tmp_path / "old")
     group = xr.open_zarr(tmp_path / "old", group=GROUP, consolidated=False)
     assert np.isnan(group["T1map"]).all()
     assert not [path for path in tmp_path.iterdir() if path.name.endswith(".part")]
@@ -180,23 +177,23 @@ def as_version_1(location: Path) -> None:
 
 
 def test_a_store_of_the_older_version_is_brought_up_to_date(store: Path) -> None:
-    before, tree = sessions(store), open_cohort(store)[GROUP].to_dataset().load()
+    before, tree = Cohort.open(store).sessions, open_cohort(store)[GROUP].to_dataset().load()
     as_version_1(store)
-    for use in (open_cohort, sessions, verify):
+    for use in (open_cohort, Cohort.open):
         with pytest.raises(StoreError, match=r"schema version 1, .* `qmri migrate"):
             use(store)
     with pytest.raises(StoreError, match="qmri migrate"), writing(store):
         pass
     assert migrate(store) == (1, SCHEMA_VERSION)
-    assert verify(store) == []
-    assert read_table(store, "calibration") is None
-    pd.testing.assert_frame_equal(sessions(store), before)
+    assert verify(Cohort.open(store)) == []
+    assert load_table(Cohort.open(store).session, "calibration") is None
+    pd.testing.assert_frame_equal(Cohort.open(store).sessions, before)
     xr.testing.assert_identical(open_cohort(store)[GROUP].to_dataset().load(), tree)
     last = history(open_repository(store))[0].id
     assert migrate(store) == (SCHEMA_VERSION, SCHEMA_VERSION)
     assert history(open_repository(store))[0].id == last
     infer(store, ["ses-3"])
-    assert verify(store) == []
+    assert verify(Cohort.open(store)) == []
 
 
 def test_a_store_of_0_1_comes_up_to_date_without_a_chunk_of_an_image_being_written(store: Path) -> None:
@@ -206,7 +203,7 @@ def test_a_store_of_0_1_comes_up_to_date_without_a_chunk_of_an_image_being_writt
     with pytest.raises(StoreError, match=r"schema version 3, .* `qmri migrate"):
         open_cohort(store)
     assert migrate(store) == (3, SCHEMA_VERSION)
-    assert verify(store) == []
+    assert verify(Cohort.open(store)) == []
     for path in (GROUP, OTHER):
         assert open_cohort(store)[path]["tissue"].dtype == open_cohort(store)[path]["brain_mask"].dtype == np.uint8
         xr.testing.assert_identical(open_cohort(store)[path].load(), open_cohort(store, at=now)[path].load())
@@ -222,6 +219,6 @@ def test_the_table_of_all_sessions(store: Path) -> None:
     assert table.index.name == "session"
     assert table["group"].tolist() == [GROUP, GROUP, OTHER]
     assert list(table.columns) == ["group", "label", *(variable.name for variable in PER_SESSION)]
-    expected = sessions(store).set_index("session")[["age", "status"]]
+    expected = Cohort.open(store).sessions.set_index("session")[["age", "status"]]
     pd.testing.assert_frame_equal(table[["age", "status"]], expected, check_dtype=False)
     assert open_cohort(store, at=history(open_repository(store))[-1].id).qmri.table().empty

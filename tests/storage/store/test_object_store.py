@@ -12,16 +12,14 @@ import pytest
 
 from storage.store import locations
 from storage.store.cohort import (
+    Cohort,
     StoreError,
     begin_append,
     begin_update,
-    catalogue,
     commit,
     history,
     open_cohort,
     open_repository,
-    read_arrays,
-    slots,
     tag,
     write_arrays,
     writing,
@@ -38,10 +36,10 @@ OTHER = "scanner-b/protocol-2"
 
 
 def assert_holds(location: str, *sessions: str, names: tuple[str, ...] = ("T1w", "tissue")) -> None:
-    found = slots(location)
+    found = Cohort.open(location).slots
     for session in sessions:
         expected = images(session) | maps(session)
-        stored = read_arrays(location, found[session], names)
+        stored = Cohort.open(location).read(found[session], names)
         for name in names:
             np.testing.assert_array_equal(stored[name], rounded(expected[name], WORKER_VARIABLES[name]))
 
@@ -61,7 +59,7 @@ def test_a_store_lives_in_an_object_store(s3: Callable[[], str], server: str, ca
         commit(repository, wave, [fork], values={}, rows=[row("ses-2")], message="maps", metadata={})
     assert_holds(location, "ses-1", "ses-2")
     assert_holds(location, "ses-2", names=("T1map",))
-    assert verify(location) == []
+    assert verify(Cohort.open(location)) == []
     assert np.isnan(open_cohort(location, at="nightly-1")[OTHER]["T1map"]).all()
     assert np.isfinite(open_cohort(location, chunks={})[OTHER]["T1map"].mean().compute())
     assert [one.message for one in history(open_repository(location))] == [
@@ -101,7 +99,7 @@ def test_two_committers_end_in_a_rebase_and_lose_nothing(
     assert_holds(location, "ses-1", "ses-2", "ses-3", "ses-4")
     assert_holds(location, "ses-1", names=("T1map",))
     assert [one.message for one in history(open_repository(location))][:2] == ["images", "maps"]
-    assert verify(location) == []
+    assert verify(Cohort.open(location)) == []
 
 
 def test_abandoned_waves_are_dropped_after_a_day_and_living_ones_are_not(s3: Callable[[], str]) -> None:
@@ -146,7 +144,7 @@ def test_a_fault_that_passes_is_not_noticed(proxy: FaultyProxy, s3: Callable[[],
     proxy.fault = lambda method, path: next(filter(None, (fault(method, path) for fault in faults)), None)
     infer(location, ["ses-1"])
     assert_holds(location, "ses-1", names=("T1w", "T1map"))
-    assert verify(location) == []
+    assert verify(Cohort.open(location)) == []
 
 
 @pytest.mark.parametrize(
@@ -172,8 +170,8 @@ def test_a_fault_that_stays_ends_the_run_and_leaves_the_store(
     assert history(open_repository(location))[0].id == last  # readable all the time
     proxy.fault = lambda _method, _path: None
     ingest(location, [placement("ses-2")])
-    assert set(slots(location)) == {"ses-1", "ses-2"}
-    assert verify(location) == []
+    assert set(Cohort.open(location).slots) == {"ses-1", "ses-2"}
+    assert verify(Cohort.open(location)) == []
 
 
 def test_a_bucket_that_is_not_there_is_named(s3: Callable[[], str]) -> None:
@@ -189,7 +187,7 @@ def test_a_server_that_is_away_is_named(
     location = s3()
     ingest(location, [placement("ses-1")])
     proxy.fault = lambda _method, _path: 403
-    for read in (open_cohort, catalogue, slots, verify):
+    for read in (open_cohort, Cohort.open):
         with pytest.raises(StorageFaultError, match=location):
             read(location)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")

@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 import zarr
 
-from storage.store.cohort import open_repository, read_arrays, slots, write_table, writing
+from storage.store.cohort import Cohort, open_repository, write_table, writing
 from storage.store.schema import IMAGE_NAMES
 from storage.store.verify import Problem, verify
 from tests.storage.cohorts import GROUP, infer, ingest, placement
@@ -32,10 +32,10 @@ def store(template: Path, tmp_path: Path) -> Path:
 def contents(location: Path) -> dict[tuple[str, str], bytes | None]:
     """Every stored volume, read one by one; ``None`` where reading fails."""
     result: dict[tuple[str, str], bytes | None] = {}
-    for session, slot in slots(location).items():
+    for session, slot in Cohort.open(location).slots.items():
         for name in IMAGE_NAMES:
             try:
-                result[session, name] = read_arrays(location, slot, [name])[name].tobytes()
+                result[session, name] = Cohort.open(location).read(slot, [name])[name].tobytes()
             except (RuntimeError, ValueError, OSError, icechunk.IcechunkError):
                 result[session, name] = None
     return result
@@ -43,7 +43,7 @@ def contents(location: Path) -> dict[tuple[str, str], bytes | None]:
 
 def test_a_sound_store_has_no_problems_and_says_how_far_it_is(store: Path) -> None:
     seen: list[tuple[int, int]] = []
-    assert verify(store, progress=lambda done, total: seen.append((done, total))) == []
+    assert verify(Cohort.open(store), progress=lambda done, total: seen.append((done, total))) == []
     assert seen == [(1, 3), (2, 3), (3, 3)]
 
 
@@ -64,7 +64,7 @@ def test_damaged_chunks_are_named_by_session_and_variable(store: Path, damage: s
     damaged = {key for key in before if before[key] != after[key]}
     assert len(damaged) == 3
     assert [after[key] for key in damaged] == [None] * 3, "a damaged chunk must not be read as values"
-    assert {(problem.session, problem.variable) for problem in verify(store)} == damaged
+    assert {(problem.session, problem.variable) for problem in verify(Cohort.open(store))} == damaged
 
 
 def edit(location: Path, path: str, index: int, value: object) -> None:
@@ -93,7 +93,7 @@ def test_disagreement_is_named(
     store: Path, path: str, index: int, value: object, expected: tuple[str, str, str]
 ) -> None:
     edit(store, path, index, value)
-    problems = verify(store)
+    problems = verify(Cohort.open(store))
     assert [(problem.session, problem.variable) for problem in problems] == [expected[:2]]
     assert expected[2] in problems[0].message
 
@@ -103,23 +103,23 @@ def test_a_table_that_cannot_be_read_is_named(store: Path) -> None:
     table = xr.Dataset({"median": ("row", np.random.default_rng(0).random(1000))})
     with writing(store) as repository:
         write_table(repository, "statistics", table, message="m")
-    assert verify(store) == []
+    assert verify(Cohort.open(store)) == []
     (new,) = set((store / "chunks").iterdir()) - before
     new.unlink()
-    assert [problem.variable for problem in verify(store)] == ["statistics/median"]
+    assert [problem.variable for problem in verify(Cohort.open(store))] == ["statistics/median"]
 
 
 def test_rows_and_sessions_that_lack_each_other_are_named(store: Path) -> None:
     edit(store, "catalogue/session", 0, "ses-9")
-    found = {(problem.session, problem.message) for problem in verify(store)}
+    found = {(problem.session, problem.message) for problem in verify(Cohort.open(store))}
     assert ("ses-9", f"the catalogue says {GROUP}, which lacks it") in found
     assert ("ses-1", f"lies in {GROUP}, and the catalogue says 'no row'") in found
     edit(store, "catalogue/session", 0, "ses-2")
-    assert Problem(session="ses-2", variable="", message="has 2 rows in the catalogue") in verify(store)
+    assert Problem(session="ses-2", variable="", message="has 2 rows in the catalogue") in verify(Cohort.open(store))
 
 
 def test_an_earlier_state_can_be_verified(store: Path) -> None:
     sound = open_repository(store).lookup_branch("main")
     edit(store, f"{GROUP}/T1w", 0, 0.0)
-    assert len(verify(store)) == 1
-    assert verify(store, at=sound) == []
+    assert len(verify(Cohort.open(store))) == 1
+    assert verify(Cohort.open(store, at=sound)) == []

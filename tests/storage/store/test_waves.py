@@ -17,26 +17,23 @@ from hypothesis import strategies as st
 from qmri_core.series.geometry import Grid
 from storage.store import waves
 from storage.store.cohort import (
+    Cohort,
     Slot,
     StoreError,
     Wave,
     begin_append,
     begin_update,
-    catalogue,
     commit,
     history,
     open_cohort,
     open_repository,
-    read_arrays,
-    read_table,
-    sessions,
-    slots,
     tag,
     write_arrays,
     write_table,
     writing,
 )
 from storage.store.schema import IMAGE_NAMES, WORKER_VARIABLES, rounded
+from storage.store.tables import load_table
 from storage.store.verify import verify
 from storage.store.waves import check_whole_chunks
 from tests.storage.cohorts import GRID, GROUP, images, infer, ingest, maps, placement, row
@@ -65,7 +62,7 @@ def repository(store: Path) -> Iterator[icechunk.Repository]:
 
 def assert_holds(location: Path, session: str, names: tuple[str, ...] = ("T1w", "T2w", "FLAIR", "tissue")) -> None:
     expected = images(session) | maps(session)
-    found = read_arrays(location, slots(location)[session], names)
+    found = Cohort.open(location).read(Cohort.open(location).slots[session], names)
     for name in names:
         np.testing.assert_array_equal(found[name], rounded(expected[name], WORKER_VARIABLES[name]))
 
@@ -73,7 +70,9 @@ def assert_holds(location: Path, session: str, names: tuple[str, ...] = ("T1w", 
 def test_what_is_written_is_read(store: Path) -> None:
     for session in ("ses-1", "ses-2", "ses-3"):
         assert_holds(store, session)
-    found = read_arrays(store, slots(store)["ses-1"], ("T1map", "brain_mask", "tissue", "affine", "digest"))
+    found = Cohort.open(store).read(
+        Cohort.open(store).slots["ses-1"], ("T1map", "brain_mask", "tissue", "affine", "digest")
+    )
     assert np.isnan(found["T1map"]).all()
     np.testing.assert_array_equal(found["affine"], np.diag([2.0, 2.0, 3.0, 1.0]))
     assert found["digest"][IMAGE_NAMES.index("T1map")] == ""
@@ -83,11 +82,11 @@ def test_maps_are_added_without_touching_the_images(store: Path) -> None:
     infer(store, ["ses-3", "ses-1"])
     assert_holds(store, "ses-1", (*images("ses-1"), *maps("ses-1"))[:5])
     assert_holds(store, "ses-3", ("T1map", "T2map", "PDmap", "T1w"))
-    assert np.isnan(read_arrays(store, slots(store)["ses-2"], ["T1map"])["T1map"]).all()
-    rows = catalogue(store).set_index("session")
+    assert np.isnan(Cohort.open(store).read(Cohort.open(store).slots["ses-2"], ["T1map"])["T1map"]).all()
+    rows = Cohort.open(store).catalogue.set_index("session")
     assert rows["checkpoint_digest"].to_dict() == {"ses-1": "c0ffee", "ses-2": "", "ses-3": "c0ffee"}
     assert rows["status"].to_dict() == {"ses-1": "complete", "ses-2": "partial", "ses-3": "complete"}
-    assert verify(store) == []
+    assert verify(Cohort.open(store)) == []
 
 
 def test_forks_travel_to_workers_and_back(store: Path) -> None:
@@ -101,7 +100,7 @@ def test_forks_travel_to_workers_and_back(store: Path) -> None:
         commit(repository, wave, forks, values={}, rows=[row("ses-4"), row("ses-5")], message="m", metadata={})
     for session in ("ses-1", "ses-4", "ses-5"):
         assert_holds(store, session)
-    assert slots(store)["ses-5"] == Slot(group="scanner-c/protocol-3", index=0, session="ses-5")
+    assert Cohort.open(store).slots["ses-5"] == Slot(group="scanner-c/protocol-3", index=0, session="ses-5")
 
 
 def test_readers_see_nothing_of_an_open_wave(store: Path) -> None:
@@ -110,7 +109,7 @@ def test_readers_see_nothing_of_an_open_wave(store: Path) -> None:
         wave = begin_append(repository, [placement("ses-4"), placement("ses-5", "scanner-c/protocol-3")])
         fork = write_arrays(wave.fork, wave.slots["ses-4"], images("ses-4"))
         during = open_cohort(store)
-        assert set(slots(store)) == {"ses-1", "ses-2", "ses-3"}
+        assert set(Cohort.open(store).slots) == {"ses-1", "ses-2", "ses-3"}
         assert during[GROUP]["session"].values.tolist() == ["ses-1", "ses-2"]
         assert during.groups == before.groups
         fork = write_arrays(fork, wave.slots["ses-5"], images("ses-5"))
@@ -129,8 +128,8 @@ def test_an_abandoned_wave_leaves_no_trace(store: Path) -> None:
         assert repository.list_branches() == {"main"}
     assert history(open_repository(store))[0].id == last
     ingest(store, [placement("ses-4")])
-    assert slots(store)["ses-4"].index == 2
-    assert verify(store) == []
+    assert Cohort.open(store).slots["ses-4"].index == 2
+    assert verify(Cohort.open(store)) == []
 
 
 def append(repository: icechunk.Repository, *names: str, group: str = GROUP) -> tuple[Wave, icechunk.ForkSession]:
@@ -152,15 +151,18 @@ def test_a_wave_that_another_one_overtook_is_rebased(store: Path) -> None:
         commit(repository, first, [fork], values={"ses-4": {"age": 4}}, rows=rows, message="first", metadata={"n": 1})
         assert repository.list_branches() == {"main"}
         assert [one.message for one in history(repository)[:2]] == ["first", "second"]
-    assert {name: slot.index for name, slot in slots(store).items() if slot.group == GROUP} == {
+    assert {name: slot.index for name, slot in Cohort.open(store).slots.items() if slot.group == GROUP} == {
         "ses-1": 0, "ses-2": 1, "ses-5": 2, "ses-6": 3, "ses-4": 4
     }  # fmt: skip
     for name in ("ses-2", "ses-4", "ses-5", "ses-6"):
         assert_holds(store, name)
-    found = sessions(store).set_index("session")["age"]
+    found = Cohort.open(store).sessions.set_index("session")["age"]
     assert (found["ses-4"], found["ses-5"]) == (4.0, 5.0)
-    assert catalogue(store).set_index("session").loc["ses-x", ["status", "group"]].tolist() == ["failed", ""]
-    assert verify(store) == []
+    assert Cohort.open(store).catalogue.set_index("session").loc["ses-x", ["status", "group"]].tolist() == [
+        "failed",
+        "",
+    ]
+    assert verify(Cohort.open(store)) == []
 
 
 def test_two_waves_with_the_same_session_end_with_the_later_one(store: Path) -> None:
@@ -168,9 +170,9 @@ def test_two_waves_with_the_same_session_end_with_the_later_one(store: Path) -> 
         begun = [append(repository, "ses-4", group=group) for group in (GROUP, OTHER)]
         for wave, fork in begun:
             commit(repository, wave, [fork], values={}, rows=[row("ses-4")], message="m", metadata={})
-    assert slots(store)["ses-4"] == Slot(group=OTHER, index=1, session="ses-4")
+    assert Cohort.open(store).slots["ses-4"] == Slot(group=OTHER, index=1, session="ses-4")
     assert_holds(store, "ses-4")
-    assert verify(store) == []
+    assert verify(Cohort.open(store)) == []
 
 
 def test_maps_of_images_that_were_replaced_meanwhile_are_not_stored(
@@ -186,12 +188,12 @@ def test_maps_of_images_that_were_replaced_meanwhile_are_not_stored(
         done = [row("ses-1", checkpoint_digest="c0ffee"), row("ses-2", checkpoint_digest="c0ffee")]
         commit(repository, update, [update.fork], values={}, rows=done, message="u", metadata={})
     assert "done again" in caplog.text
-    assert catalogue(store).set_index("session")["checkpoint_digest"].to_dict() == {
+    assert Cohort.open(store).catalogue.set_index("session")["checkpoint_digest"].to_dict() == {
         "ses-1": "", "ses-2": "c0ffee", "ses-3": ""
     }  # fmt: skip
-    assert np.isnan(read_arrays(store, slots(store)["ses-1"], ["T1map"])["T1map"]).all()
+    assert np.isnan(Cohort.open(store).read(Cohort.open(store).slots["ses-1"], ["T1map"])["T1map"]).all()
     assert_holds(store, "ses-2", ("T1w", "T1map"))
-    assert verify(store) == []
+    assert verify(Cohort.open(store)) == []
 
 
 def test_rows_and_tables_are_committed_while_a_wave_is_open(store: Path) -> None:
@@ -203,9 +205,9 @@ def test_rows_and_tables_are_committed_while_a_wave_is_open(store: Path) -> None
         write_table(repository, "calibration", table, message="t")
         commit(repository, update, [update.fork], values={}, rows=[row("ses-1")], message="m", metadata={})
     assert_holds(store, "ses-1", ("T1w", "T1map"))
-    assert read_table(store, "calibration") is not None
-    assert "ses-6" in set(catalogue(store)["session"])
-    assert verify(store) == []
+    assert load_table(Cohort.open(store).session, "calibration") is not None
+    assert "ses-6" in set(Cohort.open(store).catalogue["session"])
+    assert verify(Cohort.open(store)) == []
 
 
 def test_a_table_that_another_process_has_written_meanwhile_is_not_overwritten(store: Path) -> None:
@@ -217,7 +219,7 @@ def test_a_table_that_another_process_has_written_meanwhile_is_not_overwritten(s
         with pytest.raises(StoreError, match="has written the table calibration meanwhile"):
             write_table(repository, "calibration", second, message="second", since=since)
         write_table(repository, "calibration", second, message="second", since=middle)
-    stored = read_table(store, "calibration")
+    stored = load_table(Cohort.open(store).session, "calibration")
     assert stored is not None
     assert stored["scale"].values.tolist() == [2.0]
 
@@ -237,7 +239,7 @@ def test_a_commit_that_is_overtaken_for_ever_gives_up(store: Path, monkeypatch: 
         commit(repository, None, [], values={}, rows=[row("ses-9", "skipped")], message="m", metadata={})
         with pytest.raises(StoreError, match="run it again"):
             commit(repository, wave, [fork], values={}, rows=[row("ses-4")], message="m", metadata={})
-    assert set(slots(store)) == {"ses-1", "ses-2", "ses-3"}
+    assert set(Cohort.open(store).slots) == {"ses-1", "ses-2", "ses-3"}
 
 
 def test_reingesting_replaces_images_and_forgets_maps(store: Path) -> None:
@@ -247,36 +249,36 @@ def test_reingesting_replaces_images_and_forgets_maps(store: Path) -> None:
         assert wave.slots["ses-1"].index == 0
         fork = write_arrays(wave.fork, wave.slots["ses-1"], images("another input"))
         commit(repository, wave, [fork], values={}, rows=[row("ses-1", "partial")], message="again", metadata={})
-    found = read_arrays(store, slots(store)["ses-1"], ("T1w", "T1map"))
+    found = Cohort.open(store).read(Cohort.open(store).slots["ses-1"], ("T1w", "T1map"))
     np.testing.assert_array_equal(found["T1w"], rounded(images("another input")["T1w"], WORKER_VARIABLES["T1w"]))
     assert np.isnan(found["T1map"]).all()
     assert_holds(store, "ses-2", ("T1w", "T1map"))
-    again = sessions(store).set_index("session").loc["ses-1"]
+    again = Cohort.open(store).sessions.set_index("session").loc["ses-1"]
     assert (again["checkpoint_digest"], again["status"]) == ("", "partial")
     assert np.isnan(again["age"])
-    assert catalogue(store).set_index("session")["checkpoint_digest"]["ses-1"] == ""
-    assert len(catalogue(store)) == 3
-    assert verify(store) == []
+    assert Cohort.open(store).catalogue.set_index("session")["checkpoint_digest"]["ses-1"] == ""
+    assert len(Cohort.open(store).catalogue) == 3
+    assert verify(Cohort.open(store)) == []
 
 
 def test_a_session_that_changes_its_group_leaves_the_old_one(store: Path) -> None:
     infer(store, ["ses-1", "ses-2", "ses-3"])
     ingest(store, [placement("ses-1", OTHER)])
-    assert slots(store) == {
+    assert Cohort.open(store).slots == {
         "ses-2": Slot(group=GROUP, index=0, session="ses-2"),
         "ses-3": Slot(group=OTHER, index=0, session="ses-3"),
         "ses-1": Slot(group=OTHER, index=1, session="ses-1"),
     }
     assert_holds(store, "ses-2", ("T1w", "T1map"))
     assert_holds(store, "ses-1")
-    assert np.isnan(read_arrays(store, slots(store)["ses-1"], ["T1map"])["T1map"]).all()
+    assert np.isnan(Cohort.open(store).read(Cohort.open(store).slots["ses-1"], ["T1map"])["T1map"]).all()
     ingest(store, [placement("ses-4")])  # takes the place at the end that ses-2 left
-    assert np.isnan(sessions(store).set_index("session").loc["ses-4", "coverage"])
-    assert sessions(store).set_index("session").loc["ses-4", "checkpoint_digest"] == ""
+    assert np.isnan(Cohort.open(store).sessions.set_index("session").loc["ses-4", "coverage"])
+    assert Cohort.open(store).sessions.set_index("session").loc["ses-4", "checkpoint_digest"] == ""
     ingest(store, [placement("ses-3")])
     ingest(store, [placement("ses-1")])
     assert OTHER.split("/")[0] not in open_cohort(store).children
-    assert verify(store) == []
+    assert verify(Cohort.open(store)) == []
 
 
 def test_a_session_that_failed_on_its_worker_gets_no_place(store: Path) -> None:
@@ -287,12 +289,15 @@ def test_a_session_that_failed_on_its_worker_gets_no_place(store: Path) -> None:
         rows = [lost, row("ses-5"), row("ses-6")]
         values = {"ses-5": {"coverage": 5.0}, "ses-6": {"coverage": 6.0}}
         commit(repository, wave, forks, values=values, rows=rows, message="m", metadata={})
-    assert sorted(slots(store)) == ["ses-1", "ses-2", "ses-3", "ses-5", "ses-6"]
+    assert sorted(Cohort.open(store).slots) == ["ses-1", "ses-2", "ses-3", "ses-5", "ses-6"]
     for session in ("ses-5", "ses-6"):
         assert_holds(store, session)
-    assert sessions(store).set_index("session").loc[["ses-5", "ses-6"], "coverage"].tolist() == [5.0, 6.0]
-    assert catalogue(store).set_index("session").loc["ses-4", ["status", "group"]].tolist() == ["failed", ""]
-    assert verify(store) == []
+    assert Cohort.open(store).sessions.set_index("session").loc[["ses-5", "ses-6"], "coverage"].tolist() == [5.0, 6.0]
+    assert Cohort.open(store).catalogue.set_index("session").loc["ses-4", ["status", "group"]].tolist() == [
+        "failed",
+        "",
+    ]
+    assert verify(Cohort.open(store)) == []
 
 
 @pytest.mark.parametrize(
@@ -318,7 +323,7 @@ def test_an_incomplete_wave_is_refused_as_a_whole(store: Path, arrays: dict, row
         with pytest.raises(StoreError, match=message):
             commit(repository, wave, [fork], values={}, rows=rows, message="m", metadata={})
     assert history(open_repository(store))[0].id == last
-    assert len(catalogue(store)) == 3
+    assert len(Cohort.open(store).catalogue) == 3
 
 
 @pytest.mark.parametrize(
@@ -347,7 +352,7 @@ def test_a_slot_of_somebody_else_is_refused(repository: icechunk.Repository, sto
         with pytest.raises(StoreError, match="belongs to"):
             write_arrays(wave.fork, wrong, maps("ses-1"))
         with pytest.raises(StoreError, match="belongs to"):
-            read_arrays(store, wrong, ["T1w"])
+            Cohort.open(store).read(wrong, ["T1w"])
 
 
 def test_an_array_whose_chunks_sessions_share_is_refused() -> None:
@@ -385,14 +390,14 @@ def test_rows_alone_insert_and_update(store: Path) -> None:
             {"session": "ses-1", "status": "failed", "reason": "internal_error", "error": "ValueError", "duration": 2},
         ]
         commit(repository, None, [], values={}, rows=rows, message="rows", metadata={})
-    found = catalogue(store).set_index("session")
+    found = Cohort.open(store).catalogue.set_index("session")
     assert found.loc["ses-9", ["status", "reason", "group"]].tolist() == ["skipped", "missing_contrast", ""]
     assert found.loc["ses-1", ["status", "group", "input_digest", "duration"]].tolist() == [
         "failed", GROUP, "input of ses-1", 2.0
     ]  # fmt: skip
     assert np.isnan(found.loc["ses-9", "duration"])
-    assert sessions(store).set_index("session").loc["ses-1", "status"] == "failed"
-    assert verify(store) == []
+    assert Cohort.open(store).sessions.set_index("session").loc["ses-1", "status"] == "failed"
+    assert verify(Cohort.open(store)) == []
 
 
 def test_values_are_checked_by_name_and_kind(repository: icechunk.Repository) -> None:
@@ -416,18 +421,18 @@ def test_a_commit_of_nothing_makes_no_snapshot(repository: icechunk.Repository) 
 
 
 def test_tables_are_replaced_as_a_whole(store: Path) -> None:
-    assert read_table(store, "calibration") is None
+    assert load_table(Cohort.open(store).session, "calibration") is None
     first = xr.Dataset({"scale": ("group", [1.0, np.nan])}, {"group": ["a/b", "c/dé"]}, {"version": "1"})
     second = xr.Dataset({"gain": (("group", "contrast"), np.eye(3, dtype=np.float32))}, {"group": ["x", "y", "z"]})
     with writing(store) as repository:
         snapshot = write_table(repository, "calibration", first, message="first", metadata={"version": 1})
         write_table(repository, "calibration", second, message="second", metadata={})
-    xr.testing.assert_equal(read_table(store, "calibration"), second)
-    restored = read_table(store, "calibration", at=snapshot)
+    xr.testing.assert_equal(load_table(Cohort.open(store).session, "calibration"), second)
+    restored = load_table(Cohort.open(store, at=snapshot).session, "calibration")
     assert restored is not None
     xr.testing.assert_equal(restored, first)
     assert restored.attrs == {"version": "1"}
-    assert set(slots(store)) == {"ses-1", "ses-2", "ses-3"}
+    assert set(Cohort.open(store).slots) == {"ses-1", "ses-2", "ses-3"}
 
 
 def test_a_second_writer_waits_and_says_so(store: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -451,7 +456,7 @@ def test_a_second_writer_waits_and_says_so(store: Path, caplog: pytest.LogCaptur
     assert order == ["first", "second"]
     assert "waiting until it has finished" in said[0]
     assert "waiting" in caplog.text
-    assert len(catalogue(store)) == 4
+    assert len(Cohort.open(store).catalogue) == 4
 
 
 def test_tags_name_states(store: Path) -> None:
@@ -460,8 +465,8 @@ def test_tags_name_states(store: Path) -> None:
         with pytest.raises(StoreError, match="taken"):
             tag(repository, "nightly-1")
     ingest(store, [placement("ses-4")])
-    assert len(slots(store)) == 4
-    assert len(slots(store, at="nightly-1")) == 3
+    assert len(Cohort.open(store).slots) == 4
+    assert len(Cohort.open(store, at="nightly-1").slots) == 3
 
 
 @settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -480,8 +485,8 @@ def test_any_order_of_waves_ends_with_each_session_where_it_went_last(
     for wave in plan:
         ingest(location, [placement(session, group) for session, group in wave.items()])
         expected |= wave
-    found = slots(location)
+    found = Cohort.open(location).slots
     assert {session: slot.group for session, slot in found.items()} == expected
-    assert verify(location) == []
+    assert verify(Cohort.open(location)) == []
     for session in expected:
         assert_holds(location, session, ("T1w", "tissue"))
