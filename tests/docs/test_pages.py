@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from qmri_core.mapping.checkpoint import content_digest
 from storage.source.assume_file import load_entries
 from tests.docs.blocks import NOT_RUN, PAGES, README, Block, blocks, name_of
 from tests.flows.end_to_end import ROOT
@@ -81,6 +82,12 @@ def test_lines_are_not_wider_than_a_screen(page: Path) -> None:
 @pytest.mark.parametrize("page", [README, ROOT / "qmri_core/weights/MODEL_CARD.md"], ids=name_of)
 def test_the_first_pages_are_short(page: Path) -> None:
     assert len(page.read_text(encoding="utf-8").splitlines()) <= 120
+
+
+def test_the_model_card_is_of_the_shipped_weights() -> None:
+    card = ROOT / "qmri_core/weights/MODEL_CARD.md"
+    content = (card.parent / "maps.safetensors").read_bytes()
+    assert f"`{content_digest(content, name='shipped')}`" in card.read_text(encoding="utf-8")
 
 
 def test_every_page_can_be_reached() -> None:
