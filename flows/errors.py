@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Sequence
+from functools import partial
 from traceback import walk_tb
+from types import TracebackType
+from typing import NoReturn
+
+import typer
 
 OWN_PACKAGES = {"qmri_core", "storage", "flows"}
 
@@ -30,3 +36,32 @@ def _is_own(error: BaseException) -> bool:
         return False
     *_, (frame, _) = walk_tb(error.__traceback__)
     return str(frame.f_globals.get("__name__", "")).split(".")[0] in OWN_PACKAGES
+
+
+def run_application(application: typer.Typer, name: str, arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run a command line; an error that nothing has caught is one line, and status 1."""
+    sys.excepthook = partial(_print_error, name)
+    command = typer.main.get_command(application)
+    command(args=None if arguments is None else list(arguments), prog_name=name)
+    raise SystemExit(0)
+
+
+def run_command(function: Callable[..., None], name: str) -> NoReturn:
+    """Run one function as a command line of its own, as ``python -m`` does it."""
+    application = typer.Typer(add_completion=False, rich_markup_mode=None)
+    application.command()(function)
+    run_application(application, name)
+
+
+def show_tracebacks() -> None:
+    """Show the traceback of an error in place of one line."""
+    sys.excepthook = sys.__excepthook__
+
+
+def _print_error(
+    name: str,
+    kind: type[BaseException],  # noqa: ARG001 - signature of the hook
+    error: BaseException,
+    traceback: TracebackType | None,  # noqa: ARG001
+) -> None:
+    typer.echo(f"{name}: {explain(error)}", err=True)

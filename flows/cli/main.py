@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Annotated, NoReturn
 
 import typer
 
 from flows.cli import physics, pipeline, store
-from flows.errors import explain
+from flows.errors import run_application, show_tracebacks
 
 app = typer.Typer(
     name="qmri",
@@ -28,7 +26,7 @@ def _options(
     ] = False,
 ) -> None:
     if debug:
-        sys.excepthook = sys.__excepthook__
+        show_tracebacks()
 
 
 pipeline.add_to(app)
@@ -38,14 +36,7 @@ store.add_to(app)
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line; the exit status is 0, 1 (the run failed), 2 (wrong usage) or 3 (sessions failed)."""
-    sys.excepthook = _print_error
-    command = typer.main.get_command(app)
-    command(args=None if arguments is None else list(arguments), prog_name="qmri")
-    raise SystemExit(0)
-
-
-def _print_error(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:  # noqa: ARG001
-    typer.echo(f"qmri: {explain(error)}", err=True)
+    run_application(app, "qmri", arguments)
 
 
 if __name__ == "__main__":

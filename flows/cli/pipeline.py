@@ -20,8 +20,8 @@ from flows.cli.options import (
     finish,
     settings_or_usage_error,
 )
-from flows.maps.weights import Promotion
 from flows.progress import reporting
+from flows.training import options
 
 
 class OutputFormat(StrEnum):
@@ -173,27 +173,32 @@ def calibrate(store: Store) -> None:
 
 def train(
     store: Store,
-    out: Annotated[Path, typer.Option(help="File for the weights, .safetensors.", show_default=False)],
-    steps: Annotated[int, typer.Option(min=1, help="Steps of training.")] = 1000,
-    seed: Annotated[int | None, typer.Option(help="Seed; default: new heads in each run.")] = None,
-    images: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of batches from the store's images, the others simulated.")
-    ] = 0.2,
-    promote: Annotated[
-        Promotion, typer.Option(help="Whether inference uses the result; better: on what is held out.")
-    ] = Promotion.IF_BETTER,
+    out: options.Out,
+    steps: options.Steps = None,
+    minutes: options.Minutes = None,
+    batches: options.BatchesPerStep = 1,
+    rate: options.Rate = None,
+    seed: options.Seed = None,
+    images: options.Images = None,
+    promote: options.Promote = None,
 ) -> None:
     """Train the promoted checkpoint further on simulated heads and the store's images, and keep it in the store.
 
     The learning curves are drawn beside OUT. A training that was stopped goes on when it is started again.
     """
-    from flows.training.train import train_model
+    from flows.training.train import train_in_store
 
-    with reporting("train") as progress:
-        result = train_model(
-            store, out=out, steps=steps, seed=seed, image_share=images, promote=promote, progress=progress
-        )
-    typer.echo(result.text())
+    train_in_store(
+        store,
+        out=out,
+        steps=steps,
+        minutes=minutes,
+        batches=batches,
+        rate=rate,
+        seed=seed,
+        images=images,
+        promote=promote,
+    )
 
 
 def infer(store: Store, checkpoint: Checkpoint = None, workers: Workers = None) -> None:

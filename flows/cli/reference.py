@@ -135,7 +135,9 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
 
 
-def main(folder: Annotated[Path, typer.Argument(help="Folder to write the pages to.", show_default=False)]) -> None:
+def write_pages(
+    folder: Annotated[Path, typer.Argument(help="Folder to write the pages to.", show_default=False)],
+) -> None:
     """Write the pages of the reference."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in pages().items():
@@ -143,4 +145,4 @@ def main(folder: Annotated[Path, typer.Argument(help="Folder to write the pages 
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    typer.run(write_pages)

@@ -12,7 +12,7 @@ from flows.deployed.run import Explained, PublishedProgress, run_settings
 from flows.maps.weights import Promotion
 
 if TYPE_CHECKING:
-    from flows.training.train import Trained
+    from flows.training.further import Trained
 
 NAME = "train-model"
 
@@ -20,7 +20,7 @@ NAME = "train-model"
 @task(name="train-and-register")
 def train_and_register(store: str, options: dict[str, Any]) -> Trained:
     """Train on, score, register, perhaps promote."""
-    from flows.training.train import train_model as train
+    from flows.training.further import train_model as train
 
     with Explained():
         return train(store, progress=PublishedProgress(NAME), **options)

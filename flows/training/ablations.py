@@ -7,17 +7,18 @@ Held-out heads come from label maps of other people, with protocols that trainin
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import replace
 from pathlib import Path
+from typing import Annotated
 
 import pandas as pd
 import torch
 import typer
 
+from flows.errors import run_command
 from flows.progress import Progress, reporting
 from flows.tables.text import text_table
-from flows.training.train import RATE
+from flows.training.further import RATE
 from qmri_core.mapping.checkpoint import load_checkpoint
 from qmri_core.simulation.atlas import atlas_from_labels, atlas_from_templates
 from qmri_core.training.ablations import VARIANTS, ablation
@@ -44,34 +45,41 @@ def held_out_heads(labels: Path, n: int, settings: TrainingSettings, progress: P
     return batches
 
 
-def main() -> None:
-    """Train all variants, one after the other, and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--labels", type=Path, required=True, help="folder of FreeSurfer-coded label maps")
-    parser.add_argument("--out", type=Path, required=True, help="table to write, .csv")
-    parser.add_argument("--steps", type=int, default=800)
-    parser.add_argument("--held-out", type=int, default=48, help="heads to score on")
-    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
-    parser.add_argument("--start", type=Path, default=None, help="checkpoint to train on from; default: random weights")
-    arguments = parser.parse_args()
-    start = None if arguments.start is None else load_checkpoint(arguments.start)
+def train_variants(
+    labels: Annotated[
+        Path, typer.Option("--labels", help="Folder of FreeSurfer-coded label maps: the held-out heads.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Table to write, .csv.")],
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Steps of training each variant.")] = 800,
+    n_held_out: Annotated[int, typer.Option("--held-out", min=1, help="Heads to score on.")] = 48,
+    variants: Annotated[
+        str, typer.Option("--variants", help=f"Which, with commas between them; default: all, {', '.join(VARIANTS)}.")
+    ] = "",
+    start: Annotated[
+        Path | None, typer.Option("--start", help="Checkpoint to train on from; default: random weights.")
+    ] = None,
+) -> None:
+    """Train the network without one part of the method after the other, and write a table of what each is worth."""
+    names = [name.strip() for name in variants.split(",") if name.strip()] or list(VARIANTS)
+    if unknown := [name for name in names if name not in VARIANTS]:
+        raise typer.BadParameter(f"no variant {', '.join(unknown)}; there are {', '.join(VARIANTS)}")
+    before = None if start is None else load_checkpoint(start)
     torch.set_num_threads(1)
-    settings = replace(TrainingSettings(), n_steps=arguments.steps, n_protocols=12, n_slabs=60, missing_contrast=0.0)
-    if start is not None:
+    settings = replace(TrainingSettings(), n_steps=steps, n_protocols=12, n_slabs=60, missing_contrast=0.0)
+    if before is not None:
         settings = replace(settings, learning_rate=RATE)
-    atlas = atlas_from_templates(tissue_templates(), resolution=1.0)
-    make = simulated_batches(atlas, settings)
+    make = simulated_batches(atlas_from_templates(tissue_templates(), resolution=1.0), settings)
     rows: list[dict[str, object]] = []
     with reporting("ablations") as progress:
-        held_out = held_out_heads(arguments.labels, arguments.held_out, settings, progress)
+        held_out = held_out_heads(labels, n_held_out, settings, progress)
         batches = []
-        for number in range(arguments.steps):
-            progress(number, arguments.steps, "making batches")
+        for number in range(steps):
+            progress(number, steps, "making batches")
             batches.append(make(number))
         rows.append({"variant": "voxelwise", "text": "before training", "steps": 0, **held_out_score(None, held_out)})
-        for name in arguments.variants:
-            rows.append(ablation(name, batches, held_out, settings, start=start, progress=_named(name, progress)))
-            pd.DataFrame(rows).to_csv(arguments.out, index=False)
+        for name in names:
+            rows.append(ablation(name, batches, held_out, settings, start=before, progress=_named(name, progress)))
+            pd.DataFrame(rows).to_csv(out, index=False)
     cells = [[str(row["variant"]), *(format(row[name], form) for name, form in _COLUMNS.items())] for row in rows]
     typer.echo(text_table(["variant", *_COLUMNS], cells))
 
@@ -84,4 +92,4 @@ def _named(name: str, progress: Progress) -> Progress:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(train_variants, "python -m flows.training.ablations")

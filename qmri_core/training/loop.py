@@ -28,7 +28,16 @@ from qmri_core.series.acquisition import CONTRASTS, Contrast
 from qmri_core.simulation.atlas import Atlas
 from qmri_core.training.losses import negative_log_likelihood, regional_error
 from qmri_core.training.protocols import Protocol, random_protocol
-from qmri_core.training.simulated_batches import FIRST_SMALL, MANY, Batch, Slab, make_batch, make_slab, random_spreads
+from qmri_core.training.simulated_batches import (
+    FIRST_HELD_OUT,
+    FIRST_SMALL,
+    MANY,
+    Batch,
+    Slab,
+    make_batch,
+    make_slab,
+    random_spreads,
+)
 
 WINDOW = 12
 """Protocols in use at one time."""
@@ -38,6 +47,8 @@ WARM_UP = 100
 """Steps over which the learning rate rises."""
 REPORT_EVERY = 100
 """Steps between entries of the curve."""
+SLABS_PER_SEED = 1_000_000
+"""Heads that a seed of a training has to itself."""
 
 Report = Callable[[int, int, str], None]
 Loss = Callable[[nn.Module, int], tuple[Tensor, Mapping[str, float]]]
@@ -74,6 +85,23 @@ class TrainingSettings:
     """Steps between looks at what is held out."""
     patience: int = 8
     """Looks without a better one after which training stops."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed {self.seed} is none: it must lie between 0 and {2**32 - 1}")
+        if not 0 < self.n_slabs <= SLABS_PER_SEED:
+            raise ValueError(
+                f"{self.n_slabs} slabs: at least 1 and at most {SLABS_PER_SEED}, or seeds would share them"
+            )
+
+    @property
+    def entropy(self) -> int:
+        """What the draws of protocols, heads and batches start from; no two seeds share it.
+
+        Heads that are held out are numbered from `FIRST_HELD_OUT` on: seeds that come near are moved beyond 32 bits.
+        """
+        is_apart = (self.seed + 1) * SLABS_PER_SEED <= FIRST_HELD_OUT
+        return self.seed if is_apart else self.seed + 2**32
 
 
 @dataclass(slots=True, kw_only=True)
@@ -188,7 +216,7 @@ def undetermined_by(settings: TrainingSettings, *, draws: int = 8) -> tuple[floa
     Mean over the protocols of a training, with and without the contrasts that it leaves out, and ``draws`` spreads of
     scales for each.
     """
-    rng = np.random.default_rng([settings.seed, 3])
+    rng = np.random.default_rng([settings.entropy, 3])
     missing = settings.missing_contrast
     shares = {None: 1 - missing, Contrast.T2W: missing / 2, Contrast.FLAIR: missing / 2}
     total = np.zeros(len(LEVELS))
@@ -203,7 +231,7 @@ def undetermined_by(settings: TrainingSettings, *, draws: int = 8) -> tuple[floa
 
 
 def _protocols(settings: TrainingSettings) -> list[tuple[Protocol, Protocol]]:
-    rng = np.random.default_rng([settings.seed, 1])
+    rng = np.random.default_rng([settings.entropy, 1])
     return [random_protocol(rng) for _ in range(settings.n_protocols)]
 
 
@@ -215,10 +243,10 @@ def simulated_batches(
     slabs: dict[int, Slab] = {}
 
     def batch(number: int) -> Batch:
-        rng = np.random.default_rng([settings.seed, 2, number])
+        rng = np.random.default_rng([settings.entropy, 2, number])
         head = int(rng.integers(settings.n_slabs))
         if head not in slabs:
-            slabs[head] = make_slab(atlas, 1_000_000 * settings.seed + head, settings.size).to(device)
+            slabs[head] = make_slab(atlas, SLABS_PER_SEED * settings.entropy + head, settings.size).to(device)
         first = number // BATCHES_PER_PROTOCOL  # a window that moves on: the tables of echo trains kept are few
         nominal, as_run = protocols[(first + int(rng.integers(WINDOW))) % settings.n_protocols]
         nominal = _perhaps_without_one(nominal, settings.missing_contrast, rng)

@@ -57,6 +57,8 @@ TRANSMIT = (math.log(0.04), math.log(0.12))
 """Range of the log of the amplitude of the transmit field over a slab, see `_smooth_field`."""
 COMMON_REMAINS, OWN_REMAINS = (math.log(0.004), math.log(0.04)), (math.log(0.004), math.log(0.02))
 """Ranges of the logs of the amplitudes of what bias correction leaves, common to all series and of one."""
+FIRST_HELD_OUT = 2_000_000_000
+"""Seed of the first head that is held out; training draws from none of the seeds that follow it within 32 bits."""
 TRANSMIT_SCALES = (0.4, 1.6, 121)
 """First, last and number of the transmit scales at which the shading of white matter is computed."""
 

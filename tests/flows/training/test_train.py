@@ -1,183 +1,172 @@
-"""Training in a store: what is registered, and when it is promoted."""
+"""The commands of training: each option means the same in all of them, and is honoured or refused with a reason."""
 
 from __future__ import annotations
 
-import shutil
+import inspect
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
+import typer
+from typer.testing import CliRunner
 
-from flows.maps.weights import Promotion, chosen_weights, resident_checkpoint
-from flows.tables.text import records
-from flows.training.images import split
-from flows.training.train import Trained, train_model
-from qmri_core.mapping.checkpoint import (
-    FILE_DIGESTS_BEFORE,
-    checkpoint_bytes,
-    content_digest,
-    load_checkpoint,
-    read_checkpoint,
-)
-from qmri_core.mapping.network import MapNetwork, NetworkSettings
-from qmri_core.training import held_out
-from qmri_core.training import loop as training
-from qmri_core.training.held_out import FIRST_SEED, held_out_batches, held_out_score
+from flows.cli import pipeline
+from flows.cli.main import app
+from flows.maps.weights import Promotion
+from flows.training import ablations, train
+from flows.training.further import IMAGE_SHARE, RATE, STEPS
+from qmri_core.training.ablations import VARIANTS
 from qmri_core.training.loop import TrainingSettings
-from storage.store.checkpoints import register
-from storage.store.cohort import Cohort, writing
-from tests.flows.end_to_end import Processed
-from tests.phantoms import cheap_protocol, phantom_atlas
+from qmri_core.training.simulated_batches import FIRST_HELD_OUT
 
-SIZES = {"n_protocols": 2, "n_slabs": 2, "slices": 2, "size": 32, "widths": (4, 4, 4), "validate_every": 20}
+ROOT = Path(__file__).parents[3]
 
 
-@pytest.fixture(autouse=True)
-def cheap(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Protocols without echo trains, whose tables take minutes; the state of a run in a folder of its own."""
-    for module in (training, held_out):
-        monkeypatch.setattr(module, "random_protocol", cheap_protocol)
-    monkeypatch.setattr(training, "REPORT_EVERY", 10)
-    monkeypatch.setattr(training, "WARM_UP", 5)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def application(function: Callable[..., None]) -> typer.Typer:
+    result = typer.Typer()
+    result.command()(function)
+    return result
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> str:
-    """A store whose promoted checkpoint is untrained."""
-    location = str(tmp_path / "store")
-    with writing(location, create=True):
-        pass
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        content = checkpoint_bytes(MapNetwork(NetworkSettings(widths=(4, 4, 4))), {})
-        digest = content_digest(content, name="untrained")
-        register(location, content, record={}, promote=True, digest=digest)
-    return location
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What trainings were asked for; none runs."""
+    asked: list[dict[str, Any]] = []
+
+    def in_store(store: str, **values: Any) -> SimpleNamespace:
+        asked.append({"store": store, **values})
+        return SimpleNamespace(text=lambda: "trained")
+
+    def alone(_goal: object, settings: TrainingSettings, minutes: float | None, start: object, *_: object) -> Any:
+        asked.append({"settings": settings, "minutes": minutes, "start": start})
+        return None, {}
+
+    monkeypatch.setattr(train, "train_model", in_store)
+    monkeypatch.setattr(train, "goal_of", lambda *_: None)
+    monkeypatch.setattr(train, "fit_goal", alone)
+    monkeypatch.setattr(train, "load_checkpoint", lambda path: f"weights of {path}")
+    for name in ("save_checkpoint", "write_curves"):
+        monkeypatch.setattr(train, name, lambda *_: None)
+    return asked
 
 
-def run(store: str, *, rate: float, **others: Any) -> Trained:
-    return train_model(
-        store,
-        steps=40,
-        seed=4,
-        settings=TrainingSettings(learning_rate=rate, **SIZES),  # type: ignore[arg-type]
-        atlas=phantom_atlas(),
-        n_batches=3,
-        **others,
+def invoke(form: str, *arguments: str) -> Any:
+    """``qmri train``, or ``python -m flows.training.train`` with or without a store."""
+    start = {"command": ["train", "--store", "s"], "module": ["--store", "s"], "scratch": []}[form]
+    commands = app if form == "command" else application(train.train_weights)
+    return CliRunner().invoke(commands, [*start, "--out", "w.safetensors", *arguments], catch_exceptions=False)
+
+
+def settings_of(call: dict[str, Any]) -> TrainingSettings:
+    settings = call["settings"]
+    assert isinstance(settings, TrainingSettings)
+    return settings
+
+
+@pytest.mark.parametrize("seed", [0, 1, 7, FIRST_HELD_OUT])
+@pytest.mark.parametrize("form", ["command", "module", "scratch"])
+def test_a_seed_is_the_seed(form: str, seed: int, calls: list[dict[str, Any]]) -> None:
+    assert invoke(form, "--seed", str(seed)).exit_code == 0
+    (call,) = calls
+    assert (settings_of(call).seed if form == "scratch" else call["seed"]) == seed
+
+
+@pytest.mark.parametrize("form", ["command", "module", "scratch"])
+def test_minutes_steps_batches_and_rate_are_honoured(form: str, calls: list[dict[str, Any]]) -> None:
+    assert invoke(form, *["--minutes", "3", "--steps", "7", "--batches", "4", "--rate", "0.001"]).exit_code == 0
+    (call,) = calls
+    settings = settings_of(call)
+    assert call["minutes"] == 3
+    assert (settings.batches_per_step, settings.learning_rate) == (4, 0.001)
+    assert (settings.n_steps if form == "scratch" else call["steps"]) == 7
+
+
+@pytest.mark.parametrize("form", ["command", "module"])
+def test_images_and_promotion_are_honoured_in_a_store(form: str, calls: list[dict[str, Any]]) -> None:
+    assert invoke(form, "--images", "0", "--promote", "never").exit_code == 0
+    assert (calls[0]["image_share"], calls[0]["promote"]) == (0, Promotion.NEVER)
+
+
+@pytest.mark.parametrize("form", ["command", "module"])
+def test_defaults_in_a_store_are_the_same(form: str, calls: list[dict[str, Any]]) -> None:
+    assert "trained" in invoke(form).output
+    (call,) = calls
+    assert settings_of(call) == TrainingSettings(learning_rate=RATE)
+    expected = {"steps": STEPS, "minutes": None, "seed": None, "image_share": IMAGE_SHARE}
+    assert {name: call[name] for name in expected} == expected
+    assert call["promote"] is Promotion.IF_BETTER
+
+
+def test_defaults_from_scratch_are_those_of_the_shipped_weights(calls: list[dict[str, Any]]) -> None:
+    assert invoke("scratch").exit_code == 0
+    assert calls == [{"settings": TrainingSettings(), "minutes": None, "start": None}]
+
+
+def test_a_start_is_honoured_without_a_store_and_refused_with_one(calls: list[dict[str, Any]]) -> None:
+    assert invoke("scratch", "--start", "w").exit_code == 0
+    assert calls[0]["start"] == "weights of w"
+    refused = invoke("module", "--start", "w")
+    assert refused.exit_code == 2
+    assert "promoted checkpoint" in refused.output
+
+
+@pytest.mark.parametrize("option", [("--images", "0"), ("--images", "0.5"), ("--promote", "never")])
+def test_what_needs_a_store_is_refused_without_one(option: tuple[str, str], calls: list[dict[str, Any]]) -> None:
+    refused = invoke("scratch", *option)
+    assert refused.exit_code == 2
+    assert f"{option[0]} needs --store" in refused.output
+    assert not calls
+
+
+@pytest.mark.parametrize("form", ["command", "module", "scratch"])
+@pytest.mark.parametrize(
+    "option", ["--seed -1", "--seed 4294967296", "--steps 0", "--minutes 0", "--rate 0", "--batches 0"]
+)
+def test_what_can_mean_nothing_is_refused(form: str, option: str, calls: list[dict[str, Any]]) -> None:
+    assert invoke(form, *option.split()).exit_code == 2
+    assert not calls
+
+
+def test_both_commands_have_the_same_options() -> None:
+    of_qmri, of_module = (inspect.signature(function).parameters for function in (pipeline.train, train.train_weights))
+    assert {*of_module} - {*of_qmri} == {"start"}
+    for name in set(of_qmri) - {"store"}:
+        assert (of_qmri[name].annotation, of_qmri[name].default) == (
+            of_module[name].annotation,
+            of_module[name].default,
+        )
+
+
+def test_a_variant_that_is_none_is_refused_and_the_others_are_named() -> None:
+    arguments = ["--labels", "labels", "--out", "table.csv", "--variants", "full, fuller"]
+    refused = CliRunner().invoke(application(ablations.train_variants), arguments)
+    assert refused.exit_code == 2
+    text = " ".join(refused.output.replace("│", " ").split())
+    assert "no variant fuller" in text
+    assert all(name in text for name in VARIANTS)
+
+
+def test_an_error_of_a_training_is_one_line(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "flows.training.train", "--store", str(tmp_path), "--out", str(tmp_path / "w")]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+    assert result.returncode == 1
+    assert result.stderr.startswith("python -m flows.training.train: ")
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.walk
+@pytest.mark.timeout(300)
+def test_torchrun_starts_the_command() -> None:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*launch, "-m", "flows.training.train", "--out", "w.safetensors", "--images", "0.5"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=280, env=environment
     )
-
-
-def test_what_is_better_is_promoted_and_kept_with_its_record(store: str, tmp_path: Path) -> None:
-    before = Cohort.open(store).promoted
-    result = run(store, rate=3e-3, out=tmp_path / "weights.safetensors")
-    assert result.score["nll"] < result.score_before["nll"]
-    assert result.is_promoted
-    assert (result.started_from, Cohort.open(store).promoted) == (before, result.digest)
-    assert load_checkpoint(tmp_path / "weights.safetensors").network.settings.undetermined != (0.0,) * 4
-    assert load_checkpoint(tmp_path / "weights.safetensors").digest == result.digest
-    record = Cohort.open(store).registered[result.digest]
-    assert {k: v for k, v in record["score"].items() if v is not None} == {
-        k: v for k, v in result.score.items() if np.isfinite(v)
-    }
-    assert record["started_from"]["digest"] == result.started_from
-    assert (record["image_share"], record["images"]) == (0.0, {})  # the store holds none
-    assert (tmp_path / "weights.png").read_bytes().startswith(b"\x89PNG")
-    assert not list((tmp_path / "cache").rglob("*.state"))
-    assert resident_checkpoint(chosen_weights(Cohort.open(store))).digest == result.digest
-    # the score is that of the registered bytes
-    network = read_checkpoint((tmp_path / "weights.safetensors").read_bytes(), name="weights").network
-    batches = held_out_batches(phantom_atlas(), n=3, size=32, slices=2)
-    assert held_out_score(network, batches) == pytest.approx(dict(result.score), nan_ok=True)
-    assert "promoted" in result.text()
-
-
-def test_what_is_worse_is_registered_and_promoted_only_on_demand(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = Cohort.open(store).promoted
-    scores = iter([1.0, 2.0] * 2)  # of the trained network, and of the one before
-
-    def worse(share: float) -> Callable[[object], dict[str, float]]:
-        del share
-        return lambda _network: {"nll": 3.0 - next(scores), "t1": 0.1, "t2": 0.1, "pd": 0.1}
-
-    monkeypatch.setattr("flows.training.train.held_out_by", lambda _batches, _images, share: worse(share))
-    monkeypatch.setattr(
-        "flows.training.train.fit", lambda _loss, _settings, *, start, **_: (start.network, {"curve": []})
-    )
-    result = run(store, rate=1e-3)
-    assert not result.score["nll"] <= result.score_before["nll"]
-    assert not result.is_promoted
-    assert Cohort.open(store).promoted == before
-    assert result.digest in Cohort.open(store).registered
-    again = run(store, rate=1e-3, promote=Promotion.ALWAYS)
-    assert again.is_promoted
-    assert Cohort.open(store).promoted == again.digest
-
-
-def test_a_training_that_was_killed_goes_on(store: str) -> None:
-    class Killed(Exception):  # noqa: N818 - it stands for a signal
-        pass
-
-    def dying(step: int, _total: int, _text: str) -> None:
-        if step == 30:
-            raise Killed
-
-    steps: list[int] = []
-    with pytest.raises(Killed):
-        run(store, rate=1e-3, progress=dying)
-    run(store, rate=1e-3, progress=lambda step, _total, text: steps.append(step) if text.startswith("loss") else None)
-    assert steps == [30, 40]
-
-
-def test_a_share_of_images_that_is_none_is_refused(store: str) -> None:
-    with pytest.raises(ValueError, match="between 0 and 1"):
-        train_model(store, image_share=1.5)
-
-
-def test_a_store_is_trained_on_by_person_and_scored_on_others(processed: Processed, tmp_path: Path) -> None:
-    location = str(tmp_path / "copy")
-    shutil.copytree(processed.store, location)
-    stored = {str(row["session"]): row for row in records(Cohort.open(location).sessions)}
-    divided = split(list(stored.values()))
-    result = run(location, rate=1e-3, image_share=0.5)
-    assert result.images["train_sessions"] == len(divided.train) > 0
-    assert result.images["held_out_sessions"] == len(divided.held_out) > 0
-    assert {"images", "simulated"} <= set(result.score)
-    assert result.score["nll"] == pytest.approx(0.5 * (result.score["images"] + result.score["simulated"]))
-    assert "held out" in result.text()
-    curve = Cohort.open(location).registered[result.digest]["curve"]
-    assert all({"nll", "images"} <= set(entry) for entry in curve)
-
-
-def test_without_a_promoted_checkpoint_the_shipped_one_counts(tmp_path: Path) -> None:
-    with writing(tmp_path / "store", create=True):
-        pass
-    weights = chosen_weights(Cohort.open(str(tmp_path / "store")))
-    assert (weights.digest, weights.file, weights.store) == (load_checkpoint().digest, None, None)
-
-
-def test_maps_of_the_same_weights_in_another_file_are_theirs(store: str, tmp_path: Path) -> None:
-    """Of release 0.1 with the shipped weights, with a file of the user's, and with the store's promoted checkpoint."""
-    assert set(FILE_DIGESTS_BEFORE) <= chosen_weights(Cohort.open(str(empty_store(tmp_path)))).recorded
-    file = tmp_path / "own.safetensors"
-    file.write_bytes(checkpoint_bytes(MapNetwork(NetworkSettings(widths=(4, 4, 4))), {"steps": 1}))
-    in_store = register(store, file.read_bytes(), record={}, promote=True)  # as 0.1 did: named by its file
-    for weights in (chosen_weights(Cohort.open(store), file), chosen_weights(Cohort.open(store))):
-        assert weights.as_recorded(in_store) == in_store
-        assert weights.as_recorded(weights.digest) == weights.digest
-        assert weights.as_recorded("of others") == weights.digest
-        assert resident_checkpoint(weights).digest == weights.digest
-
-
-def empty_store(folder: Path) -> Path:
-    with writing(folder / "empty", create=True):
-        pass
-    return folder / "empty"
-
-
-def test_no_training_run_sees_the_heads_of_the_score() -> None:
-    settings = TrainingSettings()
-    assert 1_000_000 * 1999 + settings.n_slabs <= FIRST_SEED
+    assert result.returncode != 0
+    assert "--images needs --store" in " ".join(result.stderr.split())

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -113,6 +114,81 @@ def test_a_state_of_other_settings_is_refused(tmp_path: Path) -> None:
         train(phantom_atlas(), SETTINGS, progress=dying(30), state=state)
     with pytest.raises(TrainingError, match=r"run\.state is of a training with other settings"):
         train(phantom_atlas(), replace(SETTINGS, learning_rate=1e-4), state=state)
+
+
+def draws(monkeypatch: pytest.MonkeyPatch, work: Callable[[], object]) -> tuple[set[int], set[tuple[int, ...]]]:
+    """Seeds of heads, and beginnings of the streams of protocols and batches, that ``work`` draws from."""
+    heads: set[int] = set()
+    streams: set[tuple[int, ...]] = set()
+    generator = np.random.default_rng
+
+    class Slab:
+        def to(self, _device: object) -> Slab:
+            return self
+
+    def make_slab(_atlas: Atlas, seed: int, _size: int) -> Slab:
+        heads.add(seed)
+        streams.add(tuple(np.random.SeedSequence([seed, 41]).generate_state(8)))  # as `simulated_batches` does
+        return Slab()
+
+    def default_rng(entropy: Any) -> np.random.Generator:
+        streams.add(tuple(np.random.SeedSequence(entropy).generate_state(8)))
+        return generator(entropy)
+
+    with monkeypatch.context() as patch:
+        for module in (training, held_out):
+            patch.setattr(module, "make_slab", make_slab)
+            patch.setattr(module, "make_batch", lambda *_, **__: SimpleNamespace(flipped=lambda: None))
+        patch.setattr(np.random, "default_rng", default_rng)
+        work()
+    return heads, streams
+
+
+@pytest.mark.parametrize("seed", [0, 1, 1999, 2000, 2001, 2002, 2_000_000_000, 2_000_000_007, 2**32 - 1])
+def test_no_seed_draws_what_is_held_out(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = replace(SETTINGS, seed=seed, n_slabs=200)
+
+    def some() -> None:
+        batches = simulated_batches(phantom_atlas(), settings)
+        for number in range(400):
+            batches(number)
+
+    heads, streams = draws(monkeypatch, some)
+    held_heads, held_streams = draws(monkeypatch, lambda: held_out_batches(phantom_atlas(), n=500))
+    assert len(heads) > 150
+    assert not heads & held_heads
+    assert not streams & held_streams
+
+
+@pytest.mark.parametrize(("one", "other"), [(0, 1), (1, 2), (1999, 2000), (0, 2000), (2000, 2**32 - 1)])
+def test_seeds_share_no_head(one: int, other: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def heads(seed: int) -> set[int]:
+        settings = replace(SETTINGS, seed=seed, n_slabs=1_000_000)
+        batches = simulated_batches(phantom_atlas(), settings)
+        return draws(monkeypatch, lambda: [batches(number) for number in range(100)])[0]
+
+    assert not heads(one) & heads(other)
+
+
+def test_seeds_far_from_what_is_held_out_draw_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shipped weights can be made again: their seeds give the heads that they were trained on."""
+    batches = simulated_batches(phantom_atlas(), replace(SETTINGS, seed=13))
+    assert draws(monkeypatch, lambda: batches(0))[0] <= {13_000_000, 13_000_001}
+    assert draws(monkeypatch, lambda: held_out_batches(phantom_atlas(), n=2))[0] == {2_000_000_000, 2_000_000_001}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"seed": -1}, "seed -1 is none: it must lie between 0 and 4294967295"),
+        ({"seed": 2**32}, "seed 4294967296 is none"),
+        ({"n_slabs": 0}, "0 slabs"),
+        ({"n_slabs": 1_000_001}, "1000001 slabs: at least 1 and at most 1000000, or seeds would share them"),
+    ],
+)
+def test_settings_that_would_share_heads_are_refused(values: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TrainingSettings(**values)  # type: ignore[arg-type]
 
 
 def quadratic(network: nn.Module, number: int) -> tuple[Tensor, dict[str, float]]:
