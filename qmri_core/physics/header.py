@@ -127,8 +127,9 @@ class _Draft:
         header_name = header_name or name
         value = self.read(header_name)
         if value is None and name not in self.stated:
+            doubt = ", or it may be gauss as well as millitesla," if name == "field_strength" else ""
             raise AcquisitionError(
-                f"{self.contrast} {self.sequence}: {header_name} is not in the header and cannot be imputed; "
+                f"{self.contrast} {self.sequence}: {header_name} is not in the header{doubt} and cannot be imputed; "
                 "state it for this group (--assume)"
             )
         return self.put(name, value or 0.0, self.mark_of(header_name))

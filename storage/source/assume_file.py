@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from qmri_core.series.acquisition import Contrast, SeriesHeader
-from storage.source.header import code_words, manufacturer_of, slug
+from storage.source.header import code_words, field_strength, manufacturer_of, slug
 
 Words = str | tuple[str, ...]
 
@@ -147,7 +147,9 @@ def header_of(values: Mapping[str, Any]) -> SeriesHeader:
     return SeriesHeader(
         manufacturer=manufacturer_of(str(values.get("Manufacturer") or ""), model),
         model=slug(model),
-        magnetic_field_strength=_float(values.get("MagneticFieldStrength")),
+        magnetic_field_strength=field_strength(
+            _float(values.get("MagneticFieldStrength")), _float(values.get("ImagingFrequency"))
+        ),
         mr_acquisition_type=kind if kind in {"2D", "3D"} else "",
         scanning_sequence=_codes(values.get("ScanningSequence"), {"SE", "IR", "GR", "EP", "RM"}),
         sequence_variant=_codes(values.get("SequenceVariant"), {"SK", "MTC", "SS", "TRSS", "SP", "MP", "OSP"}),

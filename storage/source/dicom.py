@@ -71,8 +71,8 @@ _KEYWORDS = words_of(
     "SeriesDescription ProtocolName SequenceName PulseSequenceName TriggerTime "
     "ScanningSequence SequenceVariant ScanOptions MRAcquisitionType AngioFlag SliceThickness RepetitionTime "
     "EchoTime InversionTime InversionTimes FlipAngle EchoTrainLength EchoNumbers MagneticFieldStrength "
-    "EchoPulseSequence EchoPlanarPulseSequence InversionRecovery AcquisitionContrast ComplexImageComponent "
-    "DiffusionBValue StudyInstanceUID SeriesInstanceUID SeriesNumber AcquisitionNumber InstanceNumber "
+    "ImagingFrequency EchoPulseSequence EchoPlanarPulseSequence InversionRecovery AcquisitionContrast "
+    "ComplexImageComponent DiffusionBValue StudyInstanceUID SeriesInstanceUID SeriesNumber AcquisitionNumber InstanceNumber "
     "TemporalPositionIdentifier ImagePositionPatient ImageOrientationPatient NumberOfFrames BitsAllocated Rows Columns "
     "PixelSpacing SamplesPerPixel SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence"
 )

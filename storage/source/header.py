@@ -99,7 +99,9 @@ def header_values(sources: tuple[Dataset, ...], image_type: tuple[str, ...], top
     return SeriesHeader(
         manufacturer=manufacturer,
         model=slug(get_text(top, "ManufacturerModelName")),
-        magnetic_field_strength=field_strength(get_number(top, "MagneticFieldStrength")),
+        magnetic_field_strength=field_strength(
+            get_number(top, "MagneticFieldStrength"), get_number(top, "ImagingFrequency")
+        ),
         mr_acquisition_type=kind if kind in {"2D", "3D"} else "",
         scanning_sequence=codes,
         sequence_variant=_coded(first_words(sources, "SequenceVariant"), _VARIANTS),
@@ -211,14 +213,47 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:32].strip("-")
 
 
-def field_strength(value: float | None) -> float | None:
-    """Tesla; old files give gauss or millitesla."""
+_STRENGTHS = (0.5, 0.55, 0.6, 0.7, 1.0, 1.2, 1.5, 2.0, 3.0, 4.0, 4.7, 5.0, 7.0, 9.4, 10.5, 11.7)
+"""Tesla of scanners for heads, from 0.5 T: those that a number in another unit may mean. Checked against no list."""
+
+_PROTON_MHZ = 42.577
+"""Larmor frequency of hydrogen in MHz per tesla."""
+
+
+def field_strength(value: float | None, frequency: float | None = None) -> float | None:
+    """Field strength in tesla of a header's number, which in old files may be in gauss or millitesla.
+
+    Up to 12 it is tesla. A larger number is the strength of a scanner in millitesla or in gauss; where it may be
+    either (7,000), the imaging frequency of hydrogen decides.
+
+    Parameters
+    ----------
+    value
+        What the header says.
+    frequency
+        Imaging frequency in MHz.
+
+    Returns
+    -------
+    float or None
+        Tesla; None if the number is not positive, means no scanner, or may mean two.
+    """
     if value is None or value <= 0:
         return None
-    for scale in (1.0, 1e-3, 1e-4):
-        if value * scale <= 12.0:
-            return value * scale
-    return None
+    if value <= 12.0:
+        return value
+    candidates = (value * 1e-3, value * 1e-4)
+    if frequency is not None and frequency > 0:
+        expected = frequency / _PROTON_MHZ
+        meant = [strength for strength in candidates if abs(strength - expected) <= 0.05 * expected]
+    else:
+        meant = [strength for strength in candidates if _is_of_a_scanner(strength)]
+    return meant[0] if len(meant) == 1 else None
+
+
+def _is_of_a_scanner(strength: float) -> bool:
+    """Whether a scanner is sold with this strength; what it has is up to 4.5 % less, as 2.87 T of 3 T."""
+    return any(0.955 * sold <= strength <= 1.01 * sold for sold in _STRENGTHS)
 
 
 def age_of(header: Dataset, date: int | None) -> int | None:

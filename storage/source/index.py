@@ -33,7 +33,7 @@ from storage.source.files import (
 from storage.source.nifti import is_nifti, scan_nifti
 from storage.source.series import LinkageRow, Series
 
-VERSION = 1
+VERSION = 2
 """Raised when a scan of the same file gives something else."""
 
 BATCH = 64

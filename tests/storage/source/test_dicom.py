@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -128,12 +127,46 @@ def test_manufacturers_are_coded(name: str, model: str, code: str) -> None:
     assert manufacturer_of(name, model) == code
 
 
-def test_units_are_converted() -> None:
-    assert field_strength(15000.0) == pytest.approx(1.5)  # gauss
-    assert field_strength(3000.0) == pytest.approx(3.0)  # millitesla
-    assert field_strength(0.0) is None
+@pytest.mark.parametrize(
+    ("value", "tesla"),
+    [
+        (0.064, 0.064), (0.55, 0.55), (1.0, 1.0), (1.494, 1.494), (1.5, 1.5), (3.0, 3.0), (7.0, 7.0), (11.7, 11.7),
+        (550.0, 0.55), (1000.0, 1.0), (1500.0, 1.5), (3000.0, 3.0), (2893.0, 2.893), (9400.0, 9.4), (10_500.0, 10.5),
+        (5500.0, 0.55), (10_000.0, 1.0), (12_000.0, 1.2), (15_000.0, 1.5), (14_940.0, 1.494), (28_936.0, 2.8936),
+        (30_000.0, 3.0), (70_000.0, 7.0), (94_000.0, 9.4), (117_000.0, 11.7),
+    ],
+)  # fmt: skip
+def test_field_strength_is_in_tesla_whatever_its_unit(value: float, tesla: float) -> None:
+    """Tesla, millitesla, gauss; 10,000 gauss were 10 T."""
+    assert field_strength(value) == pytest.approx(tesla)
+
+
+@pytest.mark.parametrize("value", [None, 0.0, -3.0, 15.0, 63.87, 123.2, 128.0, 250.0, 20_500.0, 300_000.0, 1e9])
+def test_a_number_that_means_no_scanner_gives_no_field_strength(value: float | None) -> None:
+    assert field_strength(value) is None
+
+
+@pytest.mark.parametrize(("value", "low", "high"), [(7000.0, 0.7, 7.0), (5000.0, 0.5, 5.0)])
+def test_a_number_that_means_two_scanners_needs_the_frequency(value: float, low: float, high: float) -> None:
+    assert field_strength(value) is None
+    assert field_strength(value, 42.577 * low) == pytest.approx(low)
+    assert field_strength(value, 42.577 * high) == pytest.approx(high)
+    assert field_strength(value, 400.0) is None  # MHz of neither
+
+
+def test_the_frequency_finds_a_weak_scanner_in_gauss() -> None:
+    assert field_strength(3000.0, 12.8) == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize(("stated", "strength"), [("10000", 1.0), ("7000", None)])
+def test_a_file_in_gauss_has_its_field_strength_or_none(tmp_path: Path, stated: str, strength: float | None) -> None:
+    write_series(tmp_path, voxels(), MagneticFieldStrength=stated)
+    (series,) = discover(tmp_path, key=KEY).series
+    assert series.header.magnetic_field_strength == strength
+
+
+def test_model_names_become_words_of_keys() -> None:
     assert slug("MAGNETOM Prisma Fit (Dr. Müller)") == "magnetom-prisma-fit-dr-m-ller"
-    assert math.isclose(field_strength(1.494) or 0, 1.494)
 
 
 @pytest.mark.parametrize("content", [b"", b"\x1f\x8b", b"\x1f\x8bgarbage" * 50, b"DICM" * 50, bytes(128) + b"DICM" * 9])

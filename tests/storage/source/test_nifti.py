@@ -179,3 +179,12 @@ def test_a_folder_of_broken_nifti_holds_no_image(tmp_path: Path) -> None:
     (tmp_path / "a.nii.gz").write_bytes(b"\x1f\x8b not really")
     with pytest.raises(SourceError, match="none of them DICOM or NIfTI"):
         discover(tmp_path, key=KEY)
+
+
+@pytest.mark.parametrize(("stated", "strength"), [(15000, 1.5), (3, 3.0), (7000, None)])
+def test_a_sidecar_in_gauss_has_its_field_strength_or_none(
+    tmp_path: Path, stated: float, strength: float | None
+) -> None:
+    write(tmp_path / "sub-01" / "anat" / "sub-01_T2w.nii", {"MagneticFieldStrength": stated})
+    (series,) = discover(tmp_path, key=KEY).series
+    assert series.header.magnetic_field_strength == strength
