@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.cli.options import Assume, Out, Store
+from flows.cli.options import Assume, BySoftware, Out, Store
 from flows.progress import reporting
 
 if TYPE_CHECKING:
@@ -149,6 +149,7 @@ def verify(
         Path | None, typer.Option("--source", help="Read this source again, and compare its digests too.")
     ] = None,
     assume: Assume = None,
+    by_software: BySoftware = False,
 ) -> None:
     """Read everything that is stored and compare it with what was written."""
     from storage.store.cohort import Cohort
@@ -164,7 +165,9 @@ def verify(
 
         key = load_key(settings_or_usage_error().key_file)
         with reporting("read the source") as progress:
-            problems += source_problems(source, cohort, key=key, assume=assume, progress=progress)
+            problems += source_problems(
+                source, cohort, key=key, assume=assume, by_software=by_software, progress=progress
+            )
     for session, variable, message in problems:
         typer.echo(f"{session or '-'}  {variable or '-'}  {message}")
     typer.echo(f"{len(problems)} problems found" if problems else "everything is as it was written")

@@ -95,17 +95,18 @@ class SourcePlans:
 
 
 def source_problems(
-    source: Path, cohort: Cohort, *, key: bytes, assume: Path | None, progress: Progress
+    source: Path, cohort: Cohort, *, key: bytes, assume: Path | None, by_software: bool = False, progress: Progress
 ) -> list[tuple[str, str, str]]:
     """Read a source again: sessions whose bytes are no longer those that were ingested, as session, variable, message.
 
     Sessions of the source that the store has never seen are no problem of the store; `qmri inspect` tells of them.
+    ``assume`` and ``by_software`` are those of the ingest: what they state is part of the digests.
     """
     entries = load_entries(assume) if assume is not None else ()
     stated = [entry for entry in entries if isinstance(entry, Assumption)]
     with scan_source(source, key=key, assume=stated, progress=lambda done, total: progress(done, total)) as scanned:
         overrides = [entry for entry in entries if isinstance(entry, Override)]
-        plans, known = SourcePlans(scanned, cohort, key, overrides, by_software=False), known_rows(cohort)
+        plans, known = SourcePlans(scanned, cohort, key, overrides, by_software), known_rows(cohort)
         seen = [session for session in scanned.sessions if session in known]
         return [
             (session, "input_digest", "its source is not what was ingested")

@@ -72,9 +72,10 @@ _KEYWORDS = words_of(
     "ScanningSequence SequenceVariant ScanOptions MRAcquisitionType AngioFlag SliceThickness RepetitionTime "
     "EchoTime InversionTime InversionTimes FlipAngle EchoTrainLength EchoNumbers MagneticFieldStrength "
     "ImagingFrequency EchoPulseSequence EchoPlanarPulseSequence InversionRecovery AcquisitionContrast "
-    "ComplexImageComponent DiffusionBValue StudyInstanceUID SeriesInstanceUID SeriesNumber AcquisitionNumber InstanceNumber "
-    "TemporalPositionIdentifier ImagePositionPatient ImageOrientationPatient NumberOfFrames BitsAllocated Rows Columns "
-    "PixelSpacing SamplesPerPixel SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence"
+    "ComplexImageComponent DiffusionBValue StudyInstanceUID SeriesInstanceUID SeriesNumber AcquisitionNumber "
+    "InstanceNumber TemporalPositionIdentifier ImagePositionPatient ImageOrientationPatient NumberOfFrames "
+    "BitsAllocated Rows Columns PixelSpacing SamplesPerPixel SharedFunctionalGroupsSequence "
+    "PerFrameFunctionalGroupsSequence"
 )
 PHILIPS_NESTED = "Philips MR Imaging DD 005"
 """Creator of the block that nests a classic header in each frame of an enhanced Philips file."""

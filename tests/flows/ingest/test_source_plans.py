@@ -1,0 +1,65 @@
+"""Verification of a source against a store, with what was stated when the source was ingested."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from flows.ingest.rows import row_of
+from flows.ingest.source_plans import SourcePlans, source_problems
+from flows.progress import quiet
+from storage.source.assume_file import load_overrides
+from storage.source.discovery import scan_source
+from storage.store.cohort import Cohort
+from storage.store.repository import writing
+from storage.store.waves import commit
+from tests.storage.slices import STUDY, voxels, write_series
+
+KEY = bytes(32)
+T2W = {
+    "ScanningSequence": "SE", "SequenceVariant": "SK", "MRAcquisitionType": "2D", "RepetitionTime": "5000",
+    "EchoTime": "100", "InversionTime": None, "FlipAngle": "150", "EchoTrainLength": "15",
+}  # fmt: skip
+
+
+def source(folder: Path, *, software: str = "syngo MR E11") -> Path:
+    """A session of two contrasts, headers as of a head, pixels of a few bytes."""
+    raster = {"SoftwareVersions": software, "PixelSpacing": [40, 40], "SliceThickness": "40"}
+    for series, changes in ((1, {}), (2, T2W)):
+        for z in range(5):
+            place = {"ImagePositionPatient": [-80, -80, -80 + 40 * z], "SOPInstanceUID": f"{STUDY}.{series}.{z + 1}"}
+            write_series(
+                folder / f"{series}.{z}", voxels(1), series=series, SeriesNumber=str(series), InstanceNumber=str(z + 1),
+                **(raster | changes | place),
+            )  # fmt: skip
+    return folder
+
+
+def record(folder: Path, store: str, assume: Path, *, by_software: bool) -> str:
+    """Note in the catalogue what ingest would; the group of the session."""
+    with writing(store, create=True) as repository, scan_source(folder, key=KEY) as scanned:
+        plans = SourcePlans(scanned, Cohort.open(store), KEY, load_overrides(assume), by_software)
+        (plan,) = (plans.plan(session) for session in scanned.sessions)
+        assert plan.placement is not None, plan.explanation
+        commit(repository, None, [], values={}, rows=[row_of(plan)], message="Record", metadata={})
+        return plan.placement.group
+
+
+@pytest.mark.parametrize("by_software", [True, False])
+def test_what_is_stated_of_a_group_counts_as_in_the_ingest(tmp_path: Path, by_software: bool) -> None:
+    folder, store, assume = source(tmp_path / "in"), str(tmp_path / "store"), tmp_path / "assume.yaml"
+    scanner = "*-[0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f]"  # a device; then its software, if it counts
+    group = f"{scanner}{scanner[1:] if by_software else ''}/*"
+    assume.write_text(f"- {{group: '{group}', contrast: T1w, model: {{flip_angle: 0.2}}}}\n")
+    stored = record(folder, store, assume, by_software=by_software)
+
+    def problems(*, by_software: bool) -> list[str]:
+        found = source_problems(
+            folder, Cohort.open(store), key=KEY, assume=assume, by_software=by_software, progress=quiet
+        )
+        return [message for _, _, message in found]
+
+    assert problems(by_software=by_software) == [], stored
+    if by_software:  # without the word, the entry matches no group, and the digest is another one
+        assert problems(by_software=False) == ["its source is not what was ingested"]
