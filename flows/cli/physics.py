@@ -31,19 +31,14 @@ def protocol(
     snr: Annotated[float, typer.Option(help="Signal over noise of white matter in each image.")] = 50.0,
     transmit_scale: Annotated[float, typer.Option(help="Actual over nominal angle.")] = 1.0,
 ) -> None:
-    """Tell what the images of a protocol can determine, and how well."""
-    from qmri_core.evaluation.protocol_advice import run_protocol
+    """Tell what the images of a protocol can determine, and how well, in tissues of its field strength."""
+    from flows.tables.protocol import protocol_of, report_text
+    from qmri_core.evaluation.protocol_advice import advise
+    from qmri_core.series.acquisition import Contrast
 
-    report = run_protocol(
-        t1w=t1w,
-        t2w=t2w,
-        flair=flair,
-        manufacturer=manufacturer,
-        field_strength=field_strength,
-        snr=snr,
-        transmit_scale=transmit_scale,
-    )
-    typer.echo(str(report))
+    series = {Contrast.T1W: t1w, Contrast.T2W: t2w, Contrast.FLAIR: flair}
+    acquisitions = protocol_of(series, manufacturer=manufacturer, field_strength=field_strength)
+    typer.echo(report_text(advise(acquisitions, snr=snr, transmit_scale=transmit_scale)))
 
 
 def synthesize(
@@ -57,7 +52,7 @@ def synthesize(
 ) -> None:
     """Make the image that another series would give of a stored session, as NIfTI."""
     from flows.maps.synthesize import run_synthesize
-    from qmri_core.evaluation.protocol_advice import describe
+    from flows.tables.protocol import describe
 
     acquisition = run_synthesize(
         store=store,

@@ -11,11 +11,12 @@ import pandas as pd
 
 from flows.evaluation.tables import Row, finite_median, table_by
 from flows.evaluation.voxels import kind_of_pair
-from flows.tables.text import MAPS, TISSUES, Rows, mean_and_sd, number, percent, quantities, records
+from flows.tables.text import MAP_FORMATS, Rows, mean_and_sd, number, percent, quantities, records
 from qmri_core.calibration.population import population
 from qmri_core.calibration.scales import ANCHOR
 from qmri_core.evaluation.literature import interval, literature
 from qmri_core.statistics import Moments
+from qmri_core.tissues import WHITE_FIRST
 
 MAX_PAIRS_LISTED = 40
 """Pairs of visits that a terminal shows."""
@@ -150,7 +151,7 @@ def candidate_table(rows: Iterable[Row]) -> pd.DataFrame:
     """One row per group: sessions with a FLAIR, their median millilitres, and ratios where enough voxels are bright."""
 
     def figures(members: list[Row]) -> dict[str, object]:
-        ratios = {f"{name}_ratio": finite_median(row[f"{name}_ratio"] for row in members) for name in MAPS}
+        ratios = {f"{name}_ratio": finite_median(row[f"{name}_ratio"] for row in members) for name in MAP_FORMATS}
         return {
             "n_sessions": len(members),
             "millilitres": finite_median(row["millilitres"] for row in members),
@@ -185,7 +186,7 @@ def values_for_people(values: pd.DataFrame) -> tuple[list[str], Rows]:
 
 def pairs_for_people(pairs: pd.DataFrame) -> tuple[list[str], Rows]:
     """Header and rows of `visit_pairs`, one row per pair, of the first `MAX_PAIRS_LISTED`."""
-    columns = [(tissue, name, f"{tissue} {MAPS[name][0]}") for name in MAPS for tissue in TISSUES]
+    columns = [(tissue, name, f"{tissue} {MAP_FORMATS[name][0]}") for name in MAP_FORMATS for tissue in WHITE_FIRST]
     found: dict[tuple[str, ...], dict[tuple[str, str], float]] = {}
     for row in records(pairs):
         days = "-" if math.isnan(row["days"]) else f"{row['days']:.0f}"

@@ -11,15 +11,19 @@ import numpy as np
 import pandas as pd
 
 from flows.evaluation.voxels import MODES, NETWORK, NULL, RECIPE, VOXELWISE
-from qmri_core.calibration.population import MEMBERS, population
-from qmri_core.evaluation.with_truth import LESION, NORMAL, contrast_ratio
+from qmri_core.evaluation.with_truth import LESION, NORMAL, contrast_ratio, null_values
 from qmri_core.statistics import JointMoments, agreement, inter_group_variation
 
 Row = Mapping[str, Any]
 QUANTITIES = {"T1map": "T1", "T2map": "T2", "PDmap": "PD"}
 
 
-def tissue_table(statistics: pd.DataFrame, true: pd.DataFrame, others: pd.DataFrame | None = None) -> pd.DataFrame:
+def tissue_table(
+    statistics: pd.DataFrame,
+    true: pd.DataFrame,
+    field_strengths: Mapping[str, float],
+    others: pd.DataFrame | None = None,
+) -> pd.DataFrame:
     """One row per tissue as segmented, map and model, with n_sessions and the columns of `paired_figures`.
 
     Parameters
@@ -28,6 +32,8 @@ def tissue_table(statistics: pd.DataFrame, true: pd.DataFrame, others: pd.DataFr
         Stored medians and modes, of the network: session, group, tissue, map, median, mode.
     true
         Session, and the true median of each tissue and quantity, such as ``WM_T1_median``.
+    field_strengths
+        Tesla, by session: the null model is that of its field strength.
     others
         Medians of models beside the network and the null model, with the column ``model``.
     """
@@ -40,7 +46,10 @@ def tissue_table(statistics: pd.DataFrame, true: pd.DataFrame, others: pd.DataFr
     for (tissue, name), members in stored.groupby(["tissue", "map"], sort=True):
         quantity = QUANTITIES[str(name)]
         known = true[["session", f"{tissue}_{quantity}_median"]].rename(columns={f"{tissue}_{quantity}_median": "true"})
-        constant = members[np.isfinite(members["median"])].assign(median=_constant(str(tissue), quantity))
+        constant = members[np.isfinite(members["median"])]
+        fields = constant["session"].map(lambda session: field_strengths[str(session)])
+        null = {field: null_values(field)[str(tissue)][str(name)] for field in fields.unique()}
+        constant = constant.assign(median=fields.map(null))
         for model, medians in {**by_model, NULL: constant}.items():
             of_map = medians[(medians["tissue"] == tissue) & (medians["map"] == name)]
             pairs = of_map[columns].rename(columns={"median": "estimated"}).merge(known, on="session")
@@ -164,7 +173,3 @@ def finite_median(values: Iterable[float]) -> float:
     """Median of the values that are known; NaN without any."""
     finite = [value for value in values if np.isfinite(value)]
     return float(np.median(finite)) if finite else float("nan")
-
-
-def _constant(tissue: str, quantity: str) -> float:
-    return float(getattr(getattr(population(3.0), MEMBERS[tissue]), quantity.lower()))

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flows.cluster.boundary import Outcome, Stage, at_boundary
-from flows.maps.session import MAPS
 from qmri_core.series.acquisition import Acquisition, Contrast
+from qmri_core.tissues import MAPS
 from storage.store.schema import Status
 
 if TYPE_CHECKING:
@@ -59,10 +59,9 @@ def evaluate_session(task: EvaluationTask) -> Outcome:
 
 
 def _evaluate(task: EvaluationTask, stage: Stage) -> Outcome:
-    from qmri_core.calibration.population import population
     from qmri_core.evaluation.with_truth import compare_session
-    from qmri_core.preprocessing.tissue import TISSUES
     from qmri_core.statistics import tissue_statistics
+    from qmri_core.tissues import TISSUES
     from storage.simulated.truth import read_truth
 
     estimates, sd, stored = _estimates(task, stage)
@@ -70,7 +69,7 @@ def _evaluate(task: EvaluationTask, stage: Stage) -> Outcome:
         truth = read_truth(task.truth)
     with stage("compare"):
         field_strength = next(iter(task.acquisitions.values())).field_strength
-        by_voxel, by_region = compare_session(estimates, sd, truth, population(field_strength), stored["affine"])
+        by_voxel, by_region = compare_session(estimates, sd, truth, field_strength, stored["affine"])
         by_tissue = [
             {"model": model, "map": name, "tissue": tissue, "median": tissue_statistics(values[where]).median}
             for tissue, where in ((tissue, stored["tissue"] == label) for tissue, label in TISSUES.items())
@@ -160,7 +159,6 @@ def _in_parenchyma(
 
     Of two sessions no more than these are held at a time.
     """
-    from qmri_core.calibration.population import population
     from qmri_core.evaluation.with_truth import PURITY, null_model, on_truth_grid, truth_on_grid
 
     estimates, _, stored = _estimates(task, stage)
@@ -177,7 +175,7 @@ def _in_parenchyma(
         unmixed = on_truth_grid([purest], stored["affine"], truth)[0][inside] >= PURITY
         field_strength = next(iter(task.acquisitions.values())).field_strength
         computed = np.isfinite(found[NETWORK][0])
-        found[NULL] = [values[inside] for values in null_model(pure, population(field_strength), inside)]
+        found[NULL] = [values[inside] for values in null_model(pure, field_strength, inside)]
         for model in (TRUE, NULL):
             found[model] = [np.where(computed, values, np.float32(np.nan)) for values in found[model]]
     return found, unmixed

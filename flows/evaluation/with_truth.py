@@ -99,7 +99,9 @@ def evaluate(
     links = pd.read_csv(linkage, dtype=str)[["session", "study_instance_uid"]]
     known = {"patient_id": str, "study_instance_uid": str, "subject": str}
     true = pd.read_csv(truth / "sessions.csv", dtype=known).merge(links, on="study_instance_uid")
-    medians = tissue_table(statistics, true)
+    stored = cohort.sessions.set_index("session")["magnetic_field_strength"]
+    field_strengths = {str(name): float(value) for name, value in stored.items()}
+    medians = tissue_table(statistics, true, field_strengths)
     if medians.empty:
         raise StoreError("no stored session with maps has a row in the truth; is it the truth of this cohort?")
     result = EvaluateResult(table=medians)
@@ -110,7 +112,7 @@ def evaluate(
             network, recipe = train_published_recipe(tasks, minutes=published_recipe, progress=progress)
             tasks = [replace(task, recipe=network) for task in tasks]
         of_workers = _by_voxels(tasks, client, progress)
-        medians = tissue_table(statistics, true, of_workers.pop("tissues"))
+        medians = tissue_table(statistics, true, field_strengths, of_workers.pop("tissues"))
         result = EvaluateResult(table=medians, recipe=recipe, **of_workers)
     if out is not None:
         _write(result, out, cohort.labels)

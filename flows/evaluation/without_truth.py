@@ -21,11 +21,11 @@ from flows.evaluation.plausibility_tables import (
 )
 from flows.evaluation.rows import rows_of, write_evaluation
 from flows.maps.calibrate import acquisitions_of_maps, all_scales
-from flows.maps.session import MAPS
 from flows.progress import Progress, quiet
 from flows.statistics.aggregate import identities_of_maps, read_statistics, up_to_date
 from flows.tables.text import records
 from qmri_core.series.acquisition import Acquisition, Contrast
+from qmri_core.tissues import MAPS
 from storage.store.acquisitions import scales_of
 from storage.store.cohort import Cohort, latest
 from storage.store.repository import StoreError

@@ -35,10 +35,10 @@ def ingest_session(task: IngestTask) -> Outcome:
 
 
 def _ingest(task: IngestTask, stage: Stage) -> Outcome:
-    from qmri_core.calibration.population import MEMBERS
     from qmri_core.calibration.scales import tissue_signals
     from qmri_core.preprocessing.quality import marks
     from qmri_core.preprocessing.session import preprocess
+    from qmri_core.tissues import MEMBERS
     from storage.source.discovery import read_volume
     from storage.store.waves import write_arrays
 

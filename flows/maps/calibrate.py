@@ -14,7 +14,7 @@ import xarray as xr
 from flows.progress import Progress, quiet
 from flows.tables.text import records
 from qmri_core.calibration.hidden_parameters import Hidden, hidden_parameters
-from qmri_core.calibration.population import MEMBERS, FieldStrengthError, population
+from qmri_core.calibration.population import FieldStrengthError, population
 from qmri_core.calibration.scales import (
     ScaleCalibration,
     Signals,
@@ -24,6 +24,7 @@ from qmri_core.calibration.scales import (
     scale_spreads,
 )
 from qmri_core.series.acquisition import Acquisition, Contrast
+from qmri_core.tissues import MEMBERS
 from storage.store.acquisitions import acquisitions_of
 from storage.store.cohort import Cohort, latest
 from storage.store.tables import write_table

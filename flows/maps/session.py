@@ -12,6 +12,7 @@ import numpy as np
 from flows.cluster.boundary import Outcome, Stage, at_boundary
 from qmri_core.calibration.session_model import PersonLevels
 from qmri_core.series.acquisition import Acquisition, Contrast
+from qmri_core.tissues import MAPS
 from storage.store.schema import Status
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from storage.store.cohort import Cohort
     from storage.store.slots import Slot
 
-MAPS = ("T1map", "T2map", "PDmap")
 OF_INFERENCE = (*MAPS, *(f"{name}_sd" for name in MAPS), "residual")
 
 

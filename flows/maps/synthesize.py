@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from qmri_core.evaluation.protocol_advice import parse_series
+from flows.tables.protocol import parse_series
 from qmri_core.physics.synthesis import synthesise
 from qmri_core.series.acquisition import Acquisition
 from storage.store.cohort import Cohort, StoreError
@@ -32,12 +32,12 @@ def run_synthesize(
     session
         Pseudonym of a session with maps.
     series
-        As `qmri_core.evaluation.protocol_advice.parse_series` reads it, for example
+        As `flows.tables.protocol.parse_series` reads it, for example
         ``flair TR=9000 TE=81 TI=2200 FA=150`` or ``dir TR=11000 TE=25 TI=3400 TI2=325 FA=150``.
     out
         File to write, ``.nii`` or ``.nii.gz``; values relative to PD of cerebrospinal fluid, NaN without maps.
     manufacturer, field_strength
-        As in `qmri_core.evaluation.protocol_advice.run_protocol`; the field must be the one of the maps.
+        As in `parse_series`; the field must be the one of the maps.
     noise
         Standard deviation per channel, relative to PD of cerebrospinal fluid.
 

@@ -15,8 +15,9 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from flows.tables.text import MAPS, labels_of
+from flows.tables.text import MAP_FORMATS, labels_of
 from qmri_core.series.acquisition import CONTRASTS
+from qmri_core.tissues import MAPS
 
 MAP_WINDOWS: dict[str, tuple[float, float, float, str]] = {
     "T1map": (1000.0, 300.0, 2500.0, "T1 [ms]"),
@@ -118,7 +119,7 @@ def medians_picture(medians: pd.DataFrame, labels: Mapping[str, str], note: str 
     regions = [region for region in REGION_MARKS if (known["region"] == region).any()]
     figure = Figure(figsize=(3.2 * max(1, len(models)) + 1.5, 9.0), layout="constrained", facecolor="white")
     panels = figure.subplots(len(MAPS), max(1, len(models)), squeeze=False)
-    for row, (name, (short, unit, factor)) in zip(panels, MAPS.items(), strict=True):
+    for row, (name, (short, unit, factor)) in zip(panels, MAP_FORMATS.items(), strict=True):
         of_map = known[(known["map"] == name) & known["model"].isin(models)]
         across = _limits(factor * of_map["true"].to_numpy())
         for axes, model in zip(row, models, strict=False):

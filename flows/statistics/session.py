@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from flows.cluster.boundary import Outcome, Stage, at_boundary
-from flows.maps.session import MAPS
+from qmri_core.tissues import MAPS, TISSUES
 from storage.store.schema import Status
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ def summarise_session(task: SummariseTask) -> Outcome:
 
 
 def _summarise(task: SummariseTask, stage: Stage) -> Outcome:
-    from qmri_core.preprocessing.tissue import TISSUES
     from qmri_core.statistics import tissue_statistics
 
     with stage("read"):

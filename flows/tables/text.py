@@ -8,10 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-TISSUES = ("WM", "GM", "CSF")
-"""Tissues as the statistics name them, in the order of the tables."""
+from qmri_core.tissues import WHITE_FIRST
 
-MAPS: Mapping[str, tuple[str, str, float]] = {
+MAP_FORMATS: Mapping[str, tuple[str, str, float]] = {
     "T1map": ("T1", "ms", 1000.0),
     "T2map": ("T2", "ms", 1000.0),
     "PDmap": ("PD", "", 1.0),
@@ -54,8 +53,8 @@ def labels_of(groups: Iterable[str], labels: Mapping[str, str]) -> dict[str, str
 
 def quantities() -> list[tuple[str, str, str]]:
     """Tissue, map and title of each column, WM T1 first."""
-    titles = {name: f"{short} [{unit}]" if unit else short for name, (short, unit, _) in MAPS.items()}
-    return [(tissue, name, f"{tissue} {titles[name]}") for name in MAPS for tissue in TISSUES]
+    titles = {name: f"{short} [{unit}]" if unit else short for name, (short, unit, _) in MAP_FORMATS.items()}
+    return [(tissue, name, f"{tissue} {titles[name]}") for name in MAP_FORMATS for tissue in WHITE_FIRST]
 
 
 def group_table(groups: pd.DataFrame, labels: Mapping[str, str]) -> tuple[list[str], Rows]:
@@ -136,7 +135,7 @@ def detail_tables(result: Mapping[str, pd.DataFrame]) -> list[tuple[str, list[st
         "candidates": (
             "White matter that is bright on FLAIR: volume, and its maps over those of other white matter",
             {"n_sessions": _count, "millilitres": _plain, "n_ratios": _count}
-            | {f"{name}_ratio": _plain for name in MAPS},
+            | {f"{name}_ratio": _plain for name in MAP_FORMATS},
         ),
     }
     tables = []
@@ -157,16 +156,16 @@ def mean_and_sd(mean: float, sd: float, name: str) -> str:
     """Mean and standard deviation of a map, in the unit in which people read it and with the decimals of the mean."""
     if math.isnan(mean) or math.isnan(sd):
         return number(mean, name)
-    return f"{number(mean, name)} ± {sd * MAPS[name][2]:.{_decimals(mean, name)}f}"
+    return f"{number(mean, name)} ± {sd * MAP_FORMATS[name][2]:.{_decimals(mean, name)}f}"
 
 
 def number(value: float, name: str) -> str:
     """Value of the map ``name`` in the unit in which people read it; a dash where it is not known."""
-    return "-" if math.isnan(value) else f"{value * MAPS[name][2]:.{_decimals(value, name)}f}"
+    return "-" if math.isnan(value) else f"{value * MAP_FORMATS[name][2]:.{_decimals(value, name)}f}"
 
 
 def _decimals(value: float, name: str) -> int:
-    short, _, factor = MAPS[name]
+    short, _, factor = MAP_FORMATS[name]
     if short == "PD":
         return 3
     return 0 if abs(value * factor) >= 200 else 1

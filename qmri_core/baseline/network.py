@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from qmri_core.series.acquisition import CONTRASTS
+from qmri_core.tissues import RECIPE_WHITE_MATTER
 
-WHITE_MATTER = (0.85, 0.07, 0.70)
-"""T1 [s], T2 [s] and PD that tie the scales, and the unit of smoothness."""
 UPPER_LIMITS = (5.0, 3.0, 1.0)
 """Largest T1 [s], T2 [s] and PD that the network can give."""
 RECIPE_MULTIPLE = 8
@@ -56,7 +55,7 @@ class RecipeNetwork(nn.Module):
         self.grow = nn.ModuleList(nn.ConvTranspose2d(before, after, 2, stride=2) for before, after in steps)
         self.up = nn.ModuleList(_block(2 * after, after) for _, after in steps)
         self.head = nn.Conv2d(widths[0], 3, 1)
-        near = torch.logit(torch.tensor(WHITE_MATTER) / torch.tensor(UPPER_LIMITS))
+        near = torch.logit(torch.tensor(RECIPE_WHITE_MATTER) / torch.tensor(UPPER_LIMITS))
         self.head.bias = nn.Parameter(near)  # where the warm-up leads, and narrow layers would come late
         self.plane = (0, 0)
 

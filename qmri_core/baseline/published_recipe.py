@@ -30,9 +30,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from qmri_core.baseline.network import RECIPE_MULTIPLE, WHITE_MATTER, RecipeNetwork, RecipeSettings
+from qmri_core.baseline.network import RECIPE_MULTIPLE, RecipeNetwork, RecipeSettings
 from qmri_core.series.acquisition import CONTRASTS, Acquisition, Contrast, PulseSequence
 from qmri_core.series.geometry import extent_in_plane, inside_of
+from qmri_core.tissues import RECIPE_WHITE_MATTER
 
 SCALE_FREEDOM = 0.2
 N_BINS = 512
@@ -203,7 +204,7 @@ def bounded_scale(signal: Tensor, image: Tensor, mask: Tensor, acquisition: Acqu
 
 @lru_cache(maxsize=4096)
 def _white_matter_signal(acquisition: Acquisition) -> float:
-    t1, t2, pd = (torch.tensor(value) for value in WHITE_MATTER)
+    t1, t2, pd = (torch.tensor(value) for value in RECIPE_WHITE_MATTER)
     return float(textbook_signal(acquisition, pd, t1, t2))
 
 
@@ -229,7 +230,7 @@ def recipe_loss(
             scale = bounded_scale(signal.detach(), image, inside, acquisition)
             errors.append(((scale * signal - image).abs() * inside).sum() / inside.sum().clamp_min(1))
     hinge = (functional.relu(LEAST_PD - maps[:, 2]) * mask).sum() / mask.sum().clamp_min(1)
-    relative = maps / maps.new_tensor(WHITE_MATTER)[:, None, None]
+    relative = maps / maps.new_tensor(RECIPE_WHITE_MATTER)[:, None, None]
     variation = torch.zeros((), dtype=maps.dtype, device=maps.device)
     for axis in (-1, -2):
         both = mask.diff(dim=axis).eq(0) * mask.narrow(axis, 1, mask.shape[axis] - 1)
@@ -240,7 +241,7 @@ def recipe_loss(
 
 def warm_up_loss(maps: Tensor, mask: Tensor) -> Tensor:
     """Mean L1 of the maps to the constants of white matter, relative to these; shapes as for `recipe_loss`."""
-    relative = maps / maps.new_tensor(WHITE_MATTER)[:, None, None]
+    relative = maps / maps.new_tensor(RECIPE_WHITE_MATTER)[:, None, None]
     return ((relative - 1).abs() * mask[:, None]).sum() / (3 * mask.sum()).clamp_min(1)
 
 

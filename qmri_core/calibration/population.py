@@ -1,11 +1,4 @@
-"""What is known of brain tissue before any image is seen: reference values and their spread, per field strength.
-
-Sources: 3 T white matter T1 Wansapura 1999 (J Magn Reson Imaging 9:531), Gelman 2001 (Magn Reson Med 45:71), Wright
-2008 (MAGMA 21:121): 0.83-0.85 s; T2 Wansapura 1999, Stanisz 2005 (Magn Reson Med 54:507): 0.069-0.080 s; CSF T1
-Rooney 2007
-(Magn Reson Med 57:308), T2 Spijkerman 2018 (MAGMA 31:415); water content Oros-Peusquens 2019 (Front Neurol 10:1333);
-PD from T1 Volz 2012 (NeuroImage 63:540). 1.5 T T1: Rooney 2007, recalled and not checked.
-"""
+"""What is known of brain tissue before any image is seen, per field strength; sources are in `qmri_core.tissues`."""
 
 from __future__ import annotations
 
@@ -14,7 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-FIELD_STRENGTHS = (1.5, 3.0)
+from qmri_core.tissues import REFERENCES, values_of
+
+FIELD_STRENGTHS = tuple(sorted(REFERENCES))
+"""Tesla; those with reference values."""
 FIELD_TOLERANCE = 0.2
 """Tesla; Siemens 2.89 T counts as 3 T."""
 
@@ -56,27 +52,15 @@ class Population:
         )
 
 
-_SPREAD_WM = {"t1_spread": 0.04, "t2_spread": 0.04, "pd_spread": 0.02}
-_SPREAD_GM = {"t1_spread": 0.035, "t2_spread": 0.05, "pd_spread": 0.02}
-_CSF = Tissue(t1=4.3, t2=2.0, pd=1.0, t1_spread=0.05, t2_spread=0.2, pd_spread=0.01)
 _POPULATIONS = {
-    3.0: Population(
-        field_strength=3.0,
-        white_matter=Tissue(t1=0.85, t2=0.07, pd=0.69, **_SPREAD_WM),
-        grey_matter=Tissue(t1=1.40, t2=0.095, pd=0.82, **_SPREAD_GM),
-        csf=_CSF,
-    ),
-    1.5: Population(
-        field_strength=1.5,
-        white_matter=Tissue(t1=0.656, t2=0.074, pd=0.69, **_SPREAD_WM),
-        grey_matter=Tissue(t1=1.19, t2=0.100, pd=0.82, **_SPREAD_GM),
-        csf=_CSF,
-    ),
+    field_strength: Population(
+        field_strength=field_strength,
+        white_matter=Tissue(**values_of(tissues["WM"])),
+        grey_matter=Tissue(**values_of(tissues["GM"])),
+        csf=Tissue(**values_of(tissues["CSF"])),
+    )
+    for field_strength, tissues in REFERENCES.items()
 }
-
-
-MEMBERS = {"CSF": "csf", "GM": "grey_matter", "WM": "white_matter"}
-"""Tissues of a segmentation as `Population` and the values of a session name them."""
 
 
 def population(field_strength: float) -> Population:
@@ -92,7 +76,7 @@ def population(field_strength: float) -> Population:
             return values
     raise FieldStrengthError(
         f"no population values for {field_strength:g} T (known: {', '.join(f'{f:g}' for f in FIELD_STRENGTHS)} T); "
-        "images are kept, maps are not computed"
+        "maps and advice need them, images do not"
     )
 
 

@@ -19,11 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmri_core.calibration.hidden_parameters import GroupContrast, Hidden, moved
-from qmri_core.calibration.population import MEMBERS, Population, population
+from qmri_core.calibration.population import Population, population
 from qmri_core.calibration.session_model import PersonLevels, Spreads, is_likely, observations, person, posterior
-from qmri_core.preprocessing.tissue import TISSUES, core
+from qmri_core.preprocessing.tissue import core
 from qmri_core.series.acquisition import CONTRASTS, Acquisition, Contrast, PulseSequence
 from qmri_core.statistics import densest
+from qmri_core.tissues import MEMBERS, TISSUES
 
 MIN_CORE_VOXELS = 200
 """Voxels of a tissue's core that a session needs to say anything about its scales."""

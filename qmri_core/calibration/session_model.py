@@ -16,9 +16,9 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from qmri_core.calibration.population import MEMBERS, pd_relation, population
-from qmri_core.preprocessing.tissue import TISSUES
+from qmri_core.calibration.population import pd_relation, population
 from qmri_core.series.acquisition import CONTRASTS, Acquisition, Contrast
+from qmri_core.tissues import MEMBERS, TISSUES
 
 _ERRORS: Mapping[str, Mapping[Contrast, float]] = {
     "WM": dict.fromkeys(CONTRASTS, 0.005),

@@ -14,16 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from qmri_core.calibration.population import MEMBERS, Population
+from qmri_core.calibration.population import population
 from qmri_core.series.geometry import Affine, spacing_of
 from qmri_core.simulation.subjects import CLASSES
 from qmri_core.statistics import JointMoments
+from qmri_core.tissues import MAPS, MEMBERS
 
+_QUANTITIES = dict(zip(MAPS, ("t1", "t2", "pd"), strict=True))
+"""Names in a population of the quantities that the maps hold."""
 PURITY = 0.97
 """Least share of one tissue in a voxel that counts: in a mixed one the truth is a convention."""
 MIN_REGION_VOXELS = 20
 """Least voxels of a region for a median."""
-MAPS = ("T1map", "T2map", "PDmap")
 NORMAL, LESION = "wm", "lesion"
 TRUTH_REGIONS = (NORMAL, "gm", "thalamus", "caudate", "putamen", "pallidum", LESION)
 """Regions as the simulation names them; ``wm`` without lesions, ``gm`` is the cortex."""
@@ -199,23 +201,41 @@ def pair_agreement(
     return JointMoments.of(x, y), difference
 
 
+def null_values(field_strength: float) -> dict[str, dict[str, float]]:
+    """Constant that the null model gives everyone, by tissue and map: the population's, at ``field_strength`` [T].
+
+    Raises
+    ------
+    FieldStrengthError
+        If no population values exist for the field strength.
+    """
+    values = population(field_strength)
+    return {
+        tissue: {name: getattr(getattr(values, member), quantity) for name, quantity in _QUANTITIES.items()}
+        for tissue, member in MEMBERS.items()
+    }
+
+
 def null_model(
-    pure: Mapping[str, NDArray[np.bool_]], values: Population, where: NDArray[np.bool_]
+    pure: Mapping[str, NDArray[np.bool_]], field_strength: float, where: NDArray[np.bool_]
 ) -> list[NDArray[np.float32]]:
-    """T1, T2 and PD of a population painted on known tissues, NaN elsewhere.
+    """T1, T2 and PD of `null_values` painted on known tissues, NaN elsewhere.
 
     Parameters
     ----------
     pure
         From `pure_tissues`, shape (z, y, x).
+    field_strength
+        Tesla.
     where
         Voxels to paint, of the same shape.
     """
     maps = []
-    for quantity in ("t1", "t2", "pd"):
+    constants = null_values(field_strength)
+    for name in MAPS:
         painted = np.full(where.shape, np.nan, dtype=np.float32)
-        for tissue, member in MEMBERS.items():
-            painted[pure[tissue] & where] = getattr(getattr(values, member), quantity)
+        for tissue, values in constants.items():
+            painted[pure[tissue] & where] = values[name]
         maps.append(painted)
     return maps
 
@@ -224,7 +244,7 @@ def compare_session(
     estimates: Mapping[str, Sequence[NDArray[np.float32]]],
     sd: Mapping[str, Sequence[NDArray[np.float32]]],
     truth: Truth,
-    values: Population,
+    field_strength: float,
     affine: Affine,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Compare a session's maps by one or more models with the truth, beside the null model.
@@ -235,8 +255,8 @@ def compare_session(
     ----------
     estimates, sd
         T1, T2 and PD by model, each of shape (z, y, x), NaN where not computed; standard deviations where stated.
-    values
-        For the null model.
+    field_strength
+        Tesla, for the null model.
     affine
         Of the maps' grid, in the frame of the truth.
 
@@ -256,7 +276,7 @@ def compare_session(
     shares = np.nan_to_num(shares)
     unmixed = np.logical_or.reduce(list(pure.values()))  # a label says which tissue is most of a voxel, not how much
     labels = np.where(unmixed & (shares.max(axis=0) >= PURITY), shares.argmax(axis=0) + 1, 0)
-    null = null_model(pure, values, np.isfinite(next(iter(estimates.values()))[0]))
+    null = null_model(pure, field_strength, np.isfinite(next(iter(estimates.values()))[0]))
     numbers = {region: index + 1 for index, region in enumerate(TRUTH_REGIONS)}
     by_voxel: list[dict[str, Any]] = []
     by_region: list[dict[str, Any]] = []

@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from qmri_core.evaluation.with_truth import MAPS, MIN_REGION_VOXELS
+from qmri_core.evaluation.with_truth import MIN_REGION_VOXELS
 from qmri_core.physics.synthesis import synthesise
-from qmri_core.preprocessing.tissue import WHITE_MATTER, core
+from qmri_core.preprocessing.tissue import core
 from qmri_core.series.acquisition import Acquisition
 from qmri_core.series.geometry import Affine
+from qmri_core.tissues import MAPS, WHITE_MATTER
 
 SIGMA, RADIUS = 1.5, 5
 """Voxels: standard deviation and half-width of the window of the structural similarity."""

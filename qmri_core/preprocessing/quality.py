@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from qmri_core.preprocessing.tissue import GREY_MATTER, WHITE_MATTER, core
+from qmri_core.preprocessing.tissue import core
 from qmri_core.series.acquisition import Contrast
 from qmri_core.series.geometry import Volume, spacing_of
+from qmri_core.tissues import GREY_MATTER, WHITE_MATTER
 
 LIMITS: dict[str, tuple[float, float]] = {
     "brain_volume": (0.9, 2.0),

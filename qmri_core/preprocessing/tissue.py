@@ -8,8 +8,6 @@ from scipy import ndimage
 
 from qmri_core.series.acquisition import Contrast
 
-CSF, GREY_MATTER, WHITE_MATTER = 1, 2, 3
-TISSUES = {"CSF": CSF, "GM": GREY_MATTER, "WM": WHITE_MATTER}
 N_FIT = 20_000
 WHITE_OVER_GREY = {Contrast.T1W: 1.0, Contrast.T2W: -1.0, Contrast.FLAIR: -1.0}
 FLUID_OVER_BRAIN = {Contrast.T1W: -1.0, Contrast.T2W: 1.0, Contrast.FLAIR: -0.5}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,11 +24,11 @@ from qmri_core.simulation.subjects import (
     draw_subject,
     for_training,
 )
+from qmri_core.tissues import TISSUES
 
 _HALF_EXTENT = (94.0, 116.0, 100.0)
 _VENTRICLE_REACH = 22.0
 _SLAB = 16
-TISSUES: Mapping[str, int] = {"CSF": 1, "GM": 2, "WM": 3}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,11 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from qmri_core.calibration.population import population
 from qmri_core.physics.registry import fast_signal, signal
 from qmri_core.series.acquisition import Acquisition
 from qmri_core.simulation.anatomies import Anatomy
 from qmri_core.simulation.subjects import CLASSES
 
+_WHITE = population(3.0).white_matter
 _CHUNK = 1 << 18
 _FLUID_NODES = 65
 _SPOILING_T1, _SPOILING_T2, _SPOILING_SCALE = (0.25, 4.5), (0.03, 0.3), (0.65, 1.35)
@@ -71,7 +73,9 @@ def head_signal(
     return result.reshape(anatomy.pd.shape)
 
 
-def ideal_signal(acquisition: Acquisition, *, t1: float = 0.85, t2: float = 0.07, pd: float = 0.69) -> float:
+def ideal_signal(
+    acquisition: Acquisition, *, t1: float = _WHITE.t1, t2: float = _WHITE.t2, pd: float = _WHITE.pd
+) -> float:
     """Magnitude of one tissue (white matter if not given) by the accurate model, nominal angle, ideal spoiling."""
     one = torch.ones((), dtype=torch.float64)
     ideal = replace(acquisition, spoiling_increment=None)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmri_core.simulation.smooth_fields import SmoothField, random_field
+from qmri_core.tissues import PD_OFFSET, PD_SLOPE, SIMULATED
 
 CLASSES = (
     "csf", "gm", "wm", "caudate", "putamen", "thalamus", "pallidum", "lesion",
@@ -23,17 +24,12 @@ ISLAND = "island"
 """Label of islands, after all `CLASSES`."""
 PATHOLOGY = ("tumour", "oedema")
 
-# T1 [s], T2 [s]: literature_values of the physics notes, working values at 3 T
-_BRAIN_VALUES = {
-    "csf": (4.30, 2.0), "gm": (1.40, 0.095), "wm": (0.85, 0.070), "caudate": (1.38, 0.085),
-    "putamen": (1.28, 0.078), "thalamus": (1.15, 0.082), "pallidum": (0.98, 0.052),
-}  # fmt: skip
 _HEAD_VALUES = {
     "skull": (0.60, 0.010, 0.10), "marrow": (0.40, 0.070, 0.45), "fat": (0.38, 0.070, 0.90),
     "muscle": (1.40, 0.040, 0.70), "fluid": (3.50, 0.60, 0.98),
 }  # fmt: skip
-_PD_OFFSET, _PD_SLOPE = 0.858, 0.522
-"""1/PD = offset + slope / T1 (Volz 2012 after Fatouros and Marmarou 1991, recalled)."""
+"""T1 [s], T2 [s] and PD (CSF = 1) outside of the brain, about which people are drawn: assumed. T1 of fat as in de
+Bazelaire 2004, doi:10.1148/radiol.2303021331 (not checked); the others were not checked against a source."""
 # centre from that of the brain and semi-axes, right, anterior, superior, in template millimetres; degrees by which the
 # front of the long axis lies nearer to the midline: read off the Montreal template, rounded
 _NUCLEI: Mapping[str, tuple[tuple[float, float, float], tuple[float, float, float], float]] = {
@@ -44,7 +40,7 @@ _NUCLEI: Mapping[str, tuple[tuple[float, float, float], tuple[float, float, floa
 
 def proton_density(t1: NDArray[np.floating] | float) -> NDArray[np.floating] | float:
     """Proton density (CSF = 1) of brain tissue with longitudinal relaxation time ``t1`` in seconds."""
-    return 1 / (_PD_OFFSET + _PD_SLOPE / t1)
+    return 1 / (PD_OFFSET.value + PD_SLOPE.value / t1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,7 +206,8 @@ def _draw_values(rng: np.random.Generator) -> dict[str, TissueValues]:
     common_t1, common_t2 = _clipped(rng), _clipped(rng)
     spread = {"csf": (0.02, 0.05), "gm": (0.035, 0.05), "wm": (0.04, 0.04)}
     values = {}
-    for name, (t1, t2) in _BRAIN_VALUES.items():
+    for name, entries in SIMULATED.items():
+        t1, t2 = entries["t1"].value, entries["t2"].value
         sd1, sd2 = spread.get(name, (0.04, 0.05))
         shared = 0.0 if name == "csf" else np.sqrt(0.5)
         own = np.sqrt(1 - shared**2)

@@ -16,16 +16,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from qmri_core.calibration.population import MEMBERS, population
+from qmri_core.calibration.population import population
 from qmri_core.calibration.session_model import Spreads, measurement_error, observations, person, posterior
 from qmri_core.mapping.voxelwise import VoxelwiseEstimator, estimator
 from qmri_core.physics.registry import fast_signal
-from qmri_core.preprocessing.tissue import TISSUES
 from qmri_core.series.acquisition import Acquisition, Contrast, PulseSequence
 from qmri_core.series.grouping import REFERENCES
 from qmri_core.simulation.anatomies import random_slab
 from qmri_core.simulation.atlas import Atlas
 from qmri_core.simulation.subjects import CLASSES, ISLAND
+from qmri_core.tissues import MEMBERS, TISSUES
 from qmri_core.training.protocols import Protocol
 
 PURE = 0.9

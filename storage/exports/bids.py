@@ -13,13 +13,13 @@ import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
+from qmri_core.tissues import MAPS
 from storage.exports.zarr import new_folder
 from storage.store.cohort import Cohort
 from storage.store.schema import NOT_COMPUTED, WORKER_VARIABLES
 
 BIDS_VERSION = "1.10.0"
-MAPS = ("T1map", "T2map", "PDmap")
-TISSUES = WORKER_VARIABLES["tissue"].flags
+_CLASSES = WORKER_VARIABLES["tissue"].flags
 _UNITS = {"s": "s", "1": "arbitrary"}
 
 
@@ -112,7 +112,7 @@ def _write_dataset(folder: Path, records: Sequence[Mapping[str, Any]]) -> None:
             "GeneratedBy": [{"Name": "qmri-cohort", "Version": version("qmri-cohort")}],
         },
     )
-    _write_rows(folder / "dseg.tsv", ["index", "name"], [[str(n), name] for n, name in enumerate(TISSUES)])
+    _write_rows(folder / "dseg.tsv", ["index", "name"], [[str(n), name] for n, name in enumerate(_CLASSES)])
     people: dict[str, str] = {}
     for record in records:
         people[_subject(record)] = str(record["sex"]) or people.get(_subject(record), "n/a")

@@ -22,11 +22,11 @@ from flows.cluster.clusters import dask_client
 from flows.deployed.infer_maps import infer_maps
 from flows.maps.infer import infer
 from flows.settings import Settings
-from qmri_core.calibration.population import MEMBERS
 from qmri_core.mapping.checkpoint import save_checkpoint
 from qmri_core.mapping.network import MapNetwork, NetworkSettings
 from qmri_core.series.acquisition import Contrast
 from qmri_core.series.geometry import Grid
+from qmri_core.tissues import MEMBERS
 from storage.store.acquisitions import acquisition_values
 from storage.store.cohort import Placement, begin_append, commit, history, open_repository, write_arrays, writing
 from tests.benchmarks.test_physics import ACQUISITIONS

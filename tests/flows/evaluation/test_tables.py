@@ -6,10 +6,13 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from flows.evaluation.tables import lesion_table, region_table, reproducibility_table, voxel_table
+from flows.evaluation.tables import lesion_table, region_table, reproducibility_table, tissue_table, voxel_table
+from flows.evaluation.voxels import NULL
 from flows.tables.text import detail_tables, text_table
+from qmri_core.calibration.population import population
 from qmri_core.statistics import JointMoments
 
 TRUE = {"a": 0.80, "b": 0.90}
@@ -103,3 +106,24 @@ def test_people_read_percentages_and_empty_tables_are_left_out() -> None:
     text = text_table(*tables[0][1:])
     assert "10.0 %" in text
     assert "network" in text
+
+
+def test_the_null_model_is_that_of_each_session_s_field_strength() -> None:
+    """Of a mixed cohort; the oracle is the population's own table."""
+    names = ["a", "b", "c", "d"]
+    fields = {"a": 3.0, "b": 2.89, "c": 1.5, "d": 1.494}
+    statistics = pd.DataFrame(
+        [
+            {"session": name, "group": f"{fields[name]}", "tissue": "GM", "map": "T1map", "median": 1.3, "mode": 1.3}
+            for name in names
+        ]
+    )
+    true = pd.DataFrame({"session": names, "GM_T1_median": [1.40, 1.40, 1.19, 1.19]})
+    table = tissue_table(statistics, true, fields).set_index("model")
+    assert table.loc[NULL, "n_sessions"] == 4
+    assert table.loc[NULL, "bias"] == pytest.approx(0)
+    for field_strength in (1.5, 3.0):
+        few = {name for name in names if abs(fields[name] - field_strength) < 0.2}
+        only = tissue_table(statistics[statistics["session"].isin(few)], true.assign(GM_T1_median=1.0), fields)
+        bias = only.set_index("model").loc[NULL, "bias"]
+        assert bias == pytest.approx(population(field_strength).grey_matter.t1 - 1)

@@ -12,8 +12,9 @@ import pytest
 
 from flows.evaluation.with_truth import EvaluateResult
 from flows.report.build import write_report
-from flows.tables.text import MAPS, TISSUES, group_table, mean_and_sd, number, percent, text_table, variation_table
+from flows.tables.text import MAP_FORMATS, group_table, mean_and_sd, number, percent, text_table, variation_table
 from qmri_core.evaluation.literature import interval, literature
+from qmri_core.tissues import WHITE_FIRST
 from tests.flows.tiny_cohort import GROUPS, make_store, statistics
 
 VOID = {"meta", "img", "br", "link", "input"}
@@ -131,11 +132,12 @@ def test_literature_intervals_hold_their_values_and_name_a_source() -> None:
         assert not entry.value > entry.high
         assert entry.citation
         assert entry.checked in {"abstract", "second-hand", "not checked"}
-        assert entry.tissue in TISSUES
-        assert entry.map in MAPS
+        assert entry.tissue in WHITE_FIRST
+        assert entry.map in MAP_FORMATS
     assert interval("WM", "T1map") == (0.6, 1.735)
-    known = {(tissue, name) for tissue in TISSUES for name in MAPS if interval(tissue, name)}
-    assert known == {(tissue, name) for tissue in TISSUES for name in MAPS} - {("CSF", "PDmap")}  # 1 by definition
+    known = {(tissue, name) for tissue in WHITE_FIRST for name in MAP_FORMATS if interval(tissue, name)}
+    everything = {(tissue, name) for tissue in WHITE_FIRST for name in MAP_FORMATS}
+    assert known == everything - {("CSF", "PDmap")}  # 1 by definition
 
 
 def test_tables_use_the_units_in_which_people_read() -> None:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from qmri_core.calibration.population import MEMBERS, FieldStrengthError, Tissue, pd_relation, population
+from qmri_core.calibration.population import FieldStrengthError, Tissue, pd_relation, population
 from qmri_core.calibration.scales import (
     PRIOR_SPREADS,
     CalibrationError,
@@ -39,6 +39,7 @@ from qmri_core.calibration.session_model import (
 from qmri_core.mapping.checkpoint import UNDETERMINED_OF_VERSION_2
 from qmri_core.physics.registry import signal
 from qmri_core.series.acquisition import Acquisition, Contrast
+from qmri_core.tissues import MEMBERS
 from tests.protocols import plain_protocol
 
 PROTOCOL = plain_protocol()

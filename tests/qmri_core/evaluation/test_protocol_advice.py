@@ -1,82 +1,72 @@
-"""What the protocol command prints, from text to table."""
+"""What a protocol can determine."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
-from qmri_core.evaluation.protocol_advice import PRIOR_DEVIATIONS, TISSUES, parse_series, run_protocol
-from qmri_core.series.acquisition import AcquisitionError, Contrast, PulseSequence
+from qmri_core.calibration.population import FieldStrengthError, population
+from qmri_core.evaluation.protocol_advice import PRIOR_DEVIATIONS, advise, reference_tissues
+from qmri_core.series.acquisition import Acquisition, Contrast
+from tests.protocols import plain_protocol
 
 
-def test_default_protocol_is_as_well_posed_as_the_reference_says() -> None:
-    report = run_protocol(snr=50)
+def protocol(field_strength: float = 3.0) -> list[Acquisition]:
+    return [replace(acquisition, field_strength=field_strength) for acquisition in plain_protocol().values()]
+
+
+def test_a_usual_protocol_is_as_well_posed_as_the_reference_says() -> None:
+    report = advise(protocol(), snr=50)
     rows = {row.tissue: row for row in report.rows}
-    assert set(rows) == set(TISSUES)
+    assert list(rows) == ["white matter", "cortical grey", "putamen", "lesion", "fluid"]
     # over eight protocol sets: grey matter T1 1.8-14 %, white matter T1 4.9-174 %
     assert 0.018 < rows["cortical grey"].alone[0] < 0.14
     assert 0.049 < rows["white matter"].alone[0] < 1.74
     for row in report.rows:
         assert all(found < prior for found, prior in zip(row.with_prior, PRIOR_DEVIATIONS, strict=True))
         assert row.condition > 1
-    text = str(report)
-    assert "white matter" in text
-    assert "repetition time 2300 ms (m)" in text
-    assert "centre index 9 (a)" in text
-    assert "within 3.0%" in text
-    assert not run_protocol(field_strength=7.0).slopes
+
+
+@pytest.mark.parametrize(("field_strength", "nearest"), [(3.0, 3.0), (2.89, 3.0), (1.5, 1.5), (1.494, 1.5)])
+def test_tissues_are_those_of_the_field_strength(field_strength: float, nearest: float) -> None:
+    """The oracle is the table of the population, and the report of the same images at the other field strength."""
+    tissues, values = reference_tissues(field_strength), population(nearest)
+    for name, of in {
+        "white matter": values.white_matter,
+        "cortical grey": values.grey_matter,
+        "fluid": values.csf,
+    }.items():
+        assert tissues[name] == (of.t1, of.t2, of.pd)
+    assert ("lesion" in tissues) is (nearest == 3.0)
+    report = advise(protocol(field_strength))
+    assert report.field_strength == nearest
+    assert [row.tissue for row in report.rows] == list(tissues)
+    other = advise(protocol(4.5 - nearest))
+    assert report.rows[0].alone != pytest.approx(other.rows[0].alone)
+    assert next(iter(report.slopes.values())) != pytest.approx(next(iter(other.slopes.values())))
+
+
+@pytest.mark.parametrize("field_strength", [0.55, 7.0])
+def test_a_field_strength_without_values_is_refused(field_strength: float) -> None:
+    with pytest.raises(FieldStrengthError, match=f"no population values for {field_strength:g} T"):
+        advise(protocol(field_strength))
 
 
 def test_more_signal_determines_more() -> None:
-    low, high = (run_protocol(snr=snr).rows[0].alone for snr in (50.0, 100.0))
+    low, high = (advise(protocol(), snr=snr).rows[0].alone for snr in (50.0, 100.0))
     assert high == pytest.approx([value / 2 for value in low])
 
 
 def test_two_contrasts_need_a_prior() -> None:
-    report = run_protocol(t2w="")
-    assert len(report.acquisitions) == 2
+    report = advise([one for one in protocol() if one.contrast is not Contrast.T2W])
     assert all(math.isinf(value) for row in report.rows for value in row.alone)
     assert all(math.isnan(row.scale_gain) for row in report.rows)
-    assert "- / - / -" in str(report)
-
-
-def test_console_values_mean_what_the_vendor_means() -> None:
-    ge = parse_series("mprage TR=7.7 TE=3.1 TI=400 FA=11 CYCLE=1720", manufacturer="GE")
-    assert ge.repetition_time == pytest.approx(1.72)
-    assert ge.echo_spacing == pytest.approx(0.0077)
-    assert ge.inversion_time is not None
-    assert ge.inversion_time > 0.9
-    philips = parse_series("tse TR=3000 TE=80 FA=90 ETL=15 RFA=130", manufacturer="Philips")
-    assert philips.refocusing_angle == pytest.approx(math.radians(130))
-    assert philips.flip_angle == pytest.approx(math.pi / 2)
-
-
-def test_double_inversion_recovery() -> None:
-    found = parse_series("dir TR=11000 TE=25 TI=3400 TI2=325 FA=150 ETL=16")
-    assert found.sequence is PulseSequence.INVERSION_RECOVERY_TSE
-    assert found.contrast is Contrast.FLAIR
-    assert found.second_inversion_time == pytest.approx(0.325)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "does not begin with"),
-        ("epi TR=2000", "does not begin with"),
-        ("tse TR=4000 TX=100", "'TX' is none of"),
-        ("tse TR=4000 TE=x", "'x' is not a number"),
-        ("tse TR=4 TE=100 ETL=16", "echo_time 0.1 s not in"),
-        ("flair TR=9000 TE=100 ETL=16", "inversion_time is not in the header"),
-    ],
-)
-def test_what_cannot_be_understood_is_said(text: str, message: str) -> None:
-    with pytest.raises(AcquisitionError, match=message):
-        parse_series(text)
 
 
 def test_wrong_use_is_refused() -> None:
     with pytest.raises(ValueError, match="snr"):
-        run_protocol(snr=0)
+        advise(protocol(), snr=0)
     with pytest.raises(ValueError, match="no series"):
-        run_protocol(t1w="", t2w="", flair="")
+        advise([])

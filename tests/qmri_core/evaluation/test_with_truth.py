@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qmri_core.calibration.population import population
 from qmri_core.evaluation.with_truth import (
     MIN_REGION_VOXELS,
     Truth,
@@ -163,6 +162,6 @@ def test_a_region_holds_no_voxel_whose_label_is_pure_and_whose_content_is_not() 
         affine=np.eye(4),
     )
     estimate = [np.where(t1 > 2, 9.0, 1.8).astype(np.float32), truth.t2, truth.pd]
-    _, by_region = compare_session({"model": estimate}, {}, truth, population(3.0), np.eye(4))
+    _, by_region = compare_session({"model": estimate}, {}, truth, 3.0, np.eye(4))
     cortex = next(r for r in by_region if (r["model"], r["map"], r["region"]) == ("model", "T1map", "gm"))
     assert (cortex["estimated"], cortex["true"]) == pytest.approx((1.8, 1.5))

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from qmri_core.physics.registry import fast_signal
 from qmri_core.preprocessing.bias_field import bias_field
-from qmri_core.preprocessing.tissue import CSF, GREY_MATTER, WHITE_MATTER, TissueError, core, segment
+from qmri_core.preprocessing.tissue import TissueError, core, segment
 from qmri_core.series.acquisition import Contrast
+from qmri_core.tissues import CSF, GREY_MATTER, WHITE_MATTER
 from tests.phantoms import phantom_anatomy
 from tests.protocols import plain_protocol
 
