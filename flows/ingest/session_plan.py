@@ -15,6 +15,7 @@ from qmri_core.physics.header import acquisition_from_header
 from qmri_core.series.acquisition import CONTRASTS, Acquisition, AcquisitionError, Contrast, PulseSequence
 from qmri_core.series.classification import Decision, SkipReason
 from qmri_core.series.grouping import canonical_spacing, grid_of, protocol_keys, scanner_key, settle
+from qmri_core.series.stored_keys import as_stored
 from storage.source.assume_file import Assumption, Override, overriding
 from storage.source.series import Series, decide_session
 from storage.store.schema import Reason, Status
@@ -70,19 +71,21 @@ def plan_sessions(
     ordered = sorted(series, key=lambda one: (one.session, one.number, one.digest))
     members = {session: tuple(group) for session, group in groupby(ordered, key=lambda one: one.session)}
     first = [plan_session(one, overrides, by_software=by_software) for one in members.values()]
-    agreed = agree(first, {})
-    return [finish_plan(plan, agreed, overrides, by_software=by_software) for plan in first]
+    assignment = assign_groups(first, {})
+    return [finish_plan(plan, assignment, overrides, by_software=by_software) for plan in first]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Agreement:
+class GroupAssignment:
     """What only all sessions together tell: the group of each, and which hold the same images as another."""
 
     groups: Mapping[str, str] = field(default_factory=dict, repr=False)
     twins: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
-def agree(plans: Iterable[SessionPlan], stored: Mapping[str, str]) -> Agreement:
+def assign_groups(
+    plans: Iterable[SessionPlan], stored: Mapping[str, str], whole: Mapping[str, str] | None = None
+) -> GroupAssignment:
     """Settle groups and find images that occur twice; of ``plans`` little is kept.
 
     Parameters
@@ -91,6 +94,8 @@ def agree(plans: Iterable[SessionPlan], stored: Mapping[str, str]) -> Agreement:
         First plans of all sessions of a source, see `plan_session`.
     stored
         Group of each session that the store holds.
+    whole
+        Whole keys of the store's groups with short ones; see `qmri_core.series.stored_keys.as_stored`.
     """
     candidates: dict[str, tuple[str, ...]] = {}
     holders: dict[str, list[str]] = defaultdict(list)
@@ -104,14 +109,15 @@ def agree(plans: Iterable[SessionPlan], stored: Mapping[str, str]) -> Agreement:
     for sessions in holders.values():
         first, *others = sorted(sessions, key=lambda session: (session not in stored, session))
         twins |= dict.fromkeys(others, first)
-    return Agreement(groups=settle(candidates, stored), twins=twins)
+    candidates = as_stored(candidates, stored, whole or {})
+    return GroupAssignment(groups=settle(candidates, stored), twins=twins)
 
 
 def finish_plan(
-    plan: SessionPlan, agreed: Agreement, overrides: Sequence[Override] = (), *, by_software: bool = False
+    plan: SessionPlan, assignment: GroupAssignment, overrides: Sequence[Override] = (), *, by_software: bool = False
 ) -> SessionPlan:
     """Make the final plan of a session from its first one."""
-    twin = agreed.twins.get(plan.session)
+    twin = assignment.twins.get(plan.session)
     if twin is not None:
         return replace(
             plan,
@@ -120,7 +126,7 @@ def finish_plan(
             explanation=f"its T1w image is that of session {twin}, under other identifiers",
             placement=None,
         )
-    group = agreed.groups.get(plan.session)
+    group = assignment.groups.get(plan.session)
     if group is None or plan.placement is None or group == plan.placement.group:
         return plan
     return plan_session(plan.series, overrides, by_software=by_software, group=group)

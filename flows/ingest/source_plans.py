@@ -9,13 +9,16 @@ from pathlib import Path
 
 from flows.ingest.inspection import SMALL_GROUP
 from flows.ingest.rows import is_done, row_of
-from flows.ingest.session_plan import Agreement, SessionPlan, agree, finish_plan, plan_session
+from flows.ingest.session_plan import SessionPlan, assign_groups, finish_plan, plan_session
 from flows.progress import Progress
 from flows.tables.summary import RunSummary, summarise
 from flows.tables.text import records
+from qmri_core.series.grouping import grid_of, protocol_keys
+from qmri_core.series.stored_keys import is_short, whole_keys
 from qmri_core.versions import CODE_VERSION
 from storage.source.assume_file import Assumption, Override, load_entries
 from storage.source.discovery import Scanned, scan_source
+from storage.store.acquisitions import acquisitions_of
 from storage.store.cohort import Cohort
 from storage.store.forget import forgotten
 from storage.store.repository import StoreError
@@ -37,14 +40,15 @@ class SourcePlans:
         self._unchanged = 0
         self.used: list[Override] = []
         stored = {name: str(row["group"]) for name, row in self._known.items() if row["group"]}
-        self._agreed: Agreement = agree((self._first(session) for session in scanned.sessions), stored)
+        first = (self._first(session) for session in scanned.sessions)
+        self._assignment = assign_groups(first, stored, _whole_keys(cohort, stored))
 
     def _first(self, session: str) -> SessionPlan:
         return plan_session(self._scanned.session(session)[0], self._overrides, by_software=self._by_software)
 
     def plan(self, session: str) -> SessionPlan:
         """Make the plan of one session."""
-        return finish_plan(self._first(session), self._agreed, self._overrides, by_software=self._by_software)
+        return finish_plan(self._first(session), self._assignment, self._overrides, by_software=self._by_software)
 
     def sort_out(self) -> tuple[list[str], str | None]:
         """Record the sessions that are skipped; those to ingest, and the last snapshot."""
@@ -113,6 +117,22 @@ def source_problems(
             for session in seen
             if plans.plan(session).input_digest != known[session]["input_digest"]
         ]
+
+
+def _whole_keys(cohort: Cohort, stored: Mapping[str, str]) -> dict[str, str]:
+    """Whole keys of the groups with short ones, from the acquisitions that are stored of their sessions."""
+    if not any(map(is_short, stored.values())):
+        return {}
+    candidates = []
+    for row in records(cohort.sessions):
+        group = str(row["group"])
+        if is_short(group):
+            scanner, _, protocol = group.partition("/")
+            acquisitions = acquisitions_of(row)
+            spacings = dict.fromkeys(acquisitions, grid_of(protocol).spacing)
+            keys = tuple(f"{scanner}/{key}" for key in protocol_keys(acquisitions, spacings))
+            candidates.append((str(row["session"]), group, keys))
+    return whole_keys(candidates)
 
 
 def known_rows(cohort: Cohort) -> Mapping[str, Mapping[str, object]]:

@@ -49,6 +49,9 @@ _SHORT = 0.02  # s; echo times below have finer bins
 _INNER = 0.1  # s; repetition times below are those of single gradient echoes
 
 
+DIGEST_LENGTH = 12
+"""Hexadecimal digits of the digest that ends a protocol's key: with 48 bits no two protocols share one by chance."""
+
 NEAR = 0.15
 """Distance from a bin's edge, in widths, within which a session may belong to the neighbouring group as well."""
 
@@ -181,8 +184,8 @@ def protocol_key(
     Returns
     -------
     str
-        One part per contrast, the group's spacing, and a short hash over all binned parameters:
-        ``t1w-mprage-tr2300-ti900_t2w-tse-tr6000-te100_1.0x1.0x1.0mm-3fa2``. `grid_of` needs nothing else.
+        One part per contrast, the group's spacing, and a digest of all binned parameters:
+        ``t1w-mprage-tr2300-ti900_t2w-tse-tr6000-te100_1.0x1.0x1.0mm-3fa2b8c41d70``. `grid_of` needs nothing else.
 
     Raises
     ------
@@ -229,7 +232,7 @@ def _key(
 ) -> str:
     parts = [_readable(acquisitions[contrast], numbers) for contrast, numbers in bins.items()]
     detail = repr([(contrast.value, tuple(numbers.items())) for contrast, numbers in bins.items()]) + repr(spacing)
-    digest = hashlib.sha256(detail.encode()).hexdigest()[:4]
+    digest = hashlib.sha256(detail.encode()).hexdigest()[:DIGEST_LENGTH]
     size = "x".join(f"{value:.1f}" for value in spacing)
     return f"{'_'.join(parts)}_{size}mm-{digest}"
 
@@ -364,7 +367,7 @@ def grid_of(protocol: str) -> Grid:
     """
     match = re.search(r"_(\d+\.\d)x(\d+\.\d)x(\d+\.\d)mm-[0-9a-f]+$", protocol)
     if match is None:
-        raise ValueError(f"{protocol!r} is no protocol key: it must end like _1.0x1.0x1.0mm-3fa2")
+        raise ValueError(f"{protocol!r} is no protocol key: it must end like _1.0x1.0x1.0mm-3fa2b8c41d70")
     x, y, z = (float(text) for text in match.groups())
     sizes = [math.ceil(round(extent / step, 6)) for extent, step in zip(EXTENT, (x, y, z), strict=True)]
     return Grid(shape=(sizes[2], sizes[1], sizes[0]), spacing=(x, y, z))

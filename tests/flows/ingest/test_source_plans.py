@@ -9,6 +9,8 @@ import pytest
 from flows.ingest.rows import row_of
 from flows.ingest.source_plans import SourcePlans, source_problems
 from flows.progress import quiet
+from qmri_core.series import grouping
+from qmri_core.series.stored_keys import is_short
 from storage.source.assume_file import load_overrides
 from storage.source.discovery import scan_source
 from storage.store.cohort import Cohort
@@ -63,3 +65,17 @@ def test_what_is_stated_of_a_group_counts_as_in_the_ingest(tmp_path: Path, by_so
     assert problems(by_software=by_software) == [], stored
     if by_software:  # without the word, the entry matches no group, and the digest is another one
         assert problems(by_software=False) == ["its source is not what was ingested"]
+
+
+def test_a_store_with_short_keys_has_nothing_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, store, assume = source(tmp_path / "in"), str(tmp_path / "store"), tmp_path / "assume.yaml"
+    assume.write_text("[]")
+    with monkeypatch.context() as patch:
+        patch.setattr(grouping, "DIGEST_LENGTH", 4)  # as in 0.1
+        stored = record(folder, store, assume, by_software=False)
+    assert is_short(stored)
+    with scan_source(folder, key=KEY) as scanned:
+        plans = SourcePlans(scanned, Cohort.open(store), KEY, [], by_software=False)
+        assert [plan.placement and plan.placement.group for plan in map(plans.plan, scanned.sessions)] == [stored]
+        assert plans.sort_out()[0] == []
+    assert not is_short(record(folder, str(tmp_path / "new"), assume, by_software=False))

@@ -51,7 +51,7 @@ SPACINGS = {Contrast.T1W: (1.0, 1.0, 1.0), Contrast.T2W: (0.45, 0.45, 4.0)}
 
 def test_a_key_is_readable_and_safe_as_a_path() -> None:
     key = protocol_key(acquisitions(), SPACINGS)
-    assert re.fullmatch(r"t1w-mprage-tr2300-ti900_t2w-tse-tr6000-te100_1\.0x1\.0x4\.0mm-[0-9a-f]{4}", key)
+    assert re.fullmatch(r"t1w-mprage-tr2300-ti900_t2w-tse-tr6000-te100_1\.0x1\.0x4\.0mm-[0-9a-f]{12}", key)
 
 
 @given(factor=st.floats(1 - 5e-7, 1 + 5e-7), shift=st.floats(-0.005, 0.005))
