@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from traceback import walk_tb
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import NoReturn
 
 import typer
@@ -35,7 +35,13 @@ def _is_own(error: BaseException) -> bool:
     if type(error) is not ValueError or error.__traceback__ is None:
         return False
     *_, (frame, _) = walk_tb(error.__traceback__)
-    return str(frame.f_globals.get("__name__", "")).split(".")[0] in OWN_PACKAGES
+    return is_ours(frame)
+
+
+def is_ours(frame: FrameType) -> bool:
+    """Whether a line of a traceback is of this project, by its module: folders of libraries may have the same names."""
+    module = frame.f_globals.get("__package__") or frame.f_globals.get("__name__", "")  # a module may run as a script
+    return str(module).split(".")[0] in OWN_PACKAGES
 
 
 def run_application(application: typer.Typer, name: str, arguments: Sequence[str] | None = None) -> NoReturn:

@@ -181,12 +181,9 @@ def _make_all(orders: list[SessionOrder], client: Client | None, progress: Progr
             made.append(make_session(order))
             progress(done, len(orders), "simulating")
         return made
-    from flows.cluster.clusters import run_bounded
+    from flows.cluster.driver import completed
 
-    for _, outcome in run_bounded(client, make_session, orders, progress=progress, text="simulating"):
-        if isinstance(outcome, BaseException):
-            raise outcome
-        made.append(outcome)
+    made = [session for _, session in completed(client, make_session, orders, progress=progress, text="simulating")]
     return sorted(made, key=lambda one: one.index)
 
 

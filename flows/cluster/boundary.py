@@ -6,20 +6,26 @@
 from __future__ import annotations
 
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from traceback import walk_tb
 from typing import TYPE_CHECKING
 
+from distributed import KilledWorker
+
 from flows.cluster.dispatch import ClusterError
-from flows.errors import OWN_PACKAGES
+from flows.errors import OWN_PACKAGES, is_ours
 from storage.store.locations import StorageFaultError
 from storage.store.schema import Reason, Status
 
 if TYPE_CHECKING:
     from icechunk import ForkSession
+
+
+PASSING = (ClusterError, StorageFaultError)
+"""Errors of what a run stands on, not of a session: they end the run, and another try does what it left."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +72,7 @@ REASONS: Mapping[str, Reason] = {
 def at_boundary(session: str, work: Callable[[Stage], Outcome]) -> Outcome:
     """Run the work of one session; whatever it raises becomes a failed outcome.
 
-    A store that cannot be written now is no fault of the session: that error goes on, and ends the run.
+    A store or a cluster that cannot be used now is no fault of the session: that error goes on, and ends the run.
 
     Only texts of exceptions that this project raises are kept, since they are known to name no path and no header
     text; of any other exception the type and the line of our code stay.
@@ -75,7 +81,7 @@ def at_boundary(session: str, work: Callable[[Stage], Outcome]) -> Outcome:
     began = time.perf_counter()
     try:
         return work(stage)
-    except StorageFaultError:
+    except PASSING:
         raise
     except Exception as error:  # noqa: BLE001 - the session boundary: a session that fails is data
         kind = type(error).__name__
@@ -94,31 +100,29 @@ def at_boundary(session: str, work: Callable[[Stage], Outcome]) -> Outcome:
 def outcome_of(session: str, stage: str, result: Outcome | BaseException) -> Outcome:
     """Outcome of a session whose worker may have died in the middle: that is a failed session too.
 
-    Raises
-    ------
-    ClusterError
-        If the cluster lost the task, which is not the session's fault: a later run does it.
+    So is one whose task could not be sent or come back. Faults of the cluster and the storage have been passed on.
     """
-    if isinstance(result, ClusterError):
-        raise result
     if not isinstance(result, BaseException):
         return result
-    if isinstance(result, StorageFaultError):
-        raise result
+    is_lost = isinstance(result, KilledWorker)
     return Outcome(
         session=session,
         status=Status.FAILED,
-        reason=Reason.WORKER_LOST,
+        reason=Reason.WORKER_LOST if is_lost else Reason.INTERNAL_ERROR,
         stage=stage,
         error=type(result).__name__,
-        explanation="the worker process ended while it worked on this session, twice; out of memory?",
+        explanation=WORKER_LOST if is_lost else _where(result),
     )
 
 
-def _where(error: Exception) -> str:
-    frames = traceback.extract_tb(error.__traceback__)
-    ours = [
-        frame for frame in frames if any(f"/{part}/" in frame.filename for part in ("flows", "storage", "qmri_core"))
-    ]
-    last = ours[-1] if ours else frames[-1]
-    return f"{type(error).__name__} in {Path(last.filename).name}:{last.lineno}"
+WORKER_LOST = "the worker process ended while it worked on this session, twice; out of memory?"
+
+
+def _where(error: BaseException) -> str:
+    """Type of an error, and the last line of our code that it came through; of another's where it came through none."""
+    lines = [(frame, number) for frame, number in walk_tb(error.__traceback__)]
+    ours = [(frame, number) for frame, number in lines if is_ours(frame)]
+    if not lines:
+        return type(error).__name__
+    frame, number = (ours or lines)[-1]
+    return f"{type(error).__name__} in {Path(frame.f_code.co_filename).name}:{number}"

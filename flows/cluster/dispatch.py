@@ -129,21 +129,11 @@ def run_bounded(
         If the scheduler is gone or no worker is left (for the time ``qmri.no-worker-timeout`` of Dask's configuration).
     """
     total = len(items) if isinstance(items, Sized) else 0
-    done = 0
-    suspects: list[Item] = []
     runner = _Runner(client=client, function=function, key=key, heartbeat=heartbeat, resource=resource)
     progress(0, total, text)
     if isinstance(items, Sized) and not items:  # no reason to ask for workers
         return
-    for item, outcome in runner.run(items, in_flight):
-        if isinstance(outcome, KilledWorker):
-            suspects.append(item)
-            continue
-        done += 1
-        progress(done, total, text)
-        yield item, outcome
-    for item, outcome in runner.run(suspects, 1):
-        done += 1
+    for done, (item, outcome) in enumerate(runner.run_twice(items, in_flight), start=1):
         progress(done, total, text)
         yield item, outcome
 
@@ -162,6 +152,16 @@ class _Runner(Generic[Item, Result]):
     key: Callable[[Item], str] | None
     heartbeat: float
     resource: str | None
+
+    def run_twice(self, items: Iterable[Item], in_flight: int | None) -> Iterator[tuple[Item, Result | BaseException]]:
+        """Run all, then those again, alone, in whose company a worker died."""
+        suspects: list[Item] = []
+        for item, outcome in self.run(items, in_flight):
+            if isinstance(outcome, KilledWorker):
+                suspects.append(item)
+            else:
+                yield item, outcome
+        yield from self.run(suspects, 1)
 
     def run(self, items: Iterable[Item], in_flight: int | None) -> Iterator[tuple[Item, Result | BaseException]]:
         waiting = iter(items)

@@ -18,11 +18,11 @@ from prefect.exceptions import PrefectException
 from prefect.logging import get_run_logger
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-from flows.cluster.clusters import ClusterError, client_on_demand
+from flows.cluster.boundary import PASSING
+from flows.cluster.clusters import client_on_demand
 from flows.errors import explain
 from flows.progress import Progress
 from flows.settings import Settings, SettingsError, settings
-from storage.store.locations import StorageFaultError
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -36,10 +36,6 @@ SERVER_IS_AWAY = (httpx.HTTPError, PrefectException, OSError)
 
 class RunError(RuntimeError):
     """A run failed; the text names no path below a source and no header text."""
-
-
-PASSING = (ClusterError, StorageFaultError)
-"""Errors of what a run stands on, not of its input: what is stored stays, and another try does the rest."""
 
 
 def is_passing(task: Any, run: Any, state: Any) -> bool:  # noqa: ANN401, ARG001 - signature of Prefect

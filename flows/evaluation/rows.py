@@ -1,34 +1,14 @@
-"""Rows of an evaluation: as workers give them, and as files."""
+"""Tables of an evaluation as files."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 
-from flows.cluster.boundary import Outcome
 from flows.tables.text import records
-from storage.store.repository import StoreError
-from storage.store.schema import Status
-
-
-def rows_of(results: Iterable[tuple[object, Outcome | BaseException]], purpose: str) -> list[Mapping[str, object]]:
-    """All rows that workers gave.
-
-    Raises
-    ------
-    StoreError
-        If a session failed: it "could not be" what ``purpose`` says.
-    """
-    rows: list[Mapping[str, object]] = []
-    for _, result in results:
-        if not isinstance(result, Outcome) or result.status is Status.FAILED:
-            why = result.explanation if isinstance(result, Outcome) else type(result).__name__
-            raise StoreError(f"a session could not be {purpose}: {why}")
-        rows += result.rows
-    return rows
 
 
 def write_evaluation(

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from flows.cluster.clusters import run_bounded
+from flows.cluster.driver import required
 from flows.evaluation.recipe import recipe_note, train_published_recipe
-from flows.evaluation.rows import rows_of, write_evaluation
+from flows.evaluation.rows import write_evaluation
 from flows.evaluation.tables import lesion_table, region_table, reproducibility_table, tissue_table, voxel_table
 from flows.evaluation.voxels import EvaluationTask, evaluate_pair, evaluate_session, pairs_of
 from flows.maps.calibrate import acquisitions_of_maps, all_scales
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 DETAILS = ("voxels", "regions", "lesions", "pairs")
 """Tables of an evaluation that compares voxels."""
-COMPARED = "compared with its truth"
+_FAILURE = "its maps could not be compared with their truth"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +85,8 @@ def evaluate(
     ------
     StoreError
         If no stored session has a truth, or a session cannot be compared.
+    ClusterError, StorageFaultError
+        If the workers or the storage fail: run it again.
     ValueError
         If the truth or the linkage table is missing, or the published recipe is asked for without workers.
     """
@@ -92,13 +94,7 @@ def evaluate(
         raise ValueError("the published recipe is compared by workers, and there is no client of a cluster")
     cohort = latest(store)
     statistics = read_statistics(cohort)
-    if not (truth / "sessions.csv").is_file():
-        raise ValueError(f"{truth}: holds no truth (sessions.csv); give the folder that `qmri simulate` wrote")
-    if not linkage.is_file():
-        raise ValueError(f"{linkage}: no such linkage table; give the one that `qmri ingest --linkage` wrote")
-    links = pd.read_csv(linkage, dtype=str)[["session", "study_instance_uid"]]
-    known = {"patient_id": str, "study_instance_uid": str, "subject": str}
-    true = pd.read_csv(truth / "sessions.csv", dtype=known).merge(links, on="study_instance_uid")
+    true = _true_sessions(truth, linkage)
     stored = cohort.sessions.set_index("session")["magnetic_field_strength"]
     field_strengths = {str(name): float(value) for name, value in stored.items()}
     medians = tissue_table(statistics, true, field_strengths)
@@ -117,6 +113,17 @@ def evaluate(
     if out is not None:
         _write(result, out, cohort.labels)
     return result
+
+
+def _true_sessions(truth: Path, linkage: Path) -> pd.DataFrame:
+    """Rows of the truth's ``sessions.csv``, with the pseudonym of each as ``session``."""
+    if not (truth / "sessions.csv").is_file():
+        raise ValueError(f"{truth}: holds no truth (sessions.csv); give the folder that `qmri simulate` wrote")
+    if not linkage.is_file():
+        raise ValueError(f"{linkage}: no such linkage table; give the one that `qmri ingest --linkage` wrote")
+    links = pd.read_csv(linkage, dtype=str)[["session", "study_instance_uid"]]
+    known = {"patient_id": str, "study_instance_uid": str, "subject": str}
+    return pd.read_csv(truth / "sessions.csv", dtype=known).merge(links, on="study_instance_uid")
 
 
 def _write(result: EvaluateResult, out: Path, labels: Mapping[str, str]) -> None:
@@ -158,10 +165,26 @@ def evaluation_tasks(cohort: Cohort, truth: Path, true: pd.DataFrame) -> list[Ev
 
 
 def _by_voxels(tasks: Sequence[EvaluationTask], client: Client, progress: Progress) -> dict[str, pd.DataFrame]:
-    of_sessions = run_bounded(client, evaluate_session, tasks, progress=progress, text="evaluate")
-    compared = rows_of(of_sessions, COMPARED)
-    of_pairs = run_bounded(client, evaluate_pair, pairs_of(tasks), progress=progress, text="pairs of sessions")
-    pairs = rows_of(of_pairs, COMPARED)
+    compared = [
+        row
+        for _, outcome in required(
+            client, evaluate_session, tasks, name="evaluate", failure=_FAILURE, progress=progress
+        )
+        for row in outcome.rows
+    ]
+    pairs = [
+        row
+        for _, outcome in required(
+            client,
+            evaluate_pair,
+            pairs_of(tasks),
+            name="pairs of sessions",
+            failure=_FAILURE,
+            session=lambda pair: pair[0].slot.session,
+            progress=progress,
+        )
+        for row in outcome.rows
+    ]
     regions = [row for row in compared if row["kind"] == "regions"]
     return {
         "voxels": voxel_table(row for row in compared if row["kind"] == "voxels"),

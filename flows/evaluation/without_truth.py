@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from flows.cluster.boundary import Outcome, Stage, at_boundary
-from flows.cluster.clusters import run_bounded
+from flows.cluster.driver import required
 from flows.evaluation.plausibility_tables import (
     candidate_table,
     resynthesis_table,
@@ -19,7 +19,7 @@ from flows.evaluation.plausibility_tables import (
     visit_table,
     weak_test,
 )
-from flows.evaluation.rows import rows_of, write_evaluation
+from flows.evaluation.rows import write_evaluation
 from flows.maps.calibrate import acquisitions_of_maps, all_scales
 from flows.progress import Progress, quiet
 from flows.statistics.aggregate import identities_of_maps, read_statistics, up_to_date
@@ -87,6 +87,8 @@ def evaluate_real(
     ------
     StoreError
         If there is no store, it has no maps or no statistics of them as they are now, or a session cannot be read.
+    ClusterError, StorageFaultError
+        If the workers or the storage fail: run it again.
     """
     cohort = latest(store)
     stored = cohort.sessions
@@ -101,8 +103,12 @@ def evaluate_real(
     stored = stored[stored["session"].isin(made)]
     scales = all_scales(cohort)
     tasks = [_task(cohort, row, acquisitions_of_maps(row, scales)) for row in records(stored)]
-    reviewed = run_bounded(client, review_session, tasks, progress=progress, text="evaluate")
-    rows = sorted(rows_of(reviewed, "evaluated"), key=lambda row: (str(row["group"]), str(row["session"])))
+    failure = "its maps could not be evaluated"
+    reviewed = required(client, review_session, tasks, name="evaluate", failure=failure, progress=progress)
+    rows = sorted(
+        (row for _, outcome in reviewed for row in outcome.rows),
+        key=lambda row: (str(row["group"]), str(row["session"])),
+    )
     by_kind = {kind: [row for row in rows if row["kind"] == kind] for kind in ("resynthesis", "candidates")}
     of_sessions = {
         kind: pd.DataFrame(members).drop(columns="kind", errors="ignore") for kind, members in by_kind.items()

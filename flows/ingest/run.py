@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows.cluster.boundary import outcome_of
-from flows.cluster.clusters import run_bounded, waves_for
+from flows.cluster.boundary import Outcome
+from flows.cluster.driver import Begun, Record, run_waves
 from flows.ingest.rows import is_done, row_of, values_of
 from flows.ingest.scanning import scan_on_workers
 from flows.ingest.session import IngestTask, ingest_session
 from flows.ingest.session_plan import SessionPlan, unmatched_entries
 from flows.ingest.source_plans import SourcePlans, known_rows
 from flows.maps.calibrate import calibrate
-from flows.progress import Progress, part_of, quiet
+from flows.progress import Progress, quiet
 from flows.tables.summary import RunSummary
 from qmri_core.versions import CODE_VERSION
 from storage.source.assume_file import Assumption, Override, load_entries
@@ -24,9 +24,10 @@ from storage.source.discovery import Discovery, LinkageRow, scan_source
 from storage.store.accounts import write_account
 from storage.store.cohort import Cohort
 from storage.store.repository import writing
-from storage.store.waves import begin_append, commit
+from storage.store.waves import begin_append
 
 if TYPE_CHECKING:
+    import icechunk
     from distributed import Client
 
 SESSIONS_PER_WORKER = 4
@@ -80,14 +81,10 @@ def ingest(
         overrides = [entry for entry in entries if isinstance(entry, Override)]
         run = SourcePlans(scanned, cohort, key, overrides, by_software)
         to_do, snapshot = run.sort_out()
-        done = by_others = 0
-        for wave in waves_for(client, to_do, SESSIONS_PER_WORKER):
-            plans = [run.plan(session) for session in wave]
-            written, committed = _ingest_wave(cohort, plans, client, part_of(progress, done, len(to_do)))
-            snapshot, by_others = committed or snapshot, by_others + len(wave) - written
-            done += len(wave)
-        snapshot = calibrate(cohort, progress=progress) or snapshot
-        summary = run.summary(snapshot, by_others)
+        writer = _Ingest(plan=run.plan)
+        ran = run_waves(writer, to_do, cohort=cohort, client=client, per_worker=SESSIONS_PER_WORKER, progress=progress)
+        snapshot = calibrate(cohort, progress=progress) or ran.snapshot or snapshot
+        summary = run.summary(snapshot, ran.by_others)
         unmatched = unmatched_entries(entries, scanned.unmatched, run.used)
     with cohort.writing() as repository:
         snapshot = write_account(repository, summary.account()) or snapshot
@@ -111,39 +108,40 @@ def write_linkage(rows: Iterable[LinkageRow] | Discovery, path: Path) -> None:
         writer.writerows((row.session, row.patient_id, row.study_instance_uid, row.path) for row in rows)
 
 
-def _ingest_wave(
-    cohort: Cohort, wave: Sequence[SessionPlan], client: Client, progress: Progress
-) -> tuple[int, str | None]:
-    """How many sessions were written, and the snapshot; what another run has done since the plan is left alone."""
-    with cohort.writing() as repository:
-        known = known_rows(cohort.refreshed())
-        wave = [plan for plan in wave if not is_done(plan, known.get(plan.session))]
-        if not wave:
-            return 0, None
-        plans = {plan.session: plan for plan in wave}
-        begun = begin_append(repository, [plan.placement for plan in wave if plan.placement is not None])
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ingest:
+    """Ingest as `flows.cluster.driver.run_waves` drives it, over pseudonyms of sessions."""
+
+    plan: Callable[[str], SessionPlan]
+    name: str = "ingest"
+
+    @property
+    def work(self) -> Callable[[IngestTask], Outcome]:
+        return ingest_session
+
+    def begin(self, repository: icechunk.Repository, cohort: Cohort, items: Sequence[str]) -> Begun[SessionPlan] | None:
+        known = known_rows(cohort)
+        plans = {name: plan for name in items if not is_done(plan := self.plan(name), known.get(name))}
+        if not plans:
+            return None
+        placements = {name: plan.placement for name, plan in plans.items() if plan.placement is not None}
+        wave = begin_append(repository, list(placements.values()))
         tasks = [
             IngestTask(
-                slot=begun.slots[plan.session],
-                status=plan.status,
-                series=plan.chosen,
-                grid=plan.placement.grid,
-                fork=begun.fork,
+                slot=wave.slots[name],
+                status=plans[name].status,
+                series=plans[name].chosen,
+                grid=placement.grid,
+                fork=wave.fork,
             )
-            for plan in wave
-            if plan.placement is not None
+            for name, placement in placements.items()
         ]
-        outcomes = [
-            outcome_of(task.slot.session, "ingest", result)
-            for task, result in run_bounded(
-                client, ingest_session, tasks, progress=progress, text="ingest", key=lambda task: task.slot.session
-            )
-        ]
-        outcomes.sort(key=lambda outcome: outcome.session)
-        return len(wave), commit(
-            repository,
-            begun,
-            [outcome.fork for outcome in outcomes if outcome.fork is not None],
+        return Begun(wave=wave, plans=plans, tasks=tasks)
+
+    def record(self, cohort: Cohort, begun: Begun[SessionPlan], outcomes: Sequence[Outcome]) -> Record:  # noqa: ARG002 - the driver's protocol
+        plans = begun.plans
+        return Record(
+            forks=[outcome.fork for outcome in outcomes if outcome.fork is not None],
             values={o.session: values_of(plans[o.session], o) for o in outcomes if o.fork is not None},
             rows=[row_of(plans[o.session], o) for o in outcomes],
             message=f"Ingest {len(outcomes)} sessions",

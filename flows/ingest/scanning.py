@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from distributed import KilledWorker
 
-from flows.cluster.clusters import run_bounded
+from flows.cluster.driver import dispatched
 from storage.pseudonyms import key_path
 from storage.source.index import Scan, ScanTask, not_scanned, scan_files
 
@@ -43,14 +43,14 @@ def scan_on_workers(client: Client, tasks: Iterable[ScanTask]) -> Iterator[list[
     yield from map(scan_files, islice(rest, BATCHES_HERE))
     if (further := next(rest, None)) is None:
         return
-    for task, scans in run_bounded(client, scan_files, chain((further,), rest), text="discover"):
+    for task, scans in dispatched(client, scan_files, chain((further,), rest), text="discover"):
         if not isinstance(scans, BaseException):
             yield scans
             continue
         if not isinstance(scans, KilledWorker):
             raise scans
         alone = [replace(task, paths=(path,)) for path in task.paths]
-        for single, result in run_bounded(client, scan_files, alone, in_flight=1):
+        for single, result in dispatched(client, scan_files, alone, in_flight=1):
             if isinstance(result, BaseException) and not isinstance(result, KilledWorker):
                 raise result
             yield [not_scanned(single.paths[0])] if isinstance(result, BaseException) else result

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flows.tables.protocol import parse_series
 from qmri_core.physics.synthesis import synthesise
@@ -55,8 +56,6 @@ def run_synthesize(
     ValueError
         If the file's name is not that of a NIfTI file.
     """
-    import nibabel
-
     if not out.name.endswith((".nii", ".nii.gz")):
         raise ValueError("the output must end in .nii or .nii.gz")
     acquisition = parse_series(series, manufacturer=manufacturer, field_strength=field_strength)
@@ -68,10 +67,16 @@ def run_synthesize(
     if not np.isfinite(arrays["T1map"]).any():
         raise StoreError(f"{session} has no maps; run `qmri infer`")
     image = synthesise(acquisition, arrays["PDmap"], arrays["T1map"], arrays["T2map"], noise=noise)
+    _write_image(image, arrays["affine"], out)
+    return acquisition
+
+
+def _write_image(image: NDArray[np.float32], affine: NDArray[np.float64], out: Path) -> None:
+    import nibabel
+
     file: Any = nibabel.Nifti1Image(  # type: ignore[no-untyped-call, unused-ignore]
-        np.ascontiguousarray(image.T), np.asarray(arrays["affine"], dtype=np.float64)
+        np.ascontiguousarray(image.T), np.asarray(affine, dtype=np.float64)
     )
     file.header.set_xyzt_units("mm", "sec")
     out.parent.mkdir(parents=True, exist_ok=True)
     nibabel.save(file, out)
-    return acquisition

@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import xarray as xr
 
-from flows.cluster.boundary import Outcome
-from flows.cluster.clusters import run_bounded
+from flows.cluster.driver import required
 from flows.maps.staleness import maps_identity
 from flows.progress import Progress, quiet
 from flows.statistics.session import SummariseTask, summarise_session
 from flows.tables.text import labels_of, records
 from qmri_core.statistics import Moments, inter_group_variation
 from storage.store.cohort import Cohort, latest
-from storage.store.repository import StoreError
 from storage.store.schema import Status
 from storage.store.tables import write_table
 
@@ -64,6 +62,8 @@ def aggregate(
     ------
     StoreError
         If there is no store, or the maps of a session cannot be read.
+    ClusterError, StorageFaultError
+        If the workers or the storage fail: run it again.
     """
     cohort = latest(store)
     made = identities_of_maps(cohort.sessions)
@@ -72,14 +72,14 @@ def aggregate(
     kept = up_to_date(table[~table["session"].isin(table.loc[lacking, "session"])], made, cohort.slots)
     due = sorted(set(made) - set(kept["session"]))
     tasks = [SummariseTask(cohort=cohort, slot=cohort.slots[name]) for name in due]
-    rows: list[dict[str, object]] = []
-    for task, result in run_bounded(
-        client, summarise_session, tasks, progress=progress, text="aggregate", key=lambda task: task.slot.session
-    ):
-        if not isinstance(result, Outcome) or not result.rows:
-            why = result.explanation if isinstance(result, Outcome) else type(result).__name__
-            raise StoreError(f"{task.slot.session}: statistics of its maps could not be taken: {why}; run qmri verify")
-        rows += [{**row, "made_with": made[task.slot.session]} for row in result.rows]
+    failure = "statistics of its maps could not be taken"
+    rows = [
+        {**row, "made_with": made[task.slot.session]}
+        for task, outcome in required(
+            client, summarise_session, tasks, name="aggregate", failure=failure, progress=progress
+        )
+        for row in outcome.rows
+    ]
     if rows or len(kept) != len(table):
         table = pd.concat([kept, pd.DataFrame(rows, columns=table.columns)], ignore_index=True) if rows else kept
         table = table.sort_values(["group", "session", "map", "tissue"], ignore_index=True)

@@ -26,6 +26,7 @@ from storage.store.locations import absolute
 from storage.store.repository import (
     MAIN,
     Snapshot,
+    StorageFaultError,
     StoreError,
     faults,
     history,
@@ -202,9 +203,17 @@ class Cohort:
         """
         try:
             return read_arrays(self.root, slot, names)
-        except (OSError, icechunk.IcechunkError):
-            Cohort.open(self.location).at_snapshot(self.snapshot).root  # noqa: B018 - raises where the store has gone
+        except (OSError, icechunk.IcechunkError) as error:
+            self._check_door(error)
             raise
+
+    def _check_door(self, error: Exception) -> None:
+        """Raise `StorageFaultError` from the error unless the snapshot can be opened anew."""
+        try:
+            again = Cohort.open(self.location).at_snapshot(self.snapshot)
+            groups_of(again.root)
+        except StoreError as gone:
+            raise StorageFaultError(str(gone)) from error
 
     def tree(self, chunks: dict[str, Any] | None = None) -> xr.DataTree:
         """The snapshot as `open_cohort` gives it."""

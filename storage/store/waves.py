@@ -157,14 +157,9 @@ def commit(
         if wave is not None:
             wave.session.merge(*{id(fork): fork for fork in forks}.values())
         for _ in range(MAX_TRIES):
-            base = repository.lookup_branch(MAIN) if wave is None else wave.base
             session = repository.writable_session(MAIN) if wave is None else wave.session
             root = zarr.open_group(session.store, mode="a", zarr_format=3)
             _record(root, wave, records, entries)
-            if not session.has_uncommitted_changes:
-                if wave is not None:
-                    repository.delete_branch(wave.branch)
-                return base
             snapshot = _finish(repository, wave, session, message, dict(metadata or {}))
             if snapshot is not None:
                 return snapshot
@@ -181,7 +176,12 @@ def _finish(
     message: str,
     metadata: dict[str, Any],
 ) -> str | None:
-    """Make the session's state the store's; ``None`` if another writer was faster."""
+    """Make the session's state, if anything in it has changed, the store's; ``None`` if another writer was faster."""
+    if not session.has_uncommitted_changes:
+        if wave is None:
+            return str(session.snapshot_id)
+        repository.delete_branch(wave.branch)
+        return wave.base
     try:
         snapshot = str(session.commit(message, metadata=metadata))
     except icechunk.ConflictError:

@@ -17,6 +17,7 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.testing.utilities import prefect_test_harness
 
+import flows.cluster.driver
 import flows.maps.infer
 from flows.cluster.clusters import dask_client
 from flows.deployed.infer_maps import infer_maps
@@ -118,8 +119,8 @@ def test_orchestration_per_session(
     n_sessions: int, checkpoints: Iterator[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = make_store(tmp_path / "store", n_sessions)
-    commits = Timed(flows.maps.infer.commit)
-    monkeypatch.setattr("flows.maps.infer.commit", commits)
+    commits = Timed(flows.cluster.driver.commit)
+    monkeypatch.setattr("flows.cluster.driver.commit", commits)
 
     def seconds(run: Callable[[], Any]) -> float:
         began = time.perf_counter()
@@ -127,7 +128,7 @@ def test_orchestration_per_session(
         return time.perf_counter() - began
 
     with monkeypatch.context() as patch:
-        patch.setattr("flows.maps.infer.run_bounded", in_a_loop)
+        patch.setattr("flows.cluster.driver.run_bounded", in_a_loop)
         infer(store, client=Loop(), checkpoint=next(checkpoints))  # type: ignore[arg-type]  # tables, first calibration
         work = Timed(flows.maps.infer.infer_session)
         patch.setattr("flows.maps.infer.infer_session", work)

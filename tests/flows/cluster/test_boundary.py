@@ -6,12 +6,15 @@ import math
 import pickle
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
+from distributed import KilledWorker
 
-from flows.cluster.boundary import REASONS, Outcome, Stage, at_boundary
+from flows.cluster.boundary import REASONS, Outcome, Stage, at_boundary, outcome_of
+from flows.cluster.dispatch import ClusterError
 from flows.ingest.session import IngestTask, ingest_session
 from flows.maps.session import InferTask, infer_session
 from flows.maps.weights import Weights
@@ -28,6 +31,7 @@ from qmri_core.series.acquisition import Acquisition, Contrast, PulseSequence
 from storage.source.discovery import discover
 from storage.source.series import ReadError
 from storage.store.cohort import Cohort, Placement, begin_append, begin_update, writing
+from storage.store.locations import StorageFaultError
 from storage.store.schema import Reason, Status
 from tests.flows.tiny_cohort import GRID, GROUPS, images, make_store
 
@@ -101,6 +105,36 @@ def test_the_place_is_the_last_line_of_our_own_code() -> None:
         raise AssertionError
 
     assert "IndexError in session.py:" in at_boundary("ses-1", work).explanation
+
+
+@pytest.mark.parametrize("folder", ["distributed/storage", "tool/flows/qmri_core"])
+def test_a_library_is_not_ours_whatever_its_folders_are_called(folder: str) -> None:
+    library = {"__name__": f"{folder.replace('/', '.')}.disk"}
+    path = f"/usr/lib/python3/site-packages/{folder}/disk.py"
+    exec(compile("def write():\n    raise KeyError('x')", path, "exec"), library)  # noqa: S102 - stands for a library
+
+    def work(stage: Stage) -> Outcome:
+        stage.name = "write"
+        write: Any = library["write"]
+        write()
+        raise AssertionError
+
+    explanation = at_boundary("ses-1", work).explanation
+    assert explanation.startswith("KeyError in boundary.py:")
+    assert "disk.py" not in explanation
+
+
+@pytest.mark.parametrize("kind", [ClusterError, StorageFaultError])
+def test_a_fault_of_cluster_or_storage_is_not_a_failed_session(kind: type[Exception]) -> None:
+    with pytest.raises(kind):
+        failing(kind("it does not answer"))
+
+
+def test_a_worker_that_died_is_told_from_a_task_that_could_not_be_sent() -> None:
+    lost = outcome_of("ses-1", "ingest", KilledWorker("task", None, 3))  # type: ignore[no-untyped-call]
+    assert (lost.status, lost.reason, lost.stage) == (Status.FAILED, Reason.WORKER_LOST, "ingest")
+    unsent = outcome_of("ses-1", "ingest", TypeError(f"cannot pickle {SECRET}"))
+    assert (unsent.status, unsent.reason, unsent.explanation) == (Status.FAILED, Reason.INTERNAL_ERROR, "TypeError")
 
 
 def test_an_interrupt_is_not_a_failed_session() -> None:

@@ -1,0 +1,65 @@
+"""Which stored sessions get maps, and what their maps are to be made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from flows.maps.calibrate import current_calibrations, signals_of
+from flows.maps.staleness import made_with, obstacle, why_maps
+from flows.tables.text import records
+from qmri_core.calibration.scales import calibrated_acquisitions, session_person, session_scales
+from qmri_core.calibration.session_model import PersonLevels
+from qmri_core.series.acquisition import Acquisition, Contrast
+from storage.store.acquisitions import acquisitions_of
+from storage.store.schema import Reason, Status
+
+if TYPE_CHECKING:
+    from flows.maps.weights import Weights
+    from storage.store.cohort import Cohort
+    from storage.store.slots import Slot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MapsPlan:
+    """What the maps of one session are to be made from."""
+
+    slot: Slot
+    acquisitions: Mapping[Contrast, Acquisition]
+    scales: Mapping[Contrast, float]
+    person: PersonLevels
+    made_with: str
+    input_digest: str
+
+
+def plan_maps(cohort: Cohort, weights: Weights) -> tuple[list[MapsPlan], dict[str, Reason]]:
+    """Sessions whose maps are to be made, and those that get none for a reason that is not recorded yet."""
+    calibrations = current_calibrations(cohort)
+    plans: list[MapsPlan] = []
+    without: dict[str, Reason] = {}
+    for row in records(cohort.sessions.sort_values("session")):
+        if row["status"] == Status.SKIPPED:  # its input has changed since its images were stored, and is not usable
+            continue
+        reason = obstacle(row, calibrations)
+        if reason is not None:
+            if row["reason"] != str(reason):
+                without[str(row["session"])] = reason
+            continue
+        version, scales, _ = calibrations[str(row["group"])]
+        digest = weights.as_recorded(str(row["checkpoint_digest"]))
+        if not why_maps(row, checkpoint=digest, calibration=made_with(version)):
+            continue
+        acquisitions = calibrated_acquisitions(scales, acquisitions_of(row))
+        of_session = scales, signals_of(row, acquisitions), acquisitions
+        plans.append(
+            MapsPlan(
+                slot=cohort.slots[str(row["session"])],
+                acquisitions=acquisitions,
+                scales=session_scales(*of_session),
+                person=session_person(*of_session),
+                made_with=made_with(version),
+                input_digest=str(row["input_digest"]),
+            )
+        )
+    return plans, without
