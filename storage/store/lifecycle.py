@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import icechunk
-import numpy as np
 import zarr
 
-from qmri_core.series.acquisition import CONTRASTS
 from storage.store.forget import TOMBSTONES, tombstones
-from storage.store.labels import LABELS, give_labels, labels_in
+from storage.store.labels import LABELS, labels_in
 from storage.store.locations import local_path
+from storage.store.migrations import STEPS
 from storage.store.repository import (
     MAIN,
     STALE,
@@ -27,16 +25,9 @@ from storage.store.repository import (
     writing,
 )
 from storage.store.schema import (
-    DIGEST,
-    IMAGE_NAMES,
-    IMAGES,
     SCHEMA_VERSION,
-    SESSION_VARIABLES,
-    create_image_names,
-    create_variable,
 )
-from storage.store.slots import group_paths
-from storage.store.tables import array_of, change, column, group_of, groups_of
+from storage.store.tables import change
 
 KEEP_DAYS = 30
 """Retention rule of `compact`: days for which every commit can be opened again."""
@@ -152,49 +143,5 @@ def migrate(location: str | Path) -> tuple[int, int]:
 def _migrate(root: zarr.Group) -> None:
     stated: Any = root.attrs["schema_version"]
     for version in range(int(stated), SCHEMA_VERSION):
-        _STEPS[version](root)
+        STEPS[version](root)
         root.attrs["schema_version"] = version + 1
-
-
-def _join_digests(root: zarr.Group) -> None:
-    """Version 2 has one array for the digests of all images; images keep the codec that they were written with."""
-    for path in group_paths(root):
-        group = group_of(root, path)
-        old = [f"{name}_digest" for name in IMAGE_NAMES]
-        columns = [column(array_of(group, name)) for name in old]
-        create_variable(group, DIGEST, (len(columns[0]), len(IMAGES)))
-        create_image_names(group)
-        array_of(group, DIGEST.name)[...] = np.stack(columns, axis=1)
-        for name in old:
-            del group[name]
-
-
-def _add_tissue_signals(root: zarr.Group) -> None:
-    """Version 3 keeps the signals of grey matter and CSF; calibrations that rest on white matter alone end."""
-    for path in group_paths(root):
-        group = group_of(root, path)
-        n_sessions = len(column(array_of(group, "session")))
-        for contrast in CONTRASTS:
-            for tissue in ("grey_matter", "csf"):
-                create_variable(group, SESSION_VARIABLES[f"{contrast}_{tissue}_signal"], (n_sessions,))
-    if "calibration" in root:
-        del root["calibration"]
-
-
-def _to_version_4(root: zarr.Group) -> None:
-    """Integers stay integers, and groups have labels; no chunk of an image is touched."""
-    _keep_integers(root)
-    in_catalogue = groups_of(root).values()
-    give_labels(root, dict.fromkeys((*in_catalogue, *group_paths(root))))
-
-
-def _keep_integers(root: zarr.Group) -> None:
-    """State *not computed* as a flag value of masks and classes: xarray makes floats of what has a fill value."""
-    for path in group_paths(root):
-        for variable in IMAGES:
-            if variable.flags:
-                array_of(group_of(root, path), variable.name).attrs.put(variable.attributes)
-
-
-_STEPS: dict[int, Callable[[zarr.Group], None]] = {1: _join_digests, 2: _add_tissue_signals, 3: _to_version_4}
-"""From each older version to the next."""

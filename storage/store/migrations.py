@@ -1,0 +1,71 @@
+"""Steps that bring a store from each older version of the schema to the next; `storage.store.lifecycle` takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import zarr
+
+from qmri_core.series.acquisition import CONTRASTS
+from storage.store.labels import give_labels
+from storage.store.schema import DIGEST, IMAGE_NAMES, IMAGES, SESSION_VARIABLES, create_image_names, create_variable
+from storage.store.slots import group_paths
+from storage.store.tables import array_of, column, group_of, groups_of
+
+
+def _join_digests(root: zarr.Group) -> None:
+    """Version 2 has one array for the digests of all images; images keep the codec that they were written with."""
+    for path in group_paths(root):
+        group = group_of(root, path)
+        old = [f"{name}_digest" for name in IMAGE_NAMES]
+        columns = [column(array_of(group, name)) for name in old]
+        create_variable(group, DIGEST, (len(columns[0]), len(IMAGES)))
+        create_image_names(group)
+        array_of(group, DIGEST.name)[...] = np.stack(columns, axis=1)
+        for name in old:
+            del group[name]
+
+
+def _add_tissue_signals(root: zarr.Group) -> None:
+    """Version 3 keeps the signals of grey matter and CSF; calibrations that rest on white matter alone end."""
+    for path in group_paths(root):
+        group = group_of(root, path)
+        n_sessions = len(column(array_of(group, "session")))
+        for contrast in CONTRASTS:
+            for tissue in ("grey_matter", "csf"):
+                create_variable(group, SESSION_VARIABLES[f"{contrast}_{tissue}_signal"], (n_sessions,))
+    if "calibration" in root:
+        del root["calibration"]
+
+
+def _to_version_4(root: zarr.Group) -> None:
+    """Integers stay integers, groups have labels, and releases make nothing stale; no chunk of an image is touched."""
+    _keep_integers(root)
+    _leave_out_the_release(root)
+    in_catalogue = groups_of(root).values()
+    give_labels(root, dict.fromkeys((*in_catalogue, *group_paths(root))))
+
+
+def _keep_integers(root: zarr.Group) -> None:
+    """State *not computed* as a flag value of masks and classes: xarray makes floats of what has a fill value."""
+    for path in group_paths(root):
+        for variable in IMAGES:
+            if variable.flags:
+                array_of(group_of(root, path), variable.name).attrs.put(variable.attributes)
+
+
+def _leave_out_the_release(root: zarr.Group) -> None:
+    """Take the version of the package out of what statistics rest on.
+
+    Version 3 has there: checkpoint, calibration, input, package, preprocessing.
+    """
+    if "statistics" not in root or "made_with" not in group_of(root, "statistics"):
+        return
+    array = array_of(root, "statistics/made_with")
+    parts = [str(text).split(",") for text in column(array)]
+    array[...] = np.asarray([",".join(each[:3] + each[4:]) for each in parts], dtype=object)
+
+
+STEPS: dict[int, Callable[[zarr.Group], None]] = {1: _join_digests, 2: _add_tissue_signals, 3: _to_version_4}
+"""From each older version to the next."""
