@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import numpy as np
 import zarr
 
+from qmri_core.mapping.checkpoint import FILE_DIGESTS_BEFORE, CheckpointError, content_digest
 from qmri_core.series.acquisition import CONTRASTS
+from storage.store.checkpoints import NODE
 from storage.store.labels import give_labels
 from storage.store.schema import DIGEST, IMAGE_NAMES, IMAGES, SESSION_VARIABLES, create_image_names, create_variable
 from storage.store.slots import group_paths
@@ -42,7 +45,7 @@ def _add_tissue_signals(root: zarr.Group) -> None:
 def _to_version_4(root: zarr.Group) -> None:
     """Integers stay integers, groups have labels, and releases make nothing stale; no chunk of an image is touched."""
     _keep_integers(root)
-    _leave_out_the_release(root)
+    _name_by_content(root)
     in_catalogue = groups_of(root).values()
     give_labels(root, dict.fromkeys((*in_catalogue, *group_paths(root))))
 
@@ -55,16 +58,36 @@ def _keep_integers(root: zarr.Group) -> None:
                 array_of(group_of(root, path), variable.name).attrs.put(variable.attributes)
 
 
-def _leave_out_the_release(root: zarr.Group) -> None:
-    """Take the version of the package out of what statistics rest on.
+def _name_by_content(root: zarr.Group) -> None:
+    """Name checkpoints by their content, and take the version of the package out of what statistics rest on.
 
-    Version 3 has there: checkpoint, calibration, input, package, preprocessing.
+    Version 3 names them by the SHA-256 of their file; its statistics rest on checkpoint, calibration, input, package
+    and preprocessing, in this order. A checkpoint that neither the store holds nor the package has ever brought keeps
+    its name, which inference knows when it is given that file again.
     """
-    if "statistics" not in root or "made_with" not in group_of(root, "statistics"):
-        return
-    array = array_of(root, "statistics/made_with")
-    parts = [str(text).split(",") for text in column(array)]
-    array[...] = np.asarray([",".join(each[:3] + each[4:]) for each in parts], dtype=object)
+    names = _content_digests(root)
+    for path in (*group_paths(root), "catalogue"):
+        array = array_of(root, f"{path}/checkpoint_digest")
+        before = [str(name) for name in column(array)]
+        after = [names.get(name, name) for name in before]
+        if after != before:
+            array[...] = np.asarray(after, dtype=object)
+    if "statistics" in root and "made_with" in group_of(root, "statistics"):
+        array = array_of(root, "statistics/made_with")
+        parts = [str(text).split(",") for text in column(array)]
+        texts = [",".join((names.get(each[0], each[0]), *each[1:3], *each[4:])) for each in parts]
+        array[...] = np.asarray(texts, dtype=object)
+
+
+def _content_digests(root: zarr.Group) -> dict[str, str]:
+    """Digest of the content of each checkpoint that is known, by the SHA-256 of its file."""
+    digests = dict(FILE_DIGESTS_BEFORE)
+    if NODE in root:
+        for name, array in group_of(root, NODE).arrays():
+            content = np.asarray(array[...], dtype=np.uint8).tobytes()
+            with contextlib.suppress(CheckpointError):  # of a format that nothing reads any more
+                digests[name] = content_digest(content, name=name)
+    return digests
 
 
 STEPS: dict[int, Callable[[zarr.Group], None]] = {1: _join_digests, 2: _add_tissue_signals, 3: _to_version_4}
