@@ -18,7 +18,8 @@ import icechunk
 import zarr
 from filelock import FileLock, Timeout
 
-from storage.store.locations import StorageFaultError, StoreError, local_path, repository_config, storage_of
+from storage.store.formats import create_repository, open_existing
+from storage.store.locations import StorageFaultError, StoreError, local_path
 from storage.store.schema import SCHEMA_VERSION, create_root
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "exists",
     "faults",
     "history",
+    "is_state",
     "iterate_history",
     "open_repository",
     "open_waves",
@@ -94,7 +96,7 @@ def open_repository(location: str | Path, *, outdated: bool = False) -> icechunk
     Raises
     ------
     StoreError
-        If there is no cohort, or it was written by another version.
+        If there is no cohort, or it was written by another version, or in a format that Icechunk here cannot read.
     StorageFaultError
         If the storage does not answer.
     """
@@ -103,11 +105,10 @@ def open_repository(location: str | Path, *, outdated: bool = False) -> icechunk
         raise StoreError(f"{location}: no such folder; was the store's path mistyped, or `qmri ingest` not run yet?")
     if path is not None and not path.is_dir():
         raise StoreError(f"{location}: is a file, not the folder of a cohort store")
-    storage = storage_of(location)
     with faults(location):
-        if not icechunk.Repository.exists(storage):
+        repository = open_existing(location)
+        if repository is None:
             raise StoreError(f"{location}: is not a cohort store; give the place that `qmri ingest --store` wrote")
-        repository = icechunk.Repository.open(storage, repository_config())
         _check_version(repository, location, outdated=outdated)
     return repository
 
@@ -155,8 +156,8 @@ def writing(
         return
     if create:
         _make_folder(path, location)
-    elif not path.is_dir() or not icechunk.Repository.exists(storage_of(path)):
-        open_repository(location)  # raises with the reason
+    else:
+        open_repository(location, outdated=outdated)  # or the lock would lie in a folder that is something else
     lock = FileLock(path / LOCK_FILE)
     try:
         _acquire(lock, location, on_wait)
@@ -166,7 +167,7 @@ def writing(
         ) from error
     try:
         with faults(location):
-            if not icechunk.Repository.exists(storage_of(path)):
+            if create and open_existing(path) is None:
                 _create(path)
             opened = _opened(location, repository, outdated=outdated)
             _drop_stale(opened, older_than=timedelta(0))
@@ -245,8 +246,13 @@ def iterate_history(repository: icechunk.Repository) -> Iterator[Snapshot]:
     """Committed states, newest first, each read when it is asked for."""
     with faults():
         for info in repository.ancestry(branch=MAIN):
-            if info.parent_id is not None and not info.metadata.get(STAGING):
+            if is_state(info):
                 yield _snapshot(info)
+
+
+def is_state(info: icechunk.SnapshotInfo) -> bool:
+    """Whether a snapshot is a state that somebody committed: no inside of a wave and not the empty beginning."""
+    return info.parent_id is not None and not info.metadata.get(STAGING)
 
 
 def tags(repository: icechunk.Repository) -> dict[str, str]:
@@ -299,7 +305,9 @@ def _make_folder(path: Path, location: str | Path) -> None:
         foreign = {entry.name for entry in path.iterdir()} - _UNFINISHED
     except OSError as error:
         raise StorageFaultError(f"{location}: the store's folder cannot be made ({error.strerror})") from error
-    if foreign and not icechunk.Repository.exists(storage_of(path)):
+    with faults(location):
+        is_store = open_existing(location) is not None
+    if foreign and not is_store:
         raise StoreError(f"{location}: holds {len(foreign)} files that are no store; give a new or empty folder")
 
 
@@ -326,7 +334,7 @@ def _create(path: Path) -> None:
             shutil.rmtree(leftover)
         else:
             leftover.unlink(missing_ok=True)
-    _create_first_commit(icechunk.Repository.create(storage_of(path / _NEW), repository_config()))
+    _create_first_commit(create_repository(path / _NEW))
     for entry in sorted((path / _NEW).iterdir(), key=lambda entry: entry.name == "refs"):
         entry.rename(path / entry.name)
     (path / _NEW).rmdir()
@@ -334,15 +342,15 @@ def _create(path: Path) -> None:
 
 def _create_remote(location: str | Path) -> icechunk.Repository:
     """Open the store, making what there is not yet of it; others may do the same at the same time."""
-    storage = storage_of(location)
     with faults(location):
-        if not icechunk.Repository.exists(storage):
+        repository = open_existing(location)
+        if repository is None:
             try:
-                icechunk.Repository.create(storage, repository_config())
+                repository = create_repository(location)
             except icechunk.IcechunkError:
-                if not icechunk.Repository.exists(storage):
+                repository = open_existing(location)
+                if repository is None:
                     raise
-        repository = icechunk.Repository.open(storage, repository_config())
         if next(iter(repository.ancestry(branch=MAIN))).parent_id is None:
             with contextlib.suppress(icechunk.ConflictError):
                 _create_first_commit(repository)
