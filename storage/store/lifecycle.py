@@ -19,7 +19,7 @@ from storage.store.repository import (
     STALE,
     StoreError,
     faults,
-    iterate_history,
+    is_state,
     snapshot_of,
     stage,
     writing,
@@ -111,16 +111,34 @@ def compact(location: str | Path, *, keep_days: float = KEEP_DAYS, dry_run: bool
         raise StoreError(f"{keep_days} days cannot be kept; give 0 or more")
     with writing(location) as repository, faults(location):
         now = datetime.now(UTC)
-        expired = 0
+        oldest = now - timedelta(days=keep_days)
+        before = _states(repository)
         if dry_run:
-            limit, tip = now - timedelta(days=keep_days), repository.lookup_branch(MAIN)
-            expired = sum(one.time < limit and one.id != tip for one in iterate_history(repository))
-        else:
-            expired = len(repository.expire_snapshots(older_than=now - timedelta(days=keep_days)))
+            after = _states(repository, oldest)
+        else:  # the set that this returns has, in format 1, tagged states and the current one too, which stay
+            repository.expire_snapshots(older_than=oldest)
+            after = _states(repository)
         limit = now if local_path(location) is not None else now - STALE
         done = repository.garbage_collect(limit, dry_run=dry_run)
     objects = done.chunks_deleted + done.manifests_deleted + done.snapshots_deleted + done.transaction_logs_deleted
-    return Compacted(snapshots=expired, objects=objects, bytes=done.bytes_deleted)
+    return Compacted(snapshots=len(before - after), objects=objects, bytes=done.bytes_deleted)
+
+
+def _states(repository: icechunk.Repository, oldest: datetime | None = None) -> set[str]:
+    """Committed states in the current state's history and in those of the tags.
+
+    With ``oldest``, those that expiry would leave: what a name stands for, and what leads there without a gap since.
+    """
+    seen: set[str] = set()
+    states: set[str] = set()
+    for name in ({"branch": MAIN}, *({"tag": tag} for tag in repository.list_tags())):
+        for position, info in enumerate(repository.ancestry(**name)):
+            if info.id in seen or (oldest is not None and position and info.written_at < oldest):
+                break
+            seen.add(info.id)
+            if is_state(info):
+                states.add(info.id)
+    return states
 
 
 def migrate(location: str | Path) -> tuple[int, int]:

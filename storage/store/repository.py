@@ -156,7 +156,7 @@ def writing(
         return
     if create:
         _make_folder(path, location)
-    else:
+    elif repository is None or not path.is_dir():
         open_repository(location, outdated=outdated)  # or the lock would lie in a folder that is something else
     lock = FileLock(path / LOCK_FILE)
     try:
@@ -289,6 +289,8 @@ def exists(location: str | Path) -> bool:
 
     Raises
     ------
+    StoreError
+        If it is in a format that Icechunk here cannot read.
     StorageFaultError
         If the storage does not answer.
     """
@@ -296,7 +298,7 @@ def exists(location: str | Path) -> bool:
     if path is not None and not path.is_dir():
         return False
     with faults(location):
-        return icechunk.Repository.exists(storage_of(location))
+        return open_existing(location) is not None
 
 
 def _make_folder(path: Path, location: str | Path) -> None:
@@ -305,9 +307,7 @@ def _make_folder(path: Path, location: str | Path) -> None:
         foreign = {entry.name for entry in path.iterdir()} - _UNFINISHED
     except OSError as error:
         raise StorageFaultError(f"{location}: the store's folder cannot be made ({error.strerror})") from error
-    with faults(location):
-        is_store = open_existing(location) is not None
-    if foreign and not is_store:
+    if foreign and not exists(location):
         raise StoreError(f"{location}: holds {len(foreign)} files that are no store; give a new or empty folder")
 
 

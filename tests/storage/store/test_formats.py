@@ -16,11 +16,11 @@ import icechunk
 import numpy as np
 import pytest
 
-from storage.store.cohort import begin_append, begin_update, history, open_cohort, open_repository, read_arrays, slots
+from storage.store.cohort import Cohort, begin_append, begin_update, history, open_cohort, open_repository
 from storage.store.formats import FORMAT, create_repository
 from storage.store.lifecycle import compact, migrate, rollback
 from storage.store.locations import StorageFaultError, StoreError, repository_config, storage_of
-from storage.store.repository import tags, writing
+from storage.store.repository import exists, tags, writing
 from storage.store.schema import WORKER_VARIABLES, create_root, rounded
 from storage.store.verify import verify
 from tests.storage.cohorts import images, infer, ingest, maps, placement
@@ -73,10 +73,10 @@ def make_in_format_2(location: str) -> None:
 
 
 def assert_holds(location: str, *sessions: str, names: tuple[str, ...] = ("T1w", "tissue")) -> None:
-    found = slots(location)
-    assert set(found) >= set(sessions)
+    cohort = Cohort.open(location)
+    assert set(cohort.slots) >= set(sessions)
     for session in sessions:
-        expected, stored = images(session) | maps(session), read_arrays(location, found[session], names)
+        expected, stored = images(session) | maps(session), cohort.read(cohort.slots[session], names)
         for name in names:
             np.testing.assert_array_equal(stored[name], rounded(expected[name], WORKER_VARIABLES[name]))
 
@@ -103,7 +103,8 @@ def test_a_format_of_the_future_is_named_with_what_to_do_and_nothing_is_written(
 
     uses: list[Callable[[], object]] = [
         lambda: open_cohort(location),
-        lambda: verify(location),
+        lambda: exists(location),
+        lambda: Cohort.open(location),
         lambda: migrate(location),
         lambda: compact(location),
         lambda: write(False),
@@ -135,7 +136,7 @@ def test_a_store_that_is_in_format_2_already_is_used_where_it_can_be_read(locati
     compact(location, keep_days=0)
     assert_holds(location, "ses-1", "ses-2")
     assert objects(location)["repo"][36] == 2
-    assert verify(location) == []
+    assert verify(Cohort.open(location)) == []
 
 
 class Other:
@@ -181,9 +182,10 @@ for session in sys.argv[2:]:
 """
 CHECK = """
 import sys
+from storage.store.cohort import Cohort
 from storage.store.verify import verify
 from tests.storage.store.test_formats import assert_holds
-assert verify(sys.argv[1]) == []
+assert verify(Cohort.open(sys.argv[1])) == []
 assert_holds(sys.argv[1], *sys.argv[2:], names=("T1w", "tissue", "T1map"))
 """
 LIFE = """
@@ -210,7 +212,7 @@ def test_each_version_reads_and_writes_what_the_other_wrote(other: Other, locati
     first("ses-1")
     second("ses-2", "ses-1")  # replaces a session of the other
     first("ses-3")
-    assert verify(location) == []
+    assert verify(Cohort.open(location)) == []
     assert_holds(location, "ses-1", "ses-2", "ses-3", names=("T1w", "tissue", "T1map"))
     other(CHECK, location, "ses-1", "ses-2", "ses-3")
     assert {data[36] for data in objects(location).values() if data.startswith(HEADER[:12])} == {FORMAT}
@@ -224,8 +226,8 @@ def test_each_version_gives_space_back_in_a_store_of_the_other(other: Other, loc
     other(INGEST, location, "ses-2")
     compact(location, keep_days=0)
     rollback(location, "there")
-    assert set(slots(location)) == {"ses-1"}
-    assert verify(location) == []
+    assert set(Cohort.open(location).slots) == {"ses-1"}
+    assert verify(Cohort.open(location)) == []
     other(CHECK, location, "ses-1")
 
 
@@ -243,7 +245,7 @@ def test_both_versions_write_at_the_same_time_and_lose_nothing(other: Other, loc
     messages = [snapshot.message for snapshot in history(open_repository(location))]
     assert len(messages) == 2 + 2 * (len(mine) + len(theirs))
     assert_holds(location, *mine, *theirs, names=("T1w", "tissue", "T1map"))
-    assert verify(location) == []
+    assert verify(Cohort.open(location)) == []
     other(CHECK, location, *mine, *theirs)
 
 
@@ -265,7 +267,7 @@ def test_a_wave_that_was_begun_here_ends_after_a_commit_of_the_other(
         commit(repository, update, [fork], values={}, rows=[row("ses-1")], message="maps", metadata={})
     assert caplog.text.count("done again") == 2
     assert_holds(location, "ses-1", "ses-2", "ses-3", "ses-4")
-    assert verify(location) == []
+    assert verify(Cohort.open(location)) == []
     other(CHECK, location, "ses-1", "ses-2", "ses-4")
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,12 @@ import zarr
 
 from qmri_core.series.acquisition import CONTRASTS
 from storage.exports.zarr import export_zarr
+from storage.store import lifecycle
 from storage.store.cohort import (
     Cohort,
     StoreError,
     begin_append,
+    commit,
     history,
     open_cohort,
     open_repository,
@@ -31,7 +35,7 @@ from storage.store.repository import tags
 from storage.store.schema import DIGEST, IMAGE_NAMES, PER_SESSION, SCHEMA_VERSION
 from storage.store.tables import change, load_table
 from storage.store.verify import verify
-from tests.storage.cohorts import GROUP, infer, ingest, maps, placement
+from tests.storage.cohorts import GROUP, images, infer, ingest, maps, placement, row
 
 OTHER = "scanner-b/protocol-2"
 KEY = bytes(32)
@@ -91,11 +95,12 @@ def test_compact_keeps_the_current_state_and_the_tagged_ones(store: Path) -> Non
     before, now, then = files(store), Cohort.open(store).catalogue, Cohort.open(store, at="nightly-1").catalogue
     maps_now = open_cohort(store)[GROUP]["T1map"].load()
     would = compact(store, keep_days=0, dry_run=True)
-    assert would.snapshots == 3
+    assert would.snapshots == 2  # of four; one is the current state, one is tagged
     assert files(store) == {path for path in before if "staging" not in str(path)}
     assert compact(store).snapshots == 0  # all are younger than the 30 days of the rule
     assert len(history(open_repository(store))) == 4
     done = compact(store, keep_days=0)
+    assert done.snapshots == would.snapshots
     assert done.objects > 0
     assert done.bytes > 0
     assert len(files(store)) < len(before)
@@ -108,6 +113,73 @@ def test_compact_keeps_the_current_state_and_the_tagged_ones(store: Path) -> Non
     assert compact(store, keep_days=0).objects == 0
     ingest(store, [placement("ses-4")])
     assert verify(Cohort.open(store)) == []
+
+
+@pytest.fixture(scope="module")
+def grown(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with tags on and off the way to the current state, waves of two kinds, and states that only a tag has."""
+    location = Path(shutil.copytree(template, tmp_path_factory.mktemp("grown") / "store"))
+    rollback(location, "nightly-1")  # infer and the third session are under a tag alone
+    ingest(location, [placement("ses-4")])
+    infer(location, ["ses-1", "ses-4"])
+    with writing(location) as repository:
+        tag(repository, "nightly-2")
+    ingest(location, [placement("ses-5", OTHER), placement("ses-1")])
+    rollback(location, "nightly-2")
+    return location
+
+
+def states_on_disk(location: Path) -> set[str]:
+    """Snapshots that are there as objects, but for the empty beginning and insides of waves."""
+    repository = open_repository(location)
+    infos = [repository.lookup_snapshot(path.name) for path in (location / "snapshots").iterdir()]
+    return {info.id for info in infos if info.parent_id is not None and "staging" not in info.metadata}
+
+
+@pytest.mark.parametrize("kept", range(9))
+def test_a_dry_run_counts_the_commits_that_end(
+    grown: Path, tmp_path: Path, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the age from which on commits are kept: from none of the states to all of them."""
+    store = Path(shutil.copytree(grown, tmp_path / "store"))
+    repository, now = open_repository(store), datetime.now(UTC)
+    before = states_on_disk(store)
+    times = sorted((repository.lookup_snapshot(state).written_at for state in before), reverse=True)
+    assert len(times) == 9
+    keep = now - times[kept] + timedelta(microseconds=1)
+
+    class Now(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+            return now.astimezone(tz)
+
+    monkeypatch.setattr(lifecycle, "datetime", Now)
+    would = compact(store, keep_days=keep / timedelta(days=1), dry_run=True)
+    assert states_on_disk(store) == before
+    done = compact(store, keep_days=keep / timedelta(days=1))
+    gone = before - states_on_disk(store)
+    assert would.snapshots == done.snapshots == len(gone)
+    assert bool(gone) == (kept < 8)
+    assert {snapshot.id for snapshot in history(open_repository(store))} <= before - gone
+    assert verify(Cohort.open(store)) == []
+    assert set(tags(open_repository(store)).values()) <= before - gone
+
+
+def test_a_dry_run_counts_so_beside_an_open_wave_of_another(s3: Callable[[], str]) -> None:
+    location = s3()
+    ingest(location, [placement("ses-1")])
+    with writing(location) as repository:
+        tag(repository, "nightly-1")
+        wave = begin_append(repository, [placement("ses-2")])
+        infer(location, ["ses-1"])
+        infer(location, ["ses-1"])
+        would = compact(location, keep_days=0, dry_run=True)
+        assert compact(location, keep_days=0).snapshots == would.snapshots == 2  # the making, and the first maps
+        assert [snapshot.message for snapshot in history(repository)] == ["Infer"]
+        fork = write_arrays(wave.fork, wave.slots["ses-2"], images("ses-2"))
+        commit(repository, wave, [fork], values={}, rows=[row("ses-2")], message="images", metadata={})
+    assert set(Cohort.open(location).slots) == {"ses-1", "ses-2"}
+    assert verify(Cohort.open(location)) == []
 
 
 def test_compact_deletes_what_a_replaced_session_leaves(store: Path) -> None:
