@@ -156,8 +156,8 @@ def writing(
         return
     if create:
         _make_folder(path, location)
-    elif repository is None or not path.is_dir():
-        open_repository(location, outdated=outdated)  # or the lock would lie in a folder that is something else
+    elif not path.is_dir() or (repository is None and not exists(location)):
+        open_repository(location)  # raises with the reason
     lock = FileLock(path / LOCK_FILE)
     try:
         _acquire(lock, location, on_wait)
