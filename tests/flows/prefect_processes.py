@@ -102,14 +102,17 @@ class Prefect:
     def log(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text(errors="replace")
 
-    def api(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        """Answer of the server's REST interface."""
+    def api(self, path: str, body: Mapping[str, Any] | None = None, *, method: str | None = None) -> Any:
+        """Answer of the server's REST interface; nothing where it answers nothing."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(  # noqa: S310 - our own server
-            self.environment["PREFECT_API_URL"] + path, data=data, headers={"Content-Type": "application/json"}
+            self.environment["PREFECT_API_URL"] + path,
+            data=data,
+            headers={"Content-Type": "application/json"},
+            method=method,
         )
         with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
-            return json.load(answer)
+            return json.loads(answer.read() or "null")
 
     def is_healthy(self) -> bool:
         try:
