@@ -1,18 +1,22 @@
-# Everything runs in .venv, which is made from pyproject.toml; nothing needs installing by hand.
+# Everything runs in .venv, which is made from pyproject.toml with the versions of constraints.txt; nothing needs
+# installing by hand. Another Python, beside it: make test PYTHON=python3.13 VENV=.venv-3.13
 PYTHON ?= python3
 VENV := .venv
+CONSTRAINTS := constraints.txt
 BIN := $(VENV)/bin
 DEMO ?= demo
 PYTEST := OMP_NUM_THREADS=1 ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS=1 $(BIN)/python -m pytest \
 	--numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test walk lint docs format bench soak clean
+.PHONY: install demo test walk lint docs format bench soak constraints latest clean
 
-$(VENV)/.ready: pyproject.toml
+$(VENV)/.ready: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev,docs]'
+	$(BIN)/python -m pip install --quiet $(CONSTRAINTS:%=--constraint %) --editable '.[dev,docs]'
 	touch $@
+
+install: $(VENV)/.ready  ## the environment alone
 
 demo: $(VENV)/.ready  ## simulate a small cohort as DICOM, run everything, print the tables, write the report
 	$(BIN)/qmri demo --out $(DEMO)
@@ -41,5 +45,12 @@ bench: $(VENV)/.ready  ## speed and memory, as ratios within one run
 soak: $(VENV)/.ready  ## long fault and fuzz runs; each says how long it takes
 	$(BIN)/python -m pytest -m soak -v
 
+constraints:  ## constraints.txt anew: what pip takes today on the oldest and the newest Python here; then make test
+	$(PYTHON) .ci/constraints.py $$(.ci/pythons | sed -n '1p;$$p')
+
+latest:  ## the newest of everything in a venv of its own: what breaks, and which versions are not the tested ones
+	rm -rf .venv-latest
+	$(MAKE) test VENV=.venv-latest CONSTRAINTS=; status=$$?; .venv-latest/bin/python .ci/constraints.py; exit $$status
+
 clean:
-	rm -rf $(VENV) $(DEMO) site
+	rm -rf .venv .venv-* $(DEMO) site
