@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 class Reprocessed:
     """Result of a night run.
 
-    ``summary`` is of all sessions in the store. ``snapshot`` and ``tag`` name the new state; None where nothing was to
-    be done.
+    ``summary`` is of all sessions in the store. ``snapshot``, which is that of ``summary`` too, and ``tag`` name the
+    state that readers get, statistics included; None where nothing was to be done.
     """
 
     ingested: RunSummary
@@ -88,10 +88,11 @@ def reprocess(
     cohort = Cohort.open(store)
     summary = infer(cohort, checkpoint=checkpoint, client=client, progress=progress)
     tables = aggregate(cohort, client=client, out=out, progress=progress)
-    after = cohort.refreshed().snapshot
-    if after == before:
+    if cohort.refreshed().snapshot == before:
         return Reprocessed(ingested=ingested, summary=summary, snapshot=None, tag=None), tables
-    return Reprocessed(ingested=ingested, summary=summary, snapshot=after, tag=_tag_night(cohort)), tables
+    snapshot, name = _tag_night(cohort)
+    summary = replace(summary, snapshot=snapshot)
+    return Reprocessed(ingested=ingested, summary=summary, snapshot=snapshot, tag=name), tables
 
 
 def _last_snapshot(store: str) -> str | None:
@@ -101,10 +102,10 @@ def _last_snapshot(store: str) -> str | None:
         return None
 
 
-def _tag_night(cohort: Cohort) -> str:
+def _tag_night(cohort: Cohort) -> tuple[str, str]:
+    """Tag the last commit; its snapshot and the tag."""
     day = f"nightly-{datetime.now(UTC):%Y-%m-%d}"
     with cohort.writing() as repository:
         taken = repository.list_tags()
         name = next(name for number in count(1) if (name := day if number == 1 else f"{day}.{number}") not in taken)
-        tag(repository, name)
-    return name
+        return tag(repository, name), name

@@ -43,6 +43,9 @@ class Settings(BaseSettings):
     """Tell scanners with another software version apart as scanners."""
     report: Path | None = None
     """Folder for the report and the tables of a deployment; unset, beside a local store."""
+    report_url: str | None = None
+    """Address under which browsers see that folder, such as ``https://host/reports``: the link to the report in Prefect
+    starts with it; unset, the report's path is shown in place of a link."""
     tls_ca: Path | None = None
     """PEM file of the authority that has signed the certificates of scheduler, workers and clients. With it, and with
     the two next ones, they talk by TLS only."""
@@ -60,6 +63,15 @@ class Settings(BaseSettings):
         if value is not None and "://" not in value and value not in CLUSTERS:
             raise ValueError(
                 f"neither the address of a Dask scheduler such as tcp://host:8786 nor one of {', '.join(CLUSTERS)}"
+            )
+        return value
+
+    @field_validator("report_url")
+    @classmethod
+    def _is_web_address(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("https://", "http://")):
+            raise ValueError(
+                "not the address of a web server, such as https://host/reports; browsers open no other link"
             )
         return value
 

@@ -25,7 +25,7 @@ def aggregate_sessions(chosen: Settings, name: str = NAME) -> Path | None:
         cohort = Cohort.open(chosen.require_store())
         result = aggregate(cohort, client=client, out=folder, progress=progress)
         page = None if folder is None else write_report(cohort, folder, aggregate=result)
-    publish_report(name, result, page)
+    publish_report(name, result, page, chosen.report_url)
     return page
 
 
@@ -37,7 +37,7 @@ def aggregate_cohort(store: str | None = None, report: Path | None = None) -> Pa
     ----------
     store, report
         Default: ``QMRI_STORE`` and ``QMRI_REPORT`` of the worker's environment; without a folder for the report it
-        stands beside a local store.
+        stands beside a local store. ``QMRI_REPORT_URL`` makes its link.
     """
     with Explained():
         chosen = run_settings(store=store, report=report)

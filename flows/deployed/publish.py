@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Set
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+from prefect.exceptions import FailedRun
 from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
@@ -75,11 +77,21 @@ def end_state(name: str, summary: RunSummary, *, before: Set[str], text: str = "
     told = f"{text}; " if text else ""
     if fresh:
         message = f"{told}{len(fresh)} sessions failed in this run, {summary.failed} in all; everything else is stored"
+        logging.getLogger("prefect.engine").addFilter(without_traceback)
         return Failed(name=_FAILED_STATE, message=message)
     if summary.failed:
         return Completed(name=LOST_BEFORE, message=f"{told}{summary.failed} sessions have failed before", data=summary)
     is_new = summary.snapshot is not None
     return Completed(message=text or ("done" if is_new else "nothing to do: nothing was written"), data=summary)
+
+
+def without_traceback(record: logging.LogRecord) -> bool:
+    """Say in a line what Prefect's engine shows as an unexpected exception: a flow that has returned a failed state."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, FailedRun):
+        record.msg, record.args, record.exc_info = f"the run has ended as {_FAILED_STATE}: {error}", (), None
+        record.levelno, record.levelname = logging.WARNING, "WARNING"
+    return True
 
 
 def report_folder(chosen: Settings) -> Path | None:
@@ -90,8 +102,8 @@ def report_folder(chosen: Settings) -> Path | None:
     return None if "://" in store else Path(f"{store.rstrip('/')}-report")
 
 
-def publish_report(name: str, result: AggregateResult, page: Path | None) -> None:
-    """Publish the tables of groups and variation, and the link of the report."""
+def publish_report(name: str, result: AggregateResult, page: Path | None, address: str | None = None) -> None:
+    """Publish the tables of groups and variation, and the report: a link below ``address``, else its path."""
     from flows.tables.text import WORTHLESS_ALONE, group_table, variation_table
 
     for what, (header, rows) in (
@@ -104,7 +116,10 @@ def publish_report(name: str, result: AggregateResult, page: Path | None) -> Non
     create_markdown_artifact(
         "\n".join(f"- {label} = `{group}`" for group, label in result.labels.items()) or "no group",
         key=f"{name}-labels",
-        description="Groups by label",
+        description="Groups by label; " + (f"snapshot {result.snapshot}" if result.snapshot else "nothing was written"),
     )
-    if page is not None:
-        create_link_artifact(page.as_uri(), key=f"{name}-report", link_text="Report of the cohort")
+    if page is not None and address is not None:
+        link = f"{address.rstrip('/')}/{page.name}"
+        create_link_artifact(link, key=f"{name}-report", link_text="Report of the cohort")
+    elif page is not None:  # a browser opens no file:// link of a page that came from a server
+        create_markdown_artifact(f"`{page}`", key=f"{name}-report", description="Report of the cohort, as a file")

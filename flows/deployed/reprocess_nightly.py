@@ -36,7 +36,7 @@ def reprocess_sessions(chosen: Settings) -> Reprocessed:
             **ingest_options(chosen),
         )
         page = None if result.snapshot is None or folder is None else write_report(store, folder, aggregate=tables)
-    publish_report(NAME, tables, page)
+    publish_report(NAME, tables, page, chosen.report_url)
     return result
 
 

@@ -48,10 +48,10 @@ def infer(
     """
     cohort = latest(store)
     weights = chosen_weights(cohort, checkpoint)
-    calibrate(cohort, progress=progress)
+    snapshot = calibrate(cohort, progress=progress)
     cohort = cohort.refreshed()
     plans, without = plan_maps(cohort, weights)
-    snapshot = _record_reasons(cohort, without)
+    snapshot = _record_reasons(cohort, without) or snapshot
     ran = run_waves(
         _Infer(weights=weights),
         plans,

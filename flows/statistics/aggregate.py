@@ -37,12 +37,14 @@ class AggregateResult:
     group, tissue, map, n_sessions, mean_of_medians, sd_of_medians (ddof 1), mean_of_modes, sd_of_modes. ``variation``:
     tissue, map, n_groups, mean, sd, cov over groups of the means of session medians, and cov_of_modes, of modes. T1map
     and T2map in seconds, PDmap relative to CSF. ``labels``: the store's label of each group.
+    ``snapshot``: of the commit; None where nothing was written.
     """
 
     sessions: pd.DataFrame
     groups: pd.DataFrame
     variation: pd.DataFrame
     labels: Mapping[str, str] = field(default_factory=dict)
+    snapshot: str | None = None
 
 
 def aggregate(
@@ -80,11 +82,12 @@ def aggregate(
         )
         for row in outcome.rows
     ]
+    snapshot = None
     if rows or len(kept) != len(table):
         table = pd.concat([kept, pd.DataFrame(rows, columns=table.columns)], ignore_index=True) if rows else kept
         table = table.sort_values(["group", "session", "map", "tissue"], ignore_index=True)
         with cohort.writing() as repository:
-            write_table(
+            snapshot = write_table(
                 repository,
                 "statistics",
                 xr.Dataset({name: ("row", table[name].to_numpy()) for name in table.columns}),
@@ -96,7 +99,8 @@ def aggregate(
         out.mkdir(parents=True, exist_ok=True)
         for name, frame in asdict_frames(result_tables).items():
             frame.to_csv(out / f"{name}.csv", index=False)
-    return replace(result_tables, labels=labels_of(result_tables.groups["group"], cohort.labels))
+    labels = labels_of(result_tables.groups["group"], cohort.labels)
+    return replace(result_tables, labels=labels, snapshot=snapshot)
 
 
 def read_statistics(cohort: Cohort) -> pd.DataFrame:

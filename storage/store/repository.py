@@ -265,8 +265,13 @@ def _snapshot(info: icechunk.SnapshotInfo) -> Snapshot:
     return Snapshot(id=info.id, time=info.written_at, message=info.message, metadata=dict(info.metadata))
 
 
-def tag(repository: icechunk.Repository, name: str) -> None:
+def tag(repository: icechunk.Repository, name: str) -> str:
     """Name the last commit, so that it can be opened again with ``at=name``.
+
+    Returns
+    -------
+    str
+        Its snapshot.
 
     Raises
     ------
@@ -277,11 +282,13 @@ def tag(repository: icechunk.Repository, name: str) -> None:
         raise StoreError(f"the tag {name!r} is taken; give another name")
     try:
         with faults():
-            repository.create_tag(name, repository.lookup_branch(MAIN))
+            snapshot: str = repository.lookup_branch(MAIN)
+            repository.create_tag(name, snapshot)
     except StorageFaultError as error:
         raise StorageFaultError(
             f"the tag {name!r} cannot be made: {error}; was it deleted before? A tag is made once"
         ) from error
+    return snapshot
 
 
 def exists(location: str | Path) -> bool:

@@ -104,7 +104,7 @@ def in_process(running: Prefect, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pr
     """Flows called here report to the running server."""
     from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
-    for name in ("QMRI_SOURCE", "QMRI_STORE", "QMRI_REPORT"):
+    for name in ("QMRI_SOURCE", "QMRI_STORE", "QMRI_REPORT", "QMRI_REPORT_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("QMRI_SCHEDULER", running.environment["QMRI_SCHEDULER"])
     monkeypatch.setenv("QMRI_KEY_FILE", running.environment["QMRI_KEY_FILE"])
@@ -163,9 +163,34 @@ def test_a_run_that_lost_a_session_says_so_once(in_process: Prefect, source: Pat
     assert row["reason"] == "read_error"
 
 
-def test_aggregate_publishes_tables_and_the_report(in_process: Prefect, processed: Processed, tmp_path: Path) -> None:
+@pytest.mark.parametrize("deployment", ["ingest-cohort", "reprocess-nightly"])
+def test_the_log_of_a_run_that_lost_a_session_has_no_traceback(
+    running: Prefect, source: Path, tmp_path: Path, deployment: str
+) -> None:
+    """On the server and its worker, whose engine calls a returned state of failure an unexpected exception."""
+    broken, store = tmp_path / "archive", tmp_path / "store"
+    shutil.copytree(source, broken)
+    for file in sorted(path for path in broken.rglob("*") if path.is_file()):
+        file.write_bytes(file.read_bytes()[:-200])
+    line = f"prefect deployment run {deployment} --param source={broken} --param store={store}"
+    before = len(running.log("worker"))
+    state = running.finished(running.trigger(line))
+    assert (state["type"], state["name"]) == ("FAILED", "SessionsFailed")
+    log = running.log("worker")[before:]
+    assert "Traceback" not in log
+    assert "unexpected exception" not in log
+    assert "the run has ended as SessionsFailed: " in log
+    assert "1 sessions failed in this run" in log
+
+
+@pytest.mark.parametrize("address", [None, "https://host/reports/"])
+def test_aggregate_publishes_tables_and_the_report(
+    in_process: Prefect, processed: Processed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str | None
+) -> None:
     from flows.deployed.aggregate_cohort import aggregate_cohort
 
+    if address is not None:
+        monkeypatch.setenv("QMRI_REPORT_URL", address)
     store = tmp_path / "store"
     shutil.copytree(processed.store, store)
     state: Any = aggregate_cohort(store=str(store), return_state=True)
@@ -173,7 +198,10 @@ def test_aggregate_publishes_tables_and_the_report(in_process: Prefect, processe
     page = tmp_path / "store-report" / "report.html"
     assert page.is_file()
     artifacts = in_process.artifacts()
-    assert page.as_uri() in artifacts["aggregate-cohort-report"]["data"]
+    shown = artifacts["aggregate-cohort-report"]
+    link = "[Report of the cohort](https://host/reports/report.html)"
+    assert shown["data"] == (link if address else f"`{page}`")
+    assert "file://" not in shown["data"]
     assert len(json.loads(artifacts["aggregate-cohort-groups"]["data"])) == 2
     assert len(json.loads(artifacts["aggregate-cohort-variation"]["data"])) == 9
 
