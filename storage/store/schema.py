@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import zarr
+from numcodecs import BitRound
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec
 
@@ -451,9 +452,5 @@ def rounded(array: NDArray[Any], variable: Variable) -> NDArray[Any]:
         return result
     if variable.significant_bits >= 23:
         return result
-    dropped = np.uint32(23 - variable.significant_bits)
-    bits = result.view(np.uint32)
-    half = np.uint32((1 << (int(dropped) - 1)) - 1)
-    bits = bits + (((bits >> dropped) & np.uint32(1)) + half)
-    bits &= np.uint32((0xFFFFFFFF << int(dropped)) & 0xFFFFFFFF)
-    return np.where(np.isfinite(result), bits.view(np.float32), np.where(np.isnan(result), np.float32(np.nan), result))
+    bits = BitRound(variable.significant_bits).encode(result).view(np.float32)  # it wraps what is not finite
+    return np.where(np.isfinite(result), bits, np.where(np.isnan(result), np.float32(np.nan), result))

@@ -124,6 +124,22 @@ def test_rounding_keeps_twelve_bits_and_what_is_not_a_number(array: np.ndarray) 
     assert rounded(stored, T1MAP).tobytes() == stored.tobytes()
 
 
+def test_every_kind_of_float_is_rounded_as_the_stores_of_all_releases_were() -> None:
+    """The rule in whole numbers, on bit patterns from all over: subnormal, huge, infinite and no numbers included."""
+    patterns = np.arange(0, 2**32, 9973, dtype=np.uint64).astype(np.uint32)
+    patterns = np.append(
+        patterns, np.asarray([0x7F800000, 0xFF800000, 0x7FFFFFFF, 1, 0x80000000, 0x7F7FFFFF], np.uint32)
+    )
+    array = patterns.view(np.float32)
+    kept = (patterns + ((patterns >> np.uint32(11)) & np.uint32(1)) + np.uint32(1023)) & np.uint32(0xFFFFF800)
+    expected = np.where(np.isfinite(array), kept, patterns)
+    expected[np.isnan(array)] = np.float32(np.nan).view(np.uint32)
+    np.testing.assert_array_equal(rounded(array, T1MAP).view(np.uint32), expected)
+    assert {0, 0x7F800000} <= set(expected.tolist())
+    tiny = np.abs(array) < np.finfo(np.float32).tiny
+    assert tiny.sum() > 1000
+
+
 def test_rounding_is_to_nearest_even_and_leaves_the_input_alone() -> None:
     last = 2.0**-12  # the last kept bit of a value in [1, 2)
     array = np.asarray([1 + last / 2, 1 + 3 * last / 2, 1 + 0.51 * last], np.float32)
