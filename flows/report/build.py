@@ -187,8 +187,8 @@ def _provenance(cohort: Cohort) -> list[tuple[str, str]]:
     return [
         ("snapshot", f"{last.id} of {last.time:%Y-%m-%d %H:%M:%S} UTC: {last.message}"),
         ("schema version", str(cohort.root.attrs.get("schema_version", "-"))),
-        ("checkpoint of the maps, SHA-256", _distinct(rows["checkpoint_digest"])),
-        ("promoted checkpoint, SHA-256", cohort.promoted or "none"),
+        ("checkpoint of the maps, by its content", _distinct(rows["checkpoint_digest"])),
+        ("promoted checkpoint", cohort.promoted or "none"),
         ("calibration version", _distinct(rows["calibration_version"])),
         ("preprocessing version", _distinct(rows["preprocessing_version"])),
         ("code version of the sessions", _distinct(rows["code_version"])),

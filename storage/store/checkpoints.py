@@ -55,21 +55,10 @@ def register(
     StorageFaultError
         If the storage does not answer.
     """
-    sha256 = hashlib.sha256(content).hexdigest()
-    digest = digest or sha256
+    digest = digest or hashlib.sha256(content).hexdigest()
 
     def edit(root: zarr.Group) -> None:
-        node = root.require_group(NODE)
-        if digest not in node:
-            node.create_array(
-                digest,
-                data=np.frombuffer(content, dtype=np.uint8),
-                chunks=(min(CHUNK, max(1, len(content))),),
-                dimension_names=(f"byte_{digest[:12]}",),  # files differ in length, dimensions of one name must not
-                attributes={SHA256: sha256},
-            )
-        plain = json.loads(json.dumps(record, default=str), parse_constant=lambda _: None)
-        array_of(node, digest).attrs.update({"record": plain})
+        keep(root.require_group(NODE), digest, content, record)
         if promote:
             root.attrs[PROMOTED] = digest
 
@@ -77,6 +66,20 @@ def register(
     with writing(location) as repository:
         change(repository, edit, f"{what} checkpoint {digest[:12]}", {"run": "train", "checkpoint": digest})
     return digest
+
+
+def keep(node: zarr.Group, digest: str, content: bytes, record: Mapping[str, object]) -> None:
+    """Write a checkpoint into the node of checkpoints, under the name ``digest``; of one that is there the record."""
+    if digest not in node:
+        node.create_array(
+            digest,
+            data=np.frombuffer(content, dtype=np.uint8),
+            chunks=(min(CHUNK, max(1, len(content))),),
+            dimension_names=(f"byte_{digest[:12]}",),  # files differ in length, dimensions of one name must not
+            attributes={SHA256: hashlib.sha256(content).hexdigest()},
+        )
+    plain = json.loads(json.dumps(record, default=str), parse_constant=lambda _: None)
+    array_of(node, digest).attrs.update({"record": plain})
 
 
 def promote(location: str | Path, digest: str) -> str:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import zarr
 
 from qmri_core.mapping.checkpoint import FILE_DIGESTS_BEFORE, CheckpointError, content_digest
 from qmri_core.series.acquisition import CONTRASTS
-from storage.store.checkpoints import NODE
+from storage.store.checkpoints import NODE, PROMOTED, keep
 from storage.store.labels import give_labels
 from storage.store.schema import DIGEST, IMAGE_NAMES, IMAGES, SESSION_VARIABLES, create_image_names, create_variable
 from storage.store.slots import group_paths
@@ -65,7 +67,7 @@ def _name_by_content(root: zarr.Group) -> None:
     and preprocessing, in this order. A checkpoint that neither the store holds nor the package has ever brought keeps
     its name, which inference knows when it is given that file again.
     """
-    names = _content_digests(root)
+    names = {**FILE_DIGESTS_BEFORE, **_renamed_checkpoints(root)}
     for path in (*group_paths(root), "catalogue"):
         array = array_of(root, f"{path}/checkpoint_digest")
         before = [str(name) for name in column(array)]
@@ -79,15 +81,28 @@ def _name_by_content(root: zarr.Group) -> None:
         array[...] = np.asarray(texts, dtype=object)
 
 
-def _content_digests(root: zarr.Group) -> dict[str, str]:
-    """Digest of the content of each checkpoint that is known, by the SHA-256 of its file."""
-    digests = dict(FILE_DIGESTS_BEFORE)
-    if NODE in root:
-        for name, array in group_of(root, NODE).arrays():
-            content = np.asarray(array[...], dtype=np.uint8).tobytes()
-            with contextlib.suppress(CheckpointError):  # of a format that nothing reads any more
-                digests[name] = content_digest(content, name=name)
-    return digests
+def _renamed_checkpoints(root: zarr.Group) -> dict[str, str]:
+    """Rename the checkpoints that the store holds; the new name of each by the old one.
+
+    Those that are damaged, or of a format that nothing reads any more, keep their names.
+    """
+    names: dict[str, str] = {}
+    if NODE not in root:
+        return names
+    node = group_of(root, NODE)
+    for name, array in sorted(node.arrays()):
+        content = np.asarray(array[...], dtype=np.uint8).tobytes()
+        if hashlib.sha256(content).hexdigest() != name:
+            continue
+        with contextlib.suppress(CheckpointError):
+            names[name] = content_digest(content, name=name)
+            record: Any = array.attrs["record"]
+            keep(node, names[name], content, record)
+            del node[name]
+    promoted = str(root.attrs.get(PROMOTED, ""))
+    if promoted in names:
+        root.attrs[PROMOTED] = names[promoted]
+    return names
 
 
 STEPS: dict[int, Callable[[zarr.Group], None]] = {1: _join_digests, 2: _add_tissue_signals, 3: _to_version_4}

@@ -20,6 +20,7 @@ from storage.store.lifecycle import migrate
 from storage.store.tables import change
 from tests.storage.cohorts import infer, ingest, placement
 
+UNREADABLE = b"of a format that nothing reads"
 SHIPPED, NOW = next(iter(FILE_DIGESTS_BEFORE.items()))
 
 
@@ -42,8 +43,8 @@ def test_checkpoints_are_named_by_their_content_and_the_release_is_left_out(tmp_
 
     ingest(tmp_path, [placement(name) for name in names])
     infer(tmp_path, names)
-    register(tmp_path, weights, record={}, promote=True)
-    register(tmp_path, b"of a format that nothing reads", record={}, promote=False)
+    register(tmp_path, UNREADABLE, record={}, promote=False)
+    register(tmp_path, weights, record={"loss": 0.5}, promote=True)
     made = [f"{digest},1/7,input,0.1.0,8" for digest in names.values()]
     table = xr.Dataset({"session": ("row", list(names)), "made_with": ("row", made)})
     with writing(tmp_path) as repository:
@@ -51,6 +52,10 @@ def test_checkpoints_are_named_by_their_content_and_the_release_is_left_out(tmp_
         change(repository, older, "as version 3", {})
     migrate(tmp_path)
     cohort = Cohort.open(tmp_path)
+    assert cohort.promoted == expected["ses-2"]
+    assert cohort.checkpoint(cohort.promoted) == weights
+    assert set(cohort.registered) == {expected["ses-2"], hashlib.sha256(UNREADABLE).hexdigest()}
+    assert cohort.registered[cohort.promoted] == {"loss": 0.5}
     for frame in (cohort.sessions, cohort.catalogue):
         assert dict(zip(frame["session"], frame["checkpoint_digest"], strict=True)) == expected
     assert cohort.statistics is not None
