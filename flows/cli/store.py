@@ -180,9 +180,10 @@ def history(
     limit: Annotated[int, typer.Option("--limit", min=1, help="Most commits to list.")] = 30,
 ) -> None:
     """List the commits, newest first, with their tags; each can be opened again."""
-    from storage.store.repository import iterate_history, open_repository, tags
+    from storage.store.cohort import Cohort
+    from storage.store.repository import iterate_history, tags
 
-    repository = open_repository(store)
+    repository = Cohort.open(store).repository
     names: dict[str, list[str]] = {}
     for name, snapshot_id in tags(repository).items():
         names.setdefault(snapshot_id, []).append(name)

@@ -91,6 +91,7 @@ class _Infer:
         if not plans:
             return None
         wave = begin_update(repository, sorted(plans))
+        weights = self.weights.seen_from(cohort)
         tasks = [
             InferTask(
                 cohort=cohort,
@@ -98,7 +99,7 @@ class _Infer:
                 acquisitions=plans[name].acquisitions,
                 scales=plans[name].scales,
                 person=plans[name].person,
-                weights=self.weights,
+                weights=weights,
                 fork=wave.fork,
             )
             for name, slot in wave.slots.items()

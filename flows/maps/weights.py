@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
@@ -35,6 +35,10 @@ class Weights:
     cohort: Cohort | None = field(default=None, compare=False)
     name: str = ""
     recorded: frozenset[str] = frozenset()
+
+    def seen_from(self, cohort: Cohort) -> Weights:
+        """The same weights, to be read from a later state of the store: that of the start may end during a long run."""
+        return self if self.cohort is None else replace(self, cohort=cohort)
 
     def as_recorded(self, digest: str) -> str:
         """The digest that maps of these weights carry, where ``digest`` is what they carry: itself if it is theirs."""

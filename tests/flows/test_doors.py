@@ -18,10 +18,13 @@ from flows.cli.main import app
 from flows.cluster.clusters import dask_client
 from flows.evaluation.without_truth import evaluate_real
 from flows.maps.infer import infer
+from flows.maps.weights import chosen_weights
 from flows.report.build import write_report
 from flows.settings import Settings
 from flows.statistics.aggregate import aggregate
+from storage.store.checkpoints import register
 from storage.store.cohort import Cohort, commit, history
+from storage.store.lifecycle import compact
 from tests.benchmarks.test_orchestration import make_store
 
 N_SESSIONS = 3
@@ -111,3 +114,19 @@ def test_what_was_read_is_kept_and_a_process_that_it_is_sent_to_opens_the_store_
         slot = other.slots[min(other.slots)]
         assert other.read(slot, ["T1w"])["T1w"].tobytes() == cohort.read(slot, ["T1w"])["T1w"].tobytes()
     assert doors.count == before + 1
+
+
+def test_weights_of_a_long_run_are_read_from_the_state_of_its_wave(
+    store: str, checkpoint: Path, tmp_path: Path
+) -> None:
+    """The state that the run began with may have ended by then: here `qmri compact --keep-days 0` came in between."""
+    copy = shutil.copytree(store, tmp_path / "copy")
+    register(copy, checkpoint.read_bytes(), record={}, promote=True)
+    began = chosen_weights(Cohort.open(copy))
+    register(copy, checkpoint.read_bytes(), record={"more": 1}, promote=True)
+    compact(copy, keep_days=0)
+    now = began.seen_from(Cohort.open(copy))
+    assert now.cohort is not None
+    assert now.cohort.checkpoint(now.name) == checkpoint.read_bytes()
+    assert (now, hash(now)) == (began, hash(began))  # a process that has loaded them does not do it again
+    assert now.cohort != began.cohort
