@@ -139,41 +139,41 @@ def calibrate_group(
     values = population(next(iter(acquisitions.values())).field_strength)
     hidden = hidden or {}
     acquisitions = {contrast: _moved(one, hidden.get(contrast, ())) for contrast, one in acquisitions.items()}
+    is_usable = _some_count(sessions, acquisitions)
+    logs = _logs(list(compress(sessions, is_usable)), acquisitions)
+    means = _means(logs)
+    spreads = _spreads([(logs - means, acquisitions)], cohort, GROUP_WEIGHT)
+    visits = Counter(compress(people if people is not None else range(len(sessions)), is_usable)).values()
+    left = posterior(np.where(np.isfinite(means), 0.0, np.nan)[None], acquisitions, spreads).variances[0]
+    signals = {of: float(np.exp(mean)) for of, mean in zip(observations(acquisitions), means, strict=True)}
+    result: dict[Contrast, ScaleCalibration] = {}
+    for contrast, variance in zip(acquisitions, left, strict=True):
+        reference = reference_signal(acquisitions[contrast], values)
+        result[contrast] = ScaleCalibration(
+            scale=signals[contrast, ANCHOR] / reference,
+            reference_signal=reference,
+            white_matter_signal=signals[contrast, ANCHOR],
+            grey_matter_signal=signals[contrast, "GM"],
+            csf_signal=signals.get((contrast, "CSF"), math.nan),
+            spread=spreads.own[contrast],
+            common_spread=spreads.common,
+            determined=float(1 - variance / (spreads.own[contrast] ** 2 + spreads.common**2)),
+            n_sessions=len(logs),
+            n_people=len(logs) ** 2 / sum(n**2 for n in visits),
+            hidden=hidden.get(contrast, ()),
+        )
+    return result
+
+
+def _some_count(sessions: Sequence[Signals], acquisitions: Mapping[Contrast, Acquisition]) -> list[bool]:
+    """`_which_count`, of which at least one must."""
     is_usable = _which_count(sessions, acquisitions)
-    usable = list(compress(sessions, is_usable))
-    if not usable:
+    if not any(is_usable):
         raise CalibrationError(
             f"no session of the group has {MIN_CORE_VOXELS} voxels of white matter in all of "
             f"{', '.join(acquisitions)}; their intensity scales cannot be set"
         )
-    logs = _logs(usable, acquisitions)
-    means = _means(logs)
-    deviations = logs - means
-    spreads = _spreads([(deviations, acquisitions)], cohort, GROUP_WEIGHT)
-    visits = Counter(compress(people if people is not None else range(len(sessions)), is_usable)).values()
-    left = posterior(np.where(np.isfinite(means), 0.0, np.nan)[None], acquisitions, spreads).variances[0]
-    result = {}
-    for index, contrast in enumerate(acquisitions):
-        reference = reference_signal(acquisitions[contrast], values)
-        own = {
-            tissue: float(np.exp(mean))
-            for (one, tissue), mean in zip(observations(acquisitions), means, strict=True)
-            if one is contrast
-        }
-        result[contrast] = ScaleCalibration(
-            scale=own[ANCHOR] / reference,
-            reference_signal=reference,
-            white_matter_signal=own[ANCHOR],
-            grey_matter_signal=own["GM"],
-            csf_signal=own.get("CSF", math.nan),
-            spread=spreads.own[contrast],
-            common_spread=spreads.common,
-            determined=float(1 - left[index] / (spreads.own[contrast] ** 2 + spreads.common**2)),
-            n_sessions=len(usable),
-            n_people=len(usable) ** 2 / sum(n**2 for n in visits),
-            hidden=hidden.get(contrast, ()),
-        )
-    return result
+    return is_usable
 
 
 def group_contrast(

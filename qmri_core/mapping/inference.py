@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -86,6 +86,27 @@ def session_maps(
     ValueError
         If images, acquisitions and scales are not of the same contrasts, or a scale is not positive.
     """
+    _check_contrasts(images, acquisitions, scales)
+    inside = inside_of(images.values(), mask)
+    result = {name: np.full(mask.shape, np.nan, dtype=np.float32) for name in Maps.__dataclass_fields__}
+    if not inside.any():
+        return Maps(**result)
+    place = torch.device(device)
+    if network is not None:  # a copy: the caller's weights stay where they are
+        network = copy.deepcopy(network).to(device=place, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    size = block or max(1, VOXELS.get(place.type, VOXELS["cpu"]) // (inside.shape[1] * inside.shape[2]))
+    blocks = [slice(start, start + size) for start in range(0, inside.shape[0], size)]
+    for some, found in _in_blocks(network, images, inside, acquisitions, scales, blocks, place, precision, person):
+        for name, row in zip(Maps.__dataclass_fields__, found.cpu().numpy(), strict=True):
+            result[name][some][inside[some]] = row
+    return Maps(**result)
+
+
+def _check_contrasts(
+    images: Mapping[Contrast, NDArray[np.float32]],
+    acquisitions: Mapping[Contrast, Acquisition],
+    scales: Mapping[Contrast, float],
+) -> None:
     if not (set(images) == set(acquisitions) == set(scales)):
         raise ValueError(
             f"images of {sorted(images)}, acquisitions of {sorted(acquisitions)} and scales of {sorted(scales)}; "
@@ -94,40 +115,46 @@ def session_maps(
     for contrast, scale in scales.items():
         if not (np.isfinite(scale) and scale > 0):
             raise ValueError(f"the scale of {contrast} is {scale}; it must be positive: calibrate the group first")
+
+
+def _in_blocks(
+    network: MapNetwork | None,
+    images: Mapping[Contrast, NDArray[np.float32]],
+    inside: NDArray[np.bool_],
+    acquisitions: Mapping[Contrast, Acquisition],
+    scales: Mapping[Contrast, float],
+    blocks: Iterable[slice],
+    place: torch.device,
+    precision: torch.dtype,
+    person: PersonLevels | None,
+) -> Iterator[tuple[slice, Tensor]]:
+    """Each block of slices that holds some brain, and what `infer_block` gives of its voxels."""
     physics = estimator(acquisitions)
-    inside = inside_of(images.values(), mask)
-    result = {name: np.full(mask.shape, np.nan, dtype=np.float32) for name in Maps.__dataclass_fields__}
-    if not inside.any():
-        return Maps(**result)
     # of the images, per unit of signal relative to white matter; a median of zero ends the session with an error
     units = physics.units(scales)
     medians = [float(np.median(images[contrast][inside])) for contrast in physics.contrasts]
-    place = torch.device(device)
     to_median = torch.tensor([unit / median for unit, median in zip(units, medians, strict=True)], device=place)
-    if network is not None:  # a copy: the caller's weights stay where they are
-        network = copy.deepcopy(network).to(device=place, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    step = block or max(1, VOXELS.get(place.type, VOXELS["cpu"]) // (inside.shape[1] * inside.shape[2]))
-    for start in range(0, inside.shape[0], step):
-        where = inside[start : start + step]
+    for some in blocks:
+        where = inside[some]
         if not where.any():
             continue
-        planes = [images[contrast][start : start + step][where] for contrast in physics.contrasts]
+        planes = [images[contrast][some][where] for contrast in physics.contrasts]
         signals = [plane / unit for plane, unit in zip(planes, units, strict=True)]
         relative = torch.from_numpy(np.stack(signals, dtype=np.float32))
         with torch.inference_mode():
-            found = infer_block(
-                network,
-                relative.to(place),
-                torch.from_numpy(cropped(where)).to(place),
-                acquisitions,
-                physics,
-                to_median,
-                precision=precision,
-                person=person,
+            yield (
+                some,
+                infer_block(
+                    network,
+                    relative.to(place),
+                    torch.from_numpy(cropped(where)).to(place),
+                    acquisitions,
+                    physics,
+                    to_median,
+                    precision=precision,
+                    person=person,
+                ),
             )
-        for name, row in zip(Maps.__dataclass_fields__, found.cpu().numpy(), strict=True):
-            result[name][start : start + step][where] = row
-    return Maps(**result)
 
 
 def widened(

@@ -13,8 +13,6 @@ from torch import Tensor
 from qmri_core.physics.registry import signal
 from qmri_core.series.acquisition import Acquisition
 
-PARAMETERS = ("t1", "t2", "pd")
-
 
 def jacobian(
     acquisitions: Sequence[Acquisition], pd: Tensor, t1: Tensor, t2: Tensor, *, transmit_scale: Tensor | float = 1.0

@@ -117,7 +117,7 @@ def echo_train(
 
     Phase graph of the whole train; only the mean longitudinal magnetisation passes from one cycle to the next
     (perfect crushing). Left out: slice profile (but for the effective refocusing factor), magnetisation transfer,
-    diffusion, flow.
+    diffusion, flow. The function is long by its parameters: they are the sequence's own, and each has its unit here.
 
     Parameters
     ----------

@@ -133,7 +133,8 @@ def mprage(
     The longitudinal magnetisation passes through inversion, delay, :math:`N` readout pulses and recovery; each is an
     affine map, and the fixed point of the cycle is the steady state. Spoiling is ideal, so pulse :math:`n` sees
     :math:`q^{n-1} M + g (1 - q^{n-1})`, :math:`q = \cos\alpha \, e^{-t_i/T_1}`, :math:`g = (1 - e^{-t_i/T_1})/(1-q)`.
-    Left out: susceptibility, and what RF spoiling leaves of the transverse magnetisation.
+    Left out: susceptibility, and what RF spoiling leaves of the transverse magnetisation. The function is long by its
+    parameters: they are the sequence's own, and each has its unit here.
 
     Parameters
     ----------
@@ -181,76 +182,6 @@ def mprage(
     return pd * longitudinal * torch.sin(alpha) * decay(echo_time, t2)
 
 
-def pseudo_steady_state(
-    pd: Tensor,
-    t1: Tensor,
-    t2: Tensor,
-    *,
-    repetition_time: Value,
-    echo_time: Value,
-    flip_angle: Value,
-    refocusing_angle: Value,
-    train_duration: Value,
-    inversion_time: Value | None = None,
-    inversion_efficiency: Value = 1.0,
-    t2_preparation_time: Value = 0.0,
-    refocusing_factor: Value = 1.0,
-    ramp: bool = False,
-    transmit_scale: Value = 1.0,
-) -> Tensor:
-    r"""Signed signal of a constant echo train (TSE, 2D FLAIR) in the pseudo steady state: the fast path.
-
-    .. math:: S = PD \, M_z \sin\alpha \, s^p \exp\left(-TE \left[s/T_2 + (1-s)/T_1\right]\right)
-
-    with :math:`s = \sin(\beta/2)`, :math:`p = 1/2` for a one-pulse ramp and 1 otherwise, and nothing longitudinal left
-    by the train.
-    Within about 1 % of the phase graph in brain tissue from the fourth echo on; not for the first three echoes, and
-    not for variable flip trains: `qmri_core.physics.phase_graph.echo_train` holds for all of them.
-
-    Parameters
-    ----------
-    pd, t1, t2
-        Maps, shape ``(..., z, y, x)``; ``pd`` relative, ``t1`` and ``t2`` in seconds.
-    repetition_time, echo_time, train_duration
-        Seconds; the train lasts echoes times echo spacing.
-    flip_angle, refocusing_angle
-        Nominal excitation and refocusing angle in radians.
-    inversion_time, inversion_efficiency
-        Seconds from inversion to excitation, ``None`` without inversion; and Mz after over minus Mz before.
-    t2_preparation_time
-        Seconds of ideal T2 preparation before the inversion (or the excitation).
-    refocusing_factor, transmit_scale
-        Effective over nominal refocusing angle; actual over nominal angle of all pulses.
-    ramp
-        True if the first refocusing pulse is 90 degrees + half of the angle.
-
-    Returns
-    -------
-    Tensor
-        Signal in the unit of ``pd``, shape of the broadcast inputs.
-
-    References
-    ----------
-    Alsop 1997, MRM 37:176; Hennig et al. 2003, MRM 49:527. The weight of T2 is a fit to the phase graph.
-    """
-    alpha = scaled_angle(flip_angle, transmit_scale, t1)
-    beta = scaled_angle(refocusing_angle, transmit_scale, t1) * refocusing_factor
-    # above 180 degrees the train acts as its mirror angle does
-    s = torch.sin(beta / 2).abs()
-    longitudinal = longitudinal_at_excitation(
-        torch.zeros_like(t1),
-        t1,
-        t2,
-        repetition_time=repetition_time,
-        train_duration=train_duration,
-        inversion_time=inversion_time,
-        inversion_efficiency=inversion_efficiency,
-        t2_preparation_time=t2_preparation_time,
-    )
-    train = (torch.sqrt(s) if ramp else s) * torch.exp(-echo_time * (s / t2 + (1 - s) / t1))
-    return pd * longitudinal * torch.sin(alpha) * train
-
-
 def longitudinal_at_excitation(
     after_train: Tensor,
     t1: Tensor,
@@ -265,8 +196,8 @@ def longitudinal_at_excitation(
 ) -> Tensor:
     """Mz at the excitation when the train left ``after_train``: recovery, then T2 preparation and inversions, if any.
 
-    All times in seconds, as in `pseudo_steady_state`; ``second_inversion_time`` runs from a second inversion to the
-    excitation (double inversion recovery).
+    All times in seconds, as in `qmri_core.physics.phase_graph.echo_train`; ``second_inversion_time`` runs from a second
+    inversion to the excitation (double inversion recovery).
     """
     rest = repetition_time - train_duration - t2_preparation_time - (0.0 if inversion_time is None else inversion_time)
     longitudinal = recovered(after_train, decay(rest, t1))

@@ -72,11 +72,10 @@ def preprocess(volumes: Mapping[Contrast, Volume], grid: Grid) -> Preprocessed:
     mask = brain_mask(t1w)
     native_spacing = tuple(spacing_of(t1w.affine)[::-1].tolist())
     around = _grow(mask > 0, native_spacing, ALIGNMENT_MARGIN).astype(np.uint8)
-    quality: dict[str, float] = {}
-    from_t1w: dict[Contrast, Affine] = {Contrast.T1W: np.eye(4)}
-    for contrast in CONTRASTS:
-        if contrast in volumes and contrast is not Contrast.T1W:
-            from_t1w[contrast], quality[f"{contrast}_alignment"] = align(t1w, volumes[contrast], around)
+    others = [contrast for contrast in CONTRASTS if contrast in volumes and contrast is not Contrast.T1W]
+    aligned = {contrast: align(t1w, volumes[contrast], around) for contrast in others}
+    quality = {f"{contrast}_alignment": information for contrast, (_, information) in aligned.items()}
+    from_t1w: dict[Contrast, Affine] = {Contrast.T1W: np.eye(4), **{name: to for name, (to, _) in aligned.items()}}
     reference = next(contrast for contrast in REFERENCES if contrast in volumes)
     to_t1w = np.asarray(np.linalg.inv(from_t1w[reference]), dtype=np.float64)
     affine = _frame(grid, volumes[reference], from_t1w[reference], t1w, mask)
@@ -87,24 +86,9 @@ def preprocess(volumes: Mapping[Contrast, Volume], grid: Grid) -> Preprocessed:
     }
     depth = Volume(array=_distance(mask > 0, native_spacing), affine=t1w.affine)
     on_grid = np.nan_to_num(resample(depth, grid, affine, to_t1w), nan=np.inf) < MASK_GROWTH
-    covered = on_grid.copy()
-    for image in images.values():
-        covered &= np.isfinite(image)
-    voxel_litres = float(np.prod(grid.spacing)) * 1e-6
-    quality["brain_volume"] = float(on_grid.sum()) * voxel_litres
-    quality["coverage"] = float(covered.sum()) / max(float(on_grid.sum()), 1.0)
-    if quality["coverage"] < MIN_COVERAGE:
-        raise FieldOfViewError(
-            f"all contrasts together cover {quality['coverage']:.0%} of the brain on the grid; "
-            f"{MIN_COVERAGE:.0%} are needed"
-        )
-    final_mask = covered.astype(np.uint8)
-    near = _grow(on_grid, grid.spacing[::-1], _MARGIN)
-    fields: dict[Contrast, NDArray[np.float32]] = {}
-    for contrast, image in images.items():
-        field = bias_field(image, final_mask, grid.spacing)
-        fields[contrast] = thinned(field)
-        images[contrast] = np.where(near, image / field, np.nan).astype(np.float32)
+    final_mask, quality["coverage"] = _covered(on_grid, images)
+    quality["brain_volume"] = float(on_grid.sum()) * float(np.prod(grid.spacing)) * 1e-6
+    images, fields = _without_fields(images, final_mask, _grow(on_grid, grid.spacing[::-1], _MARGIN), grid)
     tissue = segment(images, final_mask)
     inside = {
         contrast: mask > 0 if contrast is Contrast.T1W else _brain_in(volumes[contrast], from_t1w[contrast], t1w, mask)
@@ -123,6 +107,33 @@ def preprocess(volumes: Mapping[Contrast, Volume], grid: Grid) -> Preprocessed:
         bias_fields=fields,
         quality=quality,
     )
+
+
+def _covered(
+    brain: NDArray[np.bool_], images: Mapping[Contrast, NDArray[np.float32]]
+) -> tuple[NDArray[np.uint8], float]:
+    """The brain that all images cover, and its share of the brain."""
+    covered = brain.copy()
+    for image in images.values():
+        covered &= np.isfinite(image)
+    share = float(covered.sum()) / max(float(brain.sum()), 1.0)
+    if share < MIN_COVERAGE:
+        raise FieldOfViewError(
+            f"all contrasts together cover {share:.0%} of the brain on the grid; {MIN_COVERAGE:.0%} are needed"
+        )
+    return covered.astype(np.uint8), share
+
+
+def _without_fields(
+    images: Mapping[Contrast, NDArray[np.float32]], mask: NDArray[np.uint8], near: NDArray[np.bool_], grid: Grid
+) -> tuple[dict[Contrast, NDArray[np.float32]], dict[Contrast, NDArray[np.float32]]]:
+    """Images divided by their bias fields, NaN where not ``near`` the brain; and the fields, thinned."""
+    corrected, fields = {}, {}
+    for contrast, image in images.items():
+        field = bias_field(image, mask, grid.spacing)
+        fields[contrast] = thinned(field)
+        corrected[contrast] = np.where(near, image / field, np.nan).astype(np.float32)
+    return corrected, fields
 
 
 def _brain_in(native: Volume, from_t1w: Affine, t1w: Volume, mask: NDArray[np.uint8]) -> NDArray[np.bool_]:

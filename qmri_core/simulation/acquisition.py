@@ -158,7 +158,7 @@ def acquire(
 
     The signal is computed at the anatomy's resolution with the local transmit scale, multiplied by the receive
     sensitivity, and averaged over each voxel's slice thickness: mixing of tissues across a thick slice is one of
-    signals. Noise is Rician.
+    signals. Noise is Rician. The function is long by its parameters, each of which has its unit here.
 
     Parameters
     ----------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from enum import StrEnum
 
 
@@ -67,9 +66,3 @@ def _effect(name: str) -> Effect:
         return Effect(name)
     except ValueError:
         raise ValueError(f"effect {name!r} is none of default, all, none, {', '.join(Effect)}") from None
-
-
-def text_of(effects: Iterable[Effect]) -> str:
-    """Names in a fixed order, as `effects_of` reads them."""
-    chosen = set(effects)
-    return ",".join(effect for effect in Effect if effect in chosen) or "none"

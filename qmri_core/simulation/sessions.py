@@ -109,14 +109,13 @@ def _series(
     number: int,
     resolution: float,
 ) -> list[AcquiredSeries]:
-    """The series, and perhaps a worse one of the same contrast."""
+    """The series, and perhaps a worse one of the same contrast.
+
+    Long by the one order in which everything of a series is drawn: another order is another cohort of the same seed.
+    """
     rng = plan.generator(2, number)
-    is_axial = one.geometry.plane == "axial"
-    tilt = tilt if is_axial else 0.0
-    centre = pose[:3, 3] + rng.uniform(-3, 3, 3) + np.array([0.0, 0.0, 0.0 if is_axial else -8.0])
-    if plan.fault is Fault.FIELD_OF_VIEW and one.contrast is Contrast.T2W:
-        centre = centre + np.array([0.0, 0.0, 95.0])
-    centre = np.round(centre, 3)
+    tilt = tilt if one.geometry.plane == "axial" else 0.0
+    centre = _centre(plan, one, pose, rng)
     affine = series_affine(one.geometry, resolution=resolution, tilt=tilt, centre=centre)
     snr, scale = float(rng.uniform(30, 70)), _scale(plan, one, rng)
     one = _as_run(plan, one)
@@ -148,38 +147,55 @@ def _series(
     volume = image(one, affine, rng, values)
     if plan.fault is Fault.EMPTY_IMAGE and one.contrast is Contrast.FLAIR:
         volume = Volume(array=np.zeros_like(volume.array), affine=volume.affine)
+    description = str(rng.choice(DESCRIPTIONS))
     taken = AcquiredSeries(
-        series=one,
-        volumes=(volume,),
-        number=number,
-        description=str(rng.choice(DESCRIPTIONS)),
-        scale=scale,
-        snr=snr,
-        pose=pose,
+        series=one, volumes=(volume,), number=number, description=description, scale=scale, snr=snr, pose=pose
     )
-    is_t1w = one.contrast is Contrast.T1W
-    if plan.fault is Fault.CONTRAST_AGENT_ONLY and is_t1w:
-        taken = replace(taken, contrast_agent="Gadovist")
-    result = [taken]
-    if plan.fault is Fault.CONTRAST_AGENT_TOO and is_t1w:
-        again = replace(taken, number=series_number(plan, 4), contrast_agent="Gadovist", role=Role.RIVAL)
-        result.append(again)
+    result = _with_contrast_agent(plan, taken)
     if has_rival(plan, one):
-        coarse = one
-        if "NORM" in one.codes.image_type and plan.fault is None:  # the same acquisition, not normalised
-            kinds = tuple("ND" if kind == "NORM" else kind for kind in one.codes.image_type)
-            coarse = replace(
-                one, codes=replace(one.codes, image_type=kinds), header=replace(one.header, image_type=kinds)
-            )
+        coarse = _quick(one, resolution)
+        if "NORM" in one.codes.image_type and plan.fault is None:
+            coarse = _not_normalised(one)
             values = values / fields.receive_sensitivity(anatomy, flattening=0.3 if is_normalised else 1.0)
             values *= fields.receive_sensitivity(anatomy)
-        else:  # a quick one of thick slices
-            thick = max(one.geometry.thickness, resolution) + 2.0
-            coarse = replace(one, geometry=replace(one.geometry, thickness=thick, gap=one.geometry.gap + 0.5))
+        else:
             affine = series_affine(coarse.geometry, resolution=resolution, tilt=tilt, centre=centre)
         volume = image(coarse, affine, plan.generator(8, number), values)
-        result.append(replace(taken, series=coarse, volumes=(volume,), number=series_number(plan, 5), role=Role.RIVAL))
+        rival = replace(result[0], series=coarse, volumes=(volume,), number=series_number(plan, 5), role=Role.RIVAL)
+        result.append(rival)
     return result
+
+
+def _centre(plan: SessionPlan, one: SimulatedSeries, pose: Affine, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Centre of the slices in the scanner, near that of the head."""
+    centre = pose[:3, 3] + rng.uniform(-3, 3, 3) + np.array([0.0, 0.0, 0.0 if one.geometry.plane == "axial" else -8.0])
+    if plan.fault is Fault.FIELD_OF_VIEW and one.contrast is Contrast.T2W:
+        centre = centre + np.array([0.0, 0.0, 95.0])
+    return np.asarray(np.round(centre, 3), dtype=np.float64)
+
+
+def _with_contrast_agent(plan: SessionPlan, taken: AcquiredSeries) -> list[AcquiredSeries]:
+    """The series; a T1w as a session with a contrast agent has it: with agent, or without and then with."""
+    if taken.series.contrast is not Contrast.T1W:
+        return [taken]
+    if plan.fault is Fault.CONTRAST_AGENT_ONLY:
+        return [replace(taken, contrast_agent="Gadovist")]
+    if plan.fault is Fault.CONTRAST_AGENT_TOO:
+        again = replace(taken, number=series_number(plan, 4), contrast_agent="Gadovist", role=Role.RIVAL)
+        return [taken, again]
+    return [taken]
+
+
+def _not_normalised(one: SimulatedSeries) -> SimulatedSeries:
+    """The same acquisition without the vendor's normalisation."""
+    kinds = tuple("ND" if kind == "NORM" else kind for kind in one.codes.image_type)
+    return replace(one, codes=replace(one.codes, image_type=kinds), header=replace(one.header, image_type=kinds))
+
+
+def _quick(one: SimulatedSeries, resolution: float) -> SimulatedSeries:
+    """A quick one of thick slices."""
+    thick = max(one.geometry.thickness, resolution) + 2.0
+    return replace(one, geometry=replace(one.geometry, thickness=thick, gap=one.geometry.gap + 0.5))
 
 
 def has_rival(plan: SessionPlan, one: SimulatedSeries) -> bool:

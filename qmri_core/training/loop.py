@@ -157,54 +157,86 @@ def fit(
     TrainingError
         If the file is of other settings, or the processes do not divide the batches of a step.
     """
-    rank, world = (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
-    if settings.batches_per_step % world:
-        raise TrainingError(
-            f"{settings.batches_per_step} batches per step cannot be dealt out to {world} processes: "
-            f"give a multiple of {world}"
-        )
-    torch.manual_seed(settings.seed)
-    network = MapNetwork(NetworkSettings(widths=settings.widths))
-    if start is not None:
-        network.load_state_dict(start.network.state_dict())
+    rank, world = _place_among_processes(settings)
+    network = _first_weights(settings, start)
     network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=1e-4)
     identity = {**asdict(settings), "start": "" if start is None else start.digest, "deadline": deadline}
     at = _resumed(state, identity, network, optimiser)
     module: nn.Module = DistributedDataParallel(network) if world > 1 else network
     began = time.monotonic() - at.seconds
-    while True:
-        at.seconds = time.monotonic() - began
-        done = _most(max(at.step / settings.n_steps, 0.0 if deadline is None else at.seconds / deadline))
-        is_last = done >= 1
-        is_due = is_last or (at.step > 0 and at.step % settings.validate_every == 0)
-        if score is not None and is_due and (not at.held_out or at.held_out[-1]["step"] != at.step):
-            is_last |= _look(network, score, at, settings)
-        if is_last:
-            break
+    while not _is_over(network, score, at, settings, done := _done(at, settings, deadline, began)):
         if state is not None and rank == 0 and at.step and at.step % REPORT_EVERY == 0:
             _save(state, identity, network, optimiser, at)
-        for group in optimiser.param_groups:
-            warm = min(1.0, (at.step + 1) / WARM_UP)
-            group["lr"] = settings.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * done))
+        _set_rate(optimiser, settings, at.step, done)
         _step(loss, module, optimiser, at, settings, rank, world)
         if at.step % REPORT_EVERY == 0:
             at.curve.append({"step": at.step, **_means(at.sums)})
             at.sums = {}
             if progress is not None:
                 progress(at.step, settings.n_steps, _line(at))
+    _finish(network, at)
+    place = {"processes": world, "device": torch.device(device).type}
+    return network, _record(at, settings, start) | place | {"precision": str(precision).removeprefix("torch.")}
+
+
+def _place_among_processes(settings: TrainingSettings) -> tuple[int, int]:
+    """Rank of this process and their number."""
+    if not distributed.is_initialized():
+        return 0, 1
+    rank, world = distributed.get_rank(), distributed.get_world_size()
+    if settings.batches_per_step % world:
+        raise TrainingError(
+            f"{settings.batches_per_step} batches per step cannot be dealt out to {world} processes: "
+            f"give a multiple of {world}"
+        )
+    return rank, world
+
+
+def _first_weights(settings: TrainingSettings, start: Checkpoint | None) -> MapNetwork:
+    torch.manual_seed(settings.seed)
+    network = MapNetwork(NetworkSettings(widths=settings.widths))
+    if start is not None:
+        network.load_state_dict(start.network.state_dict())
+    return network
+
+
+def _set_rate(optimiser: torch.optim.Optimizer, settings: TrainingSettings, step: int, done: float) -> None:
+    """The rate rises over `WARM_UP` steps and falls as a half cosine."""
+    warm = min(1.0, (step + 1) / WARM_UP)
+    for group in optimiser.param_groups:
+        group["lr"] = settings.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def _finish(network: MapNetwork, at: _State) -> None:
+    """Give the network its best weights, ready for inference on the CPU."""
     if at.best is not None:
         network.load_state_dict(at.best)
     network.eval().to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    return network, {
+
+
+def _done(at: _State, settings: TrainingSettings, deadline: float | None, began: float) -> float:
+    """How much of the training is done, by steps or by time; the same in all processes."""
+    at.seconds = time.monotonic() - began
+    return _most(max(at.step / settings.n_steps, 0.0 if deadline is None else at.seconds / deadline))
+
+
+def _is_over(network: MapNetwork, score: Score | None, at: _State, settings: TrainingSettings, done: float) -> bool:
+    """Whether training ends here, after a look at what is held out where one is due."""
+    is_last = done >= 1
+    is_due = is_last or (at.step > 0 and at.step % settings.validate_every == 0)
+    if score is not None and is_due and (not at.held_out or at.held_out[-1]["step"] != at.step):
+        is_last |= _look(network, score, at, settings)
+    return is_last
+
+
+def _record(at: _State, settings: TrainingSettings, start: Checkpoint | None) -> dict[str, Any]:
+    return {
         "settings": asdict(settings),
         "started_from": None if start is None else {"digest": start.digest, "training": dict(start.training)},
         "steps": at.step,
         "best_step": at.best_step if at.best is not None else at.step,
         "seconds": round(at.seconds),
-        "processes": world,
-        "device": torch.device(device).type,
-        "precision": str(precision).removeprefix("torch."),
         "curve": at.curve,
         "held_out": at.held_out,
     }

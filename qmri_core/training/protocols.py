@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -42,67 +44,80 @@ def _as_run(acquisition: Acquisition, rng: np.random.Generator) -> Acquisition:
 
 
 def _t1w(rng: np.random.Generator, field: float) -> Acquisition:
-    kind = rng.choice(["mprage", "ir_spgr", "spgr_3d", "spgr_2d", "spin_echo", "tse", "t1_flair"], p=_T1W_SHARES)
-    if kind == "mprage":
-        n = int(rng.integers(150, 232))
-        return Acquisition(
-            contrast=Contrast.T1W,
-            sequence=PulseSequence.MPRAGE,
-            field_strength=field,
-            repetition_time=float(rng.uniform(2.0, 2.9)),
-            echo_time=float(rng.uniform(0.002, 0.004)),
-            flip_angle=math.radians(float(rng.uniform(7, 12))),
-            inversion_time=float(rng.uniform(0.86, 1.1)),
-            echo_spacing=float(rng.uniform(0.0064, 0.0080)),
-            echo_train_length=n,
-            centre_index=n // 2,
-        )
-    if kind == "ir_spgr":
-        n = int(rng.integers(150, 180))
-        spacing = float(rng.uniform(0.0066, 0.0082))
-        to_centre = float(rng.uniform(0.38, 0.5)) + spacing * (n // 2 - 1)
-        return Acquisition(
-            contrast=Contrast.T1W,
-            sequence=PulseSequence.MPRAGE,
-            field_strength=field,
-            repetition_time=to_centre + spacing * n / 2 + float(rng.uniform(0.15, 0.7)),
-            echo_time=float(rng.uniform(0.0028, 0.0034)),
-            flip_angle=math.radians(float(rng.uniform(9, 20))),
-            inversion_time=to_centre,
-            echo_spacing=spacing,
-            echo_train_length=n,
-            centre_index=n // 2,
-        )
-    if kind in ("spgr_3d", "spgr_2d"):
-        three = kind == "spgr_3d"
-        return Acquisition(
-            contrast=Contrast.T1W,
-            sequence=PulseSequence.SPOILED_GRADIENT_ECHO,
-            field_strength=field,
-            repetition_time=float(rng.uniform(0.007, 0.012) if three else rng.uniform(0.18, 0.32)),
-            echo_time=float(rng.uniform(0.0022, 0.0048)),
-            flip_angle=math.radians(float(rng.uniform(8, 18) if three else rng.uniform(60, 90))),
-        )
-    if kind == "spin_echo":
-        return Acquisition(
-            contrast=Contrast.T1W,
-            sequence=PulseSequence.SPIN_ECHO,
-            field_strength=field,
-            repetition_time=float(rng.uniform(0.45, 0.75)),
-            echo_time=float(rng.uniform(0.006, 0.018)),
-            flip_angle=math.radians(float(rng.uniform(70, 90))),
-            refocusing_angle=math.radians(float(rng.uniform(150, 180))),
-        )
-    if kind == "tse":
-        return _echo_train(
-            rng,
-            Contrast.T1W,
-            field,
-            repetition_time=float(rng.uniform(0.5, 0.8)),
-            echo_spacing=float(rng.uniform(0.008, 0.012)),
-            centre_index=int(rng.integers(1, 3)),
-            length=int(rng.integers(3, 6)),
-        )
+    kind = str(rng.choice(list(_T1W), p=[share for _, share in _T1W.values()]))
+    return _T1W[kind][0](rng, field)
+
+
+def _mprage(rng: np.random.Generator, field: float) -> Acquisition:
+    n = int(rng.integers(150, 232))
+    return Acquisition(
+        contrast=Contrast.T1W,
+        sequence=PulseSequence.MPRAGE,
+        field_strength=field,
+        repetition_time=float(rng.uniform(2.0, 2.9)),
+        echo_time=float(rng.uniform(0.002, 0.004)),
+        flip_angle=math.radians(float(rng.uniform(7, 12))),
+        inversion_time=float(rng.uniform(0.86, 1.1)),
+        echo_spacing=float(rng.uniform(0.0064, 0.0080)),
+        echo_train_length=n,
+        centre_index=n // 2,
+    )
+
+
+def _ir_spgr(rng: np.random.Generator, field: float) -> Acquisition:
+    n = int(rng.integers(150, 180))
+    spacing = float(rng.uniform(0.0066, 0.0082))
+    to_centre = float(rng.uniform(0.38, 0.5)) + spacing * (n // 2 - 1)
+    return Acquisition(
+        contrast=Contrast.T1W,
+        sequence=PulseSequence.MPRAGE,
+        field_strength=field,
+        repetition_time=to_centre + spacing * n / 2 + float(rng.uniform(0.15, 0.7)),
+        echo_time=float(rng.uniform(0.0028, 0.0034)),
+        flip_angle=math.radians(float(rng.uniform(9, 20))),
+        inversion_time=to_centre,
+        echo_spacing=spacing,
+        echo_train_length=n,
+        centre_index=n // 2,
+    )
+
+
+def _spgr(rng: np.random.Generator, field: float, *, three: bool) -> Acquisition:
+    return Acquisition(
+        contrast=Contrast.T1W,
+        sequence=PulseSequence.SPOILED_GRADIENT_ECHO,
+        field_strength=field,
+        repetition_time=float(rng.uniform(0.007, 0.012) if three else rng.uniform(0.18, 0.32)),
+        echo_time=float(rng.uniform(0.0022, 0.0048)),
+        flip_angle=math.radians(float(rng.uniform(8, 18) if three else rng.uniform(60, 90))),
+    )
+
+
+def _spin_echo(rng: np.random.Generator, field: float) -> Acquisition:
+    return Acquisition(
+        contrast=Contrast.T1W,
+        sequence=PulseSequence.SPIN_ECHO,
+        field_strength=field,
+        repetition_time=float(rng.uniform(0.45, 0.75)),
+        echo_time=float(rng.uniform(0.006, 0.018)),
+        flip_angle=math.radians(float(rng.uniform(70, 90))),
+        refocusing_angle=math.radians(float(rng.uniform(150, 180))),
+    )
+
+
+def _tse(rng: np.random.Generator, field: float) -> Acquisition:
+    return _echo_train(
+        rng,
+        Contrast.T1W,
+        field,
+        repetition_time=float(rng.uniform(0.5, 0.8)),
+        echo_spacing=float(rng.uniform(0.008, 0.012)),
+        centre_index=int(rng.integers(1, 3)),
+        length=int(rng.integers(3, 6)),
+    )
+
+
+def _t1_flair(rng: np.random.Generator, field: float) -> Acquisition:
     return _echo_train(
         rng,
         Contrast.T1W,
@@ -115,7 +130,16 @@ def _t1w(rng: np.random.Generator, field: float) -> Acquisition:
     )
 
 
-_T1W_SHARES = (0.30, 0.18, 0.10, 0.10, 0.14, 0.09, 0.09)
+_T1W: Mapping[str, tuple[Callable[[np.random.Generator, float], Acquisition], float]] = {
+    "mprage": (_mprage, 0.30),
+    "ir_spgr": (_ir_spgr, 0.18),
+    "spgr_3d": (partial(_spgr, three=True), 0.10),
+    "spgr_2d": (partial(_spgr, three=False), 0.10),
+    "spin_echo": (_spin_echo, 0.14),
+    "tse": (_tse, 0.09),
+    "t1_flair": (_t1_flair, 0.09),
+}
+"""How a T1w series of each kind is drawn, and its share of protocols; assumed."""
 
 
 def _t2w(rng: np.random.Generator, field: float) -> Acquisition:

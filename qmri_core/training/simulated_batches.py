@@ -174,23 +174,12 @@ def make_batch(slab: Slab, nominal: Protocol, as_run: Protocol, rng: np.random.G
     errors, levels = _calibration(slab, nominal, as_run, rng)
     physics = estimator(nominal)
     wm = population(3.0).white_matter
-    csf_t1, csf_t2, csf_pd = (torch.tensor(value, device=device) for value in slab.tissues["CSF"])
     fractions = _through(over_grid, slab.fractions)
     mask = (fractions.sum(dim=0) > 0.5).to(torch.float32)
     planes = []
     for contrast in physics.contrasts:
         weights = torch.from_numpy(native[contrast]).to(device)
-        used = weights.any(dim=0).nonzero()[:, 0]
-        first, end = int(used[0]), int(used[-1]) + 1
-        acquisition = as_run[contrast]
-        t1, t2, pd = slab.solid[:, first:end].unbind(0)
-        angle = transmit[first:end]
-        signal = fast_signal(acquisition, pd, t1, t2, transmit_scale=angle)
-        signal = signal + slab.fractions[0, first:end] * fast_signal(
-            acquisition, csf_pd, csf_t1, csf_t2, transmit_scale=angle
-        )
-        signal = signal / _white_matter(acquisition, (wm.t1, wm.t2, wm.pd), angle)
-        seen = _blurred(_through(weights[:, first:end], signal[None])[0], rng)
+        seen = _blurred(_seen(slab, as_run[contrast], weights, transmit), rng)
         own = _smooth_field(rng, (len(places), height, width), of_each, device)
         field = torch.exp(_centred(common + own, mask))
         sigma = 1 / float(rng.uniform(25, 80))
@@ -213,6 +202,21 @@ def make_batch(slab: Slab, nominal: Protocol, as_run: Protocol, rng: np.random.G
         nominal=nominal,
         physics=physics,
     )
+
+
+def _seen(slab: Slab, acquisition: Acquisition, weights: Tensor, transmit: Tensor) -> Tensor:
+    """Signal of each slice over that of white matter at its place, by the planes' weights; shape (slice, y, x)."""
+    used = weights.any(dim=0).nonzero()[:, 0]
+    planes = slice(int(used[0]), int(used[-1]) + 1)
+    wm = population(3.0).white_matter
+    t1, t2, pd = slab.solid[:, planes].unbind(0)
+    csf_t1, csf_t2, csf_pd = (torch.tensor(value, device=weights.device) for value in slab.tissues["CSF"])
+    angle = transmit[planes]
+    solid = fast_signal(acquisition, pd, t1, t2, transmit_scale=angle)
+    fluid = fast_signal(acquisition, csf_pd, csf_t1, csf_t2, transmit_scale=angle)
+    signal = solid + slab.fractions[0, planes] * fluid
+    signal = signal / _white_matter(acquisition, (wm.t1, wm.t2, wm.pd), angle)
+    return _through(weights[:, planes], signal[None])[0]
 
 
 def _mixed(maps: Tensor, mean: Callable[[Tensor], Tensor]) -> Tensor:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from qmri_core.physics.phase_graph import echo_amplitude, echo_train, longitudinal_after_train
-from qmri_core.physics.steady_state import pseudo_steady_state, spin_echo
+from qmri_core.physics.steady_state import spin_echo
 
 DOUBLE = torch.float64
 
@@ -145,20 +145,6 @@ def test_one_pulse_is_the_spin_echo(t1: float, t2: float, angle: float, scale: f
         transmit_scale=scale,
     )
     assert float(train) == pytest.approx(float(echo), rel=1e-10, abs=1e-14)
-
-
-def test_pseudo_steady_state_equals_the_train_with_perfect_pulses() -> None:
-    maps = [torch.tensor(value, dtype=DOUBLE) for value in (1.0, 0.9, 0.08)]
-    train = echo_train(*maps, repetition_time=40.0, echo_spacing=0.01, centre_index=8, refocusing_angles=[math.pi] * 16)
-    closed = pseudo_steady_state(
-        *maps,
-        repetition_time=40.0,
-        echo_time=0.08,
-        flip_angle=math.pi / 2,
-        refocusing_angle=math.pi,
-        train_duration=0.16,
-    )
-    assert float(train) == pytest.approx(float(closed), rel=1e-12)
 
 
 def test_refocusing_factor_scales_the_refocusing_angles_only() -> None:
