@@ -125,6 +125,17 @@ PD_OFFSET = Sourced(0.858, f"{_VOLZ}, after Fatouros and Marmarou 1991")
 PD_SLOPE = Sourced(0.522, f"{_VOLZ}, after Fatouros and Marmarou 1991")
 """B of 1/PD = A + B/T1 in simulated brain tissue, in seconds."""
 
+NOMINAL: Mapping[str, tuple[float, float, float]] = {
+    "WM": (0.85, 0.075, 0.70),
+    "GM": (1.35, 0.095, 0.82),
+    "CSF": (4.3, 1.8, 1.0),
+}
+"""Nominal T1 [s], T2 [s] and PD by which a sequence is classified: rounded values near `REFERENCES` at 3 T, not checked
+against a source. Only the order of the tissues' signals counts, which is the same at 1.5 T."""
+TRAIN_DESIGN_GREY = (1.3, 0.09)
+"""Nominal T1 [s] and T2 [s] of the grey matter for which vendors shape variable flip trains, at 3 T; assumed, and not
+checked against a source."""
+
 LESION_3T: Mapping[str, Sourced] = {
     "t1": Sourced(1.40, "within the 1.0 to 1.6 s of multiple-sclerosis lesions in several studies (not checked)"),
     "t2": Sourced(0.150, "within the 0.095 to 0.190 s of several studies (not checked)"),

@@ -16,7 +16,7 @@ from qmri_core.tissues import RECIPE_WHITE_MATTER
 UPPER_LIMITS = (5.0, 3.0, 1.0)
 """Largest T1 [s], T2 [s] and PD that the network can give."""
 RECIPE_MULTIPLE = 8
-"""Slices are padded to a multiple of this in y and x."""
+"""Voxels to a multiple of which the recipe pads slices in y and x."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

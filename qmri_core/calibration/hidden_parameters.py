@@ -32,15 +32,15 @@ PARAMETER_SPREADS: Mapping[str, float] = {
     "t2_preparation_time": 0.15,
     "echo_time": 0.08,
 }
-"""Prior standard deviations of what is imputed: of the first two themselves, of the others' logs; assumed. An echo time
-is one of a variable flip train, whose angles are imputed."""
+"""Prior standard deviations of imputed parameters: of the first two themselves, of the logs of the others; assumed. The
+echo time is that of a variable flip train, whose angles are imputed."""
 AMBIGUOUS_ECHO_SPREAD = 0.40
-"""Of the log of an echo time that does not stand in the header: of trains whose header states a contrast, the time to
-the centre may be what that contrast takes, or what the header says (two thirds of it)."""
+"""Standard deviation of the log of an echo time that is not in the header; assumed. Where a header states the contrast
+of a train, the time to the centre may be what that contrast takes, or what the header states (two thirds of it)."""
 ADDED = frozenset({"inversion_efficiency", "refocusing_factor"})
 """Parameters that are moved themselves, not their logs."""
 FURTHEST_SHIFT = 2.5
-"""Prior standard deviations that a parameter is moved at most."""
+"""Largest distance that a parameter is moved, in prior standard deviations."""
 
 _MULTI_SLICE = frozenset({PulseSequence.TURBO_SPIN_ECHO, PulseSequence.INVERSION_RECOVERY_TSE})
 _OFFSETS: Mapping[Contrast, tuple[float, float]] = {
@@ -48,23 +48,26 @@ _OFFSETS: Mapping[Contrast, tuple[float, float]] = {
     Contrast.T2W: (0.03, 0.03),
     Contrast.FLAIR: (-0.05, 0.03),
 }
-"""Mean and standard deviation of what all groups share: log of grey over white matter beside the model's, by what is in
-the voxels of cortex beside it (`qmri_core.calibration.scales.tissue_signals`). Means of heads that training draws."""
+"""Mean and standard deviation of the log of grey over white matter beside the model's, which all groups share: voxels
+of cortex hold other tissue too (`qmri_core.calibration.scales.tissue_signals`). Means over the heads that training
+draws; standard deviations are assumed."""
 _TRANSMIT_AT_CORTEX = (-0.08, 0.05)
-"""Of the log of the transmit scale in grey matter, white matter's shading being divided out, at 3 T: the field is
-weaker at the surface (Collins 2005, J Magn Reson Imaging 21:192). In proportion to the field strength elsewhere."""
+"""Mean and standard deviation of the log of the transmit scale in grey matter at 3 T, with the shading of white matter
+divided out; assumed. The field is weaker at the surface (Collins 2005, J Magn Reson Imaging 21:192; not checked). At
+other field strengths both are taken in proportion."""
 _TRANSFER = (0.05, 0.06)
-"""Of what magnetization transfer adds to the log of grey over white matter in multi-slice trains: white matter loses 10
-to 25 %, grey matter less (Melki and Mulkern 1992, Magn Reson Med 24:122)."""
+"""Mean and standard deviation of what magnetization transfer adds to the log of grey over white matter in multi-slice
+trains; assumed. White matter loses 10 to 25 %, grey matter less (Melki and Mulkern 1992, Magn Reson Med 24:122; not
+checked)."""
 _SHARED = (*(_OFFSETS[contrast] for contrast in CONTRASTS), _TRANSMIT_AT_CORTEX, _TRANSFER)
 _GROUP_ERROR = 0.015
-"""Standard deviation of a group's mean beside all that."""
+"""Standard deviation of the log ratio of a group's mean beside all other effects; assumed."""
 _SITE_VARIANCE = 0.1
-"""Of the means of the people whom groups choose from, over that between people: hospitals see other patients; assumed.
-Without it, all that two groups differ by, beside what their few people do, would be taken for their protocols."""
+"""Variance of the means of the populations that hospitals draw from, over the variance between people; assumed. Without
+it, all that two groups differ by, beside what their few people do, would be taken for their protocols."""
 _N_STEPS = 8
 _CLOSE = 0.1
-"""Of a prior standard deviation: a group is linearised again where a parameter has moved further."""
+"""A group is linearised again where a parameter has moved further than this share of its prior standard deviation."""
 _STEP = 0.05
 
 

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from qmri_core.tissues import REFERENCES, values_of
 
 FIELD_STRENGTHS = tuple(sorted(REFERENCES))
-"""Tesla; those with reference values."""
+"""Field strengths with reference values, in tesla."""
 FIELD_TOLERANCE = 0.2
-"""Tesla; Siemens 2.89 T counts as 3 T."""
+"""Largest distance in tesla from a field strength that counts as it: 2.89 T, as Siemens has it, counts as 3 T."""
 
 
 class FieldStrengthError(ValueError):
@@ -40,7 +40,7 @@ class Population:
     grey_matter: Tissue
     csf: Tissue
     correlation: float = 0.5
-    """Of T1, and of T2, between white and grey matter over people; assumed."""
+    """Correlation over people of T1, and of T2, between white and grey matter; assumed."""
 
     def describe(self) -> str:
         """The reference on which a calibration rests, in words, for the maps' attributes."""
@@ -93,8 +93,9 @@ class Cloud:
 
 
 PD_SCATTER = 0.03
-"""Of the log of PD around its relation to T1."""
+"""Standard deviation of the log of PD about its relation to T1, for the prior of the estimator; assumed."""
 FLUID_SCATTER = 0.01
+"""Standard deviation of the log of PD of fluid, for the prior of the estimator; assumed."""
 
 
 def tissue_clouds(values: Population) -> tuple[Cloud, ...]:

@@ -31,11 +31,11 @@ MIN_CORE_VOXELS = 200
 ANCHOR = "WM"
 """The tissue that sets the group's scale."""
 PRIOR_SPREADS = Spreads(own=dict.fromkeys(CONTRASTS, 0.05), common=0.05)
-"""Spreads of scales before any session is seen, assumed."""
+"""Standard deviations of log scales before any session is seen; assumed."""
 COHORT_WEIGHT = 4.0
-"""How many sessions the prior counts as."""
+"""Number of sessions as which `PRIOR_SPREADS` counts; chosen, not estimated."""
 GROUP_WEIGHT = 12.0
-"""How many sessions the cohort's spread counts as in a group."""
+"""Number of sessions as which the spread of the cohort counts in a group; chosen, not estimated."""
 _N_ITERATIONS = 1000
 _N_ROUNDS = 10
 COMMON = "common"

@@ -25,23 +25,23 @@ _ERRORS: Mapping[str, Mapping[Contrast, float]] = {
     "GM": dict.fromkeys(CONTRASTS, 0.02),
     "CSF": {Contrast.T1W: 0.10, Contrast.T2W: 0.03},
 }
-"""Standard deviation of the log of a session's signal by partial volume and noise, assumed; CSF on FLAIR is nulled, and
-says nothing."""
+"""Standard deviation of the log of a session's signal by partial volume and noise; assumed. CSF on FLAIR is nulled and
+left out."""
 _TRANSMIT_SPREAD = 0.03
-"""Of the mean transmit scale between sessions, assumed."""
+"""Standard deviation of the mean transmit scale between sessions; assumed."""
 _PD_SCATTER = 0.015
-"""Of PD about the relation with T1 between people, assumed."""
+"""Standard deviation of the log of PD about its relation to T1 between people; assumed."""
 _STEP = 0.03
 _PARAMETERS = tuple((tissue, quantity) for tissue in TISSUES for quantity in ("t1", "t2", "pd"))
 """What differs between people; the transmit scale comes after them."""
 LEVELS = (("WM", "t1"), ("WM", "t2"), ("GM", "t1"), ("GM", "t2"))
-"""What of a person a session's signals are asked for: logs of T1 and T2 of white and grey matter."""
+"""What is estimated of a person from the signals of a session: logs of T1 and T2 of white and grey matter."""
 FURTHEST_LEVEL = 3.0
-"""Of the standard deviation between people, for `PersonLevels.mean`: signals that say more are no person's."""
+"""Largest `PersonLevels.mean`, in standard deviations between people: signals that say more are no person's."""
 UNLIKELY = 1e-6
-"""Probability below which the signals of a session are nobody's: its tissues were not found, or it is misaligned."""
+"""Probability below which the signals of a session are no person's: its tissues were not found, or it is misaligned."""
 _ANY_SCALE = 10.0
-"""Of the log of a scale: so wide that scales explain whatever they can."""
+"""Standard deviation of the log of a scale that is so wide that scales explain whatever they can."""
 MOST_WIDENED = 2.0
 """Largest factor of `PersonLevels.widened`. By it the mean square error is that of the group's mean, whatever the
 signals determine: beyond it, a map would tell less of a person than the group does."""

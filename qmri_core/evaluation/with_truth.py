@@ -25,7 +25,7 @@ _QUANTITIES = dict(zip(MAPS, ("t1", "t2", "pd"), strict=True))
 PURITY = 0.97
 """Least share of one tissue in a voxel that counts: in a mixed one the truth is a convention."""
 MIN_REGION_VOXELS = 20
-"""Least voxels of a region for a median."""
+"""Number of voxels that a region needs for a median."""
 NORMAL, LESION = "wm", "lesion"
 TRUTH_REGIONS = (NORMAL, "gm", "thalamus", "caudate", "putamen", "pallidum", LESION)
 """Regions as the simulation names them; ``wm`` without lesions, ``gm`` is the cortex."""

@@ -14,12 +14,13 @@ from qmri_core.series.acquisition import CONTRASTS
 
 N_MAPS = 3
 LEVEL_GAIN = 20.0
-"""Brings what is known of a person, a few per cent, to the size of other features."""
+"""Factor that brings the levels of a person, a few per cent, to the size of other features."""
 N_INPUTS = 2 * len(CONTRASTS) + 4
 """Compressed signals and presence of each contrast, voxelwise log T1, T2, PD, and the brain mask."""
 LOG_SD_RANGE = (-5.0, 1.0)
+"""Lowest and highest log of a standard deviation that the network states."""
 MULTIPLE = 4
-"""Slices are padded to a multiple of this in y and x."""
+"""Voxels to a multiple of which slices are padded in y and x."""
 REACH = 23
 """Voxels in y and x from which an output can see its inputs, at most: 2 + 4 + 8 + 4 + 2, and the grids of averages."""
 

@@ -19,12 +19,15 @@ from qmri_core.series.acquisition import CONTRASTS, Acquisition, Contrast
 FLOOR = 0.05
 """Signals are compressed as log((x + FLOOR) / (1 + FLOOR)), x relative to white matter: nulled CSF stays finite."""
 DEGREE = 3
+"""Degree of the polynomial in the compressed signals."""
 N_SAMPLES = 6000
+"""Random voxels on which the polynomial is fitted."""
 RIDGE = 1e-3
+"""Weight of the squared coefficients beside the mean squared error."""
 REFERENCE_TISSUES = 5
 """White matter, grey matter, CSF, a lesion and iron-rich nuclei: their signals describe a protocol to the network."""
 ERROR_GAIN = 5.0
-"""Brings the estimator's error to the size of the other conditions."""
+"""Factor that brings the error of the estimator to the size of the other conditions."""
 N_CONDITIONS = len(CONTRASTS) * (REFERENCE_TISSUES + 1) + 3
 
 

@@ -21,6 +21,7 @@ from qmri_core.physics.vendors import (
     typical,
 )
 from qmri_core.series.acquisition import Acquisition, AcquisitionError, Contrast, PulseSequence, SeriesHeader
+from qmri_core.tissues import REFERENCES, TRAIN_DESIGN_GREY
 
 _INNER_REPETITION = 0.1
 """Seconds; a repetition time of MPRAGE below it is the one between readout pulses."""
@@ -28,8 +29,8 @@ _EXCITATION = math.radians(100)
 """A flip angle of an echo train above it is the refocusing angle."""
 _FIRST_PULSE = 0.65
 """Seconds; a GE inversion time below it runs to the first readout pulse."""
-_CSF_T1 = 4.3
-_GREY_T1, _GREY_T2 = 1.3, 0.09
+_CSF_T1 = REFERENCES[3.0]["CSF"]["t1"].value
+_GREY_T1, _GREY_T2 = TRAIN_DESIGN_GREY
 _COUNTS = frozenset({"echo_train_length", "centre_index"})
 _SHAPE = ("flip_train_minimum", "flip_train_centre", "flip_train_maximum")
 OVERRIDES: frozenset[str] = frozenset(

@@ -131,7 +131,7 @@ RULES: tuple[Rule, ...] = (
         evidence="two of two prepared protocols found, none of the others",
     ),
 )
-"""The rules that `qmri_core.physics.header` applies, for people; the sensitivities are in the reference they quote."""
+"""The rules that `qmri_core.physics.header` applies, one a line, each with the evidence for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,14 +180,17 @@ TYPICAL: dict[str, Typical] = {
         variable_centre=0.2,
     ),
 }
-"""By vendor; all others by analogy with `Typical`'s defaults."""
+"""Typical hidden values by vendor; vendors that are not named take the defaults of `Typical`."""
 
 INVERSION_EFFICIENCY = 0.96
-"""Adiabatic pulses reach 0.92-1.0; 10 % error moves the white-to-grey ratio of an MPRAGE by 3 %."""
+"""Mz after an inversion over minus Mz before; assumed. Adiabatic pulses reach 0.92 to 1.0 (not checked against a
+source), and an error of 10 % moves the white-to-grey ratio of an MPRAGE by 3 %."""
 T2_PREPARATION_TIME = 0.125
 """Seconds, where a 3D FLAIR of Philips or GE has an inversion time too short for cerebrospinal fluid without it."""
 
 _SLICE_PROFILE = ((100.0, 0.84), (120.0, 0.79), (150.0, 0.72), (180.0, 0.62))
+"""Nominal refocusing angle in degrees, and effective over nominal angle, of multi-slice trains; simulated with assumed
+pulses, not checked against a source."""
 
 
 def typical(manufacturer: str) -> Typical:

@@ -10,14 +10,15 @@ from qmri_core.series.geometry import Affine, Grid, Volume, spacing_of
 
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 MOST_SAMPLES = 8
-"""Of native data along each axis of a voxel of the grid."""
+"""Largest number of samples of native data along each axis of a voxel of the grid."""
 MAX_ROTATION = np.deg2rad(30.0)
-"""Between series of one visit; more is a failed registration."""
+"""Largest rotation between series of one visit, in radians; more is a failed registration."""
 HISTOGRAM_BINS = 48
 _WORKING_SPACING = 4.0
 """Millimetres; the fixed image is averaged to about this before the search."""
 ENOUGH_INFORMATION = 0.2
-"""Nats. Seen: 0.44 to 0.91 on simulated and 0.45 to 0.66 on real clinical sessions when right, about 0.1 when wrong."""
+"""Mutual information in nats that a registration needs. Seen: 0.44 to 0.91 on simulated and 0.45 to 0.66 on real
+clinical sessions when right, about 0.1 when wrong."""
 COARSE = 4.0
 """Millimetres of smoothing for the choice of a start."""
 MOVING_SPACING = 2.0

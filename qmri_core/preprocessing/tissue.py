@@ -9,16 +9,17 @@ from scipy import ndimage
 from qmri_core.series.acquisition import Contrast
 
 N_FIT = 20_000
+"""Largest number of voxels to which the mixture is fitted."""
 WHITE_OVER_GREY = {Contrast.T1W: 1.0, Contrast.T2W: -1.0, Contrast.FLAIR: -1.0}
 FLUID_OVER_BRAIN = {Contrast.T1W: -1.0, Contrast.T2W: 1.0, Contrast.FLAIR: -0.5}
 WRONG_WAY = 0.05
 """Log of white over grey matter against the sign of a contrast. Seen: 0.10 to 0.34 where mixed voxels were a component
 of the mixture, at most 0.05 (FLAIR) where tissues were."""
 MIXED_SHARE = 0.15
-"""Of the parenchyma nearest to fluid, from which a component of mixed voxels starts."""
+"""Share of the parenchyma, that nearest to fluid, from which a component of mixed voxels starts."""
 DARK = 0.2
-"""Of the median signal: what is below is dark, however dark. The log of nulled fluid (T1-FLAIR, FLAIR) has no bound:
-the darkest of it set a threshold that most fluid did not reach."""
+"""Share of the median signal below which a voxel is dark, however dark. The log of nulled fluid (T1-FLAIR, FLAIR) has
+no bound: the darkest of it set a threshold that most fluid did not reach."""
 SMOOTHING = 0.6
 """Standard deviation in voxels of the smoothing of posterior probabilities; suppresses single noisy voxels."""
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from qmri_core.series.acquisition import Contrast, PulseSequence, SeriesHeader
+from qmri_core.tissues import NOMINAL
 
 
 class SkipReason(StrEnum):
@@ -88,9 +89,8 @@ _DERIVED = frozenset(
 _NO_ANATOMY = frozenset({"PERFUSION", "ASL", "TIME_OF_FLIGHT", "TOF", "ANGIO", "SWI", "FLOW_ENCODED", "FMRI"})
 _CHEMICAL_SHIFT = frozenset({"FAT", "OPP_PHASE"})
 
-# Nominal T1 (s), T2 (s) and proton density of white matter, grey matter and CSF at 3 T. They order the tissues of a
-# sequence, and that order is the contrast; at 1.5 T the order is the same.
-_WHITE, _GREY, _CSF = (0.85, 0.075, 0.70), (1.35, 0.095, 0.82), (4.3, 1.8, 1.0)
+# Nominal T1, T2 and PD order the tissues of a sequence, and that order is the contrast.
+_WHITE, _GREY, _CSF = NOMINAL["WM"], NOMINAL["GM"], NOMINAL["CSF"]
 _EDGE_T1 = 1.08  # white over grey matter, at least, in a T1w image
 _EDGE_T2 = 1.10  # CSF over grey and grey over white matter, at least, in a T2w image
 _CSF_NULL = 0.15  # largest |Mz| of CSF at excitation, relative to equilibrium, that counts as nulled

@@ -33,12 +33,13 @@ from qmri_core.simulation.protocols import SimulatedSeries
 from qmri_core.simulation.signals import ideal_signal
 
 SCALE_SPREAD = 0.03
-"""Standard deviation of the log of a series' scale between sessions of one group."""
+"""Standard deviation of the log of a series' scale between sessions of one group; assumed."""
 
 _SPOILING_DEGREES = {"Siemens": 50.0, "Philips": 150.0, "GE": 117.0}
-"""Quadratic phase increments that are usual (physics notes); which vendor has which is assumed."""
+"""Increments of the RF phase in degrees by vendor. 50, 117 and 150 degrees are usual values; which vendor has which is
+assumed, and not checked against a source."""
 _USUAL_POWER = 40 * 15 * math.radians(150) ** 2 / 4.0
-"""Refocusing power of a usual multi-slice T2w: slices x echoes x angle squared per second."""
+"""Refocusing power of a usual multi-slice T2w, slices x echoes x angle squared, in rad^2 per second; assumed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,7 @@ _CHUNK = 1 << 18
 _FLUID_NODES = 65
 _SPOILING_T1, _SPOILING_T2, _SPOILING_SCALE = (0.25, 4.5), (0.03, 0.3), (0.65, 1.35)
 _BOUND = {"lesion": 0.4, "tumour": 0.15, "oedema": 0.3, "muscle": 0.8, "fat": 0.0, "marrow": 0.0, "fluid": 0.0}
-"""Bound pool relative to white matter, where a label says more than the fractions do."""
+"""Bound pool relative to white matter, where a label says more than the fractions do; assumed."""
 
 
 def head_signal(
@@ -87,8 +87,8 @@ def bound_pool_factor(bound: torch.Tensor, power: torch.Tensor | float) -> torch
     """Share of the signal that magnetization transfer leaves in a multi-slice echo train.
 
     Saturation grows with the power of the other slices' pulses and levels off: ``1 - 0.32 bound p / (p + 0.7)``. At
-    unit power, white matter (``bound`` 1) loses 19 % and grey matter (0.5) 9 %, in the 10 to 25 % and "less" of Melki
-    and Mulkern 1992, Constable 1992 and Weigel 2010 (recalled in the physics notes); the form is ours.
+    unit power, white matter (``bound`` 1) loses 19 % and grey matter (0.5) 9 %, within the 10 to 25 % and "less" of
+    Melki and Mulkern 1992, Magn Reson Med 24:122 (not checked against the paper); the form is ours.
     """
     return 1 - 0.32 * bound * (power / (power + 0.7))
 

@@ -25,7 +25,7 @@ from qmri_core.training.self_supervision import evidence, mixed_loss
 from qmri_core.training.simulated_batches import TRAINING_REGIONS, Batch
 
 _LEAST_WHITE = 20
-"""Voxels of white matter for its median."""
+"""Number of voxels of white matter that a batch needs for its median."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ from qmri_core.training.protocols import random_protocol
 from qmri_core.training.simulated_batches import FIRST_HELD_OUT, TRAINING_REGIONS, Batch, make_batch, make_slab
 
 LEAST_HEADS = 3
-"""That show a region, for its slope and bias."""
+"""Number of heads that a region needs for its slope and bias."""
 
 
 def held_out_batches(atlas: Atlas, *, n: int = 24, size: int = 96, slices: int = 6, first: int = 0) -> list[Batch]:

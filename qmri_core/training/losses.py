@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 LEAST_VOXELS = 30
-"""Voxels of a region for a mean."""
+"""Number of voxels that a region needs for a mean."""
 
 
 def negative_log_likelihood(estimate: Tensor, log_sd: Tensor, truth: Tensor, weight: Tensor) -> Tensor:

@@ -38,17 +38,18 @@ from qmri_core.training.loop import Loss
 NOISE = 0.02
 """Standard deviation of a signal relative to white matter, in addition to the relative error."""
 RELATIVE_ERROR = 0.04
-"""Of a signal: transmit field, remains of the receive field, model."""
+"""Standard deviation of a signal over its size, by the transmit field, remains of the receive field and the model;
+assumed."""
 _FREEDOM = 4.0
 """Degrees of freedom of the likelihood (Lange, Little and Taylor 1989, J Am Stat Assoc 84:881): vessels, and what the
 mask holds of bone, are no tissue, and by a normal one few such voxels outweighed all others of a session."""
 _T_PEAK = math.lgamma((_FREEDOM + 1) / 2) - math.lgamma(_FREEDOM / 2) - 0.5 * math.log(_FREEDOM * math.pi)
 _BOUNDS = (-3.0, 3.5)
-"""Of the log of a map over the reference white matter, as drawn."""
+"""Lowest and highest log of a drawn map over the reference white matter."""
 _ANYTHING = 1e-3
-"""Share of the prior that lies anywhere within the bounds."""
+"""Share of the prior that is spread evenly within the bounds."""
 LEAST_BRAIN = 500
-"""Voxels of a slice that is used."""
+"""Number of voxels of brain that a slice needs to be used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

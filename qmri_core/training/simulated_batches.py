@@ -31,10 +31,11 @@ from qmri_core.training.protocols import Protocol
 PURE = 0.9
 """Largest tissue fraction above which a voxel counts in full."""
 MIXED_WEIGHT = 0.25
+"""Weight in the loss of voxels of several tissues; chosen."""
 TRAINING_REGIONS = ("gm", "wm", "thalamus", "caudate", "putamen", "pallidum", "lesion", ISLAND)
 """Regions whose means over a slab are compared as well, as the simulation names them; ``gm`` is the cortex."""
 FIRST_SMALL = 2
-"""Of `TRAINING_REGIONS`: nuclei, lesions and islands follow."""
+"""Index in `TRAINING_REGIONS` from which nuclei, lesions and islands follow."""
 REGION_SHARE, REGION_PURITY = 0.9, 0.97
 """Least share of planes in the region, and of one tissue, in a voxel of a region."""
 PLANE = 1.0
@@ -46,11 +47,11 @@ FINE = 1.4
 SCALE_SPREADS = (math.log(0.01), math.log(0.08))
 """Range of the logs of the spreads of scales between sessions of a group, of one series and common to all."""
 MANY = 1000
-"""People of a group whose mean is known."""
+"""Number of people of a group whose mean counts as known."""
 GROUP_PEOPLE = (math.log(4.0), math.log(200.0))
 """Range of the log of the number of people whose white matter stands for the population's."""
 GROUP_ERROR = 0.007
-"""Of a group's level by contrast, beside what its people do."""
+"""Standard deviation of the log of a group's level by contrast, beside what its people do; assumed."""
 MISALIGNMENT = 0.15
 """Standard deviation in voxels, in plane, of a contrast's place after alignment."""
 TRANSMIT = (math.log(0.04), math.log(0.12))
