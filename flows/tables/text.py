@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import math
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -31,18 +33,33 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Lay out a table for the terminal: columns padded, numbers to the right."""
+    """Lay out a table: in a terminal to its width, else in ASCII and as wide as it is, so that no key is broken.
+
+    Columns of numbers stand to the right. There are no colours.
+    """
+    from rich.box import SIMPLE_HEAD, Box
+    from rich.console import Console
+    from rich.table import Table
+
+    is_terminal = sys.stdout.isatty()
+    plain = Box("    \n    \n -  \n    \n    \n    \n    \n    \n", ascii=True)
+    table = Table(box=SIMPLE_HEAD if is_terminal else plain, show_edge=False, pad_edge=False)
     cells = [[str(value) for value in row] for row in rows]
-    widths = [max(len(row[column]) for row in [list(header), *cells]) for column in range(len(header))]
-    to_right = [all(_is_number(row[column]) for row in cells) for column in range(len(header))]
-    lines = [list(header), ["-" * width for width in widths], *cells]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if right else cell.ljust(width)
-            for cell, width, right in zip(line, widths, to_right, strict=True)
-        ).rstrip()
-        for line in lines
-    )
+    for name, column in zip(header, zip(*cells, strict=True) if cells else [()] * len(header), strict=True):
+        justify: Literal["left", "right"] = "right" if all(map(_is_number, column)) else "left"
+        table.add_column(name, justify=justify, overflow="fold", no_wrap=not is_terminal)
+    for row in cells:
+        table.add_row(*row)
+    console = Console(file=io.StringIO(), color_system=None, markup=False, highlight=False, emoji=False)
+    if not is_terminal:
+        console.width = max(1, console.measure(table, options=console.options.update(width=_ANY_WIDTH)).maximum)
+    with console.capture() as capture:
+        console.print(table)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+
+
+_ANY_WIDTH = 100_000
+"""Characters; wider than any table."""
 
 
 def labels_of(groups: Iterable[str], labels: Mapping[str, str]) -> dict[str, str]:
@@ -62,7 +79,7 @@ def group_table(groups: pd.DataFrame, labels: Mapping[str, str]) -> tuple[list[s
 
     ``groups`` has the columns group, tissue, map, n_sessions, mean_of_medians, sd_of_medians.
     """
-    values = {(row["group"], row["tissue"], row["map"]): row for row in _records(groups)}
+    values = {(row["group"], row["tissue"], row["map"]): row for row in records(groups)}
     columns = quantities()
     rows: Rows = []
     for group, label in labels.items():
@@ -78,7 +95,7 @@ def group_table(groups: pd.DataFrame, labels: Mapping[str, str]) -> tuple[list[s
 
 def variation_table(variation: pd.DataFrame) -> tuple[list[str], Rows]:
     """Header and rows of the variation between groups; columns tissue, map, n_groups, mean, sd, cov, cov_of_modes."""
-    values = {(row["tissue"], row["map"]): row for row in _records(variation)}
+    values = {(row["tissue"], row["map"]): row for row in records(variation)}
     rows: Rows = []
     for tissue, name, title in quantities():
         row = values.get((tissue, name))
@@ -96,7 +113,7 @@ def evaluation_table(evaluation: pd.DataFrame) -> tuple[list[str], Rows]:
     """
     rows: Rows = []
     for tissue, name, title in quantities():
-        for row in _records(evaluation):
+        for row in records(evaluation):
             if (row["tissue"], row["map"]) == (tissue, name):
                 cells = [percent(row["bias"]), _plain(row["slope"]), _plain(row["r"])]
                 cells += [percent(row["cov"]), percent(row["true_cov"])]
@@ -146,7 +163,7 @@ def detail_tables(result: Mapping[str, pd.DataFrame]) -> list[tuple[str, list[st
         keys = [str(key) for key in frame.columns if isinstance(frame[key].iloc[0], str)]
         rows = [
             [*(str(row[key]) for key in keys), *(show(row[number]) for number, show in numbers.items())]
-            for row in _records(frame)
+            for row in records(frame)
         ]
         tables.append((title, [*keys, *(number.replace("_", " ") for number in numbers)], rows))
     return tables
@@ -174,10 +191,6 @@ def _decimals(value: float, name: str) -> int:
 def percent(value: float) -> str:
     """Share as a percentage; a dash where it is not known."""
     return "-" if math.isnan(value) else f"{100 * value:.1f} %"
-
-
-def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
 
 
 def _count(value: float) -> str:

@@ -12,7 +12,7 @@ import pytest
 
 from flows.evaluation.with_truth import EvaluateResult
 from flows.report.build import write_report
-from flows.tables.text import MAP_FORMATS, group_table, mean_and_sd, number, percent, text_table, variation_table
+from flows.tables.text import MAP_FORMATS, group_table, mean_and_sd, number, percent, variation_table
 from qmri_core.evaluation.literature import interval, literature
 from qmri_core.tissues import WHITE_FIRST
 from tests.flows.tiny_cohort import GROUPS, make_store, statistics
@@ -162,8 +162,3 @@ def test_tables_use_the_units_in_which_people_read() -> None:
     assert number(0.075, "T2map") == "75.0"
     assert mean_and_sd(1.631, 0.0223, "T2map") == "1631 ± 22"
     assert mean_and_sd(0.7, float("nan"), "PDmap") == "0.700"
-
-
-def test_text_tables_keep_columns_aligned() -> None:
-    lines = text_table(["name", "n"], [("a", "1"), ("long name", "-"), ("b", "100")]).splitlines()
-    assert lines == ["name         n", "---------  ---", "a            1", "long name    -", "b          100"]

@@ -1,0 +1,46 @@
+"""Tables as text: whole and plain where a program or a file reads them, to the width of a terminal where people do."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from flows.tables.text import text_table
+
+KEY = "siemens-prisma-3t-" + "k" * 200
+ROWS = [("a", "1", "850 ± 12"), (KEY, "-", ":smile: [bold]x[/bold]"), ("b", "100", "3 %")]
+
+
+def test_columns_are_aligned_and_numbers_stand_to_the_right() -> None:
+    lines = text_table(["name", "n", "T1 [ms]"], [("a", "1", "850"), ("long name", "-", "1200"), ("b", "100", "-")])
+    assert lines.splitlines() == [
+        "name          n   T1 [ms]",
+        "---------- ----- --------",
+        "a             1       850",
+        "long name     -      1200",
+        "b           100         -",
+    ]
+
+
+def test_nothing_is_cut_broken_or_coloured_where_the_output_is_no_terminal() -> None:
+    text = text_table(["name", "n", "explanation"], ROWS)
+    assert len(text.splitlines()) == 2 + len(ROWS)
+    assert KEY in text
+    assert ":smile: [bold]x[/bold]" in text  # texts are shown as they are
+    assert "\x1b" not in text
+    assert set(text.splitlines()[1]) == {"-", " "}
+
+
+@pytest.mark.parametrize("width", [40, 120])
+def test_a_terminal_is_not_overrun(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", str(width))
+    text = text_table(["name", "n", "explanation"], ROWS)
+    assert max(map(len, text.splitlines())) <= width
+    assert text.count("k") == 200  # folded, not cut
+    assert "\x1b" not in text
+
+
+def test_a_table_without_rows_is_its_header() -> None:
+    assert text_table(["group", "sessions"], []).splitlines()[0].split() == ["group", "sessions"]
