@@ -7,7 +7,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from flows.cli import physics, pipeline, store
+from flows.cli import physics, pipeline, simulation, store
 from flows.errors import run_application, show_tracebacks
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ def _options(
         show_tracebacks()
 
 
+simulation.add_to(app)
 pipeline.add_to(app)
 physics.add_to(app)
 store.add_to(app)

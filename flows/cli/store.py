@@ -18,6 +18,10 @@ At = Annotated[str | None, typer.Option("--at", help="Tag, snapshot id or time; 
 Yes = Annotated[bool, typer.Option("--yes", help="Do it without asking.")]
 
 
+LAST_RUNS = 5
+"""Commits that `status` lists."""
+
+
 def add_to(app: typer.Typer) -> None:
     """Add the commands of this module."""
     for command in (status, calibration, verify, history, rollback, compact, forget, migrate):
@@ -55,92 +59,20 @@ def status(store: Store) -> None:
         typer.echo(f"  {snapshot.time:%Y-%m-%d %H:%M:%S} UTC  {snapshot.id}  {snapshot.message}")
 
 
-LAST_RUNS = 5
-
-
 def calibration(
     store: Store, out: Annotated[Path | None, typer.Option("--out", help="CSV file to write the table to.")] = None
 ) -> None:
     """Show the intensity scales of every group and what headers hide: what each rests on, how far data moved it."""
-    from flows.maps.calibration_tables import calibration_table, hidden_table, people_table, unlikely_sessions
-    from flows.tables.text import labels_of, records, text_table
+    from flows.maps.calibration_tables import calibration_table
+    from flows.maps.calibration_text import calibration_lines
     from storage.store.cohort import Cohort
 
     cohort = Cohort.open(store)
     table = calibration_table(cohort)
     if out is not None:
         table.to_csv(out, index=False)
-    if table.empty:
-        typer.echo("no group is calibrated yet; qmri ingest and qmri infer calibrate")
-        return
-    labels = labels_of(table["group"], cohort.labels)
-    header = ["group", "contrast", "version", "n", "scale", "reference", "spread", "common", "determined", "sessions"]
-    lines = [
-        [
-            labels[row["group"]],
-            row["contrast"],
-            str(row["version"]),
-            str(row["n_sessions"]),
-            f"{row['scale']:.4g}",
-            f"{row['reference_signal']:.4f}",
-            f"{row['spread']:.1%}",
-            f"{row['common_spread']:.1%}",
-            f"{row['determined']:.0%}",
-            f"{row['session_low'] - 1:+.1%} to {row['session_high'] - 1:+.1%}",
-        ]
-        for row in records(table)
-    ]
-    typer.echo(text_table(header, lines))
-    typer.echo()
-    lines = [
-        [
-            labels[row["group"]],
-            f"{row['tissue']} {row['quantity'].upper()}",
-            f"{row['determined']:.0%}",
-            f"{row['session_low']:+.1%} to {row['session_high']:+.1%}",
-        ]
-        for row in records(people_table(cohort))
-    ]
-    typer.echo(text_table(["group", "people", "determined", "sessions"], lines))
-    typer.echo()
-    lines = [
-        [
-            labels[row["group"]],
-            row["contrast"],
-            row["name"].replace("_", " "),
-            f"{row['header']:.4g}",
-            f"{row['value']:.4g}",
-            f"{row['prior_sd']:.2g}",
-            f"{row['sd']:.2g}",
-            f"{row['effect']:+.1%}",
-        ]
-        for row in records(hidden_table(cohort))
-    ]
-    typer.echo(text_table(["group", "contrast", "hidden", "imputed", "value", "prior sd", "sd", "GM/WM"], lines))
-    typer.echo()
-    for group, label in labels.items():
-        typer.echo(f"{label} = {group}")
-    for reference in sorted(set(table["reference"])):
-        typer.echo(f"rests on: {reference}")
-    typer.echo(
-        "scale: image units per unit of PD and signal; reference: the model's signal of the population's white matter. "
-        "spread: of the scale between sessions, of one series and common to all, from the whole cohort and the group; "
-        "determined: share of the scale's variance that a session's white matter, grey matter and CSF determine; "
-        "sessions: over the group's"
-    )
-    typer.echo(
-        "hidden: parameters that headers do not say, as imputed and as all groups' contrast of grey to white matter "
-        "tells, with standard deviations before and after; GM/WM: what the move does to that contrast"
-    )
-    typer.echo(
-        "people: how far the sessions' people are from the group's mean in the maps; determined: share of the variance "
-        "between people that the signals determine, beside the scales"
-    )
-    for row in records(unlikely_sessions(cohort)):
-        typer.echo(
-            f"{row['session']} ({labels[row['group']]}): the signals of its tissues are nobody's; it counts for "
-            "nothing and has the scales of its group. Look at its alignment and its tissues (qmri report)"
-        )
+    for line in calibration_lines(cohort, table):
+        typer.echo(line)
 
 
 def verify(
@@ -153,11 +85,13 @@ def verify(
 ) -> None:
     """Read everything that is stored and compare it with what was written."""
     from storage.store.cohort import Cohort
-    from storage.store.verify import verify as run
+    from storage.store.verify import verify
 
     cohort = Cohort.open(store)
     with reporting("verify") as progress:
-        problems = [(one.session, one.variable, one.message) for one in run(cohort, progress=progress)]
+        problems = [
+            (problem.session, problem.variable, problem.message) for problem in verify(cohort, progress=progress)
+        ]
     if source is not None:
         from flows.cli.options import settings_or_usage_error
         from flows.ingest.source_plans import source_problems
@@ -199,9 +133,9 @@ def rollback(
     tag: Annotated[str, typer.Argument(help="Tag, snapshot id or time of the state to go back to.")], store: Store
 ) -> None:
     """Make an earlier state the current one; the present one stays under a tag."""
-    from storage.store.lifecycle import rollback as run
+    from storage.store.lifecycle import rollback
 
-    snapshot, saved = run(store, tag)
+    snapshot, saved = rollback(store, tag)
     typer.echo(f"rolled back to {tag}; snapshot {snapshot}. What was current until now is tagged {saved}")
 
 
@@ -213,9 +147,9 @@ def compact(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be done.")] = False,
 ) -> None:
     """Let old commits end that have no tag, and delete what nothing needs any more."""
-    from storage.store.lifecycle import compact as run
+    from storage.store.lifecycle import compact
 
-    done = run(store, keep_days=keep_days, dry_run=dry_run)
+    done = compact(store, keep_days=keep_days, dry_run=dry_run)
     would = "would end" if dry_run else "ended"
     typer.echo(
         f"{done.snapshots} commits {would}; {done.objects} objects, {done.bytes / 1e6:.1f} MB "
@@ -229,44 +163,43 @@ def forget(
     """Remove a session from the store and from its history, for ever."""
     from flows.cli.options import settings_or_usage_error
     from storage.pseudonyms import load_key
-    from storage.store.forget import forget as run
-    from storage.store.forget import holding
+    from storage.store.forget import forget, holding
 
-    found = holding(store, session)
+    held = holding(store, session)
     typer.echo(f"{session} will be removed; all earlier commits end, and cannot be opened or rolled back to any more")
-    if found.tags:
-        typer.echo(f"these tags end too, because they hold it: {', '.join(found.tags)}")
+    if held.tags:
+        typer.echo(f"these tags end too, because they hold it: {', '.join(held.tags)}")
     if not yes:
         typer.confirm("Go on?", abort=True)
-    run(store, session, key=load_key(settings_or_usage_error().key_file))
+    forget(store, session, key=load_key(settings_or_usage_error().key_file))
     typer.echo(f"{session} is forgotten, and will not be ingested again; group statistics change with `qmri aggregate`")
 
 
 def migrate(store: Store) -> None:
     """Bring a store that an older version wrote up to date."""
-    from storage.store.lifecycle import migrate as run
+    from storage.store.lifecycle import migrate
 
-    before, after = run(store)
+    before, after = migrate(store)
     typer.echo(f"schema {before} -> {after}" if before != after else f"schema {after} is up to date")
 
 
 def export_zarr(store: Store, out: Out, at: At = None) -> None:
     """Write the cohort as a plain Zarr (version 3) hierarchy for tools that know no Icechunk."""
-    from storage.exports.zarr import export_zarr as run
+    from storage.exports.zarr import export_zarr
     from storage.store.cohort import Cohort
 
     with reporting("export") as progress:
-        count = run(Cohort.open(store, at=at), out, progress=progress)
+        count = export_zarr(Cohort.open(store, at=at), out, progress=progress)
     typer.echo(f"{count} objects in {out}")
 
 
 def export_bids(store: Store, out: Out, at: At = None) -> None:
     """Write the maps as a BIDS derivatives dataset."""
-    from storage.exports.bids import export_bids as run
+    from storage.exports.bids import export_bids
     from storage.store.cohort import Cohort
 
     with reporting("export") as progress:
-        count = run(Cohort.open(store, at=at), out, progress=progress)
+        count = export_bids(Cohort.open(store, at=at), out, progress=progress)
     typer.echo(f"maps of {count} sessions in {out}")
 
 

@@ -1,0 +1,82 @@
+"""Commands that make a cohort of simulated people: the demo of everything, and its first step alone."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.cli.options import Workers, cluster, settings_or_usage_error
+from flows.progress import reporting
+
+
+class OutputFormat(StrEnum):
+    """Formats of a simulated cohort."""
+
+    DICOM = "dicom"
+    BIDS = "bids"
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    for command in (demo, simulate):
+        app.command()(command)
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder of the demo; made if it is not there.")] = Path("demo"),
+    sessions: Annotated[int, typer.Option(min=1, help="Sessions to simulate.")] = 12,
+    groups: Annotated[int, typer.Option(min=1, help="Protocol groups to simulate.")] = 4,
+    resolution: Annotated[float, typer.Option(min=1.0, max=5.0, help="Millimetres of the simulated anatomy.")] = 2.0,
+    workers: Workers = None,
+) -> None:
+    """Simulate a small cohort as DICOM, run everything, print the tables and write the report."""
+    from flows.cli.demo import run_demo
+
+    settings = settings_or_usage_error(workers=workers)
+    summary = run_demo(out, sessions=sessions, groups=groups, resolution=resolution, settings=settings, say=typer.echo)
+    if summary.exit_status:
+        raise typer.Exit(summary.exit_status)
+
+
+def simulate(
+    out: Annotated[Path, typer.Argument(help="Folder that becomes the input tree.", show_default=False)],
+    sessions: Annotated[int, typer.Option(min=1, help="Sessions in all.")] = 12,
+    groups: Annotated[
+        int | None, typer.Option(min=1, help="Protocol groups; default: as many as named, else 4.")
+    ] = None,
+    protocols: Annotated[str, typer.Option(help="Their protocols, such as G02,G09; default: first of the table.")] = "",
+    resolution: Annotated[float, typer.Option(min=0.5, max=5.0, help="Millimetres of the anatomy.")] = 2.0,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    design: Annotated[str, typer.Option(help="cohort, travelling-heads, retest or faults.")] = "cohort",
+    effects: Annotated[str, typer.Option(help="all, none, or names, such as +ringing,-noise.")] = "default",
+    labels: Annotated[Path | None, typer.Option(help="Folder with FreeSurfer label maps to use as heads.")] = None,
+    output_format: Annotated[OutputFormat, typer.Option("--format", help="Files to write.")] = OutputFormat.DICOM,
+    truth: Annotated[Path | None, typer.Option(help="Folder for the truth; default: OUT-truth.")] = None,
+    workers: Workers = None,
+) -> None:
+    """Simulate a cohort with known truth."""
+    from flows.simulate import simulate
+
+    with cluster(workers) as client, reporting("simulate") as progress:
+        summary = simulate(
+            out,
+            sessions=sessions,
+            groups=groups,
+            protocols=[name.strip() for name in protocols.split(",") if name.strip()],
+            resolution=resolution,
+            seed=seed,
+            design=design,
+            effects=effects,
+            output_format=output_format.value,
+            labels=labels,
+            truth=truth,
+            client=client,
+            progress=progress,
+        )
+    typer.echo(
+        f"{summary.sessions} sessions in {summary.groups} groups on {summary.scanners} scanners: "
+        f"{summary.files} files in {summary.out}, the truth in {summary.truth}"
+    )

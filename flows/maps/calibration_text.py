@@ -1,0 +1,92 @@
+"""Tables of a store's current calibrations as people read them, with what their columns mean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import pandas as pd
+
+from flows.maps.calibration_tables import hidden_table, people_table, unlikely_sessions
+from flows.tables.text import Rows, labels_of, records, text_table
+from storage.store.cohort import Cohort
+
+MEANINGS = (
+    "scale: image units per unit of PD and signal; reference: the model's signal of the population's white matter. "
+    "spread: of the scale between sessions, of one series and common to all, from the whole cohort and the group; "
+    "determined: share of the scale's variance that a session's white matter, grey matter and CSF determine; "
+    "sessions: over the group's",
+    "hidden: parameters that headers do not say, as imputed and as all groups' contrast of grey to white matter "
+    "tells, with standard deviations before and after; GM/WM: what the move does to that contrast",
+    "people: how far the sessions' people are from the group's mean in the maps; determined: share of the variance "
+    "between people that the signals determine, beside the scales",
+)
+"""Of the columns of the three tables."""
+
+
+def calibration_lines(cohort: Cohort, table: pd.DataFrame) -> Iterator[str]:
+    """Say what the current calibrations rest on; ``table`` is that of `calibration_table`."""
+    if table.empty:
+        yield "no group is calibrated yet; qmri ingest and qmri infer calibrate"
+        return
+    labels = labels_of(table["group"], cohort.labels)
+    for header, rows in (
+        _scales(table, labels),
+        _people(people_table(cohort), labels),
+        _hidden(hidden_table(cohort), labels),
+    ):
+        yield text_table(header, rows) + "\n"
+    yield from (f"{label} = {group}" for group, label in labels.items())
+    yield from (f"rests on: {reference}" for reference in sorted(set(table["reference"])))
+    yield from MEANINGS
+    for row in records(unlikely_sessions(cohort)):
+        yield (
+            f"{row['session']} ({labels[row['group']]}): the signals of its tissues are nobody's; it counts for "
+            "nothing and has the scales of its group. Look at its alignment and its tissues (qmri report)"
+        )
+
+
+def _scales(table: pd.DataFrame, labels: Mapping[str, str]) -> tuple[list[str], Rows]:
+    header = ["group", "contrast", "version", "n", "scale", "reference", "spread", "common", "determined", "sessions"]
+    return header, [
+        [
+            labels[row["group"]],
+            row["contrast"],
+            str(row["version"]),
+            str(row["n_sessions"]),
+            f"{row['scale']:.4g}",
+            f"{row['reference_signal']:.4f}",
+            f"{row['spread']:.1%}",
+            f"{row['common_spread']:.1%}",
+            f"{row['determined']:.0%}",
+            f"{row['session_low'] - 1:+.1%} to {row['session_high'] - 1:+.1%}",
+        ]
+        for row in records(table)
+    ]
+
+
+def _people(table: pd.DataFrame, labels: Mapping[str, str]) -> tuple[list[str], Rows]:
+    return ["group", "people", "determined", "sessions"], [
+        [
+            labels[row["group"]],
+            f"{row['tissue']} {row['quantity'].upper()}",
+            f"{row['determined']:.0%}",
+            f"{row['session_low']:+.1%} to {row['session_high']:+.1%}",
+        ]
+        for row in records(table)
+    ]
+
+
+def _hidden(table: pd.DataFrame, labels: Mapping[str, str]) -> tuple[list[str], Rows]:
+    return ["group", "contrast", "hidden", "imputed", "value", "prior sd", "sd", "GM/WM"], [
+        [
+            labels[row["group"]],
+            row["contrast"],
+            row["name"].replace("_", " "),
+            f"{row['header']:.4g}",
+            f"{row['value']:.4g}",
+            f"{row['prior_sd']:.2g}",
+            f"{row['sd']:.2g}",
+            f"{row['effect']:+.1%}",
+        ]
+        for row in records(table)
+    ]
