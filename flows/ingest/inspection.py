@@ -9,6 +9,7 @@ from pathlib import Path
 
 from flows.ingest.session_plan import SessionPlan, plan_sessions, unmatched_entries
 from flows.tables.text import labels_of
+from qmri_core.series.stored_keys import shortened
 from storage.source.assume_file import Assumption, Override, load_entries
 from storage.source.discovery import discover
 from storage.store.cohort import Cohort
@@ -72,11 +73,12 @@ def labels_to_be(inspection: Inspection, store: str | None) -> tuple[dict[str, s
     """Labels of the source's groups, and the groups that have none in ``store`` yet.
 
     The latter get theirs by the rule of the store, in the order in which ingest would make the groups if all sessions
-    go well; without a store, or before there is one, all are such.
+    go well; without a store, or before there is one, all are such. A group whose key is short in the store is known.
     """
     known = Cohort.open(store).labels if store is not None and exists(store) else {}
     sizes = inspection.group_sizes
-    return labels_of(sizes, with_labels(sizes, known)), set(sizes) - set(known)
+    held = {group: known[key] for group in sizes for key in (shortened(group), group) if key in known}
+    return labels_of(sizes, with_labels(sizes, {**known, **held})), set(sizes) - set(held)
 
 
 def series_rows(inspection: Inspection, labels: Mapping[str, str]) -> Rows:

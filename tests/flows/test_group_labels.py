@@ -67,13 +67,14 @@ def test_tables_report_and_artifacts_show_the_labels_of_the_store(
 @pytest.mark.parametrize("is_known", [True, False])
 def test_inspect_shows_the_labels_that_groups_have_or_would_get(store: str, tmp_path: Path, *, is_known: bool) -> None:
     new = GROUPS[0].replace("2300", "1900")
-    places = [SimpleNamespace(placement=SimpleNamespace(group=group)) for group in (new, *GROUPS)]
+    whole = f"{GROUPS[1]}01234567"  # as keys of now end; the store has the short one of release 0.1
+    places = [SimpleNamespace(placement=SimpleNamespace(group=group)) for group in (new, GROUPS[0], whole)]
     source = Inspection(plans=cast("Any", tuple(places)), n_files=3, other_files={}, unmatched=())
     labels, unsure = labels_to_be(source, store if is_known else str(tmp_path / "none yet"))
     if is_known:
-        assert labels == {**LABELLED, new: "Prisma-6"}
+        assert labels == {GROUPS[0]: "Prisma-4", whole: "Ingenia-7", new: "Prisma-6"}
         assert unsure == {new}
     else:
-        assert labels == {new: "Prisma-1", GROUPS[0]: "Prisma-2", GROUPS[1]: "Ingenia-1"}
+        assert labels == {new: "Prisma-1", GROUPS[0]: "Prisma-2", whole: "Ingenia-1"}
         assert unsure == set(labels)
         assert labels_to_be(source, None) == (labels, unsure)
