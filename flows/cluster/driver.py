@@ -220,7 +220,7 @@ def run_waves(
             begun = writer.begin(repository, now, wave)
             by_others += len(wave) - (0 if begun is None else len(begun.plans))
             if begun is not None:
-                found = [
+                finished = [
                     outcome
                     for _, outcome in outcomes(
                         client,
@@ -231,7 +231,7 @@ def run_waves(
                         resource=None if resource is None else resource(client),
                     )
                 ]
-                record = writer.record(now, begun, sorted(found, key=lambda outcome: outcome.session))
+                record = writer.record(now, begun, sorted(finished, key=lambda outcome: outcome.session))
                 snapshot = commit(
                     repository,
                     begun.wave,

@@ -16,7 +16,7 @@ import pandas as pd
 import pydicom
 import pytest
 import xarray as xr
-from distributed import Client
+from distributed import Client, KilledWorker
 from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 
@@ -454,10 +454,10 @@ def test_maps_of_older_weights_do_not_pass_for_those_of_weights_that_failed(
     def fails_once(client: Client, function: Any, tasks: list[InferTask], **options: Any) -> Iterator[Any]:
         del client, options
         for task in tasks:
-            yield task, RuntimeError("the worker died") if task.slot.session == lost else function(task)
+            yield task, KilledWorker("infer", None, 3) if task.slot.session == lost else function(task)
 
     with monkeypatch.context() as patch:
-        patch.setattr("flows.maps.infer.run_bounded", fails_once)
+        patch.setattr("flows.cluster.driver.run_bounded", fails_once)
         summary = infer(str(store), client=workers, checkpoint=other)
     assert (summary.complete, summary.failed, summary.exit_status) == (2, 1, 3)
     assert summary.failures[0][:2] == (lost, "worker_lost")

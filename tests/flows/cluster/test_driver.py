@@ -17,13 +17,11 @@ from flows.evaluation.voxels import EvaluationTask
 from flows.evaluation.with_truth import _by_voxels
 from flows.evaluation.without_truth import evaluate_real
 from flows.ingest.run import ingest
-from flows.ingest.scanning import scan_on_workers
 from flows.maps.infer import infer
 from flows.progress import quiet
 from flows.settings import Settings
 from flows.simulate import simulate
 from flows.statistics.aggregate import aggregate
-from storage.source.index import ScanTask
 from storage.store.cohort import Cohort
 from storage.store.locations import StorageFaultError
 from storage.store.repository import StoreError
@@ -169,14 +167,6 @@ def test_damage_of_one_session_names_the_session_and_the_command_that_finds_it(
     with pytest.raises(StoreError, match=r"^ses-0+\d: statistics .* OSError in .*; run `qmri verify`$") as raised:
         aggregate(store, client=threads)
     assert not isinstance(raised.value, StorageFaultError)
-
-
-def test_a_scan_is_ended_by_its_cluster_and_no_file_is_called_unreadable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flows.ingest.scanning.BATCHES_HERE", 0)
-    monkeypatch.setattr("flows.cluster.driver.run_bounded", first_fails(ClusterError("the scheduler has gone")))
-    task = ScanTask(root="/archive", paths=("a", "b"), key=KEY)
-    with pytest.raises(ClusterError, match="has gone"):
-        list(scan_on_workers(None, [task]))  # type: ignore[arg-type]
 
 
 def test_what_else_is_raised_is_left_to_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,7 @@ def scans_where(monkeypatch: pytest.MonkeyPatch, work: ScanTask, bad: str, error
         for item in items:
             yield item, error if bad in item.paths else function(item)
 
-    monkeypatch.setattr(scanning, "run_bounded", run)
+    monkeypatch.setattr("flows.cluster.driver.run_bounded", run)
     monkeypatch.setattr(scanning, "BATCHES_HERE", 0)
     client: Any = None
     return [scan for scans in scan_on_workers(client, [work]) for scan in scans]
