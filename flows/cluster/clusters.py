@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from distributed import Client, WorkerPlugin
 
-from flows.cluster.dispatch import ClusterError, run_bounded, threads, waves, waves_for
+from flows.cluster.dispatch import ClusterError, run_bounded, threads
 from flows.cluster.kinds import EXTRAS, GPU, ONE_THREAD, default_workers, security_of, started_cluster
 from flows.settings import Settings
 
@@ -26,8 +26,6 @@ __all__ = [
     "default_workers",
     "inference_resource",
     "run_bounded",
-    "waves",
-    "waves_for",
 ]
 
 

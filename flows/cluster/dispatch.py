@@ -40,21 +40,6 @@ class ClusterError(RuntimeError):
     """The cluster cannot be reached or has no workers left."""
 
 
-def waves(items: Iterable[Item], size: int) -> Iterator[tuple[Item, ...]]:
-    """``items`` in order, in tuples of ``size``; the last may be shorter.
-
-    Raises
-    ------
-    ValueError
-        If ``size`` is less than 1.
-    """
-    if size < 1:
-        raise ValueError(f"a wave of {size} sessions would never end; at least 1 is needed")
-    rest = iter(items)
-    while wave := tuple(islice(rest, size)):
-        yield wave
-
-
 def waves_for(client: Client, items: Sequence[Item], per_worker: int) -> Iterator[tuple[Item, ...]]:
     """``items`` in order, in tuples of ``per_worker`` for each worker thread that is there by then."""
     done = 0

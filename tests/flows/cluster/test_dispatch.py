@@ -15,21 +15,34 @@ from distributed import Client, KilledWorker
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.cluster.clusters import ClusterError, dask_client, default_workers, run_bounded, waves
+from flows.cluster.clusters import ClusterError, dask_client, default_workers, run_bounded
+from flows.cluster.dispatch import waves_for
 from flows.settings import Settings, settings
 
 
-@given(items=st.lists(st.integers()), size=st.integers(1, 70))
-def test_waves_hold_every_item_once_in_order(items: list[int], size: int) -> None:
-    parts = list(waves(items, size))
+class Growing:
+    """Stands for a client whose cluster gets another worker after each wave."""
+
+    status = "running"
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+
+    def nthreads(self) -> dict[str, int]:
+        self.workers += 1
+        return {"here": self.workers - 1}
+
+
+@given(items=st.lists(st.integers()), per_worker=st.integers(1, 9), workers=st.integers(0, 8))
+def test_waves_hold_every_item_once_in_order_and_grow_with_the_cluster(
+    items: list[int], per_worker: int, workers: int
+) -> None:
+    client: Any = Growing(workers)
+    parts = list(waves_for(client, items, per_worker))
     assert [item for part in parts for item in part] == items
-    assert all(len(part) == size for part in parts[:-1])
-    assert all(0 < len(part) <= size for part in parts)
-
-
-def test_a_wave_of_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least 1"):
-        next(waves([1], 0))
+    sizes = [per_worker * max(1, workers + number) for number in range(len(parts))]
+    assert [len(part) for part in parts[:-1]] == sizes[:-1]
+    assert all(0 < len(part) <= size for part, size in zip(parts, sizes, strict=True))
 
 
 @pytest.fixture(scope="module")

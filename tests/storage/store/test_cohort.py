@@ -24,6 +24,7 @@ from storage.store.cohort import (
     write_arrays,
     writing,
 )
+from storage.store.repository import StorageFaultError
 from storage.store.schema import CATALOGUE, NOT_COMPUTED, PER_SESSION, SCHEMA_VERSION
 from storage.store.verify import verify
 from tests.storage.cohorts import GRID, GROUP, images, infer, ingest, maps, placement, row
@@ -297,3 +298,20 @@ def test_a_worker_needs_only_the_fork_and_the_slot(location: Path) -> None:
         returned = write_arrays(wave.fork, wave.slots["ses-z"], {"T1w": images("ses-z")["T1w"]})
         assert returned is wave.fork
         assert returned.has_uncommitted_changes
+
+
+def test_chunks_that_are_lost_are_of_their_session_and_a_store_that_has_gone_is_of_none(
+    location: Path, tmp_path: Path
+) -> None:
+    """A process that keeps the store open meets the loss at a chunk, not at the opening."""
+    copy = Path(shutil.copytree(location, tmp_path / "copy"))
+    cohort = Cohort.open(copy)
+    slot = cohort.slots["ses-a"]
+    assert np.isfinite(cohort.read(slot, ["T1map"])["T1map"]).all()
+    for chunk in (copy / "chunks").iterdir():
+        chunk.unlink()
+    with pytest.raises((OSError, icechunk.IcechunkError)):
+        cohort.read(slot, ["T1map"])
+    shutil.rmtree(copy)
+    with pytest.raises(StorageFaultError, match="no such folder"):
+        cohort.read(slot, ["T1map"])
