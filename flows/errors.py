@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import linecache
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -34,8 +35,10 @@ def _is_own(error: BaseException) -> bool:
         return True
     if type(error) is not ValueError or error.__traceback__ is None:
         return False
-    *_, (frame, _) = walk_tb(error.__traceback__)
-    return is_ours(frame)
+    *_, (frame, number) = walk_tb(error.__traceback__)
+    # what is raised without a frame of its own, such as by int("a text"), was not written here
+    line = linecache.getline(frame.f_code.co_filename, number)
+    return is_ours(frame) and line.lstrip().startswith("raise ")
 
 
 def is_ours(frame: FrameType) -> bool:

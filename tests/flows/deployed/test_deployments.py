@@ -21,7 +21,7 @@ from flows.prefect_plugin import DEPLOYMENTS
 from flows.settings import Settings
 from storage.store.cohort import Cohort, history, open_cohort, open_repository
 from tests.flows.end_to_end import Processed, last_snapshot, names_below
-from tests.flows.prefect_processes import Prefect, prefect, readme_lines
+from tests.flows.prefect_processes import Prefect, prefect, readme_lines, wait_until
 
 pytestmark = [pytest.mark.walk, pytest.mark.timeout(2400)]
 
@@ -176,6 +176,11 @@ def test_the_log_of_a_run_that_lost_a_session_has_no_traceback(
     before = len(running.log("worker"))
     state = running.finished(running.trigger(line))
     assert (state["type"], state["name"]) == ("FAILED", "SessionsFailed")
+
+    def is_over() -> bool:  # the state is there before the engine has ended
+        return "exited with status code" in running.log("worker")[before:]
+
+    wait_until(is_over, "the end of the run's process")
     log = running.log("worker")[before:]
     assert "Traceback" not in log
     assert "unexpected exception" not in log
