@@ -1,9 +1,9 @@
 """Tissues, maps and reference values: what they are called, and where each number comes from.
 
-Two populations share these numbers and are two things. `REFERENCES` is what calibration takes the mean of a group to
-be; the absolute level of stored maps rests on it. `SIMULATED` is what simulated people are drawn about; they are the
-truth of tests and training. Both are centred on the same values, so that calibration is right on average about
-simulated people; `REFERENCES` can be compared with real cohorts only by its sources.
+Two populations share these numbers and are two things. `REFERENCE_VALUES` is what calibration takes the mean of a
+group to be; the absolute level of stored maps rests on it. `SIMULATED` is what simulated people are drawn about; they
+are the truth of tests and training. Both are centred on the same values, so that calibration is right on average about
+simulated people; `REFERENCE_VALUES` can be compared with real cohorts only by its sources.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ _FLUID = {
     "t2": Sourced(2.0, "Spijkerman 2018, doi:10.1007/s10334-017-0659-3 (3 T; not checked)"),
 }
 
-REFERENCES: Mapping[float, Mapping[str, Mapping[str, Sourced]]] = {
+REFERENCE_VALUES: Mapping[float, Mapping[str, Mapping[str, Sourced]]] = {
     3.0: {
         "CSF": {**_FLUID, "pd": _PD["CSF"], **_SPREADS["CSF"]},
         "GM": {
@@ -106,7 +106,7 @@ REFERENCES: Mapping[float, Mapping[str, Mapping[str, Sourced]]] = {
 }
 """T1 and T2 in seconds, PD (CSF = 1) and spreads between people of healthy adults, by field strength in tesla."""
 
-_WHITE, _GREY = REFERENCES[3.0]["WM"], REFERENCES[3.0]["GM"]
+_WHITE, _GREY = REFERENCE_VALUES[3.0]["WM"], REFERENCE_VALUES[3.0]["GM"]
 SIMULATED: Mapping[str, Mapping[str, Sourced]] = {
     "csf": {"t1": _FLUID["t1"], "t2": _FLUID["t2"]},
     "gm": {"t1": _GREY["t1"], "t2": _GREY["t2"]},
@@ -130,8 +130,8 @@ NOMINAL: Mapping[str, tuple[float, float, float]] = {
     "GM": (1.35, 0.095, 0.82),
     "CSF": (4.3, 1.8, 1.0),
 }
-"""Nominal T1 [s], T2 [s] and PD by which a sequence is classified: rounded values near `REFERENCES` at 3 T, not checked
-against a source. Only the order of the tissues' signals counts, which is the same at 1.5 T."""
+"""Nominal T1 [s], T2 [s] and PD by which a sequence is classified: rounded values near `REFERENCE_VALUES` at 3 T, not
+checked against a source. Only the order of the tissues' signals counts, which is the same at 1.5 T."""
 TRAIN_DESIGN_GREY = (1.3, 0.09)
 """Nominal T1 [s] and T2 [s] of the grey matter for which vendors shape variable flip trains, at 3 T; assumed, and not
 checked against a source."""
@@ -152,6 +152,6 @@ RECIPE_WHITE_MATTER = (0.85, 0.07, 0.70)
 """T1 [s], T2 [s] and PD to which the published recipe ties its scales: our reference at 3 T, PD rounded."""
 
 
-def values_of(entries: Mapping[str, Sourced]) -> dict[str, float]:
+def numbers_of(entries: Mapping[str, Sourced]) -> dict[str, float]:
     """The numbers without their sources."""
     return {name: entry.value for name, entry in entries.items()}

@@ -150,9 +150,10 @@ def sample_slices(
         return []
     rows, columns = extent_in_plane(mask)
     volume = normalised(images, mask)[:, :, rows, columns]
-    chosen = np.sort(rng.permutation(useful)[:n])
+    indices = np.sort(rng.permutation(useful)[:n])
     return [
-        Slice(images=volume[:, z].copy(), mask=mask[z, rows, columns].copy(), acquisitions=acquisitions) for z in chosen
+        Slice(images=volume[:, z].copy(), mask=mask[z, rows, columns].copy(), acquisitions=acquisitions)
+        for z in indices
     ]
 
 
@@ -402,8 +403,8 @@ def infer_recipe(
             with torch.inference_mode():
                 maps = network(planes, present.to(device).expand(len(planes), -1)).cpu()
             top, left = ((size - own) // 2 for size, own in zip(maps.shape[-2:], (height, width), strict=True))
-            found = maps[..., top : top + height, left : left + width].movedim(1, 0).numpy()
-            result[:, block, rows, columns] = np.where(where, found, np.float32(np.nan))
+            inner = maps[..., top : top + height, left : left + width].movedim(1, 0).numpy()
+            result[:, block, rows, columns] = np.where(where, inner, np.float32(np.nan))
     t1, t2, pd = result
     return t1, t2, pd
 

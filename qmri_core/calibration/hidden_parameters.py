@@ -103,15 +103,15 @@ def hidden_spreads(acquisition: Acquisition) -> dict[str, float]:
     names = ["inversion_efficiency", "refocusing_factor", "t2_preparation_time"]
     if acquisition.sequence is PulseSequence.MPRAGE:
         names += ["echo_spacing", "echo_train_length", "repetition_time"]
-    found = {
+    spreads = {
         name: PARAMETER_SPREADS[name]
         for name in names
         if getattr(acquisition, name) and acquisition.mark(name) == "assumed"
     }
     if acquisition.sequence is PulseSequence.VARIABLE_FLIP_TSE:
         is_stated = acquisition.mark("echo_time") == "measured"
-        found["echo_time"] = PARAMETER_SPREADS["echo_time"] if is_stated else AMBIGUOUS_ECHO_SPREAD
-    return found
+        spreads["echo_time"] = PARAMETER_SPREADS["echo_time"] if is_stated else AMBIGUOUS_ECHO_SPREAD
+    return spreads
 
 
 def moved(acquisition: Acquisition, shifts: Mapping[str, float]) -> Acquisition:
@@ -158,7 +158,11 @@ def hidden_parameters(groups: Sequence[GroupContrast]) -> list[dict[Contrast, tu
         If no population values exist for a field strength.
     """
     names = [
-        [(contrast, *each) for contrast, one in group.acquisitions.items() for each in hidden_spreads(one).items()]
+        [
+            (contrast, *each)
+            for contrast, acquisition in group.acquisitions.items()
+            for each in hidden_spreads(acquisition).items()
+        ]
         for group in groups
     ]
     of_names, of_rows = _spans(len(_SHARED), names), _spans(0, [group.acquisitions for group in groups])
@@ -192,8 +196,8 @@ def hidden_parameters(groups: Sequence[GroupContrast]) -> list[dict[Contrast, tu
         result: dict[Contrast, tuple[Hidden, ...]] = dict.fromkeys(group.acquisitions, ())
         for k, (contrast, name, spread) in enumerate(of_group, start=here.start):
             effect = float(slopes[rows][list(group.acquisitions).index(contrast), k]) * spread
-            one = Hidden(name=name, shift=float(state[k]), sd=math.sqrt(left[k]), prior_sd=spread, effect=effect)
-            result[contrast] = (*result[contrast], one)
+            parameter = Hidden(name=name, shift=float(state[k]), sd=math.sqrt(left[k]), prior_sd=spread, effect=effect)
+            result[contrast] = (*result[contrast], parameter)
         found.append(result)
     return found
 

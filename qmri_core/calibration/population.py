@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from qmri_core.tissues import REFERENCES, values_of
+from qmri_core.tissues import REFERENCE_VALUES, numbers_of
 
-FIELD_STRENGTHS = tuple(sorted(REFERENCES))
+FIELD_STRENGTHS = tuple(sorted(REFERENCE_VALUES))
 """Field strengths with reference values, in tesla."""
 FIELD_TOLERANCE = 0.2
 """Largest distance in tesla from a field strength that counts as it: 2.89 T, as Siemens has it, counts as 3 T."""
@@ -55,11 +55,11 @@ class Population:
 _POPULATIONS = {
     field_strength: Population(
         field_strength=field_strength,
-        white_matter=Tissue(**values_of(tissues["WM"])),
-        grey_matter=Tissue(**values_of(tissues["GM"])),
-        csf=Tissue(**values_of(tissues["CSF"])),
+        white_matter=Tissue(**numbers_of(tissues["WM"])),
+        grey_matter=Tissue(**numbers_of(tissues["GM"])),
+        csf=Tissue(**numbers_of(tissues["CSF"])),
     )
-    for field_strength, tissues in REFERENCES.items()
+    for field_strength, tissues in REFERENCE_VALUES.items()
 }
 
 

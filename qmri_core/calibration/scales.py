@@ -145,7 +145,7 @@ def calibrate_group(
     spreads = _spreads([(logs - means, acquisitions)], cohort, GROUP_WEIGHT)
     visits = Counter(compress(people if people is not None else range(len(sessions)), is_usable)).values()
     left = posterior(np.where(np.isfinite(means), 0.0, np.nan)[None], acquisitions, spreads).variances[0]
-    signals = {of: float(np.exp(mean)) for of, mean in zip(observations(acquisitions), means, strict=True)}
+    signals = {key: float(np.exp(mean)) for key, mean in zip(observations(acquisitions), means, strict=True)}
     result: dict[Contrast, ScaleCalibration] = {}
     for contrast, variance in zip(acquisitions, left, strict=True):
         reference = reference_signal(acquisitions[contrast], values)
@@ -182,9 +182,9 @@ def group_contrast(
     """What a group's signals tell of its hidden parameters; parameters as for `calibrate_group`."""
     is_usable = _which_count(sessions, acquisitions)
     means = _means(_logs(list(compress(sessions, is_usable)), acquisitions))
-    of = dict(zip(observations(acquisitions), means.tolist(), strict=True))
+    logs = dict(zip(observations(acquisitions), means.tolist(), strict=True))
     return GroupContrast(
-        log_ratios={contrast: of[contrast, "GM"] - of[contrast, ANCHOR] for contrast in acquisitions},
+        log_ratios={contrast: logs[contrast, "GM"] - logs[contrast, ANCHOR] for contrast in acquisitions},
         acquisitions=acquisitions,
         people=tuple(compress(people, is_usable)),
     )
@@ -235,10 +235,10 @@ def session_scales(
     acquisitions
         Of the session, from `calibrated_acquisitions`.
     """
-    found = posterior(*_of_session(calibrations, signals, acquisitions))
+    estimate = posterior(*_of_session(calibrations, signals, acquisitions))
     return {
         contrast: float(calibrations[contrast].scale * np.exp(shift))
-        for contrast, shift in zip(acquisitions, found.shifts[0], strict=True)
+        for contrast, shift in zip(acquisitions, estimate.shifts[0], strict=True)
     }
 
 
@@ -300,10 +300,10 @@ def _which_count(sessions: Sequence[Signals], acquisitions: Mapping[Contrast, Ac
         centre = np.nanmedian(logs, axis=0)
     stays = np.ones(len(logs), dtype=bool)
     for _ in range(_N_ROUNDS):
-        found = is_likely(logs - centre, acquisitions)
-        if not found.any() or np.array_equal(found, stays):
+        likely = is_likely(logs - centre, acquisitions)
+        if not likely.any() or np.array_equal(likely, stays):
             break
-        stays, centre = found, _means(logs[found])
+        stays, centre = likely, _means(logs[likely])
     is_usable[is_usable] = stays
     return [bool(one) for one in is_usable]
 
@@ -350,9 +350,9 @@ def _spreads(
             if n < 2:
                 continue
             # they are from the mean of themselves
-            found = posterior(deviations * math.sqrt(n / (n - 1)), acquisitions, spreads)
+            estimate = posterior(deviations * math.sqrt(n / (n - 1)), acquisitions, spreads)
             at = [names.index(name) for name in (*acquisitions, COMMON)]
-            total[at] += (np.square(found.parts) + found.part_variances).sum(axis=0) * (n - 1) / n
+            total[at] += (np.square(estimate.parts) + estimate.part_variances).sum(axis=0) * (n - 1) / n
             counts[at] += n - 1
         moved = np.abs(total / counts / variances - 1).max()
         variances = total / counts
@@ -362,5 +362,8 @@ def _spreads(
 
 
 def _as_spreads(names: Sequence[str], variances: NDArray[np.float64]) -> Spreads:
-    found = dict(zip(names, np.sqrt(variances).tolist(), strict=True))
-    return Spreads(own={contrast: found[contrast] for contrast in CONTRASTS if contrast in found}, common=found[COMMON])
+    deviations = dict(zip(names, np.sqrt(variances).tolist(), strict=True))
+    return Spreads(
+        own={contrast: deviations[contrast] for contrast in CONTRASTS if contrast in deviations},
+        common=deviations[COMMON],
+    )

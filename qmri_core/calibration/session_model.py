@@ -247,8 +247,8 @@ def expected_slopes(
     variances = _variances(acquisitions, Spreads(own=dict.fromkeys(acquisitions, spread), common=common))
     used = tuple(tissue in tissues for _, tissue in observations(acquisitions))
     _, determined, _ = _of_people(tuple(acquisitions.values()), variances, used)
-    found = dict(zip(LEVELS, determined.tolist(), strict=True))
-    return {level: found[level] for level in _PARAMETERS if level in found}
+    shares = dict(zip(LEVELS, determined.tolist(), strict=True))
+    return {level: shares[level] for level in _PARAMETERS if level in shares}
 
 
 def ratio_factors(acquisitions: Mapping[Contrast, Acquisition]) -> NDArray[np.float64]:
@@ -328,21 +328,21 @@ def _model(acquisitions: tuple[Acquisition, ...]) -> tuple[NDArray[np.float64], 
     values = population(acquisitions[0].field_strength)
     offset, slope = pd_relation(values)
     names = observations([acquisition.contrast for acquisition in acquisitions])
-    of = {acquisition.contrast: acquisition for acquisition in acquisitions}
+    by_contrast = {acquisition.contrast: acquisition for acquisition in acquisitions}
     slopes = np.zeros((len(names), len(_PARAMETERS) + 1))
     factors = torch.ones((8, 4), dtype=torch.float64)  # of T1, T2, PD, transmit; one row up and one down for each
     for column in range(4):
         factors[2 * column, column], factors[2 * column + 1, column] = math.exp(_STEP), math.exp(-_STEP)
     for row, (contrast, tissue) in enumerate(names):
-        one = getattr(values, MEMBERS[tissue])
-        t1, t2, pd = (factors[:, k] * value for k, value in enumerate((one.t1, one.t2, one.pd)))
+        reference = getattr(values, MEMBERS[tissue])
+        t1, t2, pd = (factors[:, k] * value for k, value in enumerate((reference.t1, reference.t2, reference.pd)))
         if tissue != "CSF":
-            pd = pd * (offset + slope / one.t1) / (offset + slope / t1)
+            pd = pd * (offset + slope / reference.t1) / (offset + slope / t1)
         # of eight values: the accurate model takes less than the table of the fast one
-        logs = signal(of[contrast], pd, t1, t2, transmit_scale=factors[:, 3]).abs().log()
-        found = ((logs[::2] - logs[1::2]) / (2 * _STEP)).numpy()
+        logs = signal(by_contrast[contrast], pd, t1, t2, transmit_scale=factors[:, 3]).abs().log()
+        changes = ((logs[::2] - logs[1::2]) / (2 * _STEP)).numpy()
         start = 3 * list(TISSUES).index(tissue)
-        slopes[row, start : start + 3], slopes[row, -1] = found[:3], found[3]
+        slopes[row, start : start + 3], slopes[row, -1] = changes[:3], changes[3]
     spread = [
         getattr(getattr(values, MEMBERS[tissue]), f"{quantity}_spread")
         if tissue == "CSF" or quantity != "pd"

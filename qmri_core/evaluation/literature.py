@@ -56,5 +56,5 @@ def _everything() -> tuple[LiteratureValue, ...]:
 
 def interval(tissue: str, name: str) -> tuple[float, float] | None:
     """Lowest and highest value of a tissue at 3 T in the map ``name``; None if the package knows none."""
-    found = [entry for entry in literature() if (entry.tissue, entry.map) == (tissue, name)]
-    return (min(entry.low for entry in found), max(entry.high for entry in found)) if found else None
+    entries = [entry for entry in literature() if (entry.tissue, entry.map) == (tissue, name)]
+    return (min(entry.low for entry in entries), max(entry.high for entry in entries)) if entries else None

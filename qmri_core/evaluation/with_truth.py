@@ -285,8 +285,8 @@ def compare_session(
         for name, estimated, deviation, reference in zip(MAPS, maps, stated, true, strict=True):
             start = {"model": model, "map": name}
             for tissue, inside in pure.items():
-                found = voxel_agreement(estimated, reference, inside, sd=deviation)
-                row = {field: getattr(found, field) for field in VoxelAgreement.__dataclass_fields__}
+                figures = voxel_agreement(estimated, reference, inside, sd=deviation)
+                row = {field: getattr(figures, field) for field in VoxelAgreement.__dataclass_fields__}
                 by_voxel.append({**start, "tissue": tissue, **row})
             medians = region_medians(estimated, labels, numbers)
             known = region_medians(np.where(np.isfinite(estimated), reference, np.float32(np.nan)), labels, numbers)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from qmri_core.mapping.network import MapNetwork
 
-FORMAT = "qmri-cohort-checkpoint"
+CHECKPOINT_FORMAT = "qmri-cohort-checkpoint"
 FORMAT_VERSION = 3
 READ_VERSIONS = (2, 3)
 """Format versions that this code reads. Version 3 states ``undetermined`` among the settings."""
@@ -47,7 +47,7 @@ def checkpoint_bytes(network: MapNetwork, training: Mapping[str, object]) -> byt
     from safetensors.torch import save
 
     metadata = {
-        "format": FORMAT,
+        "format": CHECKPOINT_FORMAT,
         "version": str(FORMAT_VERSION),
         "settings": json.dumps(asdict(network.settings), sort_keys=True),
         "training": json.dumps(dict(training), sort_keys=True),
@@ -179,7 +179,7 @@ def _header(content: bytes, name: str) -> tuple[dict[str, Any], dict[str, str], 
         metadata = tensors.pop("__metadata__", {})
     except (ValueError, AttributeError) as error:
         raise CheckpointError(f"{name} is not a safetensors file") from error
-    if metadata.get("format") != FORMAT:
+    if metadata.get("format") != CHECKPOINT_FORMAT:
         raise CheckpointError(f"{name} is a safetensors file, but no checkpoint of this project")
     version = metadata.get("version", "?")
     if version not in map(str, READ_VERSIONS):

@@ -21,7 +21,7 @@ from qmri_core.physics.vendors import (
     typical,
 )
 from qmri_core.series.acquisition import Acquisition, AcquisitionError, Contrast, PulseSequence, SeriesHeader
-from qmri_core.tissues import REFERENCES, TRAIN_DESIGN_GREY
+from qmri_core.tissues import REFERENCE_VALUES, TRAIN_DESIGN_GREY
 
 _INNER_REPETITION = 0.1
 """Seconds; a repetition time of MPRAGE below it is the one between readout pulses."""
@@ -29,7 +29,7 @@ _EXCITATION = math.radians(100)
 """A flip angle of an echo train above it is the refocusing angle."""
 _FIRST_PULSE = 0.65
 """Seconds; a GE inversion time below it runs to the first readout pulse."""
-_CSF_T1 = REFERENCES[3.0]["CSF"]["t1"].value
+_CSF_T1 = REFERENCE_VALUES[3.0]["CSF"]["t1"].value
 _GREY_T1, _GREY_T2 = TRAIN_DESIGN_GREY
 _COUNTS = frozenset({"echo_train_length", "centre_index"})
 _SHAPE = ("flip_train_minimum", "flip_train_centre", "flip_train_maximum")

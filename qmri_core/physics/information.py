@@ -34,8 +34,8 @@ def jacobian(
         Signed signals, shape ``(..., n)``, and derivatives, shape ``(..., n, 3)``, in the unit of ``pd``: the change
         of the signal per relative change of T1, T2, PD.
     """
-    one = torch.ones_like(pd * t1 * t2 * transmit_scale)
-    leaves = [(value * one).detach().requires_grad_() for value in (t1, t2, pd)]
+    ones = torch.ones_like(pd * t1 * t2 * transmit_scale)
+    leaves = [(value * ones).detach().requires_grad_() for value in (t1, t2, pd)]
     signals, rows = [], []
     with torch.enable_grad():
         for acquisition in acquisitions:

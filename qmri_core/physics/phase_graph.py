@@ -153,8 +153,8 @@ def echo_train(
     """
     alpha = scaled_angle(flip_angle, transmit_scale, t1)
     scale = scaled_angle(1.0, transmit_scale, t1) * refocusing_factor
-    one = torch.ones_like(t1 * t2 * scale)
-    t1, t2 = t1 * one, t2 * one
+    ones = torch.ones_like(t1 * t2 * scale)
+    t1, t2 = t1 * ones, t2 * ones
     angles = scaled_angles(refocusing_angles, scale)
     amplitude = echo_amplitude(t1, t2, refocusing_angles=angles, echo_spacing=echo_spacing, centre_index=centre_index)
     offset, gain = longitudinal_after_train(t1, t2, refocusing_angles=angles, echo_spacing=echo_spacing)

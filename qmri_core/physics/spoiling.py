@@ -53,14 +53,14 @@ def rf_spoiled_gradient_echo(
         Signal in the unit of ``pd``, shape of the broadcast inputs.
     """
     alpha = scaled_angle(flip_angle, transmit_scale, t1)
-    one = torch.ones_like(t1 * t2 * alpha)
-    t1, t2 = t1 * one, t2 * one
+    ones = torch.ones_like(t1 * t2 * alpha)
+    t1, t2 = t1 * ones, t2 * ones
     if n_pulses is None:
         rate = 1 / t1 + (1 - torch.cos(alpha)) / repetition_time
         n_pulses = min(6000, math.ceil(14 / (repetition_time * float(rate.detach().min())))) + _AVERAGED
     limit = min(_MAX_STATES, 2 + math.ceil(10 * float(t2.detach().max()) / repetition_time))
     longitudinal = spoiled_gradient_echo(
-        one, t1, t2 * 0 + math.inf, repetition_time=repetition_time, echo_time=0.0, flip_angle=alpha
+        ones, t1, t2 * 0 + math.inf, repetition_time=repetition_time, echo_time=0.0, flip_angle=alpha
     ) / torch.sin(alpha)
     states = _rest(longitudinal)
     left = decay(repetition_time, t1), decay(repetition_time, t2)
@@ -100,11 +100,11 @@ def rf_spoiled_mprage(
         Signal in the unit of ``pd``, shape of the broadcast inputs.
     """
     alpha = scaled_angle(flip_angle, transmit_scale, t1)
-    one = torch.ones_like(t1 * t2 * alpha)
-    t1, t2 = t1 * one, t2 * one
+    ones = torch.ones_like(t1 * t2 * alpha)
+    t1, t2 = t1 * ones, t2 * ones
     left = decay(inner_repetition_time, t1), decay(inner_repetition_time, t2)
     # two runs beside each other: from nothing with recovery, and from one without
-    states = _rest(torch.stack([torch.zeros_like(t1), one]))
+    states = _rest(torch.stack([torch.zeros_like(t1), ones]))
     regrowth = torch.stack([1 - left[0], torch.zeros_like(t1)])
     echo = torch.zeros_like(regrowth)
     for pulse in range(1, n_readouts + 1):

@@ -102,10 +102,10 @@ def align(fixed: Volume, moving: Volume, mask: NDArray[np.uint8]) -> tuple[Affin
     start = _best_start(fixed_image, moving_image, mask_image, centre)
     transform, information = start, _information(fixed_image, moving_image, mask_image, start)
     for sigmas in SCHEDULES:
-        found = _search(fixed_image, moving_image, mask_image, start, sigmas)
-        reached = _information(fixed_image, moving_image, mask_image, found)
+        result = _search(fixed_image, moving_image, mask_image, start, sigmas)
+        reached = _information(fixed_image, moving_image, mask_image, result)
         if reached > information:
-            transform, information = found, reached
+            transform, information = result, reached
             break  # else the search has left a better place: search more closely around it
     matrix = to_ras(transform)
     rotation = float(np.arccos(np.clip((np.trace(matrix[:3, :3]) - 1) / 2, -1, 1)))

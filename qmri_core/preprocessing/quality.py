@@ -164,9 +164,9 @@ def sharpness(
     normal = np.asarray(np.gradient(ndimage.gaussian_filter(white[wide].astype(np.float32), 1.0), *spacing[::-1]))
     slope = np.asarray(np.gradient(image[wide].astype(np.float32), *spacing[::-1]))
     length = np.sqrt((normal**2).sum(axis=0))
-    chosen = border[wide] & (length > 0) & np.isfinite(slope).all(axis=0)
-    along = (slope * normal).sum(axis=0)[chosen] / length[chosen]
-    return float(np.mean(along) / step) if chosen.any() else math.nan
+    usable = border[wide] & (length > 0) & np.isfinite(slope).all(axis=0)
+    along = (slope * normal).sum(axis=0)[usable] / length[usable]
+    return float(np.mean(along) / step) if usable.any() else math.nan
 
 
 def figures_of_contrast(
@@ -197,13 +197,13 @@ def figures_of_contrast(
 
 def marks(figures: Mapping[str, float]) -> tuple[str, ...]:
     """Names of the figures beyond their `LIMITS`, in the order given; a figure that is not known is not marked."""
-    found = []
+    marked = []
     for name, value in figures.items():
         prefix, _, rest = name.partition("_")
         low, high = LIMITS.get(name) or LIMITS.get(rest if prefix in set(Contrast) else name, (-math.inf, math.inf))
         if math.isfinite(value) and not low <= value <= high:
-            found.append(name)
-    return tuple(found)
+            marked.append(name)
+    return tuple(marked)
 
 
 def _median(values: NDArray[np.float32]) -> float:

@@ -68,12 +68,12 @@ def segment(images: dict[Contrast, NDArray[np.float32]], mask: NDArray[np.uint8]
     usual = parenchyma & np.all(np.abs(features) < 3 * spread, axis=1)
     rng = np.random.default_rng(0)
     candidates = np.flatnonzero(usual)
-    chosen = features[rng.choice(candidates, size=min(N_FIT, candidates.size), replace=False)]
-    white, separation = _white_probability(features, chosen, signs / spread)
+    sample = features[rng.choice(candidates, size=min(N_FIT, candidates.size), replace=False)]
+    white, separation = _white_probability(features, sample, signs / spread)
     if np.any(separation * signs < -WRONG_WAY):
-        towards_fluid = chosen @ np.asarray([FLUID_OVER_BRAIN[contrast] for contrast in names])
+        towards_fluid = sample @ np.asarray([FLUID_OVER_BRAIN[contrast] for contrast in names])
         is_mixed = towards_fluid > np.quantile(towards_fluid, 1 - MIXED_SHARE)
-        white, _ = _white_probability(features, chosen, signs / spread, is_mixed)
+        white, _ = _white_probability(features, sample, signs / spread, is_mixed)
     posterior = np.stack([fluid, (1 - fluid) * (1 - white), (1 - fluid) * white], axis=1)
     smooth = np.zeros((3, *mask.shape), dtype=np.float32)
     for k in range(3):
@@ -112,8 +112,8 @@ def _white_probability(
     )
     mixture.fit(chosen)
     white, grey = np.argsort(mixture.means_[:2] @ towards_white)[::-1]  # the third stays that of mixed voxels
-    each = mixture.predict_proba(features)
-    share = each[:, white] / np.maximum(each[:, white] + each[:, grey], np.finfo(float).tiny)
+    probabilities = mixture.predict_proba(features)
+    share = probabilities[:, white] / np.maximum(probabilities[:, white] + probabilities[:, grey], np.finfo(float).tiny)
     return share, mixture.means_[white] - mixture.means_[grey]
 
 

@@ -141,8 +141,8 @@ def atlas_from_labels(labels: Volume, *, resolution: float) -> Atlas:
         raise ValueError(f"label map without {', '.join(missing)}; FreeSurfer codes expected (2, 3, 24, 41, 42, ...)")
     origin, spacing = labels.affine[:3, 3], spacing_of(labels.affine)
     brain = np.isin(codes, [code for name in ATLAS_CLASSES[:7] for code in _LABEL_CLASSES[name] if code != 24])
-    found = ndimage.find_objects(brain.astype(np.uint8))[0]
-    centre = np.array([origin[k] + spacing[k] * (found[2 - k].start + found[2 - k].stop - 1) / 2 for k in range(3)])
+    box = ndimage.find_objects(brain.astype(np.uint8))[0]
+    centre = np.array([origin[k] + spacing[k] * (box[2 - k].start + box[2 - k].stop - 1) / 2 for k in range(3)])
     axes = _axes(resolution)
     centred = tuple(axis + shift for axis, shift in zip(axes, centre, strict=True))
     fractions = np.zeros((len(ATLAS_CLASSES), *(len(axis) for axis in reversed(axes))), dtype=np.float32)

@@ -77,10 +77,10 @@ def ideal_signal(
     acquisition: Acquisition, *, t1: float = _WHITE.t1, t2: float = _WHITE.t2, pd: float = _WHITE.pd
 ) -> float:
     """Magnitude of one tissue (white matter if not given) by the accurate model, nominal angle, ideal spoiling."""
-    one = torch.ones((), dtype=torch.float64)
+    ones = torch.ones((), dtype=torch.float64)
     ideal = replace(acquisition, spoiling_increment=None)
     with torch.no_grad():
-        return abs(float(signal(ideal, one * pd, one * t1, one * t2)))
+        return abs(float(signal(ideal, ones * pd, ones * t1, ones * t2)))
 
 
 def bound_pool_factor(bound: torch.Tensor, power: torch.Tensor | float) -> torch.Tensor:
@@ -129,9 +129,9 @@ def _spoiling_table(acquisition: Acquisition) -> torch.Tensor:
     ]
     t1, t2, scale = torch.meshgrid(*axes, indexing="ij")
     with torch.no_grad():
-        one = torch.ones_like(t1)
-        spoiled = signal(acquisition, one, t1, t2, transmit_scale=scale)
-        ideal = signal(replace(acquisition, spoiling_increment=None), one, t1, t2, transmit_scale=scale)
+        ones = torch.ones_like(t1)
+        spoiled = signal(acquisition, ones, t1, t2, transmit_scale=scale)
+        ideal = signal(replace(acquisition, spoiling_increment=None), ones, t1, t2, transmit_scale=scale)
     small = 0.02 * ideal.abs().amax()  # near the null of an inversion the ratio says nothing
     return torch.where(ideal.abs() > small, spoiled / ideal, 1.0).clamp(0.5, 2.0)
 
@@ -152,12 +152,12 @@ def _fluid_signal(anatomy: Anatomy, acquisition: Acquisition, scale: NDArray[np.
     """Signal of the CSF in each voxel, flat; CSF is the same everywhere, so that only the transmit scale varies."""
     csf = anatomy.subject.values["csf"]
     nodes = torch.linspace(float(scale.min()), float(scale.max()) + 1e-6, _FLUID_NODES, dtype=torch.float64)
-    one = torch.ones_like(nodes)
+    ones = torch.ones_like(nodes)
     with torch.no_grad():
         ideal = replace(acquisition, spoiling_increment=None)
-        values = signal(ideal, one * csf.pd, one * csf.t1, one * csf.t2, transmit_scale=nodes)
+        values = signal(ideal, ones * csf.pd, ones * csf.t1, ones * csf.t2, transmit_scale=nodes)
         if acquisition.spoiling_increment is not None:
-            t1, t2, at = ((one * v).float() for v in (csf.t1, csf.t2, nodes))
+            t1, t2, at = ((ones * v).float() for v in (csf.t1, csf.t2, nodes))
             values = values * spoiling_correction(acquisition, t1, t2, at)
     per_fraction = np.interp(scale, nodes.numpy(), values.numpy()).astype(np.float32)
     return np.asarray(per_fraction * anatomy.fractions[0].reshape(-1), dtype=np.float32)

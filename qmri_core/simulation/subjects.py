@@ -254,9 +254,9 @@ def _draw_lesions(rng: np.random.Generator, sites: NDArray[np.float32] | None, s
     has_lesions, n_lesions = rng.random() < share, int(rng.integers(3, 15))
     if sites is None or not has_lesions or len(sites) == 0:
         return np.zeros((0, 4), dtype=np.float32)
-    chosen = sites[rng.integers(0, len(sites), n_lesions)] + rng.uniform(-2, 2, (n_lesions, 3))
+    centres = sites[rng.integers(0, len(sites), n_lesions)] + rng.uniform(-2, 2, (n_lesions, 3))
     radius = rng.uniform(2.0, 6.0, (n_lesions, 1))
-    return np.concatenate([chosen, radius], axis=1).astype(np.float32)
+    return np.concatenate([centres, radius], axis=1).astype(np.float32)
 
 
 def _clipped(rng: np.random.Generator) -> float:

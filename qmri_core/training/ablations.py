@@ -134,11 +134,11 @@ def unknown_loss(batches: Sequence[Batch]) -> Loss:
     """Self-supervised loss on simulated batches: their truth is not looked at."""
 
     def loss(network: nn.Module, number: int) -> tuple[Tensor, Mapping[str, float]]:
-        one = batches[number % len(batches)]
-        log_maps, log_sd = run_network(network, one.relative, one.mask, one.physics, one.levels)
+        batch = batches[number % len(batches)]
+        log_maps, log_sd = run_network(network, batch.relative, batch.mask, batch.physics, batch.levels)
         rng = np.random.default_rng([number, 8])
         drawn = torch.from_numpy(rng.standard_normal(tuple(log_maps.shape), dtype=np.float32))
-        value = evidence(log_maps, log_sd, one.relative, one.mask, one.nominal, one.physics, drawn)
+        value = evidence(log_maps, log_sd, batch.relative, batch.mask, batch.nominal, batch.physics, drawn)
         return value, {"images": value.item()}
 
     return loss

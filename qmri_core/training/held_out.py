@@ -59,10 +59,10 @@ def held_out_score(network: MapNetwork | None, batches: Sequence[Batch]) -> dict
         with torch.inference_mode():
             log_maps, log_sd = run_network(network, batch.relative, batch.mask, batch.physics, batch.levels)
             error = log_maps - batch.truth
-            each = 0.5 * (error / log_sd.exp()).square() + log_sd
+            terms = 0.5 * (error / log_sd.exp()).square() + log_sd
             weight = batch.weight[:, None]
             voxels = batch.weight.sum().clamp_min(1)
-            totals["nll"] += float((each * weight).sum() / (3 * voxels))
+            totals["nll"] += float((terms * weight).sum() / (3 * voxels))
             for name, value in zip(("t1", "t2", "pd"), (error.abs() * weight).sum(dim=(0, 2, 3)) / voxels, strict=True):
                 totals[name] += float(value)
             counts = batch.regions.sum(dim=(0, 2, 3))[:, None]

@@ -295,14 +295,16 @@ def simulated_loss(
     """Loss on batches with known maps: their likelihood, and errors of tissue means."""
 
     def loss(network: nn.Module, number: int) -> tuple[Tensor, Mapping[str, float]]:
-        one = batches(number)
-        log_maps, log_sd = run_network(network, one.relative, one.mask, one.physics, one.levels, precision=precision)
-        emphasis = 1 + (settings.small_weight - 1) * one.regions[:, FIRST_SMALL:].amax(dim=1)
-        nll = negative_log_likelihood(log_maps, log_sd, one.truth, one.weight * emphasis)
-        regional = regional_error(log_maps, one.truth, one.regions)
+        batch = batches(number)
+        log_maps, log_sd = run_network(
+            network, batch.relative, batch.mask, batch.physics, batch.levels, precision=precision
+        )
+        emphasis = 1 + (settings.small_weight - 1) * batch.regions[:, FIRST_SMALL:].amax(dim=1)
+        nll = negative_log_likelihood(log_maps, log_sd, batch.truth, batch.weight * emphasis)
+        regional = regional_error(log_maps, batch.truth, batch.regions)
         total = nll + settings.regional_weight * regional
-        error = ((log_maps.detach() - one.truth).abs() * one.weight[:, None]).sum(dim=(0, 2, 3))
-        t1, t2, pd = (error / one.weight.sum().clamp_min(1)).tolist()
+        error = ((log_maps.detach() - batch.truth).abs() * batch.weight[:, None]).sum(dim=(0, 2, 3))
+        t1, t2, pd = (error / batch.weight.sum().clamp_min(1)).tolist()
         return total, {"nll": nll.item(), "regional": regional.item(), "t1": t1, "t2": t2, "pd": pd}
 
     return loss
@@ -345,10 +347,10 @@ def _look(network: MapNetwork, score: Score, at: _State, settings: TrainingSetti
     """Score what is held out, keep the best weights; whether to stop. Equal in all processes."""
     network.eval()
     with torch.inference_mode():
-        found = dict(score(network))
+        figures = dict(score(network))
     network.train()
-    is_best = at.best is None or found["nll"] < min(each["nll"] for each in at.held_out)
-    at.held_out.append({"step": at.step, **found})
+    is_best = at.best is None or figures["nll"] < min(each["nll"] for each in at.held_out)
+    at.held_out.append({"step": at.step, **figures})
     at.since_best = 0 if is_best else at.since_best + 1
     if is_best:
         at.best = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}

@@ -23,8 +23,8 @@ def negative_log_likelihood(estimate: Tensor, log_sd: Tensor, truth: Tensor, wei
         Shape (slice, y, x), 0 outside the brain.
     """
     variance = torch.exp(2 * log_sd)
-    each = 0.5 * (truth - estimate).square() / variance + log_sd
-    tempered = each * variance.detach().sqrt()
+    terms = 0.5 * (truth - estimate).square() / variance + log_sd
+    tempered = terms * variance.detach().sqrt()
     total: Tensor = (tempered * weight[:, None]).sum() / (weight.sum() * estimate.shape[1]).clamp_min(1)
     return total
 

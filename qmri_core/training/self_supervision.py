@@ -91,12 +91,12 @@ def calibrated_slices(
     useful = np.flatnonzero(inside.sum(axis=(1, 2)) >= LEAST_BRAIN)
     if not useful.size:
         return None
-    chosen = np.sort(rng.permutation(useful)[:n])
+    indices = np.sort(rng.permutation(useful)[:n])
     rows, columns = extent_in_plane(inside)
     physics = estimator(acquisitions)
-    where = inside[chosen, rows, columns]
+    where = inside[indices, rows, columns]
     planes = [
-        np.where(where, images[contrast][chosen, rows, columns] / unit, 0).astype(np.float32)
+        np.where(where, images[contrast][indices, rows, columns] / unit, 0).astype(np.float32)
         for contrast, unit in zip(physics.contrasts, physics.units(scales), strict=True)
     ]
     return Images(
@@ -134,8 +134,8 @@ def evidence(
     far = torch.log1p(((signal - relative) / sd).square() / _FREEDOM)
     likelihood = (_T_PEAK - 0.5 * (_FREEDOM + 1) * far - sd.log()).sum(dim=1)
     values = population(next(iter(acquisitions.values())).field_strength)
-    each = likelihood + log_prior(sample.movedim(1, -1), values) + log_sd.sum(dim=1)
-    total: Tensor = -(each * mask).sum() / (3 * mask.sum().clamp_min(1))
+    terms = likelihood + log_prior(sample.movedim(1, -1), values) + log_sd.sum(dim=1)
+    total: Tensor = -(terms * mask).sum() / (3 * mask.sum().clamp_min(1))
     return total
 
 
@@ -192,12 +192,12 @@ def image_loss(
 
     def loss(network: nn.Module, number: int) -> tuple[Tensor, Mapping[str, float]]:
         rng = np.random.default_rng([seed, 3, number])
-        one = sessions[int(rng.integers(len(sessions)))]
-        chosen = np.sort(rng.permutation(len(one.mask))[:slices])
-        window = (slice(None), *(_window(length, size, rng) for length in one.mask.shape[1:]))
-        relative = one.relative[chosen].to(device)[:, :, window[1], window[2]]
-        mask = one.mask[chosen].to(device)[window]
-        value = _of(network, relative, mask, one.levels.to(device), one.acquisitions, rng, precision)
+        session = sessions[int(rng.integers(len(sessions)))]
+        indices = np.sort(rng.permutation(len(session.mask))[:slices])
+        window = (slice(None), *(_window(length, size, rng) for length in session.mask.shape[1:]))
+        relative = session.relative[indices].to(device)[:, :, window[1], window[2]]
+        mask = session.mask[indices].to(device)[window]
+        value = _of(network, relative, mask, session.levels.to(device), session.acquisitions, rng, precision)
         return value, {"images": value.item()}
 
     return loss
@@ -205,14 +205,14 @@ def image_loss(
 
 def image_score(network: nn.Module, sessions: Sequence[Images], *, precision: torch.dtype = torch.float32) -> float:
     """Mean over sessions of `evidence` on all their slices, with the same draws for every network."""
-    found = []
+    scores = []
     device = next(network.parameters()).device
     with torch.inference_mode():
         for number, one in enumerate(sessions):
             rng = np.random.default_rng([number, 5])
             both = _padded(one.relative.to(device)), _padded(one.mask.to(device))
-            found.append(float(_of(network, *both, one.levels.to(device), one.acquisitions, rng, precision)))
-    return float(np.mean(found))
+            scores.append(float(_of(network, *both, one.levels.to(device), one.acquisitions, rng, precision)))
+    return float(np.mean(scores))
 
 
 def mixed_loss(first: Loss, second: Loss, share: float) -> Loss:

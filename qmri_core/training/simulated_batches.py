@@ -334,11 +334,11 @@ def _calibration(
         usual = _tissue_signal(as_run[contrast], (member.t1, member.t2, member.pd), 1.0)
         noise = measurement_error(contrast, tissue) * float(rng.standard_normal())
         deviations.append(float((persons / usual).abs().log()) + true[contrast] + noise)
-    found = posterior(np.asarray([deviations]), nominal, spreads).shifts
+    shifts = posterior(np.asarray([deviations]), nominal, spreads).shifts
     level = _group_level(as_run, nominal, rng)
     errors = {
         contrast: float(shift) - true[contrast] + float(error)
-        for contrast, shift, error in zip(nominal, found[0], level, strict=True)
+        for contrast, shift, error in zip(nominal, shifts[0], level, strict=True)
     }
     return errors, person(np.asarray(deviations), nominal, spreads, n_people=MANY).mean
 

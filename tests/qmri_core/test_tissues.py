@@ -8,7 +8,7 @@ from typing import Any
 
 from qmri_core import tissues
 from qmri_core.calibration.population import FIELD_STRENGTHS, population
-from qmri_core.tissues import MEMBERS, REFERENCES, SIMULATED, TISSUES, WHITE_FIRST, Sourced
+from qmri_core.tissues import MEMBERS, REFERENCE_VALUES, SIMULATED, TISSUES, WHITE_FIRST, Sourced
 
 
 def sourced(table: Any, name: str) -> Iterator[tuple[str, Sourced]]:
@@ -29,14 +29,14 @@ def test_every_value_names_a_year_or_says_that_it_was_not_checked() -> None:
 
 def test_names_of_tissues_agree() -> None:
     assert set(WHITE_FIRST) == set(TISSUES) == set(MEMBERS)
-    assert all(set(known) == set(TISSUES) for known in REFERENCES.values())
+    assert all(set(known) == set(TISSUES) for known in REFERENCE_VALUES.values())
 
 
 def test_populations_are_of_these_values() -> None:
     for field_strength in FIELD_STRENGTHS:
         for name, member in MEMBERS.items():
             tissue = getattr(population(field_strength), member)
-            for quantity, entry in REFERENCES[field_strength][name].items():
+            for quantity, entry in REFERENCE_VALUES[field_strength][name].items():
                 assert getattr(tissue, quantity) == entry.value
 
 
@@ -53,7 +53,7 @@ def test_the_numbers_that_stored_maps_rest_on() -> None:
     names = ("t1", "t2", "pd", "t1_spread", "t2_spread", "pd_spread")
     assert {
         (field, name): tuple(entries[quantity].value for quantity in names)
-        for field, known in REFERENCES.items()
+        for field, known in REFERENCE_VALUES.items()
         for name, entries in known.items()
     } == expected
     assert {name: (of["t1"].value, of["t2"].value) for name, of in SIMULATED.items()} == {

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import save_file
 
 from qmri_core.mapping.checkpoint import (
+    CHECKPOINT_FORMAT,
     FILE_DIGESTS_BEFORE,
-    FORMAT,
     SHIPPED,
     UNDETERMINED_OF_VERSION_2,
     CheckpointError,
@@ -110,6 +110,6 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no checkpoint of this project"):
         load_checkpoint(foreign)
     newer = tmp_path / "newer.safetensors"
-    save_file({"x": torch.zeros(1)}, newer, {"format": FORMAT, "version": "99"})
+    save_file({"x": torch.zeros(1)}, newer, {"format": CHECKPOINT_FORMAT, "version": "99"})
     with pytest.raises(CheckpointError, match="format version 99"):
         load_checkpoint(newer)
