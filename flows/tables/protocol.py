@@ -80,6 +80,8 @@ def report_text(report: ProtocolReport) -> str:
         "scale gain: percent error of the worst map per percent error of one series' intensity scale; it does not",
         "average out over a region. Where the bound with prior is near the prior, the images add little there.",
     ]
+    if "lesion" not in {row.tissue for row in report.rows}:
+        lines.append(f"Of nuclei and lesions no values are known at {report.field_strength:g} T.")
     names = {"WM": "white", "GM": "grey"}
     levels = next(iter(report.slopes.values()))
     header = "".join(f"{f'{names[tissue]} {quantity.upper()}':>10}" for tissue, quantity in levels)

@@ -33,7 +33,9 @@ def test_the_command_prints_the_protocol_and_the_tissues_of_its_field_strength()
         assert part in text
     other = printed("--field-strength", "1.5")
     assert "of tissues at 1.5 T" in other
-    assert "putamen" not in other  # no values are known
+    assert "putamen" not in other
+    assert "no values are known at 1.5 T" in other
+    assert "no values" not in text
     row = {
         name: next(line for line in each.splitlines() if "cortical" in line)
         for name, each in (("3", text), ("1.5", other))
