@@ -91,7 +91,7 @@ class Settings(BaseSettings):
         return _required(self.store, "store")
 
 
-def settings(**values: Any) -> Settings:  # noqa: ANN401 - pydantic checks and converts what comes from outside
+def read_settings(**values: Any) -> Settings:  # noqa: ANN401 - pydantic checks and converts what comes from outside
     """Read the settings, with ``values`` in place of environment variables; a value of None falls back to them.
 
     Raises

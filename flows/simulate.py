@@ -132,16 +132,16 @@ def simulate(
         for plan in plans
     ]
     made = _make_all(orders, client, progress or quiet)
-    write_truth_table((one.row for one in made), truth)
+    write_truth_table((session.row for session in made), truth)
     if design == Design.FAULTS:
-        write_manifest((one.manifest for one in made), truth)
+        write_manifest((session.manifest for session in made), truth)
     return SimulationSummary(
         out=out,
         truth=truth,
         sessions=len(made),
         groups=len({plan.group for plan in plans}),
         scanners=len({(plan.protocol.model, plan.serial_number) for plan in plans}),
-        files=sum(one.files for one in made),
+        files=sum(session.files for session in made),
     )
 
 
@@ -184,7 +184,7 @@ def _make_all(orders: list[SessionOrder], client: Client | None, progress: Progr
     from flows.cluster.driver import completed
 
     made = [session for _, session in completed(client, make_session, orders, progress=progress, text="simulating")]
-    return sorted(made, key=lambda one: one.index)
+    return sorted(made, key=lambda session: session.index)
 
 
 def _atlas(labels: str | None, person: int, resolution: float) -> Atlas:

@@ -44,7 +44,7 @@ BySoftware = Annotated[
     ),
 ]
 Out = Annotated[Path, typer.Option("--out", help="Folder to write to.", show_default=False)]
-Checkpoint = Annotated[
+CheckpointFile = Annotated[
     Path | None,
     typer.Option(
         "--checkpoint", envvar="QMRI_CHECKPOINT", help="Weights to use instead of the promoted or shipped ones."
@@ -54,10 +54,10 @@ Checkpoint = Annotated[
 
 def settings_or_usage_error(**values: object) -> Settings:
     """Read the settings, with the command's options in place of the environment; what is wrong there is wrong usage."""
-    from flows.settings import SettingsError, settings
+    from flows.settings import SettingsError, read_settings
 
     try:
-        return settings(**values)
+        return read_settings(**values)
     except SettingsError as error:
         raise typer.BadParameter(str(error)) from None
 

@@ -10,7 +10,7 @@ import typer
 from flows.cli.options import (
     Assume,
     BySoftware,
-    Checkpoint,
+    CheckpointFile,
     Out,
     Source,
     Store,
@@ -46,20 +46,21 @@ def inspect(
 
     key = load_key(settings_or_usage_error().key_file)
     with reporting("read headers") as progress:
-        found = inspect_source(source, key=key, assume=assume, by_software=by_software, progress=progress)
-    labels, new = labels_to_be(found, store)
-    rows = series_rows(found, labels)
+        inspection = inspect_source(source, key=key, assume=assume, by_software=by_software, progress=progress)
+    labels, new = labels_to_be(inspection, store)
+    rows = series_rows(inspection, labels)
     typer.echo(text_table(["session", "series", "decision", "reason", "group", "explanation"], rows))
-    if incomplete := session_rows(found):
+    if incomplete := session_rows(inspection):
         typer.echo("\n" + text_table(["session", "would be", "reason", "explanation"], incomplete))
     typer.echo()
     for group, label in labels.items():
-        size = found.group_sizes[group]
+        size = inspection.group_sizes[group]
         small = ", a small group" if size < SMALL_GROUP else ""
         unsure = ", not in the store yet: the label is provisional" if group in new else ""
         typer.echo(f"{label} = {group} ({size} sessions{small}{unsure})")
-    typer.echo(f"{len(rows)} series, {len(found.plans)} sessions; {files_line(found.n_files, found.other_files)}")
-    for position in found.unmatched:
+    files = files_line(inspection.n_files, inspection.other_files)
+    typer.echo(f"{len(rows)} series, {len(inspection.plans)} sessions; {files}")
+    for position in inspection.unmatched:
         typer.echo(unmatched_line(position), err=True)
 
 
@@ -136,7 +137,7 @@ def train(
     )
 
 
-def infer(store: Store, checkpoint: Checkpoint = None, workers: Workers = None) -> None:
+def infer(store: Store, checkpoint: CheckpointFile = None, workers: Workers = None) -> None:
     """Infer T1, T2 and PD maps of every session that lacks current ones."""
     from flows.maps.infer import infer
 

@@ -113,7 +113,7 @@ def _variables() -> Iterator[tuple[str, str, str]]:
 
 
 def _type(field: FieldInfo) -> str:
-    kind = next((each for each in get_args(field.annotation) if each is not type(None)), field.annotation)
+    kind = next((kind for kind in get_args(field.annotation) if kind is not type(None)), field.annotation)
     bare = getattr(kind, "__origin__", kind)  # of a type with bounds
     return _TYPES.get(str(getattr(bare, "__name__", bare)), str(bare))
 

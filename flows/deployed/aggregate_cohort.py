@@ -10,26 +10,26 @@ from flows.deployed.publish import publish_report, report_folder
 from flows.deployed.run import RESUMED, Explained, run_settings, working
 from flows.settings import Settings
 
-NAME = "aggregate-cohort"
+AGGREGATE_COHORT = "aggregate-cohort"
 
 
 @task(name="aggregate-sessions", **RESUMED)
-def aggregate_sessions(chosen: Settings, name: str = NAME) -> Path | None:
+def aggregate_sessions(settings: Settings, name: str = AGGREGATE_COHORT) -> Path | None:
     """Bring the statistics up to date, publish the tables, write the report where there is a folder for it."""
     from flows.report.build import write_report
     from flows.statistics.aggregate import aggregate
     from storage.store.cohort import Cohort
 
-    folder = report_folder(chosen)
-    with working(name, chosen) as (client, progress):
-        cohort = Cohort.open(chosen.require_store())
+    folder = report_folder(settings)
+    with working(name, settings) as (client, progress):
+        cohort = Cohort.open(settings.require_store())
         result = aggregate(cohort, client=client, out=folder, progress=progress)
         page = None if folder is None else write_report(cohort, folder, aggregate=result)
-    publish_report(name, result, page, chosen.report_url)
+    publish_report(name, result, page, settings.report_url)
     return page
 
 
-@flow(name=NAME)
+@flow(name=AGGREGATE_COHORT)
 def aggregate_cohort(store: str | None = None, report: Path | None = None) -> Path | None:
     """Compute tissue statistics and the variation between groups; write the tables and the report.
 
@@ -40,5 +40,5 @@ def aggregate_cohort(store: str | None = None, report: Path | None = None) -> Pa
         stands beside a local store. ``QMRI_REPORT_URL`` makes its link.
     """
     with Explained():
-        chosen = run_settings(store=store, report=report)
-    return aggregate_sessions(chosen)
+        settings = run_settings(store=store, report=report)
+    return aggregate_sessions(settings)

@@ -11,19 +11,19 @@ from flows.deployed.run import RESUMED, Explained, run_settings, working
 from flows.settings import Settings
 from flows.tables.summary import RunSummary
 
-NAME = "infer-maps"
+INFER_MAPS = "infer-maps"
 
 
 @task(name="infer-sessions", **RESUMED)
-def infer_sessions(chosen: Settings) -> RunSummary:
+def infer_sessions(settings: Settings) -> RunSummary:
     """Infer the maps that are missing or stale, and commit them."""
     from flows.maps.infer import infer
 
-    with working(NAME, chosen) as (client, progress):
-        return infer(chosen.require_store(), checkpoint=chosen.checkpoint, client=client, progress=progress)
+    with working(INFER_MAPS, settings) as (client, progress):
+        return infer(settings.require_store(), checkpoint=settings.checkpoint, client=client, progress=progress)
 
 
-@flow(name=NAME)
+@flow(name=INFER_MAPS)
 def infer_maps(store: str | None = None, checkpoint: Path | None = None) -> State[RunSummary]:
     """Infer T1, T2 and PD maps of every session that lacks current ones.
 
@@ -34,7 +34,7 @@ def infer_maps(store: str | None = None, checkpoint: Path | None = None) -> Stat
         one, else the shipped one.
     """
     with Explained():
-        chosen = run_settings(store=store, checkpoint=checkpoint)
-        before = failed_sessions(chosen.require_store())
-    summary = infer_sessions(chosen)
-    return end_state(NAME, summary, before=before)
+        settings = run_settings(store=store, checkpoint=checkpoint)
+        before = failed_sessions(settings.require_store())
+    summary = infer_sessions(settings)
+    return end_state(INFER_MAPS, summary, before=before)

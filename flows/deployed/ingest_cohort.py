@@ -11,26 +11,26 @@ from flows.deployed.run import RESUMED, Explained, ingest_options, run_settings,
 from flows.settings import Settings
 from flows.tables.summary import RunSummary
 
-NAME = "ingest-cohort"
+INGEST_COHORT = "ingest-cohort"
 
 
 @task(name="ingest-sessions", **RESUMED)
-def ingest_sessions(chosen: Settings, linkage: Path | None) -> RunSummary:
+def ingest_sessions(settings: Settings, linkage: Path | None) -> RunSummary:
     """Preprocess what is new or has changed, and commit it."""
     from flows.ingest.run import ingest
 
-    with working(NAME, chosen) as (client, progress):
+    with working(INGEST_COHORT, settings) as (client, progress):
         return ingest(
-            chosen.require_source(),
-            chosen.require_store(),
+            settings.require_source(),
+            settings.require_store(),
             linkage=linkage,
             client=client,
             progress=progress,
-            **ingest_options(chosen),
+            **ingest_options(settings),
         )
 
 
-@flow(name=NAME)
+@flow(name=INGEST_COHORT)
 def ingest_cohort(
     source: Path | None = None, store: str | None = None, assume: Path | None = None, linkage: Path | None = None
 ) -> State[RunSummary]:
@@ -44,7 +44,7 @@ def ingest_cohort(
         File for the table of who is who; default: none is written.
     """
     with Explained():
-        chosen = run_settings(source=source, store=store, assume=assume)
-        before = failed_sessions(chosen.require_store())
-    summary = ingest_sessions(chosen, linkage)
-    return end_state(NAME, summary, before=before)
+        settings = run_settings(source=source, store=store, assume=assume)
+        before = failed_sessions(settings.require_store())
+    summary = ingest_sessions(settings, linkage)
+    return end_state(INGEST_COHORT, summary, before=before)

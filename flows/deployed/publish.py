@@ -26,7 +26,7 @@ _MAX_LISTED = 500
 _FAILED_STATE = "SessionsFailed"
 """Name of the state of a run in which sessions failed that had not before; its type is Failed, so that it pages."""
 
-LOST_BEFORE = "CompletedWithFailures"
+_FAILED_BEFORE_STATE = "CompletedWithFailures"
 """Name of the state of a run that found only sessions that had failed before; its type is Completed."""
 
 
@@ -74,13 +74,15 @@ def end_state(name: str, summary: RunSummary, *, before: Set[str], text: str = "
     )
     get_run_logger().info(summary.text())
     fresh = [failure for failure in summary.failures if failure.session not in before]
-    told = f"{text}; " if text else ""
+    start = f"{text}; " if text else ""
     if fresh:
-        message = f"{told}{len(fresh)} sessions failed in this run, {summary.failed} in all; everything else is stored"
+        message = f"{start}{len(fresh)} sessions failed in this run, {summary.failed} in all; everything else is stored"
         logging.getLogger("prefect.engine").addFilter(without_traceback)
         return Failed(name=_FAILED_STATE, message=message)
     if summary.failed:
-        return Completed(name=LOST_BEFORE, message=f"{told}{summary.failed} sessions have failed before", data=summary)
+        return Completed(
+            name=_FAILED_BEFORE_STATE, message=f"{start}{summary.failed} sessions have failed before", data=summary
+        )
     is_new = summary.snapshot is not None
     return Completed(message=text or ("done" if is_new else "nothing to do: nothing was written"), data=summary)
 
@@ -94,11 +96,11 @@ def without_traceback(record: logging.LogRecord) -> bool:
     return True
 
 
-def report_folder(chosen: Settings) -> Path | None:
+def report_folder(settings: Settings) -> Path | None:
     """Where report and tables go: ``QMRI_REPORT``, else beside a local store, else nowhere."""
-    if chosen.report is not None:
-        return chosen.report
-    store = chosen.require_store()
+    if settings.report is not None:
+        return settings.report
+    store = settings.require_store()
     return None if "://" in store else Path(f"{store.rstrip('/')}-report")
 
 

@@ -15,32 +15,32 @@ from flows.tables.summary import RunSummary
 if TYPE_CHECKING:
     from flows.night import Reprocessed
 
-NAME = "reprocess-nightly"
+REPROCESS_NIGHTLY = "reprocess-nightly"
 
 
 @task(name="reprocess-sessions", **RESUMED)
-def reprocess_sessions(chosen: Settings) -> Reprocessed:
+def reprocess_sessions(settings: Settings) -> Reprocessed:
     """Ingest, infer and aggregate what is not current, tag the snapshot, write the report if anything has changed."""
     from flows.night import reprocess
     from flows.report.build import write_report
 
-    store, folder = chosen.require_store(), report_folder(chosen)
-    with working(NAME, chosen) as (client, progress):
+    store, folder = settings.require_store(), report_folder(settings)
+    with working(REPROCESS_NIGHTLY, settings) as (client, progress):
         result, tables = reprocess(
-            chosen.require_source(),
+            settings.require_source(),
             store,
-            checkpoint=chosen.checkpoint,
+            checkpoint=settings.checkpoint,
             client=client,
             out=folder,
             progress=progress,
-            **ingest_options(chosen),
+            **ingest_options(settings),
         )
         page = None if result.snapshot is None or folder is None else write_report(store, folder, aggregate=tables)
-    publish_report(NAME, tables, page, chosen.report_url)
+    publish_report(REPROCESS_NIGHTLY, tables, page, settings.report_url)
     return result
 
 
-@flow(name=NAME)
+@flow(name=REPROCESS_NIGHTLY)
 def reprocess_nightly(
     source: Path | None = None, store: str | None = None, assume: Path | None = None, checkpoint: Path | None = None
 ) -> State[RunSummary]:
@@ -52,7 +52,7 @@ def reprocess_nightly(
         Default: ``QMRI_SOURCE``, ``QMRI_STORE``, ``QMRI_ASSUME``, ``QMRI_CHECKPOINT`` of the worker's environment.
     """
     with Explained():
-        chosen = run_settings(source=source, store=store, assume=assume, checkpoint=checkpoint)
-        before = failed_sessions(chosen.require_store())
-    result = reprocess_sessions(chosen)
-    return end_state(NAME, result.summary, before=before, text=result.text())
+        settings = run_settings(source=source, store=store, assume=assume, checkpoint=checkpoint)
+        before = failed_sessions(settings.require_store())
+    result = reprocess_sessions(settings)
+    return end_state(REPROCESS_NIGHTLY, result.summary, before=before, text=result.text())

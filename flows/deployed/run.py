@@ -22,7 +22,7 @@ from flows.cluster.boundary import PASSING
 from flows.cluster.clusters import client_on_demand
 from flows.errors import explain
 from flows.progress import Progress
-from flows.settings import Settings, SettingsError, settings
+from flows.settings import Settings, SettingsError, read_settings
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -60,34 +60,34 @@ def run_settings(**values: Any) -> Settings:  # noqa: ANN401 - checked by the se
     SettingsError
         If a path is relative: the run's working directory is none that a user would think of.
     """
-    chosen = settings(**values)
+    settings = read_settings(**values)
     for name in ("source", "store", "checkpoint", "key_file", "assume", "report"):
-        value = getattr(chosen, name)
+        value = getattr(settings, name)
         if value is not None and "://" not in str(value) and not Path(value).is_absolute():
             raise SettingsError(f"QMRI_{name.upper()}={value}: a deployment needs an absolute path")
-    return chosen
+    return settings
 
 
-def ingest_options(chosen: Settings) -> dict[str, Any]:
+def ingest_options(settings: Settings) -> dict[str, Any]:
     """What ingest takes from the settings, beside source and store."""
     from flows.ingest.scanning import index_beside
     from storage.pseudonyms import load_key
 
     return {
-        "key": load_key(chosen.key_file),
-        "assume": chosen.assume,
-        "by_software": chosen.by_software,
-        "index": index_beside(chosen.key_file, chosen.require_source()),
+        "key": load_key(settings.key_file),
+        "assume": settings.assume,
+        "by_software": settings.by_software,
+        "index": index_beside(settings.key_file, settings.require_source()),
     }
 
 
 @contextmanager
-def working(name: str, chosen: Settings) -> Iterator[tuple[Client, Progress]]:
+def working(name: str, settings: Settings) -> Iterator[tuple[Client, Progress]]:
     """Client, started when it is first needed, and progress of one task of the flow ``name``."""
     with Explained(), ExitStack() as stack:
         logging.getLogger("distributed").setLevel(logging.WARNING)  # Prefect shows what every library has to say
         stack.enter_context(workers_without_prefect())
-        yield stack.enter_context(client_on_demand(chosen)), PublishedProgress(name)
+        yield stack.enter_context(client_on_demand(settings)), PublishedProgress(name)
 
 
 class Explained(AbstractContextManager[None]):

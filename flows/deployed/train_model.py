@@ -14,7 +14,7 @@ from flows.maps.weights import Promotion
 if TYPE_CHECKING:
     from flows.training.further import Trained
 
-NAME = "train-model"
+TRAIN_MODEL = "train-model"
 
 
 @task(name="train-and-register")
@@ -23,10 +23,10 @@ def train_and_register(store: str, options: dict[str, Any]) -> Trained:
     from flows.training.further import train_model as train
 
     with Explained():
-        return train(store, progress=PublishedProgress(NAME), **options)
+        return train(store, progress=PublishedProgress(TRAIN_MODEL), **options)
 
 
-@flow(name=NAME)
+@flow(name=TRAIN_MODEL)
 def train_model(
     store: str | None = None,
     steps: int = 1000,
@@ -51,5 +51,7 @@ def train_model(
     with Explained():
         place = run_settings(store=store).require_store()
     trained = train_and_register(place, {"steps": steps, "seed": seed, "image_share": image_share, "promote": promote})
-    create_table_artifact(trained.rows(), key=f"{NAME}-result", description="On what is held out; lower is better")
+    create_table_artifact(
+        trained.rows(), key=f"{TRAIN_MODEL}-result", description="On what is held out: lower is better"
+    )
     return Completed(message=trained.text().splitlines()[-1], data=trained)

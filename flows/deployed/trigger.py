@@ -50,6 +50,6 @@ def trigger(name: str, *, wait: bool = False) -> Started:
     except httpx.HTTPError as error:
         raise TriggerError(f"no Prefect server answers ({type(error).__name__}); is PREFECT_API_URL right?") from None
     state = run.state
-    told = "" if state is None else f": {state.name}{f', {state.message}' if state.message else ''}"
+    outcome = "" if state is None else f": {state.name}{f', {state.message}' if state.message else ''}"
     is_bad = state is not None and state.is_final() and not state.is_completed()
-    return Started(f"run {run.name} of {name}{told}", is_bad)
+    return Started(f"run {run.name} of {name}{outcome}", is_bad)

@@ -34,17 +34,17 @@ def curves_picture(record: Mapping[str, Any]) -> bytes:
     figure = Figure(figsize=(12.0, 3.6), layout="constrained", facecolor="white")
     panels = figure.subplots(1, 3)
     stages = _stages(record)
-    for axes, names, of, factor in (
+    for axes, names, part, factor in (
         (panels[0], LOSSES, "curve", 1.0),
         (panels[1], _HELD_OUT, "held_out", 1.0),
         (panels[2], PERCENT, "curve", 100.0),
     ):
         for number, (name, label) in enumerate(names.items()):
-            if found := _series(stages, of, name, factor):
-                axes.plot(*found, color=f"C{number}", linewidth=0.8, marker="o" if of == "held_out" else "",
+            if points := _series(stages, part, name, factor):
+                axes.plot(*points, color=f"C{number}", linewidth=0.8, marker="o" if part == "held_out" else "",
                           markersize=3, label=label)  # fmt: skip
-            if axes is panels[2] and (found := _series(stages, "held_out", name, factor)):
-                axes.plot(*found, "o", color=f"C{number}", markersize=3, label=f"{label}, held out")
+            if axes is panels[2] and (points := _series(stages, "held_out", name, factor)):
+                axes.plot(*points, "o", color=f"C{number}", markersize=3, label=f"{label}, held out")
         for first, _ in stages[1:]:
             axes.axvline(first, color="#888888", linewidth=0.8, linestyle=":")
         axes.set_xlabel("step", fontsize=8)
@@ -57,7 +57,7 @@ def curves_picture(record: Mapping[str, Any]) -> bytes:
         axes.set_title(title, fontsize=9)
     panels[0].set_ylabel("nat per voxel and map", fontsize=8)
     panels[2].set_ylabel("%", fontsize=8)
-    texts = [_text(one) for _, one in stages]
+    texts = [_text(record) for _, record in stages]
     lines = ["; then ".join(texts[k : k + PER_LINE]) for k in range(0, len(texts), PER_LINE)]
     figure.set_figheight(3.6 + 0.15 * (len(lines) - 1))
     figure.suptitle(";\nthen ".join(lines), fontsize=9)
@@ -80,12 +80,12 @@ def _text(record: Mapping[str, Any]) -> str:
 
 
 def _series(
-    stages: Sequence[tuple[int, Mapping[str, Any]]], of: str, name: str, factor: float
+    stages: Sequence[tuple[int, Mapping[str, Any]]], part: str, name: str, factor: float
 ) -> tuple[list[int], list[float]] | None:
-    found = [
-        (first + int(each["step"]), factor * float(each[name]))
-        for first, one in stages
-        for each in one[of]
-        if each.get(name) is not None and math.isfinite(each[name])
+    points = [
+        (first + int(entry["step"]), factor * float(entry[name]))
+        for first, record in stages
+        for entry in record[part]
+        if entry.get(name) is not None and math.isfinite(entry[name])
     ]
-    return ([step for step, _ in found], [value for _, value in found]) if found else None
+    return ([step for step, _ in points], [value for _, value in points]) if points else None

@@ -84,13 +84,13 @@ def maps_picture(sessions: Mapping[str, xr.Dataset]) -> bytes:
     rows = figure.subfigures(len(sessions), 1, squeeze=False)[:, 0]
     for row, (name, session), (index, *shown) in zip(rows, sessions.items(), places, strict=True):
         sections = {
-            each: np.asarray(session[each][index, shown[0], shown[1]].values)
-            for each in ("FLAIR", "T2w", "brain_mask", *columns)
+            column: np.asarray(session[column][index, shown[0], shown[1]].values)
+            for column in ("FLAIR", "T2w", "brain_mask", *columns)
         }
         image = "FLAIR" if np.isfinite(sections["FLAIR"]).any() else "T2w"
         row.supylabel(name, fontsize=9)
-        for axes, each in zip(row.subplots(1, 1 + len(columns)), (image, *columns), strict=True):
-            _draw(row, axes, each, sections[each], sections["brain_mask"] == 1, _spacing(session))
+        for axes, column in zip(row.subplots(1, 1 + len(columns)), (image, *columns), strict=True):
+            _draw(row, axes, column, sections[column], sections["brain_mask"] == 1, _spacing(session))
     return png_of(figure)
 
 

@@ -102,19 +102,20 @@ def _totals(rows: pd.DataFrame) -> list[tuple[str, int]]:
 
 def _overview(rows: pd.DataFrame, labels: Mapping[str, str]) -> Rows:
     counts = Counter(zip(rows["group"], rows["status"], rows["reason"], strict=True))
-    found = [
+    counted = [
         [labels.get(group, "-"), status, _words(reason), str(count)]
         for (group, status, reason), count in counts.items()
     ]
     place = {label: number for number, label in enumerate(labels.values())}
-    return sorted(found, key=lambda row: (place.get(row[0], len(place)), row[1:]))
+    return sorted(counted, key=lambda row: (place.get(row[0], len(place)), row[1:]))
 
 
 def _ranges() -> list[str]:
     """Literature interval under each column of the group table."""
-    found = [(name, interval(tissue, name)) for tissue, name, _ in quantities()]
+    intervals = [(name, interval(tissue, name)) for tissue, name, _ in quantities()]
     return [
-        "by definition" if one is None else f"{number(one[0], name)} to {number(one[1], name)}" for name, one in found
+        "by definition" if bounds is None else f"{number(bounds[0], name)} to {number(bounds[1], name)}"
+        for name, bounds in intervals
     ]
 
 
@@ -137,9 +138,9 @@ def _pictures(cohort: Cohort, sessions: pd.DataFrame, labels: Mapping[str, str])
     """Label, group, session and picture of the largest groups."""
     tree = cohort.tree()
     sizes = {group: int(tree[group].sizes["session"]) for group in labels}
-    chosen = sorted(labels, key=lambda group: (-sizes[group], group))[:MAX_PICTURES]
+    largest = sorted(labels, key=lambda group: (-sizes[group], group))[:MAX_PICTURES]
     result = []
-    for group in (group for group in labels if group in chosen):
+    for group in (group for group in labels if group in largest):
         node = tree[group].to_dataset()
         name = _representative(node, sessions[sessions["group"] == group])
         title = f"{labels[group]}, session {name}"
@@ -158,11 +159,11 @@ def _representative(node: xr.Dataset, statistics: pd.DataFrame) -> str:
 def _unfinished(rows: pd.DataFrame, labels: Mapping[str, str]) -> Rows:
     """Sessions that are not complete, failed ones first."""
     order = {"failed": 0, "skipped": 1, "partial": 2, "complete": 3}
-    found = rows[(rows["status"] != "complete") | (rows["reason"] != "")]
+    unfinished = rows[(rows["status"] != "complete") | (rows["reason"] != "")]
     return sorted(
         (
             [row["session"], labels.get(row["group"], "-"), row["status"], _words(row["reason"]), row["stage"] or "-"]
-            for row in found.to_dict("records")
+            for row in unfinished.to_dict("records")
         ),
         key=lambda row: (order.get(row[2], 9), row[0]),
     )

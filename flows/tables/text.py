@@ -83,11 +83,11 @@ def group_table(groups: pd.DataFrame, labels: Mapping[str, str]) -> tuple[list[s
     columns = quantities()
     rows: Rows = []
     for group, label in labels.items():
-        found = [values.get((group, tissue, name)) for tissue, name, _ in columns]
-        n = max((int(row["n_sessions"]) for row in found if row is not None), default=0)
+        of_group = [values.get((group, tissue, name)) for tissue, name, _ in columns]
+        n = max((int(row["n_sessions"]) for row in of_group if row is not None), default=0)
         cells = [
             "-" if row is None else mean_and_sd(row["mean_of_medians"], row["sd_of_medians"], name)
-            for row, (_, name, _) in zip(found, columns, strict=True)
+            for row, (_, name, _) in zip(of_group, columns, strict=True)
         ]
         rows.append([label, str(n), *cells])
     return ["group", "n", *(title for _, _, title in columns)], rows

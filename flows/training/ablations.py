@@ -85,10 +85,10 @@ def train_variants(
 
 
 def _named(name: str, progress: Progress) -> Progress:
-    def told(done: int, total: int, text: str = "") -> None:
+    def named(done: int, total: int, text: str = "") -> None:
         progress(done, total, f"{name}: {text}")
 
-    return told
+    return named
 
 
 if __name__ == "__main__":

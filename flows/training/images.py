@@ -90,30 +90,30 @@ def stored_images(
     if not divided.train or not divided.held_out:
         return [], [], {}
     rows = {str(row["session"]): row for row in usable}
-    chosen = [
+    drawn = [
         [str(name) for name in np.random.default_rng([seed, 6]).permutation(names)[:most]]
         for names, most in ((divided.train, MOST_SESSIONS), (divided.held_out, MOST_HELD_OUT))
     ]
-    total = sum(map(len, chosen))
-    found: list[list[Images]] = []
-    for names, n in zip(chosen, (SLICES, HELD_OUT_SLICES), strict=True):
+    total = sum(map(len, drawn))
+    read: list[list[Images]] = []
+    for names, n in zip(drawn, (SLICES, HELD_OUT_SLICES), strict=True):
         images: list[Images] = []
         for name in names:
-            progress(sum(map(len, found)) + len(images), total, "read slices")
+            progress(sum(map(len, read)) + len(images), total, "read slices")
             row = rows[name]
             scales = calibrations[str(row["group"])][1]
             acquisitions = calibrated_acquisitions(scales, acquisitions_of(row))
             of_session = scales, signals_of(row, acquisitions), acquisitions
             known = session_scales(*of_session), session_person(*of_session)
-            if (one := _slices(cohort, cohort.slots[name], acquisitions, *known, n, seed)) is not None:
-                images.append(one)
-        found.append(images)
+            if (slices := _slices(cohort, cohort.slots[name], acquisitions, *known, n, seed)) is not None:
+                images.append(slices)
+        read.append(images)
     counts = {
         f"{what}_{unit}": len({str(rows[name][column]) for name in names})
-        for what, names in zip(("train", "held_out"), chosen, strict=True)
+        for what, names in zip(("train", "held_out"), drawn, strict=True)
         for unit, column in (("sessions", "session"), ("people", "person"), ("groups", "group"))
     }
-    return found[0], found[1], counts
+    return read[0], read[1], counts
 
 
 def _slices(

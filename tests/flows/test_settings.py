@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.settings import SettingsError, settings
+from flows.settings import SettingsError, read_settings
 
 VARIABLES = ("SOURCE", "STORE", "SCHEDULER", "CHECKPOINT", "KEY_FILE", "WORKERS")
 
@@ -21,7 +21,7 @@ def test_arguments_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("QMRI_SOURCE", "/archive")
     monkeypatch.setenv("QMRI_STORE", "s3://bucket/cohort")
     monkeypatch.setenv("QMRI_WORKERS", "3")
-    chosen = settings(source="elsewhere", store=None)
+    chosen = read_settings(source="elsewhere", store=None)
     assert chosen.require_source() == Path("elsewhere")
     assert chosen.require_store() == "s3://bucket/cohort"
     assert chosen.workers == 3
@@ -29,7 +29,7 @@ def test_arguments_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("name", ["source", "store"])
 def test_a_missing_setting_is_named(name: str) -> None:
-    chosen = settings()
+    chosen = read_settings()
     with pytest.raises(SettingsError, match=f"QMRI_{name.upper()} is not set"):
         getattr(chosen, f"require_{name}")()
 
@@ -37,21 +37,21 @@ def test_a_missing_setting_is_named(name: str) -> None:
 def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QMRI_STORE", "")
     with pytest.raises(SettingsError, match="QMRI_STORE"):
-        settings().require_store()
+        read_settings().require_store()
 
 
 @pytest.mark.parametrize(("name", "value"), [("WORKERS", "0"), ("WORKERS", "many"), ("SCHEDULER", "host")])
 def test_a_wrong_value_is_named_with_its_variable(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(f"QMRI_{name}", value)
     with pytest.raises(SettingsError, match=f"QMRI_{name}={value}"):
-        settings()
+        read_settings()
 
 
 def test_an_unknown_setting_is_refused() -> None:
     with pytest.raises(SettingsError, match="stroe: there is no such setting"):
-        settings(stroe="cohort")
+        read_settings(stroe="cohort")
 
 
 def test_settings_do_not_change() -> None:
     with pytest.raises(ValueError, match="frozen"):
-        settings().store = "other"  # type: ignore[misc]
+        read_settings().store = "other"  # type: ignore[misc]

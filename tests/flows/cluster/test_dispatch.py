@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from flows.cluster.clusters import ClusterError, dask_client, default_workers, run_bounded
 from flows.cluster.dispatch import waves_for
-from flows.settings import Settings, settings
+from flows.settings import Settings, read_settings
 
 
 class Growing:
@@ -166,7 +166,7 @@ def test_a_task_that_the_scheduler_lost_ends_as_an_error() -> None:
                     dask_scheduler.tasks[key].who_wants.discard(state)
             dask_scheduler.client_releases_keys(keys=[key], client="ghost", stimulus_id="test")
 
-    with dask_client(settings(workers=1), processes=False) as client:
+    with dask_client(read_settings(workers=1), processes=False) as client:
         stop = threading.Event()
 
         def keep_forgetting() -> None:
@@ -186,7 +186,7 @@ def test_a_task_that_the_scheduler_lost_ends_as_an_error() -> None:
 
 
 def test_a_cluster_without_workers_is_given_up() -> None:
-    with dask_client(settings(workers=1), processes=False) as client:
+    with dask_client(read_settings(workers=1), processes=False) as client:
         client.cluster.scale(0)
         while client.nthreads():
             time.sleep(0.01)
@@ -197,15 +197,15 @@ def test_a_cluster_without_workers_is_given_up() -> None:
 def test_a_scheduler_that_does_not_answer_is_named() -> None:
     with (
         pytest.raises(ClusterError, match=r"QMRI_SCHEDULER=tcp://127.0.0.1:9: no Dask scheduler"),
-        dask_client(settings(scheduler="tcp://127.0.0.1:9"), timeout=0.3),
+        dask_client(read_settings(scheduler="tcp://127.0.0.1:9"), timeout=0.3),
     ):
         pass
 
 
 @pytest.mark.walk
 def test_a_running_scheduler_is_used_and_left_running() -> None:
-    with dask_client(settings(workers=1)) as own:
-        with dask_client(settings(scheduler=own.scheduler.address)) as client:
+    with dask_client(read_settings(workers=1)) as own:
+        with dask_client(read_settings(scheduler=own.scheduler.address)) as client:
             assert dict(run_bounded(client, square, [2, 3])) == {2: 4, 3: 9}
             outcomes = [outcome for _, outcome in run_bounded(client, threads, range(2))]
             assert {count for _, count, _ in outcomes} == {1}
@@ -216,7 +216,7 @@ def test_a_running_scheduler_is_used_and_left_running() -> None:
 def test_the_environment_of_this_process_stays_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     monkeypatch.delenv("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", raising=False)
-    with dask_client(settings(workers=1)) as client:
+    with dask_client(read_settings(workers=1)) as client:
         [(_, (_, count, environment))] = run_bounded(client, threads, [0])
     assert count == 1
     assert environment["OMP_NUM_THREADS"] == "1"
