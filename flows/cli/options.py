@@ -16,15 +16,26 @@ if TYPE_CHECKING:
     from flows.tables.summary import RunSummary
 
 Source = Annotated[
-    Path, typer.Argument(envvar="QMRI_SOURCE", help="Folder with DICOM or BIDS input.", show_default=False)
+    Path,
+    typer.Argument(
+        envvar="QMRI_SOURCE",
+        help="Folder with DICOM files (also in zip and tar archives) or a BIDS tree.",
+        show_default=False,
+    ),
 ]
 Store = Annotated[
-    str, typer.Option("--store", envvar="QMRI_STORE", help="Location of the cohort store.", show_default=False)
+    str,
+    typer.Option(
+        "--store",
+        envvar="QMRI_STORE",
+        help="Location of the cohort's store: a folder, s3://, gs:// or az://.",
+        show_default=False,
+    ),
 ]
 Workers = Annotated[
     int | None,
     typer.Option(
-        "--workers", min=1, help="Worker processes here; default: QMRI_WORKERS, else as cores and memory allow."
+        "--workers", min=1, help="Most worker processes; default: QMRI_WORKERS, else as many as cores and memory allow."
     ),
 ]
 Assume = Annotated[
@@ -32,7 +43,7 @@ Assume = Annotated[
     typer.Option(
         "--assume",
         envvar="QMRI_ASSUME",
-        help="YAML list: what is stated where headers are silent, or overrides the model of a group.",
+        help="YAML file that states what headers do not say, or changes the signal model of a group.",
     ),
 ]
 BySoftware = Annotated[
@@ -40,14 +51,16 @@ BySoftware = Annotated[
     typer.Option(
         "--by-software",
         envvar="QMRI_BY_SOFTWARE",
-        help="Tell scanners with another software version apart as scanners.",
+        help="Count another software version as another scanner, and so as another group.",
     ),
 ]
-Out = Annotated[Path, typer.Option("--out", help="Folder to write to.", show_default=False)]
+Out = Annotated[Path, typer.Option("--out", help="Folder to write to; made if it is not there.", show_default=False)]
 CheckpointFile = Annotated[
     Path | None,
     typer.Option(
-        "--checkpoint", envvar="QMRI_CHECKPOINT", help="Weights to use instead of the promoted or shipped ones."
+        "--checkpoint",
+        envvar="QMRI_CHECKPOINT",
+        help="File of network weights (.safetensors); default: those promoted in the store, else the shipped.",
     ),
 ]
 

@@ -11,7 +11,7 @@ from flows.cli.options import Store
 
 SERIES = "se, tse, spgr, mprage, flair, dir or space, then TR, TE, TI, FA, ETL as on the console (ms, degrees)"
 Manufacturer = Annotated[str, typer.Option(help="Whose headers the values mean: Siemens, Philips, GE, ...")]
-Field = Annotated[float, typer.Option("--field-strength", min=0.1, max=15.0, help="Tesla.")]
+Field = Annotated[float, typer.Option("--field-strength", min=0.1, max=15.0, help="Field strength in tesla.")]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -28,10 +28,10 @@ def protocol(
     ] = "flair TR=9000 TE=81 TI=2500 FA=150 ETL=16",
     manufacturer: Manufacturer = "Siemens",
     field_strength: Field = 3.0,
-    snr: Annotated[float, typer.Option(help="Signal over noise of white matter in each image.")] = 50.0,
-    transmit_scale: Annotated[float, typer.Option(help="Actual over nominal angle.")] = 1.0,
+    snr: Annotated[float, typer.Option(help="Signal of white matter over the noise, in each image.")] = 50.0,
+    transmit_scale: Annotated[float, typer.Option(help="Actual flip angle over the nominal one.")] = 1.0,
 ) -> None:
-    """Tell what the images of a protocol can determine, and how well, in tissues of its field strength."""
+    """Show what the images of a protocol can determine, and how well, in tissues of its field strength."""
     from flows.tables.protocol import protocol_of, report_text
     from qmri_core.evaluation.protocol_advice import advise
     from qmri_core.series.acquisition import Contrast
@@ -48,7 +48,9 @@ def synthesize(
     out: Annotated[Path, typer.Option(help="NIfTI file to write, .nii or .nii.gz.", show_default=False)],
     manufacturer: Manufacturer = "",
     field_strength: Field = 3.0,
-    noise: Annotated[float, typer.Option(min=0.0, help="Standard deviation, relative to PD of CSF.")] = 0.0,
+    noise: Annotated[
+        float, typer.Option(min=0.0, help="Standard deviation of added noise, in units of the PD of CSF.")
+    ] = 0.0,
 ) -> None:
     """Make the image that another series would give of a stored session, as NIfTI."""
     from flows.maps.synthesize import run_synthesize

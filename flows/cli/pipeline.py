@@ -35,10 +35,15 @@ def inspect(
     by_software: BySoftware = False,
     store: Annotated[
         str | None,
-        typer.Option("--store", envvar="QMRI_STORE", help="Store whose labels groups have.", show_default=False),
+        typer.Option(
+            "--store",
+            envvar="QMRI_STORE",
+            help="Store that the sessions would go to: its labels of groups are shown. Nothing is written.",
+            show_default=False,
+        ),
     ] = None,
 ) -> None:
-    """Show what ingest would do, and why: one line per series."""
+    """Show what ingest would do with SOURCE, and why, a line per series; nothing is written."""
     from flows.ingest.inspection import SMALL_GROUP, inspect_source, labels_to_be, series_rows, session_rows
     from flows.tables.summary import files_line, unmatched_line
     from flows.tables.text import text_table
@@ -68,13 +73,17 @@ def ingest(
     source: Source,
     store: Store,
     linkage: Annotated[
-        Path | None, typer.Option(help="Write a CSV of pseudonyms and identities here; keep it as safe as the source.")
+        Path | None, typer.Option(help="CSV file to write, of who is whose pseudonym; keep it as safe as the source.")
     ] = None,
     assume: Assume = None,
     by_software: BySoftware = False,
     workers: Workers = None,
 ) -> None:
-    """Preprocess the sessions of SOURCE that are new or have changed into the store."""
+    """Read SOURCE, and preprocess what is new or has changed into the store.
+
+    It can be stopped at any time: what is stored stays, and the next run does the rest. Exit status 3 says that
+    some sessions have failed; `qmri status` tells why.
+    """
     from flows.ingest.run import ingest
     from flows.ingest.scanning import index_beside
     from storage.pseudonyms import load_key
@@ -97,7 +106,10 @@ def ingest(
 
 
 def calibrate(store: Store) -> None:
-    """Make a new version of the calibration of every group; maps made with the old one become stale."""
+    """Calibrate every group anew, from the sessions it has now; maps of the old version become stale.
+
+    Groups get their first calibration from ingest and infer. Run infer and aggregate afterwards.
+    """
     from flows.maps.calibrate import calibrate
 
     with reporting("calibrate") as progress:
@@ -138,7 +150,7 @@ def train(
 
 
 def infer(store: Store, checkpoint: CheckpointFile = None, workers: Workers = None) -> None:
-    """Infer T1, T2 and PD maps of every session that lacks current ones."""
+    """Infer T1, T2 and PD maps of every stored session that has none, or whose maps are stale."""
     from flows.maps.infer import infer
 
     with cluster(workers) as client, reporting("infer") as progress:
@@ -148,10 +160,12 @@ def infer(store: Store, checkpoint: CheckpointFile = None, workers: Workers = No
 
 def aggregate(
     store: Store,
-    out: Annotated[Path | None, typer.Option(help="Folder for the tables as CSV.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the tables as CSV; default: they are only printed.")
+    ] = None,
     workers: Workers = None,
 ) -> None:
-    """Compute the statistics per tissue, session and group, and the variation between groups."""
+    """Compute T1, T2 and PD of tissues by session and group, and how much groups differ."""
     from flows.statistics.aggregate import aggregate
     from flows.tables.text import WORTHLESS_ALONE, group_table, text_table, variation_table
 
@@ -167,7 +181,7 @@ def aggregate(
 
 
 def report(store: Store, out: Out, workers: Workers = None) -> None:
-    """Write a report of the cohort as one HTML file, with pictures, tables and failures."""
+    """Write OUT/report.html: the cohort's tables, pictures and failures in one file."""
     from flows.report.build import write_report
     from flows.statistics.aggregate import aggregate
     from storage.store.cohort import Cohort
@@ -186,7 +200,10 @@ def evaluate(
     linkage: Annotated[
         Path | None, typer.Option(help="Linkage table that ingest has written; needs --truth.", show_default=False)
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the tables as CSV and JSON, and a picture.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the tables as CSV and JSON, and a picture; default: tables are printed."),
+    ] = None,
     published_recipe: Annotated[
         float | None,
         typer.Option(
@@ -240,9 +257,11 @@ def run(
     name: Annotated[
         str, typer.Argument(help="Bare name of the deployment, such as ingest-cohort.", show_default=False)
     ],
-    wait: Annotated[bool, typer.Option("--wait", help="Wait until the run has ended, and fail if it has.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait until the run has ended; exit status 1 if it has failed.")
+    ] = False,
 ) -> None:
-    """Start a deployment of the Prefect server by its bare name."""
+    """Start a deployment by its name, on the Prefect server of PREFECT_API_URL."""
     from flows.deployed.trigger import trigger
 
     state = trigger(name, wait=wait)

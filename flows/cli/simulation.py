@@ -26,10 +26,12 @@ def add_to(app: typer.Typer) -> None:
 
 
 def demo(
-    out: Annotated[Path, typer.Option("--out", help="Folder of the demo; made if it is not there.")] = Path("demo"),
-    sessions: Annotated[int, typer.Option(min=1, help="Sessions to simulate.")] = 12,
-    groups: Annotated[int, typer.Option(min=1, help="Protocol groups to simulate.")] = 4,
-    resolution: Annotated[float, typer.Option(min=1.0, max=5.0, help="Millimetres of the simulated anatomy.")] = 2.0,
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder of the demo, made if it is not there: input, store, tables, report.")
+    ] = Path("demo"),
+    sessions: Annotated[int, typer.Option(min=1, help="How many sessions to simulate.")] = 12,
+    groups: Annotated[int, typer.Option(min=1, help="How many scanners and protocols they come from.")] = 4,
+    resolution: Annotated[float, typer.Option(min=1.0, max=5.0, help="Voxels of the simulated anatomy, in mm.")] = 2.0,
     workers: Workers = None,
 ) -> None:
     """Simulate a small cohort as DICOM, run everything, print the tables and write the report."""
@@ -42,22 +44,46 @@ def demo(
 
 
 def simulate(
-    out: Annotated[Path, typer.Argument(help="Folder that becomes the input tree.", show_default=False)],
-    sessions: Annotated[int, typer.Option(min=1, help="Sessions in all.")] = 12,
+    out: Annotated[
+        Path, typer.Argument(help="Folder for the simulated archive: a new or empty one.", show_default=False)
+    ],
+    sessions: Annotated[int, typer.Option(min=1, help="How many sessions, over all groups.")] = 12,
     groups: Annotated[
-        int | None, typer.Option(min=1, help="Protocol groups; default: as many as named, else 4.")
+        int | None,
+        typer.Option(min=1, help="How many scanners and protocols; default: as many as --protocols names, else 4."),
     ] = None,
-    protocols: Annotated[str, typer.Option(help="Their protocols, such as G02,G09; default: first of the table.")] = "",
-    resolution: Annotated[float, typer.Option(min=0.5, max=5.0, help="Millimetres of the anatomy.")] = 2.0,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
-    design: Annotated[str, typer.Option(help="cohort, travelling-heads, retest or faults.")] = "cohort",
-    effects: Annotated[str, typer.Option(help="all, none, or names, such as +ringing,-noise.")] = "default",
-    labels: Annotated[Path | None, typer.Option(help="Folder with FreeSurfer label maps to use as heads.")] = None,
-    output_format: Annotated[OutputFormat, typer.Option("--format", help="Files to write.")] = OutputFormat.DICOM,
-    truth: Annotated[Path | None, typer.Option(help="Folder for the truth; default: OUT-truth.")] = None,
+    protocols: Annotated[
+        str, typer.Option(help="Which protocols, of G01 to G16, such as G02,G09; default: the first ones.")
+    ] = "",
+    resolution: Annotated[float, typer.Option(min=0.5, max=5.0, help="Voxels of the simulated anatomy, in mm.")] = 2.0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Seed of everything random: the same seed gives the same bytes.")
+    ] = 0,
+    design: Annotated[
+        str,
+        typer.Option(
+            help="cohort, travelling-heads (the same people in each group), retest (each twice) or faults (broken)."
+        ),
+    ] = "cohort",
+    effects: Annotated[
+        str,
+        typer.Option(
+            help="What spoils the images: default, all, none, or default with changes, such as +ringing,-noise."
+        ),
+    ] = "default",
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="Folder with FreeSurfer label maps (NIfTI) to use as heads; default: heads from templates."),
+    ] = None,
+    output_format: Annotated[
+        OutputFormat, typer.Option("--format", help="Kind of files to write.")
+    ] = OutputFormat.DICOM,
+    truth: Annotated[
+        Path | None, typer.Option(help="Folder for the true maps; default: OUT-truth, beside OUT.")
+    ] = None,
     workers: Workers = None,
 ) -> None:
-    """Simulate a cohort with known truth."""
+    """Simulate an archive of people whose T1, T2 and PD are known, as their scanners would write it."""
     from flows.simulate import simulate
 
     with cluster(workers) as client, reporting("simulate") as progress:

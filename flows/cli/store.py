@@ -14,8 +14,11 @@ from flows.progress import reporting
 if TYPE_CHECKING:
     from storage.store.cohort import Cohort
 
-At = Annotated[str | None, typer.Option("--at", help="Tag, snapshot id or time; default: now.")]
-Yes = Annotated[bool, typer.Option("--yes", help="Do it without asking.")]
+At = Annotated[
+    str | None,
+    typer.Option("--at", help="Tag, snapshot id or ISO time (UTC) of an earlier state; default: the current one."),
+]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")]
 
 
 LAST_RUNS = 5
@@ -31,7 +34,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def status(store: Store) -> None:
-    """Count the sessions by group and state; tell what is stale and why, the last runs, and the size."""
+    """Count the sessions by group and status, and show what is stale and why, the last runs, and the size."""
     from flows.maps.staleness import stale_sessions
     from flows.tables.text import labels_of, text_table
     from storage.store.cohort import Cohort
@@ -60,7 +63,8 @@ def status(store: Store) -> None:
 
 
 def calibration(
-    store: Store, out: Annotated[Path | None, typer.Option("--out", help="CSV file to write the table to.")] = None
+    store: Store,
+    out: Annotated[Path | None, typer.Option("--out", help="CSV file for the table of scales as well.")] = None,
 ) -> None:
     """Show the intensity scales of every group and what headers hide: what each rests on, how far data moved it."""
     from flows.maps.calibration_tables import calibration_table
@@ -78,12 +82,16 @@ def calibration(
 def verify(
     store: Store,
     source: Annotated[
-        Path | None, typer.Option("--source", help="Read this source again, and compare its digests too.")
+        Path | None,
+        typer.Option("--source", help="Folder with the input: read it again, and compare it with what was ingested."),
     ] = None,
     assume: Assume = None,
     by_software: BySoftware = False,
 ) -> None:
-    """Read everything that is stored and compare it with what was written."""
+    """Read everything that is stored, and compare it with the digests of what was written.
+
+    Each problem is named by session and variable; exit status 1 says that there are some.
+    """
     from storage.store.cohort import Cohort
     from storage.store.verify import verify
 
@@ -111,7 +119,7 @@ def verify(
 
 def history(
     store: Store,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="Most commits to list.")] = 30,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="How many commits to list at most.")] = 30,
 ) -> None:
     """List the commits, newest first, with their tags; each can be opened again."""
     from storage.store.cohort import Cohort
@@ -130,7 +138,8 @@ def history(
 
 
 def rollback(
-    tag: Annotated[str, typer.Argument(help="Tag, snapshot id or time of the state to go back to.")], store: Store
+    tag: Annotated[str, typer.Argument(help="Tag, snapshot id or ISO time (UTC) of the state to go back to.")],
+    store: Store,
 ) -> None:
     """Make an earlier state the current one; the present one stays under a tag."""
     from storage.store.lifecycle import rollback
@@ -142,11 +151,11 @@ def rollback(
 def compact(
     store: Store,
     keep_days: Annotated[
-        float, typer.Option("--keep-days", min=0, help="Commits younger than this, and tagged ones, stay.")
+        float, typer.Option("--keep-days", min=0, help="Days: commits younger than this, and tagged ones, stay.")
     ] = 30.0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be done.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done; do nothing.")] = False,
 ) -> None:
-    """Let old commits end that have no tag, and delete what nothing needs any more."""
+    """End old commits that have no tag, and delete what no other commit needs; the current state stays."""
     from storage.store.lifecycle import compact
 
     done = compact(store, keep_days=keep_days, dry_run=dry_run)
@@ -158,9 +167,11 @@ def compact(
 
 
 def forget(
-    session: Annotated[str, typer.Argument(help="Pseudonym of the session.")], store: Store, yes: Yes = False
+    session: Annotated[str, typer.Argument(help="Pseudonym of the session, as the catalogue has it.")],
+    store: Store,
+    yes: Yes = False,
 ) -> None:
-    """Remove a session from the store and from its history, for ever."""
+    """Remove a session from the store and its history, for ever; the next ingest does not bring it back."""
     from flows.cli.options import settings_or_usage_error
     from storage.pseudonyms import load_key
     from storage.store.forget import forget, holding

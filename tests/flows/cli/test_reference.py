@@ -56,7 +56,9 @@ def test_every_status_and_reason_is_in_it(reference: dict[str, str]) -> None:
     words = re.findall(r"^\| `(\w+)` \| \S", reference["states.md"], re.M)
     assert words == [*Status, *Reason, *FILE_REASONS]
     index = (ROOT / "storage" / "source" / "index.py").read_text("utf-8")
-    assert set(re.findall(r"other\[\"(\w+)\"\]", index)) == {*FILE_REASONS, "not_image"}
+    advice = (ROOT / "storage" / "source" / "discovery.py").read_text("utf-8")
+    counted = re.findall(r"other\[\"(\w+)\"\]", index) + re.findall(r"^    \"(\w+)\": \"", advice, re.M)
+    assert set(counted) == {*FILE_REASONS, "not_image"}
 
 
 def test_every_exit_status_is_in_it(reference: dict[str, str]) -> None:
