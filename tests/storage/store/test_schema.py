@@ -92,12 +92,11 @@ def test_xarray_decodes_not_computed_as_nan_and_labels_as_integers_with_a_flag_o
             assert labels.attrs["flag_values"] == [*range(len(meanings.split()) - 1), NOT_COMPUTED]
 
 
-@pytest.mark.parametrize("engine", ["h5netcdf", "netcdf4"])
-def test_a_group_of_which_nothing_is_computed_goes_to_netcdf_and_back(engine: str, tmp_path: Path) -> None:
-    pytest.importorskip({"netcdf4": "netCDF4"}.get(engine, engine))
+def test_a_group_of_which_nothing_is_computed_goes_to_netcdf_and_back(tmp_path: Path) -> None:
+    pytest.importorskip("h5netcdf")
     with xr.open_zarr(one_session(), group="scanner/protocol", consolidated=False, chunks=None) as decoded:
-        decoded.to_netcdf(tmp_path / "group.nc", engine=engine)
-        with xr.open_dataset(tmp_path / "group.nc", engine=engine) as back:
+        decoded.to_netcdf(tmp_path / "group.nc")
+        with xr.open_dataset(tmp_path / "group.nc") as back:
             assert back["tissue"].dtype == np.uint8
             xr.testing.assert_identical(back.load(), decoded.load())
 
