@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from flows.ingest.rows import row_of
+from flows.cluster.boundary import Outcome
+from flows.ingest.rows import row_of, values_of
 from flows.ingest.source_plans import SourcePlans, source_problems
 from flows.progress import quiet
 from qmri_core.series import grouping
@@ -15,7 +17,7 @@ from storage.source.assume_file import load_overrides
 from storage.source.discovery import scan_source
 from storage.store.cohort import Cohort
 from storage.store.repository import writing
-from storage.store.waves import commit
+from storage.store.waves import begin_append, commit, write_arrays
 from tests.storage.slices import STUDY, voxels, write_series
 
 KEY = bytes(32)
@@ -39,12 +41,18 @@ def source(folder: Path, *, software: str = "syngo MR E11") -> Path:
 
 
 def record(folder: Path, store: str, assume: Path, *, by_software: bool) -> str:
-    """Note in the catalogue what ingest would; the group of the session."""
+    """Store a session, with images of nothing; its group."""
     with writing(store, create=True) as repository, scan_source(folder, key=KEY) as scanned:
         plans = SourcePlans(scanned, Cohort.open(store), KEY, load_overrides(assume), by_software)
         (plan,) = (plans.plan(session) for session in scanned.sessions)
         assert plan.placement is not None, plan.explanation
-        commit(repository, None, [], values={}, rows=[row_of(plan)], message="Record", metadata={})
+        begun = begin_append(repository, [plan.placement])
+        outcome = Outcome(session=plan.session, status=plan.status)
+        values = {plan.session: values_of(plan, outcome)}
+        image = np.ones(plan.placement.grid.shape, dtype=np.float32)
+        arrays = {str(contrast): image for contrast in plan.chosen} | {"affine": np.eye(4)}
+        forks = [write_arrays(begun.fork, begun.slots[plan.session], arrays)]
+        commit(repository, begun, forks, values=values, rows=[row_of(plan)], message="Record", metadata={})
         return plan.placement.group
 
 
