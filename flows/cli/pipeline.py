@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -42,21 +43,37 @@ def inspect(
             show_default=False,
         ),
     ] = None,
+    workers: Workers = None,
 ) -> None:
-    """Show what ingest would do with SOURCE, and why, a line per series; nothing is written."""
+    """Show what ingest would do with SOURCE, and why, a line per series; no image is read, no store written."""
     from flows.ingest.inspection import SMALL_GROUP, inspect_source, labels_to_be, series_rows, session_rows
+    from flows.ingest.scanning import index_beside, scan_on_workers
     from flows.tables.summary import files_line, unmatched_line
-    from flows.tables.text import text_table
+    from flows.tables.text import table_parts
     from storage.pseudonyms import load_key
 
-    key = load_key(settings_or_usage_error().key_file)
-    with reporting("read headers") as progress:
-        inspection = inspect_source(source, key=key, assume=assume, by_software=by_software, progress=progress)
-    labels, new = labels_to_be(inspection, store)
-    rows = series_rows(inspection, labels)
-    typer.echo(text_table(["session", "series", "decision", "reason", "group", "explanation"], rows))
-    if incomplete := session_rows(inspection):
-        typer.echo("\n" + text_table(["session", "would be", "reason", "explanation"], incomplete))
+    key_file = settings_or_usage_error().key_file
+    with ExitStack() as stack:
+        with cluster(workers) as client, reporting("read headers") as progress:
+            inspection = stack.enter_context(
+                inspect_source(
+                    source,
+                    key=load_key(key_file),
+                    assume=assume,
+                    by_software=by_software,
+                    index=index_beside(key_file, source),
+                    runner=lambda tasks: scan_on_workers(client, tasks),
+                    progress=progress,
+                )
+            )
+        labels, new = labels_to_be(inspection, store)
+        header = ["session", "series", "decision", "reason", "group", "explanation"]
+        for part in table_parts(header, lambda: series_rows(inspection, labels)):
+            typer.echo(part)
+        if next(session_rows(inspection), None) is not None:
+            typer.echo()
+            for part in table_parts(["session", "would be", "reason", "explanation"], lambda: session_rows(inspection)):
+                typer.echo(part)
     typer.echo()
     for group, label in labels.items():
         size = inspection.group_sizes[group]
@@ -64,7 +81,7 @@ def inspect(
         unsure = ", not in the store yet: the label is provisional" if group in new else ""
         typer.echo(f"{label} = {group} ({size} sessions{small}{unsure})")
     files = files_line(inspection.n_files, inspection.other_files)
-    typer.echo(f"{len(rows)} series, {len(inspection.plans)} sessions; {files}")
+    typer.echo(f"{inspection.n_series} series, {inspection.n_sessions} sessions; {files}")
     for position in inspection.unmatched:
         typer.echo(unmatched_line(position), err=True)
 

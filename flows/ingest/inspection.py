@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from io import StringIO
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO
 
-from flows.ingest.session_plan import SessionPlan, plan_sessions, unmatched_entries
+from flows.ingest.session_plan import SessionPlan, assign_groups, finish_plan, plan_session, unmatched_entries
+from flows.progress import Progress, quiet
 from flows.tables.text import labels_of
 from qmri_core.series.stored_keys import shortened
 from storage.source.assume_file import Assumption, Override, load_entries
-from storage.source.discovery import discover
+from storage.source.discovery import Runner, in_turn, scan_source
 from storage.store.cohort import Cohort
 from storage.store.labels import with_labels
 from storage.store.repository import exists
-
-Rows = list[tuple[str, ...]]
 
 SMALL_GROUP = 5
 """Sessions; the calibration of a group with fewer rests on few people."""
@@ -24,31 +28,45 @@ SMALL_GROUP = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inspection:
-    """Plans of all sessions of a source; ``unmatched`` holds the positions of assume entries that matched nothing.
+    """What ingest would do with a source; ``unmatched`` holds the positions of assume entries that matched nothing.
 
-    ``other_files`` counts the files that are no image that is read, by reason.
+    ``other_files`` counts the files that are no image that is read, by reason, and ``group_sizes`` the sessions of each
+    group. ``table`` is a temporary file with the rows of all sessions, so that memory does not grow with the source but
+    for some hundred bytes per session.
     """
 
-    plans: tuple[SessionPlan, ...]
+    n_sessions: int
+    n_series: int
     n_files: int
     other_files: Mapping[str, int]
+    group_sizes: Mapping[str, int]
     unmatched: tuple[int, ...]
+    table: IO[str] = field(default_factory=StringIO, repr=False)
 
-    @property
-    def group_sizes(self) -> dict[str, int]:
-        """Sessions per group."""
-        return dict(Counter(plan.placement.group for plan in self.plans if plan.placement is not None))
+    def rows(self) -> Iterator[tuple[list[list[str]], list[str]]]:
+        """Of each session the rows of its series, and its own row, which is empty if it would be complete."""
+        self.table.seek(0)
+        for line in self.table:
+            yield json.loads(line)
 
 
+@contextmanager
 def inspect_source(
     source: Path,
     *,
     key: bytes,
     assume: Path | None = None,
     by_software: bool = False,
-    progress: Callable[[int, int], None] | None = None,
-) -> Inspection:
+    index: Path | None = None,
+    runner: Runner = in_turn,
+    progress: Progress = quiet,
+) -> Iterator[Inspection]:
     """Discover, classify and group a source as ingest into an empty store does.
+
+    Parameters
+    ----------
+    index, runner
+        Where the scan is kept, and how it is run; see `storage.source.discovery.scan_source`.
 
     Raises
     ------
@@ -57,16 +75,35 @@ def inspect_source(
     """
     entries = load_entries(assume) if assume is not None else ()
     assumptions = [entry for entry in entries if isinstance(entry, Assumption)]
-    found = discover(source, key=key, assume=assumptions, progress=progress)
     overrides = [entry for entry in entries if isinstance(entry, Override)]
-    plans = plan_sessions(found.series, overrides, by_software=by_software)
-    used = [entry for plan in plans for entry in plan.overrides]
-    return Inspection(
-        plans=tuple(plans),
-        n_files=found.n_files,
-        other_files=found.unreadable,
-        unmatched=unmatched_entries(entries, found.unmatched, used),
-    )
+    with (
+        scan_source(source, key=key, assume=assumptions, progress=progress, index=index, runner=runner) as scanned,
+        TemporaryFile("w+", encoding="utf-8") as table,
+    ):
+
+        def first_plan(session: str) -> SessionPlan:
+            return plan_session(scanned.session(session)[0], overrides, by_software=by_software)
+
+        assignment = assign_groups(map(first_plan, scanned.sessions), {})
+        sizes: Counter[str] = Counter()
+        used: list[Override] = []
+        n_series = 0
+        for done, session in enumerate(scanned.sessions, start=1):
+            plan = finish_plan(first_plan(session), assignment, overrides, by_software=by_software)
+            used += [entry for entry in plan.overrides if entry not in used]
+            sizes.update([plan.placement.group] if plan.placement is not None else [])
+            n_series += len(plan.series)
+            table.write(json.dumps([_series_rows(plan), _session_row(plan)]) + "\n")
+            progress(done, len(scanned.sessions), "decide")
+        yield Inspection(
+            n_sessions=len(scanned.sessions),
+            n_series=n_series,
+            n_files=scanned.n_files,
+            other_files=scanned.unreadable,
+            group_sizes=dict(sizes),
+            unmatched=unmatched_entries(entries, scanned.unmatched, used),
+            table=table,
+        )
 
 
 def labels_to_be(inspection: Inspection, store: str | None) -> tuple[dict[str, str], set[str]]:
@@ -81,26 +118,34 @@ def labels_to_be(inspection: Inspection, store: str | None) -> tuple[dict[str, s
     return labels_of(sizes, with_labels(sizes, {**known, **held})), set(sizes) - set(held)
 
 
-def series_rows(inspection: Inspection, labels: Mapping[str, str]) -> Rows:
-    """One row per series: session, number, decision, reason, group by its label, explanation."""
+def _series_rows(plan: SessionPlan) -> list[list[str]]:
+    group = plan.placement.group if plan.placement is not None else ""
     return [
-        (
+        [
             plan.session,
-            str(one.number),
+            str(series.number),
             f"{decision.contrast} {decision.sequence or ''}".strip() if decision.reason is None else "skip",
             str(decision.reason or "-"),
-            labels[plan.placement.group] if plan.placement is not None else "-",
+            group,
             decision.explanation,
-        )
-        for plan in inspection.plans
-        for one, decision in zip(plan.series, plan.decisions, strict=True)
+        ]
+        for series, decision in zip(plan.series, plan.decisions, strict=True)
     ]
 
 
-def session_rows(inspection: Inspection) -> Rows:
+def _session_row(plan: SessionPlan) -> list[str]:
+    if plan.reason is None:
+        return []
+    return [plan.session, str(plan.status), str(plan.reason), plan.explanation]
+
+
+def series_rows(inspection: Inspection, labels: Mapping[str, str]) -> Iterator[list[str]]:
+    """One row per series: session, number, decision, reason, group by its label, explanation."""
+    for members, _ in inspection.rows():
+        for session, number, decision, reason, group, explanation in members:
+            yield [session, number, decision, reason, labels.get(group, "-"), explanation]
+
+
+def session_rows(inspection: Inspection) -> Iterator[list[str]]:
     """One row per session that would not be complete: session, status, reason, explanation."""
-    return [
-        (plan.session, str(plan.status), str(plan.reason), plan.explanation)
-        for plan in inspection.plans
-        if plan.reason is not None
-    ]
+    return (session for _, session in inspection.rows() if session)

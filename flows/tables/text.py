@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import math
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, Literal
 
 import pandas as pd
@@ -37,19 +38,49 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
     Columns of numbers stand to the right. There are no colours.
     """
+    return next(table_parts(header, lambda: rows, n_rows=max(1, len(rows))))
+
+
+def table_parts(
+    header: Sequence[str], rows: Callable[[], Iterable[Sequence[object]]], *, n_rows: int = 1000
+) -> Iterator[str]:
+    """The same table in parts of ``n_rows`` rows, so that memory holds no more; a terminal shows the header above each.
+
+    ``rows`` gives the rows twice: first for the widths of the columns.
+    """
+    widths, numeric = [0] * len(header), [True] * len(header)
+    for row in rows():
+        for column, value in enumerate(map(str, row)):
+            widths[column] = max(widths[column], len(value))
+            numeric[column] = numeric[column] and _is_number(value)
+    rest = iter(rows())
+    part = list(islice(rest, n_rows))
+    yield _laid_out(header, widths, numeric, part, has_header=True)
+    while part := list(islice(rest, n_rows)):
+        yield _laid_out(header, widths, numeric, part, has_header=sys.stdout.isatty())
+
+
+def _laid_out(
+    header: Sequence[str],
+    widths: Sequence[int],
+    numeric: Sequence[bool],
+    rows: Iterable[Sequence[object]],
+    *,
+    has_header: bool,
+) -> str:
     from rich.box import SIMPLE_HEAD, Box
     from rich.console import Console
     from rich.table import Table
 
     is_terminal = sys.stdout.isatty()
     plain = Box("    \n    \n -  \n    \n    \n    \n    \n    \n", ascii=True)
-    table = Table(box=SIMPLE_HEAD if is_terminal else plain, show_edge=False, pad_edge=False)
-    cells = [[str(value) for value in row] for row in rows]
-    for name, column in zip(header, zip(*cells, strict=True) if cells else [()] * len(header), strict=True):
-        justify: Literal["left", "right"] = "right" if all(map(_is_number, column)) else "left"
-        table.add_column(name, justify=justify, overflow="fold", no_wrap=not is_terminal)
-    for row in cells:
-        table.add_row(*row)
+    table = Table(box=SIMPLE_HEAD if is_terminal else plain, show_edge=False, pad_edge=False, show_header=has_header)
+    for name, width, is_number in zip(header, widths, numeric, strict=True):
+        justify: Literal["left", "right"] = "right" if is_number else "left"
+        least = None if is_terminal else max(width, len(name))
+        table.add_column(name, justify=justify, overflow="fold", no_wrap=not is_terminal, min_width=least)
+    for row in rows:
+        table.add_row(*map(str, row))
     console = Console(file=io.StringIO(), color_system=None, markup=False, highlight=False, emoji=False)
     if not is_terminal:
         console.width = max(1, console.measure(table, options=console.options.update(width=_ANY_WIDTH)).maximum)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import zarr
@@ -68,8 +67,8 @@ def test_tables_report_and_artifacts_show_the_labels_of_the_store(
 def test_inspect_shows_the_labels_that_groups_have_or_would_get(store: str, tmp_path: Path, *, is_known: bool) -> None:
     new = GROUPS[0].replace("2300", "1900")
     whole = f"{GROUPS[1]}01234567"  # as keys of now end; the store has the short one of release 0.1
-    places = [SimpleNamespace(placement=SimpleNamespace(group=group)) for group in (new, GROUPS[0], whole)]
-    source = Inspection(plans=cast("Any", tuple(places)), n_files=3, other_files={}, unmatched=())
+    sizes = dict.fromkeys((new, GROUPS[0], whole), 1)
+    source = Inspection(n_sessions=3, n_series=3, n_files=3, other_files={}, group_sizes=sizes, unmatched=())
     labels, unsure = labels_to_be(source, store if is_known else str(tmp_path / "none yet"))
     if is_known:
         assert labels == {GROUPS[0]: "Prisma-4", whole: "Ingenia-7", new: "Prisma-6"}

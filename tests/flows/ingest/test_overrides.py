@@ -18,10 +18,12 @@ from flows.ingest.session_plan import SessionPlan, plan_session, plan_sessions, 
 from flows.tables.summary import RunSummary
 from qmri_core.physics.header import OVERRIDES
 from qmri_core.series.acquisition import Contrast, SeriesHeader
-from storage.source.assume_file import Assumption, Override
+from storage.source.assume_file import Assumption, Override, load_overrides
+from storage.source.discovery import discover
 from storage.source.series import Series
 from storage.store.schema import Reason, Status
 
+KEY = b"a key for tests, of thirty-two b"
 T1W, T2W, FLAIR = Contrast.T1W, Contrast.T2W, Contrast.FLAIR
 MPRAGE = SeriesHeader(
     manufacturer="Siemens",
@@ -208,7 +210,13 @@ def source(folder: Path) -> Path:
 
 def test_inspect_takes_the_file_and_the_key_that_it_prints(tmp_path: Path) -> None:
     def inspect(assume: Path | None = None) -> Inspection:
-        return inspect_source(tmp_path / "in", key=b"a key for tests, of thirty-two b", assume=assume)
+        with inspect_source(tmp_path / "in", key=KEY, assume=assume) as inspection:
+            return inspection
+
+    def plan(assume: Path | None = None) -> SessionPlan:
+        overrides = load_overrides(assume) if assume is not None else ()
+        (only,) = plan_sessions(discover(tmp_path / "in", key=KEY).series, overrides)
+        return only
 
     source(tmp_path / "in")
     before = inspect()
@@ -223,5 +231,5 @@ def test_inspect_takes_the_file_and_the_key_that_it_prints(tmp_path: Path) -> No
     after = inspect(file)
     assert after.unmatched == (0, 2)
     assert after.group_sizes == before.group_sizes
-    assert after.plans[0].acquisitions[FLAIR].inversion_efficiency == 0.9
-    assert after.plans[0].input_digest != before.plans[0].input_digest
+    assert plan(file).acquisitions[FLAIR].inversion_efficiency == 0.9
+    assert plan(file).input_digest != plan().input_digest

@@ -56,6 +56,7 @@ def test_a_mistake_or_a_lost_cluster_ends_the_run(
 
 
 def test_a_small_source_needs_no_workers(tmp_path: Path) -> None:
-    work, client = task(tmp_path), None
-    (scans,) = scan_on_workers(client, [work])  # type: ignore[arg-type]
+    client: Any = None
+    work = task(tmp_path)
+    (scans,) = scan_on_workers(client, [work])
     assert scans == scan_files(work)

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from flows.tables.text import text_table
+from flows.tables.text import table_parts, text_table
 
 KEY = "siemens-prisma-3t-" + "k" * 200
 ROWS = [("a", "1", "850 ± 12"), (KEY, "-", ":smile: [bold]x[/bold]"), ("b", "100", "3 %")]
@@ -44,3 +44,12 @@ def test_a_terminal_is_not_overrun(monkeypatch: pytest.MonkeyPatch, width: int) 
 
 def test_a_table_without_rows_is_its_header() -> None:
     assert text_table(["group", "sessions"], []).splitlines()[0].split() == ["group", "sessions"]
+
+
+def test_a_table_in_parts_is_the_same_table() -> None:
+    rows = [[f"session {number}", str(number), "x" * (number % 7)] for number in range(10)]
+    header = ["session", "number", "text"]
+    parts = list(table_parts(header, lambda: iter(rows), n_rows=3))
+    assert len(parts) == 4
+    assert "\n".join(parts) == text_table(header, rows)
+    assert list(table_parts(header, list)) == [text_table(header, [])]
