@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.progress import Progress, quiet
-from qmri_core.simulation.cohort import Design, SessionPlan, plan_cohort
+from qmri_core.simulation.cohort import Design, PlannedSession, plan_cohort
 from qmri_core.simulation.effects import effects_of
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class SimulationSummary:
 class SessionOrder:
     """One session to make: everything a worker needs."""
 
-    plan: SessionPlan
+    plan: PlannedSession
     out: str
     truth: str
     resolution: float

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from qmri_core.series.geometry import Affine, Volume
-from qmri_core.simulation.cohort import SessionPlan
+from qmri_core.simulation.cohort import PlannedSession
 from qmri_core.simulation.protocols import SimulatedSeries
 
 DESCRIPTIONS = (
@@ -45,6 +45,6 @@ class AcquiredSeries:
     contrast_agent: str = ""
 
 
-def series_number(plan: SessionPlan, position: int) -> int:
+def series_number(plan: PlannedSession, position: int) -> int:
     """Series number at a position of the day, the localizer's being 0, in the vendor's way of counting."""
     return (position + 1) * 100 + 1 if plan.protocol.vendor == "Philips" else position + 1

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from qmri_core.series.geometry import Affine
 from qmri_core.simulation.atlas import ATLAS_CLASSES, Atlas
-from qmri_core.simulation.cohort import SessionPlan
+from qmri_core.simulation.cohort import PlannedSession
 from qmri_core.simulation.effects import Effect
 from qmri_core.simulation.faults import Fault
 from qmri_core.simulation.subjects import (
@@ -170,7 +170,7 @@ def random_slab(
     return _anatomy(atlas, subject, (x, y, z), resolution)
 
 
-def head_of(plan: SessionPlan, atlas: Atlas, *, resolution: float) -> Anatomy:
+def head_of(plan: PlannedSession, atlas: Atlas, *, resolution: float) -> Anatomy:
     """Head of the person of a session, or the bottle that lies there instead."""
     anatomy = make_anatomy(
         atlas,

@@ -51,7 +51,7 @@ class Person:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SessionPlan:
+class PlannedSession:
     """One visit. Everything of the session follows from this value alone.
 
     ``seed`` is the cohort's; ``index`` the session's place in it; ``person.number`` the subject; ``visit`` counts the
@@ -115,7 +115,7 @@ def plan_cohort(
     design: str | Design = Design.COHORT,
     effects: frozenset[Effect] = DEFAULT_EFFECTS,
     protocols: Sequence[str] = (),
-) -> tuple[SessionPlan, ...]:
+) -> tuple[PlannedSession, ...]:
     """Plan ``sessions`` visits in all over ``groups`` groups.
 
     Groups take ``protocols``, names in the table, in order; without them all of the table. Two protocols of one model
@@ -151,7 +151,7 @@ def _named(names: Sequence[str]) -> Sequence[SimulatedProtocol]:
 
 def _plan(
     index: int, groups: int, seed: int, design: Design, effects: frozenset[Effect], table: Sequence[SimulatedProtocol]
-) -> SessionPlan:
+) -> PlannedSession:
     if design in (Design.COHORT, Design.FAULTS):
         number, group, visit = index, index % groups, 0
     elif design is Design.TRAVELLING_HEADS:
@@ -162,7 +162,7 @@ def _plan(
     person = _person(seed, number)
     rng = np.random.default_rng([seed, 43, index])
     first = _FIRST_DAY + datetime.timedelta(days=int(np.random.default_rng([seed, 47, number]).integers(0, 1800)))
-    return SessionPlan(
+    return PlannedSession(
         seed=seed,
         index=index,
         person=person,

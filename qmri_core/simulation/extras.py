@@ -14,7 +14,7 @@ from qmri_core.simulation.acquired import DESCRIPTIONS, AcquiredSeries, Role, se
 from qmri_core.simulation.acquisition import Fields, acquire, series_affine
 from qmri_core.simulation.anatomies import head_of
 from qmri_core.simulation.atlas import Atlas
-from qmri_core.simulation.cohort import SessionPlan
+from qmri_core.simulation.cohort import PlannedSession
 from qmri_core.simulation.effects import Effect
 from qmri_core.simulation.protocols import Codes, SimulatedSeries, SliceGeometry
 from qmri_core.simulation.signals import ideal_signal
@@ -48,7 +48,7 @@ _REFORMAT_TYPE = {
 }
 
 
-def localizer(plan: SessionPlan, atlas: Atlas, pose: Affine, fields: Fields, *, resolution: float) -> AcquiredSeries:
+def localizer(plan: PlannedSession, atlas: Atlas, pose: Affine, fields: Fields, *, resolution: float) -> AcquiredSeries:
     """Three slices, one per plane, in one series."""
     anatomy = head_of(plan, atlas, resolution=max(resolution, _SPACING))
     series, scale = _gradient_echo(plan, SliceGeometry(plane="coronal", in_plane=_SPACING, thickness=8.0, gap=232.0))
@@ -70,7 +70,7 @@ def localizer(plan: SessionPlan, atlas: Atlas, pose: Affine, fields: Fields, *, 
 
 
 def further_series(
-    plan: SessionPlan, series: Sequence[AcquiredSeries], atlas: Atlas, pose: Affine, fields: Fields
+    plan: PlannedSession, series: Sequence[AcquiredSeries], atlas: Atlas, pose: Affine, fields: Fields
 ) -> list[AcquiredSeries]:
     """Phase image of a field map and coronal reformat of the T1w, each on some sessions."""
     has_phase, has_reformat = plan.generator(9).random(2) < _SHARE
@@ -83,7 +83,7 @@ def further_series(
     return result
 
 
-def _phase(plan: SessionPlan, atlas: Atlas, pose: Affine, fields: Fields) -> AcquiredSeries:
+def _phase(plan: PlannedSession, atlas: Atlas, pose: Affine, fields: Fields) -> AcquiredSeries:
     """Phase of a gradient echo, in steps of -4096 to 4094 in the head and of noise outside."""
     anatomy = head_of(plan, atlas, resolution=_SPACING)
     geometry = SliceGeometry(plane="axial", in_plane=_SPACING, thickness=_SPACING, gap=0.0)
@@ -117,7 +117,7 @@ def _phase(plan: SessionPlan, atlas: Atlas, pose: Affine, fields: Fields) -> Acq
     )
 
 
-def _reformat(plan: SessionPlan, source: AcquiredSeries) -> AcquiredSeries:
+def _reformat(plan: PlannedSession, source: AcquiredSeries) -> AcquiredSeries:
     """Every fifth row of the T1w as a slice: coronal or axial images without interpolation."""
     volume = source.volumes[0]
     rows = np.arange(0, volume.array.shape[1], 5)
@@ -133,7 +133,7 @@ def _reformat(plan: SessionPlan, source: AcquiredSeries) -> AcquiredSeries:
     )
 
 
-def _gradient_echo(plan: SessionPlan, geometry: SliceGeometry) -> tuple[SimulatedSeries, float]:
+def _gradient_echo(plan: PlannedSession, geometry: SliceGeometry) -> tuple[SimulatedSeries, float]:
     """Quick gradient echo of the scanner, and its grey values per unit signal."""
     template = plan.protocol.series[0]
     acquisition = Acquisition(

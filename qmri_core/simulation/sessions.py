@@ -24,7 +24,7 @@ from qmri_core.simulation.acquisition import (
 )
 from qmri_core.simulation.anatomies import Anatomy, head_of
 from qmri_core.simulation.atlas import Atlas
-from qmri_core.simulation.cohort import SessionPlan, uid
+from qmri_core.simulation.cohort import PlannedSession, uid
 from qmri_core.simulation.effects import Effect
 from qmri_core.simulation.extras import further_series, localizer
 from qmri_core.simulation.faults import Fault
@@ -46,7 +46,7 @@ _USUAL_POWER = 40 * 15 * math.radians(150) ** 2 / 4.0
 class SimulatedSession:
     """A session with its truth. ``pose`` takes the head's frame to scanner RAS, as the T2w series saw it."""
 
-    plan: SessionPlan
+    plan: PlannedSession
     anatomy: Anatomy
     pose: Affine
     fields: Fields
@@ -58,7 +58,7 @@ class SimulatedSession:
         return tuple(series for series in self.series if series.role is Role.IMAGE)
 
 
-def simulate_session(plan: SessionPlan, atlas: Atlas, *, resolution: float) -> SimulatedSession:
+def simulate_session(plan: PlannedSession, atlas: Atlas, *, resolution: float) -> SimulatedSession:
     """Simulate the session of ``plan``; the same plan, atlas and resolution give the same arrays.
 
     The head lies a little differently in each series (0.6 degrees, 0.8 mm), and quite differently in each session.
@@ -100,7 +100,7 @@ _NOT_ACQUIRED = {(Fault.NO_FLAIR, Contrast.FLAIR), (Fault.NO_T1W, Contrast.T1W)}
 
 
 def _series(
-    plan: SessionPlan,
+    plan: PlannedSession,
     one: SimulatedSeries,
     anatomy: Anatomy,
     pose: Affine,
@@ -167,7 +167,7 @@ def _series(
     return result
 
 
-def _centre(plan: SessionPlan, one: SimulatedSeries, pose: Affine, rng: np.random.Generator) -> NDArray[np.float64]:
+def _centre(plan: PlannedSession, one: SimulatedSeries, pose: Affine, rng: np.random.Generator) -> NDArray[np.float64]:
     """Centre of the slices in the scanner, near that of the head."""
     centre = pose[:3, 3] + rng.uniform(-3, 3, 3) + np.array([0.0, 0.0, 0.0 if one.geometry.plane == "axial" else -8.0])
     if plan.fault is Fault.FIELD_OF_VIEW and one.contrast is Contrast.T2W:
@@ -175,7 +175,7 @@ def _centre(plan: SessionPlan, one: SimulatedSeries, pose: Affine, rng: np.rando
     return np.asarray(np.round(centre, 3), dtype=np.float64)
 
 
-def _with_contrast_agent(plan: SessionPlan, taken: AcquiredSeries) -> list[AcquiredSeries]:
+def _with_contrast_agent(plan: PlannedSession, taken: AcquiredSeries) -> list[AcquiredSeries]:
     """The series; a T1w as a session with a contrast agent has it: with agent, or without and then with."""
     if taken.series.contrast is not Contrast.T1W:
         return [taken]
@@ -199,7 +199,7 @@ def _quick(one: SimulatedSeries, resolution: float) -> SimulatedSeries:
     return replace(one, geometry=replace(one.geometry, thickness=thick, gap=one.geometry.gap + 0.5))
 
 
-def has_rival(plan: SessionPlan, one: SimulatedSeries) -> bool:
+def has_rival(plan: PlannedSession, one: SimulatedSeries) -> bool:
     """Whether a second, worse series of the contrast is there: on one session in four, of T1w or T2w."""
     if plan.fault is not None:
         return plan.fault is Fault.SEVERAL_CANDIDATES and one.contrast is Contrast.T1W
@@ -207,7 +207,7 @@ def has_rival(plan: SessionPlan, one: SimulatedSeries) -> bool:
     return bool(is_there) and one.contrast is (Contrast.T1W if is_t1w else Contrast.T2W)
 
 
-def _as_run(plan: SessionPlan, one: SimulatedSeries) -> SimulatedSeries:
+def _as_run(plan: PlannedSession, one: SimulatedSeries) -> SimulatedSeries:
     """What the scanner did in this session: the protocol's acquisition with the effects that are asked for."""
     acquisition = one.acquisition
     if Effect.SLICE_PROFILE not in plan.effects:
@@ -231,7 +231,7 @@ def _mt_power(one: SimulatedSeries) -> float:
     return n_slices * train * angle**2 / acquisition.repetition_time / _USUAL_POWER
 
 
-def _scale(plan: SessionPlan, one: SimulatedSeries, rng: np.random.Generator) -> float:
+def _scale(plan: PlannedSession, one: SimulatedSeries, rng: np.random.Generator) -> float:
     """Grey values per unit signal: arbitrary per scanner, protocol and contrast, with a spread between sessions."""
     owner = uid(plan.seed, plan.group, plan.serial_number, one.contrast)
     typical = np.random.default_rng(int(owner.rsplit(".", 1)[1]) % 2**63)
@@ -242,6 +242,6 @@ def _scale(plan: SessionPlan, one: SimulatedSeries, rng: np.random.Generator) ->
     return float(white_matter / ideal_signal(one.acquisition) * math.exp(SCALE_SPREAD * deviation))
 
 
-def _series_numbers(plan: SessionPlan) -> list[int]:
+def _series_numbers(plan: PlannedSession) -> list[int]:
     """Distinct numbers from 2, in an order of the day; the vendor's way of counting."""
     return [series_number(plan, int(position) + 1) for position in plan.generator(3).permutation(3)]

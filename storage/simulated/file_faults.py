@@ -12,7 +12,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from qmri_core.series.acquisition import Contrast
 from qmri_core.simulation.acquired import Role
-from qmri_core.simulation.cohort import SessionPlan
+from qmri_core.simulation.cohort import PlannedSession
 from qmri_core.simulation.faults import Fault
 from storage.simulated.encoding import DicomFile, garbage, transcode
 from storage.simulated.vendor_headers import decimal
@@ -40,7 +40,7 @@ _RAW_DATA = "1.2.840.10008.5.1.4.1.1.66"
 _DIRECTORY = "1.2.840.10008.1.3.10"
 
 
-def break_files(plan: SessionPlan, files: Files) -> Files:
+def break_files(plan: PlannedSession, files: Files) -> Files:
     """Files of the session after its fault; those that only concern images or headers leave them as they are."""
     change = _CHANGES.get(plan.fault) if plan.fault is not None else None
     return files if change is None else change(plan, files)
@@ -50,13 +50,13 @@ def _of(files: Files, contrast: Contrast) -> Files:
     return [file for file in files if file.role is Role.IMAGE and file.contrast is contrast]
 
 
-def _without_middle(contrast: Contrast, _plan: SessionPlan, files: Files) -> Files:
+def _without_middle(contrast: Contrast, _plan: PlannedSession, files: Files) -> Files:
     members = _of(files, contrast)
     gone = members[len(members) // 2]
     return [file for file in files if file is not gone]
 
 
-def _doubled(plan: SessionPlan, files: Files) -> Files:
+def _doubled(plan: PlannedSession, files: Files) -> Files:
     members = _of(files, Contrast.FLAIR)
     added = []
     for k in range(3):
@@ -70,14 +70,14 @@ def _doubled(plan: SessionPlan, files: Files) -> Files:
     return files + added
 
 
-def _copied(_plan: SessionPlan, files: Files) -> Files:
+def _copied(_plan: PlannedSession, files: Files) -> Files:
     again = [copy.copy(file) for file in _of(files, Contrast.T2W)]
     for file in again:
         file.name += " (1)"
     return files + again
 
 
-def _sent_twice(plan: SessionPlan, files: Files) -> Files:
+def _sent_twice(plan: PlannedSession, files: Files) -> Files:
     added = []
     for k, member in enumerate(_of(files, Contrast.FLAIR)):
         file = copy.copy(member)
@@ -89,7 +89,7 @@ def _sent_twice(plan: SessionPlan, files: Files) -> Files:
     return files + added
 
 
-def _cut(share: float | None, _plan: SessionPlan, files: Files) -> Files:
+def _cut(share: float | None, _plan: PlannedSession, files: Files) -> Files:
     members = _of(files, Contrast.FLAIR)
     file = members[len(members) // 2]
     data = file.encoded()
@@ -97,7 +97,7 @@ def _cut(share: float | None, _plan: SessionPlan, files: Files) -> Files:
     return files
 
 
-def _merged(_plan: SessionPlan, files: Files) -> Files:
+def _merged(_plan: PlannedSession, files: Files) -> Files:
     first = _of(files, Contrast.T1W)[0]
     for file in _of(files, Contrast.T2W):
         file.dataset.SeriesInstanceUID = first.dataset.SeriesInstanceUID
@@ -106,7 +106,7 @@ def _merged(_plan: SessionPlan, files: Files) -> Files:
     return files
 
 
-def _shared_instance(_plan: SessionPlan, files: Files) -> Files:
+def _shared_instance(_plan: PlannedSession, files: Files) -> Files:
     members = _of(files, Contrast.T2W)
     for file in members[1:]:
         same = members[0].dataset.SOPInstanceUID
@@ -114,7 +114,7 @@ def _shared_instance(_plan: SessionPlan, files: Files) -> Files:
     return files
 
 
-def _uneven(_plan: SessionPlan, files: Files) -> Files:
+def _uneven(_plan: PlannedSession, files: Files) -> Files:
     members = _of(files, Contrast.T2W)
     positions = np.array([[float(v) for v in file.dataset.ImagePositionPatient] for file in members])
     step = (positions[1] - positions[0]) / 3
@@ -123,7 +123,7 @@ def _uneven(_plan: SessionPlan, files: Files) -> Files:
     return files
 
 
-def _turned(_plan: SessionPlan, files: Files) -> Files:
+def _turned(_plan: PlannedSession, files: Files) -> Files:
     cosine, sine = np.cos(np.radians(10)), np.sin(np.radians(10))
     for file in _of(files, Contrast.T2W)[::2]:
         values = np.array([float(v) for v in file.dataset.ImageOrientationPatient])
@@ -133,7 +133,7 @@ def _turned(_plan: SessionPlan, files: Files) -> Files:
     return files
 
 
-def _other_matrix(_plan: SessionPlan, files: Files) -> Files:
+def _other_matrix(_plan: PlannedSession, files: Files) -> Files:
     members = _of(files, Contrast.T2W)
     ds = members[len(members) // 2].dataset
     ds.PixelData = ds.PixelData[: 2 * int(ds.Columns) * (int(ds.Rows) - 8)]
@@ -141,14 +141,14 @@ def _other_matrix(_plan: SessionPlan, files: Files) -> Files:
     return files
 
 
-def _without_positions(_plan: SessionPlan, files: Files) -> Files:
+def _without_positions(_plan: PlannedSession, files: Files) -> Files:
     for file in _of(files, Contrast.FLAIR):
         for name in ("ImagePositionPatient", "ImageOrientationPatient", "SliceLocation"):
             delattr(file.dataset, name)
     return files
 
 
-def _without_numbers(_plan: SessionPlan, files: Files) -> Files:
+def _without_numbers(_plan: PlannedSession, files: Files) -> Files:
     for file in files:
         ds = file.dataset
         for name in _NUMBERS:
@@ -159,7 +159,7 @@ def _without_numbers(_plan: SessionPlan, files: Files) -> Files:
     return files
 
 
-def _corrupted(_plan: SessionPlan, files: Files) -> Files:
+def _corrupted(_plan: PlannedSession, files: Files) -> Files:
     members = _of(files, Contrast.FLAIR)
     for file in members:
         transcode(file.dataset, "jpeg-2000")
@@ -168,7 +168,7 @@ def _corrupted(_plan: SessionPlan, files: Files) -> Files:
     return files
 
 
-def _anonymised(_plan: SessionPlan, files: Files) -> Files:
+def _anonymised(_plan: PlannedSession, files: Files) -> Files:
     for file in files:
         for name in _IDENTITY:
             setattr(file.dataset, name, "")
@@ -179,7 +179,7 @@ def _anonymised(_plan: SessionPlan, files: Files) -> Files:
     return files
 
 
-def _no_images(plan: SessionPlan, files: Files) -> Files:
+def _no_images(plan: PlannedSession, files: Files) -> Files:
     report = _object(plan, files[0].dataset, _TEXT_REPORT, "SR", 90)
     report.CompletionFlag, report.VerificationFlag, report.ValueType = "COMPLETE", "UNVERIFIED", "CONTAINER"
     raw = _object(plan, files[0].dataset, _RAW_DATA, "MR", 91)
@@ -190,7 +190,7 @@ def _no_images(plan: SessionPlan, files: Files) -> Files:
     ]
 
 
-def _screenshots(plan: SessionPlan, files: Files) -> Files:
+def _screenshots(plan: PlannedSession, files: Files) -> Files:
     result = []
     for k in range(4):
         ds = _object(plan, files[0].dataset, _SECONDARY_CAPTURE, "OT", 92, k + 1)
@@ -204,7 +204,7 @@ def _screenshots(plan: SessionPlan, files: Files) -> Files:
     return result
 
 
-def _foreign(plan: SessionPlan, files: Files) -> Files:
+def _foreign(plan: PlannedSession, files: Files) -> Files:
     directory = _object(plan, files[0].dataset, _DIRECTORY, "", 0)
     added: dict[str, FileDataset | bytes] = {
         "DICOMDIR": directory, "README": b"burned on request\n", "empty": b"", "Thumbs.db": garbage(2048, 3),
@@ -214,7 +214,7 @@ def _foreign(plan: SessionPlan, files: Files) -> Files:
 
 
 def _object(
-    plan: SessionPlan, source: FileDataset, sop_class: str, modality: str, number: int, instance: int = 1
+    plan: PlannedSession, source: FileDataset, sop_class: str, modality: str, number: int, instance: int = 1
 ) -> FileDataset:
     """Object of the same study that is no MR image."""
     meta = FileMetaDataset()
@@ -231,7 +231,7 @@ def _object(
     return ds
 
 
-_CHANGES: Mapping[Fault, Callable[[SessionPlan, Files], Files]] = {
+_CHANGES: Mapping[Fault, Callable[[PlannedSession, Files], Files]] = {
     Fault.MISSING_SLICE: partial(_without_middle, Contrast.T2W),
     Fault.MISSING_SLICE_OF_T1W: partial(_without_middle, Contrast.T1W),
     Fault.DOUBLED_SLICES: _doubled,

@@ -19,14 +19,14 @@ from qmri_core.series.acquisition import CONTRASTS, Contrast
 from qmri_core.series.geometry import Affine, spacing_of
 from qmri_core.simulation.acquired import AcquiredSeries
 from qmri_core.simulation.anatomies import tissue_summary
-from qmri_core.simulation.cohort import SessionPlan
+from qmri_core.simulation.cohort import PlannedSession
 from qmri_core.simulation.faults import EXPECTATIONS, Fault
 from qmri_core.simulation.sessions import SimulatedSession
 
 _FIELD_SPACING = 8.0
 
 
-def bids_labels(plan: SessionPlan) -> tuple[str, str]:
+def bids_labels(plan: PlannedSession) -> tuple[str, str]:
     """Labels of the person and the session, ``sub-...`` and ``ses-...``."""
     return f"sub-{plan.person.number + 1:04d}", f"ses-{plan.visit + 1:02d}"
 
@@ -222,7 +222,7 @@ def _rounded_bits(array: NDArray[np.float32]) -> NDArray[np.float32]:
     return ((bits + np.uint32(1 << 9)) & np.uint32(0xFFFFFC00)).view(np.float32)
 
 
-def _sidecar(plan: SessionPlan, series: AcquiredSeries) -> dict[str, object]:
+def _sidecar(plan: PlannedSession, series: AcquiredSeries) -> dict[str, object]:
     """BIDS metadata: seconds and degrees, with the vendor's meaning of each."""
     header, codes = series.series.header, series.series.codes
     content: dict[str, object | None] = {

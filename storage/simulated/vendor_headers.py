@@ -11,14 +11,14 @@ from pydicom.dataset import Dataset
 
 from qmri_core.series.geometry import Volume, spacing_of
 from qmri_core.simulation.acquired import AcquiredSeries
-from qmri_core.simulation.cohort import SessionPlan
+from qmri_core.simulation.cohort import PlannedSession
 
 _HERTZ_PER_TESLA = 42.577e6
 _HOSPITALS = ("St. Vitus Hospital", "Klinikum Nordhang", "Hôpital de la Vallée", "Riverside Clinic Westerleigh")
 _LARGEST = {"Siemens": 4095, "Philips": 4095, "GE": 32767}
 
 
-def series_header(plan: SessionPlan, series: AcquiredSeries, slope: float | None) -> Dataset:
+def series_header(plan: PlannedSession, series: AcquiredSeries, slope: float | None) -> Dataset:
     """Everything that the files of a series share."""
     ds = Dataset()
     _add_study(ds, plan)
@@ -78,7 +78,7 @@ def stored_values(
     return [np.clip(np.rint(volume.array * factor), 0, largest).astype(kind) for volume in volumes], slope
 
 
-def _add_study(ds: Dataset, plan: SessionPlan) -> None:
+def _add_study(ds: Dataset, plan: PlannedSession) -> None:
     """Who and when, in all the places where hospitals leave identities."""
     person, physician = plan.person, "Doktor^Eva^^Dr."
     ds.SpecificCharacterSet = "ISO_IR 192"
@@ -102,7 +102,7 @@ def _add_study(ds: Dataset, plan: SessionPlan) -> None:
     ds.RequestingPhysician = physician
 
 
-def _add_equipment(ds: Dataset, plan: SessionPlan, series: AcquiredSeries) -> None:
+def _add_equipment(ds: Dataset, plan: PlannedSession, series: AcquiredSeries) -> None:
     protocol = plan.protocol
     ds.Modality = "MR"
     ds.Manufacturer = protocol.manufacturer
@@ -162,5 +162,5 @@ def _milliseconds(seconds: float | None) -> str:
     return f"{(seconds or 0.0) * 1e3:.6g}"
 
 
-def _later(plan: SessionPlan, *, minutes: int) -> datetime.datetime:
+def _later(plan: PlannedSession, *, minutes: int) -> datetime.datetime:
     return datetime.datetime.combine(plan.date, plan.time) + datetime.timedelta(minutes=minutes)

@@ -17,13 +17,13 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, MRImageStorage
 
 from qmri_core.series.geometry import Affine, Volume, spacing_of
 from qmri_core.simulation.acquired import AcquiredSeries
-from qmri_core.simulation.cohort import SessionPlan
+from qmri_core.simulation.cohort import PlannedSession
 from qmri_core.simulation.faults import Fault
 from qmri_core.simulation.sessions import SimulatedSession
 from storage.simulated.encoding import DicomFile, transcode
+from storage.simulated.enhanced import enhanced
 from storage.simulated.file_faults import break_files
 from storage.simulated.vendor_headers import decimal, series_header, stored_values
-from storage.source.dicom_enhanced import enhanced
 
 _RAS_TO_LPS = np.array([-1.0, -1.0, 1.0])
 _IMPLEMENTATION = "2.25.180170417326398462180236436713148166203"
@@ -73,7 +73,7 @@ def session_files(session: SimulatedSession) -> Iterator[DicomFile]:
         yield file
 
 
-def _series_files(plan: SessionPlan, series: AcquiredSeries) -> Iterator[DicomFile]:
+def _series_files(plan: PlannedSession, series: AcquiredSeries) -> Iterator[DicomFile]:
     files: Iterable[FileDataset] = datasets(plan, series)
     if plan.protocol.objects == "enhanced" and plan.fault is None:
         files = _enhanced_files(plan, series, list(files))
@@ -87,7 +87,7 @@ def _series_files(plan: SessionPlan, series: AcquiredSeries) -> Iterator[DicomFi
         )
 
 
-def _enhanced_files(plan: SessionPlan, series: AcquiredSeries, slices: list[FileDataset]) -> Iterator[FileDataset]:
+def _enhanced_files(plan: PlannedSession, series: AcquiredSeries, slices: list[FileDataset]) -> Iterator[FileDataset]:
     """One object per volume."""
     done = 0
     for number, volume in enumerate(series.volumes, start=1):
@@ -95,7 +95,7 @@ def _enhanced_files(plan: SessionPlan, series: AcquiredSeries, slices: list[File
         done += len(volume.array)
 
 
-def datasets(plan: SessionPlan, series: AcquiredSeries) -> Iterator[FileDataset]:
+def datasets(plan: PlannedSession, series: AcquiredSeries) -> Iterator[FileDataset]:
     """Files of one series in the order of their instance numbers, one per slice."""
     stored, slope = stored_values(plan.protocol.vendor, series.volumes)
     header = _encoded(series_header(plan, series, slope))
@@ -116,7 +116,7 @@ def _encoded(header: Dataset) -> Dataset:
 
 
 def _instance(
-    plan: SessionPlan,
+    plan: PlannedSession,
     series: AcquiredSeries,
     header: Dataset,
     volume: Volume,

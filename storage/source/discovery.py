@@ -31,7 +31,7 @@ from storage.source.series import (
     decide,
     decide_session,
 )
-from storage.source.stacks import Stack, join, same_orientation, same_timing, split, stacks
+from storage.source.stacks import Stack, alike_parts, join, same_orientation, same_timing, stacks
 
 __all__ = [
     "Assumption", "AssumptionError", "Discovery", "LinkageRow", "ReadError", "Scanned", "Series", "SourceError",
@@ -259,7 +259,7 @@ def _dicom_series(
         if group[0].instance.problem is not None:
             volumes.append(Stack(frames=tuple(group)))
             continue
-        parts = split(group)
+        parts = alike_parts(group)
         context = _context(parts)
         for volume in (volume for part in parts for volume in stacks(part)):
             volumes.append(volume)

@@ -31,7 +31,7 @@ class Stack:
     n_volumes: int = 1
 
 
-def split(frames: Iterable[Frame]) -> list[list[Frame]]:
+def alike_parts(frames: Iterable[Frame]) -> list[list[Frame]]:
     """Separate the frames of one series by complex part, echo, preparation, orientation and raster.
 
     Values within a tolerance stay together, so that rounding in a header does not tear a volume apart.
@@ -89,7 +89,7 @@ def _near(a: tuple[float, ...] | None, b: tuple[float, ...] | None, tolerance: f
 
 
 def stacks(frames: Sequence[Frame]) -> list[Stack]:
-    """Volumes that the frames of one split group make: usually one.
+    """Volumes that the frames of one part make: usually one.
 
     Second and further copies of the same instance become stacks of their own, marked as copies: the same identifier and
     place, and the same pixels as far as two transfer syntaxes can be compared. Frames that fill the

@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from pydicom.uid import UID
 
 from qmri_core.simulation.acquired import Role
-from qmri_core.simulation.cohort import Design, SessionPlan, plan_cohort, uid
+from qmri_core.simulation.cohort import Design, PlannedSession, plan_cohort, uid
 from qmri_core.simulation.sessions import SCALE_SPREAD, _scale, simulate_session
 from tests.phantoms import phantom_atlas
 
@@ -90,11 +90,11 @@ def test_scales_spread_by_the_stated_amount_within_a_group() -> None:
 
 
 @pytest.fixture(scope="module")
-def plan() -> SessionPlan:
+def plan() -> PlannedSession:
     return plan_cohort(sessions=4, groups=4, seed=11)[1]
 
 
-def test_session_is_the_same_on_every_run(plan: SessionPlan) -> None:
+def test_session_is_the_same_on_every_run(plan: PlannedSession) -> None:
     first, second = (simulate_session(plan, phantom_atlas(), resolution=4.0) for _ in range(2))
     for a, b in zip(first.series, second.series, strict=True):
         assert a.number == b.number

@@ -13,7 +13,7 @@ from pydicom.uid import UID, EnhancedMRImageStorage, ExplicitVRLittleEndian
 from qmri_core.physics.sequences import ECHO_TRAINS
 from qmri_core.series.acquisition import PulseSequence
 from qmri_core.simulation.acquired import AcquiredSeries, Role
-from qmri_core.simulation.cohort import SessionPlan
+from qmri_core.simulation.cohort import PlannedSession
 
 _SIEMENS_FRAME = "SIEMENS MR SDI 02"
 _PHILIPS_NESTED = "Philips MR Imaging DD 005"
@@ -34,7 +34,7 @@ _PARTS = {"P": "PHASE", "R": "REAL", "I": "IMAGINARY"}
 
 
 def enhanced(
-    plan: SessionPlan, series: AcquiredSeries, slices: Sequence[FileDataset], *, number: int = 1
+    plan: PlannedSession, series: AcquiredSeries, slices: Sequence[FileDataset], *, number: int = 1
 ) -> FileDataset:
     """Put the classic slices of one series into one object, the way the vendor's software does.
 
@@ -186,7 +186,7 @@ def _shared(series: AcquiredSeries, first: FileDataset) -> Dataset:
     )
 
 
-def _frames(plan: SessionPlan, series: AcquiredSeries, slices: Sequence[FileDataset], when: str) -> list[Dataset]:
+def _frames(plan: PlannedSession, series: AcquiredSeries, slices: Sequence[FileDataset], when: str) -> list[Dataset]:
     result = []
     stack, place = 0, 0
     for index, one in enumerate(slices):
