@@ -121,3 +121,30 @@ def test_only_the_session_boundary_catches_every_exception() -> None:
                 ):
                     places.append(str(path.relative_to(ROOT)))
     assert places == ["flows/cluster/boundary.py"]
+
+
+def private_modules(path: Path) -> set[str]:
+    """Modules of other packages that a file imports and that those packages call private, or may move at any time."""
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    modules = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    modules |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
+    modules -= {"__future__"}
+    return {
+        module
+        for module in modules
+        if module.startswith("zarr.core") or any(part.startswith("_") for part in module.split("."))
+    }
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_libraries_are_used_by_their_public_modules(package: str) -> None:
+    found = {str(path.relative_to(ROOT)): private_modules(path) for path in sorted((ROOT / package).rglob("*.py"))}
+    assert {path: names for path, names in found.items() if names} == {}
+
+
+def test_every_private_module_is_seen(tmp_path: Path) -> None:
+    path = tmp_path / "module.py"
+    path.write_text(
+        "from __future__ import annotations\nfrom zarr.core.sync import sync\ndef f():\n    import a._b.c\n"
+    )
+    assert private_modules(path) == {"zarr.core.sync", "a._b.c"}

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from icechunk import IcechunkStore
-from zarr.core.buffer import default_buffer_prototype
+from zarr.buffer import default_buffer_prototype
 
 from storage.store.cohort import Cohort
 from storage.store.repository import StoreError
