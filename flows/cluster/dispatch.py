@@ -111,7 +111,8 @@ def run_bounded(
     Raises
     ------
     ClusterError
-        If the scheduler is gone or no worker is left (for the time ``qmri.no-worker-timeout`` of Dask's configuration).
+        If the scheduler is gone or no worker is left (for the time ``qmri.no-worker-timeout`` of Dask's configuration,
+        or at once where it is known that none will come).
     """
     total = len(items) if isinstance(items, Sized) else 0
     runner = _Runner(client=client, function=function, key=key, heartbeat=heartbeat, resource=resource)
@@ -196,6 +197,9 @@ class _Runner(Generic[Item, Result]):
     def _check_cluster(self, lonely: int) -> int:
         if threads(self.client, self.resource):
             return 0
+        refusal = str(getattr(self.client.cluster, "refusal", ""))  # of a cluster whose workers are jobs
+        if refusal:
+            raise ClusterError(f"no Dask worker, and {refusal}; what is stored stays, run again to resume")
         patience = max(PATIENCE * self.heartbeat, parse_timedelta(dask.config.get("qmri.no-worker-timeout", 0)))
         if (lonely + 1) * self.heartbeat >= patience:
             raise ClusterError(f"no Dask worker for {patience:.0f} s; what is stored stays, run again to resume")

@@ -56,10 +56,14 @@ CONFIGURATION: Mapping[str, Any] = {
 GPU = "GPU"
 """Dask resource of which a worker that holds a GPU has one."""
 
-ADAPTIVE: Mapping[str, Any] = {"interval": "2s", "wait_count": 60}
-"""Workers that queued for hours are not given back for the seconds of a commit: only after two idle minutes."""
+ADAPTIVE: Mapping[str, Mapping[str, Any]] = {"slurm": {"interval": "2s", "wait_count": 60}, "kubernetes": {}}
+"""Jobs that queued for hours are not given back for the seconds of a commit: only after two idle minutes.
 
-EXTRAS = {"slurm": ("dask_jobqueue", "SLURMCluster"), "kubernetes": ("dask_kubernetes.operator", "KubeCluster")}
+Pods are counted by the Dask operator, which has no such options.
+"""
+
+EXTRAS = {"slurm": "dask_jobqueue", "kubernetes": "dask_kubernetes"}
+"""Package that makes each kind of cluster; the extra that brings it has the name of the kind."""
 
 
 def default_workers() -> int:
@@ -158,18 +162,32 @@ def _gpu_cluster(gpus: list[str], folder: str, settings: Settings) -> SpecCluste
 @contextmanager
 def _elastic_cluster(kind: str, settings: Settings) -> Iterator[Any]:
     """Slurm jobs or pods: at least one, so that a run does not queue again for each wave; at most ``workers``."""
-    module, name = EXTRAS[kind]
     try:
-        make = getattr(import_module(module), name)
+        import_module(EXTRAS[kind])
     except ImportError:
-        raise ClusterError(
-            f"QMRI_SCHEDULER={kind} needs {module.split('.')[0]}: pip install 'qmri-cohort[{kind}]'"
-        ) from None
+        raise ClusterError(f"QMRI_SCHEDULER={kind} needs {EXTRAS[kind]}: pip install 'qmri-cohort[{kind}]'") from None
     security = security_of(settings)
-    with make(**({} if security is None else {"security": security})) as cluster:
+    with _slurm(security) if kind == "slurm" else _pods(security) as cluster:
         maximum = settings.workers or int(dask.config.get("qmri.maximum-workers", 8))
-        cluster.adapt(minimum=1, maximum=maximum, **ADAPTIVE)
+        cluster.adapt(minimum=1, maximum=maximum, **ADAPTIVE[kind])
         yield cluster
+
+
+def _slurm(security: Security | None) -> Any:  # noqa: ANN401 - dask-jobqueue has no types
+    from flows.cluster.slurm import slurm_cluster
+
+    return slurm_cluster(security)
+
+
+def _pods(security: Security | None) -> Any:  # noqa: ANN401 - dask-kubernetes has no types
+    if security is not None:
+        raise ClusterError(
+            "QMRI_SCHEDULER=kubernetes: the Dask operator's clusters take no certificates; unset QMRI_TLS_CA, "
+            "QMRI_TLS_CERT and QMRI_TLS_KEY, and keep others from the pods by a network policy"
+        )
+    from dask_kubernetes.operator import KubeCluster
+
+    return KubeCluster()
 
 
 @contextmanager
