@@ -77,7 +77,8 @@ def end_state(name: str, summary: RunSummary, *, before: Set[str], text: str = "
     start = f"{text}; " if text else ""
     if fresh:
         message = f"{start}{len(fresh)} sessions failed in this run, {summary.failed} in all; everything else is stored"
-        logging.getLogger("prefect.engine").addFilter(without_traceback)
+        for logger in ("prefect.engine", "prefect.flow_runs"):
+            logging.getLogger(logger).addFilter(is_unexpected)
         return Failed(name=_FAILED_STATE, message=message)
     if summary.failed:
         return Completed(
@@ -87,13 +88,13 @@ def end_state(name: str, summary: RunSummary, *, before: Set[str], text: str = "
     return Completed(message=text or ("done" if is_new else "nothing to do: nothing was written"), data=summary)
 
 
-def without_traceback(record: logging.LogRecord) -> bool:
-    """Say in a line what Prefect's engine shows as an unexpected exception: a flow that has returned a failed state."""
-    error = record.exc_info[1] if record.exc_info else None
-    if isinstance(error, FailedRun):
-        record.msg, record.args, record.exc_info = f"the run has ended as {_FAILED_STATE}: {error}", (), None
-        record.levelno, record.levelname = logging.WARNING, "WARNING"
-    return True
+def is_unexpected(record: logging.LogRecord) -> bool:
+    """Whether a message of Prefect's engine tells something new.
+
+    It calls a flow that has returned a failed state an unexpected exception, twice and with a traceback; what the state
+    says stands in the log before.
+    """
+    return record.exc_info is None or not isinstance(record.exc_info[1], FailedRun)
 
 
 def report_folder(settings: Settings) -> Path | None:

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from distributed import Client
 
@@ -177,14 +178,14 @@ def test_the_log_of_a_run_that_lost_a_session_has_no_traceback(
     state = running.finished(running.trigger(line))
     assert (state["type"], state["name"]) == ("FAILED", "SessionsFailed")
 
-    def is_over() -> bool:  # the state is there before the engine has ended
-        return "exited with status code" in running.log("worker")[before:]
+    def is_over() -> bool:  # the state is there before the process of the run has ended
+        return not psutil.Process(running.running["worker"].pid).children(recursive=True)
 
     wait_until(is_over, "the end of the run's process")
     log = running.log("worker")[before:]
     assert "Traceback" not in log
     assert "unexpected exception" not in log
-    assert "the run has ended as SessionsFailed: " in log
+    assert "Finished in state SessionsFailed('" in log
     assert "1 sessions failed in this run" in log
 
 
