@@ -7,6 +7,7 @@ Workers know nothing of Prefect.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -27,6 +28,8 @@ __all__ = [
     "inference_resource",
     "run_bounded",
 ]
+
+_log = logging.getLogger(__name__)
 
 
 class OneThread(WorkerPlugin):
@@ -66,12 +69,24 @@ def dask_client(settings: Settings, *, processes: bool = True, timeout: float = 
     ClusterError
         If no scheduler answers at the address, or the cluster cannot be started.
     """
-    with ExitStack() as stack:
-        if settings.scheduler is not None and "://" in settings.scheduler:
-            yield stack.enter_context(_remote_client(settings, timeout))
-            return
-        cluster = stack.enter_context(started_cluster(settings, processes=processes))
-        client = stack.enter_context(Client(cluster, set_as_default=False))
+    is_done = False
+    try:
+        with _client(settings, processes, timeout) as client:
+            yield client
+            is_done = True
+    except TimeoutError:
+        if not is_done:
+            raise
+        _log.warning("the Dask cluster has not ended in time; what its workers did is stored")
+
+
+@contextmanager
+def _client(settings: Settings, processes: bool, timeout: float) -> Iterator[Client]:
+    if settings.scheduler is not None and "://" in settings.scheduler:
+        with _remote_client(settings, timeout) as client:
+            yield client
+        return
+    with started_cluster(settings, processes=processes) as cluster, Client(cluster, set_as_default=False) as client:
         if settings.scheduler in EXTRAS:
             client.register_plugin(OneThread())
         yield client

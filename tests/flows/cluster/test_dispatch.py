@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from distributed import Client, KilledWorker
+from distributed import Client, KilledWorker, LocalCluster
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -226,3 +226,26 @@ def test_the_environment_of_this_process_stays_as_it_was(monkeypatch: pytest.Mon
 
 def test_the_default_number_of_workers_fits_the_machine() -> None:
     assert 1 <= default_workers() <= (os.cpu_count() or 1)
+
+
+@pytest.mark.parametrize("slow", ["cluster", "client"])
+def test_a_cluster_that_is_slow_to_end_does_not_fail_the_run(
+    slow: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    kind = Client if slow == "client" else LocalCluster
+    end: Any = kind.close
+
+    def too_slow(self: Any, *arguments: Any, **more: Any) -> Any:
+        end(self, *arguments, **more)
+        raise TimeoutError
+
+    with dask_client(read_settings(workers=1), processes=False) as client:
+        result = client.submit(square, 3).result()
+        monkeypatch.setattr(kind, "close", too_slow)
+    assert result == 9
+    assert "has not ended in time" in caplog.text
+
+
+def test_a_timeout_of_the_work_itself_goes_on() -> None:
+    with pytest.raises(TimeoutError, match="the work"), dask_client(read_settings(workers=1), processes=False):
+        raise TimeoutError("the work")
