@@ -20,10 +20,10 @@ DEPLOYMENTS = ("ingest-cohort", "train-model", "infer-maps", "aggregate-cohort",
 @register_hook
 def setup_environment(*, ctx: object) -> None:  # noqa: ARG001 - signature of the hook
     """Complete the bare name in this process's arguments."""
-    sys.argv[:] = completed(sys.argv)
+    sys.argv[:] = with_full_name(sys.argv)
 
 
-def completed(arguments: Sequence[str]) -> list[str]:
+def with_full_name(arguments: Sequence[str]) -> list[str]:
     """``arguments`` with ``X`` as ``X/X`` where ``prefect deployment run X`` names a deployment of this project."""
     result = list(arguments)
     places = [i for i, pair in enumerate(pairwise(result)) if pair == ("deployment", "run")]

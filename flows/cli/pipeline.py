@@ -138,13 +138,13 @@ def calibrate(store: Store) -> None:
 
 def train(
     store: Store,
-    out: options.Out,
+    out: options.WeightsFile,
     steps: options.Steps = None,
     minutes: options.Minutes = None,
     batches: options.BatchesPerStep = 1,
     rate: options.Rate = None,
     seed: options.Seed = None,
-    images: options.Images = None,
+    images: options.ImageShare = None,
     promote: options.Promote = None,
 ) -> None:
     """Train the promoted checkpoint further on simulated heads and the store's images, and keep it in the store.

@@ -81,7 +81,7 @@ def completed(
         yield item, result
 
 
-def session_of(task: Any) -> str:  # noqa: ANN401 - any of the tasks
+def session_of_task(task: Any) -> str:  # noqa: ANN401 - any of the tasks
     """The session that a task is about."""
     return str(task.slot.session)
 
@@ -92,7 +92,7 @@ def outcomes(
     tasks: Iterable[Item],
     *,
     name: str,
-    session: Callable[[Item], str] = session_of,
+    session: Callable[[Item], str] = session_of_task,
     progress: Progress = quiet,
     resource: str | None = None,
 ) -> Iterator[tuple[Item, Outcome]]:
@@ -118,7 +118,7 @@ def required(
     *,
     name: str,
     failure: str,
-    session: Callable[[Item], str] = session_of,
+    session: Callable[[Item], str] = session_of_task,
     progress: Progress = quiet,
 ) -> Iterator[tuple[Item, Outcome]]:
     """The same for a run that needs every session.
@@ -157,7 +157,7 @@ class Begun(Generic[Plan]):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
+class WaveRecord:
     """What became of a wave, as `storage.store.waves.commit` takes it."""
 
     forks: Sequence[ForkSession]
@@ -181,7 +181,7 @@ class SessionWriter(Protocol[Planned, Plan]):
     def begin(self, repository: Repository, cohort: Cohort, items: Sequence[Planned]) -> Begun[Plan] | None:
         """Begin a wave of those items that are still to be done in the state of now; None if none are."""
 
-    def record(self, cohort: Cohort, begun: Begun[Plan], outcomes: Sequence[Outcome]) -> Record:
+    def record(self, cohort: Cohort, begun: Begun[Plan], outcomes: Sequence[Outcome]) -> WaveRecord:
         """What is to be committed."""
 
 

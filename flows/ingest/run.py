@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.cluster.boundary import Outcome
-from flows.cluster.driver import Begun, Record, run_waves
+from flows.cluster.driver import Begun, WaveRecord, run_waves
 from flows.ingest.rows import is_done, row_of, values_of
 from flows.ingest.scanning import scan_on_workers
 from flows.ingest.session import IngestTask, ingest_session
@@ -138,9 +138,9 @@ class _Ingest:
         ]
         return Begun(wave=wave, plans=plans, tasks=tasks)
 
-    def record(self, cohort: Cohort, begun: Begun[SessionPlan], outcomes: Sequence[Outcome]) -> Record:  # noqa: ARG002 - the driver's protocol
+    def record(self, cohort: Cohort, begun: Begun[SessionPlan], outcomes: Sequence[Outcome]) -> WaveRecord:  # noqa: ARG002 - the driver's protocol
         plans = begun.plans
-        return Record(
+        return WaveRecord(
             forks=[outcome.fork for outcome in outcomes if outcome.fork is not None],
             values={o.session: values_of(plans[o.session], o) for o in outcomes if o.fork is not None},
             rows=[row_of(plans[o.session], o) for o in outcomes],

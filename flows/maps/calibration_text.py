@@ -10,7 +10,7 @@ from flows.maps.calibration_tables import hidden_table, people_table, unlikely_s
 from flows.tables.text import Rows, labels_of, records, text_table
 from storage.store.cohort import Cohort
 
-MEANINGS = (
+CALIBRATION_NOTES = (
     "scale: image units per unit of PD and signal; reference: the model's signal of the population's white matter. "
     "spread: of the scale between sessions, of one series and common to all, from the whole cohort and the group; "
     "determined: share of the scale's variance that a session's white matter, grey matter and CSF determine; "
@@ -37,7 +37,7 @@ def calibration_lines(cohort: Cohort, table: pd.DataFrame) -> Iterator[str]:
         yield text_table(header, rows) + "\n"
     yield from (f"{label} = {group}" for group, label in labels.items())
     yield from (f"rests on: {reference}" for reference in sorted(set(table["reference"])))
-    yield from MEANINGS
+    yield from CALIBRATION_NOTES
     for row in records(unlikely_sessions(cohort)):
         yield (
             f"{row['session']} ({labels[row['group']]}): the signals of its tissues are nobody's; it counts for "

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.cluster.boundary import Outcome
 from flows.cluster.clusters import inference_resource
-from flows.cluster.driver import Begun, Record, run_waves
+from flows.cluster.driver import Begun, WaveRecord, run_waves
 from flows.maps.calibrate import calibrate
 from flows.maps.plan import MapsPlan, plan_maps
 from flows.maps.session import InferTask, clear_maps, infer_session
@@ -106,10 +106,10 @@ class _Infer:
         ]
         return Begun(wave=wave, plans=plans, tasks=tasks)
 
-    def record(self, cohort: Cohort, begun: Begun[MapsPlan], outcomes: Sequence[Outcome]) -> Record:
+    def record(self, cohort: Cohort, begun: Begun[MapsPlan], outcomes: Sequence[Outcome]) -> WaveRecord:
         good = sum(outcome.fork is not None for outcome in outcomes)
         digest = self.weights.digest
-        return Record(
+        return WaveRecord(
             forks=[o.fork or clear_maps(cohort, begun.wave.slots[o.session], begun.wave.fork) for o in outcomes],
             values={name: _values(plan, digest) for name, plan in begun.plans.items()},
             rows=[_row(outcome, begun.plans[outcome.session]) for outcome in outcomes],

@@ -9,7 +9,7 @@ import typer
 
 from flows.maps.weights import Promotion
 
-Out = Annotated[
+WeightsFile = Annotated[
     Path,
     typer.Option(
         "--out", help="File for the weights, .safetensors; the learning curves are drawn beside it.", show_default=False
@@ -45,7 +45,7 @@ Seed = Annotated[
         "Default: in a store one that follows from the weights trained on, else 1.",
     ),
 ]
-Images = Annotated[
+ImageShare = Annotated[
     float | None,
     typer.Option(
         "--images",

@@ -58,7 +58,7 @@ def train_in_store(
 
 
 def train_weights(
-    out: options.Out,
+    out: options.WeightsFile,
     store: Annotated[
         str | None, typer.Option("--store", help="Train the promoted checkpoint of this store further, as qmri train.")
     ] = None,
@@ -70,7 +70,7 @@ def train_weights(
     batches: options.BatchesPerStep = 1,
     rate: options.Rate = None,
     seed: options.Seed = None,
-    images: options.Images = None,
+    images: options.ImageShare = None,
     promote: options.Promote = None,
 ) -> None:
     """Train weights from scratch or further, on simulated heads, and in a store on its images too.

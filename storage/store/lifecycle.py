@@ -13,7 +13,7 @@ import zarr
 from storage.store.forget import TOMBSTONES, tombstones
 from storage.store.labels import LABELS, labels_in
 from storage.store.locations import local_path
-from storage.store.migrations import STEPS
+from storage.store.migrations import MIGRATIONS
 from storage.store.repository import (
     MAIN,
     STALE,
@@ -161,5 +161,5 @@ def migrate(location: str | Path) -> tuple[int, int]:
 def _migrate(root: zarr.Group) -> None:
     stated: Any = root.attrs["schema_version"]
     for version in range(int(stated), SCHEMA_VERSION):
-        STEPS[version](root)
+        MIGRATIONS[version](root)
         root.attrs["schema_version"] = version + 1

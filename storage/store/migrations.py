@@ -105,5 +105,5 @@ def _renamed_checkpoints(root: zarr.Group) -> dict[str, str]:
     return names
 
 
-STEPS: dict[int, Callable[[zarr.Group], None]] = {1: _join_digests, 2: _add_tissue_signals, 3: _to_version_4}
+MIGRATIONS: dict[int, Callable[[zarr.Group], None]] = {1: _join_digests, 2: _add_tissue_signals, 3: _to_version_4}
 """From each older version to the next."""

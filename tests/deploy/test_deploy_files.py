@@ -21,7 +21,7 @@ from prefect.settings import Settings as PrefectSettings
 
 from flows.cluster.clusters import ClusterError, dask_client, inference_resource, run_bounded
 from flows.cluster.kinds import ADAPTIVE, CONFIGURATION, ONE_THREAD, started_cluster
-from flows.prefect_plugin import DEPLOYMENTS, completed
+from flows.prefect_plugin import DEPLOYMENTS, with_full_name
 from flows.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -64,7 +64,7 @@ def test_the_night_has_a_time_a_zone_and_room_for_one() -> None:
     ],
 )
 def test_a_bare_name_is_completed(typed: str, meant: str) -> None:
-    assert completed(typed.split()) == meant.split()
+    assert with_full_name(typed.split()) == meant.split()
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_a_bare_name_is_completed(typed: str, meant: str) -> None:
     ],
 )
 def test_everything_else_stays_as_it_was_typed(typed: str) -> None:
-    assert completed(typed.split()) == typed.split()
+    assert with_full_name(typed.split()) == typed.split()
 
 
 def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
