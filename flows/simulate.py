@@ -62,6 +62,8 @@ def simulate(
 ) -> SimulationSummary:
     """Simulate a cohort of conventional brain MRI whose T1, T2 and proton density are known.
 
+    The function is long by its settings, each of which has its meaning here.
+
     Parameters
     ----------
     out
@@ -104,12 +106,7 @@ def simulate(
         effects=effects_of(effects),
         protocols=protocols,
     )
-    if output_format not in FORMATS:
-        raise ValueError(f"format {output_format!r} is none of {', '.join(FORMATS)}")
-    if design == Design.FAULTS and output_format != "dicom":
-        raise ValueError("the design faults breaks DICOM files; BIDS has none of them")
-    if not 0.5 <= resolution <= 8.0:
-        raise ValueError(f"resolution {resolution:g} mm not in [0.5, 8]; coarser slices hold no brain")
+    _check_settings(design, output_format, resolution)
     out = out.absolute()  # workers may run in another folder
     truth = out.with_name(out.name + "-truth") if truth is None else truth.absolute()
     _check_folders(out, truth)
@@ -135,6 +132,19 @@ def simulate(
     write_truth_table((session.row for session in made), truth)
     if design == Design.FAULTS:
         write_manifest((session.manifest for session in made), truth)
+    return _summary(out, truth, plans, made)
+
+
+def _check_settings(design: str, output_format: str, resolution: float) -> None:
+    if output_format not in FORMATS:
+        raise ValueError(f"format {output_format!r} is none of {', '.join(FORMATS)}")
+    if design == Design.FAULTS and output_format != "dicom":
+        raise ValueError("the design faults breaks DICOM files; BIDS has none of them")
+    if not 0.5 <= resolution <= 8.0:
+        raise ValueError(f"resolution {resolution:g} mm not in [0.5, 8]; coarser slices hold no brain")
+
+
+def _summary(out: Path, truth: Path, plans: Sequence[PlannedSession], made: Sequence[MadeSession]) -> SimulationSummary:
     return SimulationSummary(
         out=out,
         truth=truth,

@@ -19,6 +19,18 @@ class OutputFormat(StrEnum):
     BIDS = "bids"
 
 
+_Design = Annotated[
+    str,
+    typer.Option(
+        help="cohort, travelling-heads (the same people in each group), retest (each twice) or faults (broken)."
+    ),
+]
+_Effects = Annotated[
+    str,
+    typer.Option(help="What spoils the images: default, all, none, or default with changes, such as +ringing,-noise."),
+]
+
+
 def add_to(app: typer.Typer) -> None:
     """Add the commands of this module."""
     for command in (demo, simulate):
@@ -59,18 +71,8 @@ def simulate(
     seed: Annotated[
         int, typer.Option(min=0, help="Seed of everything random: the same seed gives the same bytes.")
     ] = 0,
-    design: Annotated[
-        str,
-        typer.Option(
-            help="cohort, travelling-heads (the same people in each group), retest (each twice) or faults (broken)."
-        ),
-    ] = "cohort",
-    effects: Annotated[
-        str,
-        typer.Option(
-            help="What spoils the images: default, all, none, or default with changes, such as +ringing,-noise."
-        ),
-    ] = "default",
+    design: _Design = "cohort",
+    effects: _Effects = "default",
     labels: Annotated[
         Path | None,
         typer.Option(help="Folder with FreeSurfer label maps (NIfTI) to use as heads; default: heads from templates."),

@@ -12,7 +12,7 @@ from itertools import groupby
 import numpy as np
 
 from qmri_core.physics.header import acquisition_from_header
-from qmri_core.series.acquisition import CONTRASTS, Acquisition, AcquisitionError, Contrast, PulseSequence
+from qmri_core.series.acquisition import CONTRASTS, Acquisition, AcquisitionError, Contrast
 from qmri_core.series.classification import Decision, SkipReason
 from qmri_core.series.grouping import canonical_spacing, grid_of, protocol_keys, scanner_key, settle
 from qmri_core.series.stored_keys import as_stored
@@ -142,81 +142,91 @@ def plan_session(
     the input. With ``by_software`` another software version makes another scanner.
     """
     decisions = decide_session(members)
-    chosen = {
-        decision.contrast: one
-        for one, decision in zip(members, decisions, strict=True)
-        if decision.reason is None and decision.contrast is not None
-    }
-    chosen = {contrast: chosen[contrast] for contrast in CONTRASTS if contrast in chosen}
-    digest = _digest(one.digest for one in members)
-    applied: dict[Contrast, Override] = {}
-
-    def skipped(reason: Reason, explanation: str) -> SessionPlan:
-        return SessionPlan(
-            session=members[0].session,
-            person=members[0].person,
-            series=members,
-            decisions=decisions,
-            status=Status.SKIPPED,
-            reason=reason,
-            explanation=explanation,
-            chosen=chosen,
-            input_digest=digest,
-            overrides=tuple(applied.values()),
-        )
-
+    chosen = _chosen(members, decisions)
+    plan = SessionPlan(
+        session=members[0].session,
+        person=members[0].person,
+        series=members,
+        decisions=decisions,
+        status=Status.SKIPPED,
+        chosen=chosen,
+        input_digest=_digest(one.digest for one in members),
+    )
     absent = [contrast for contrast in CONTRASTS if contrast not in chosen]
     if Contrast.T1W in absent or len(chosen) < MIN_CONTRASTS:
         reason = Reason.NO_PARAMETERS if _is_silent(decisions) else Reason.MISSING_CONTRAST
-        return skipped(reason, _what_is_missing(chosen, absent, decisions))
-    decided = {decision.contrast: decision.sequence for decision in decisions if decision.reason is None}
-    sequences: dict[Contrast, PulseSequence] = {}
-    acquisitions: dict[Contrast, Acquisition] = {}
-    for contrast, one in chosen.items():
-        sequence = decided[contrast]
-        if sequence is None:
-            return skipped(
-                Reason.NO_PARAMETERS, f"{contrast}: the sequence family is not known; state it with --assume"
-            )
-        sequences[contrast] = sequence
-        try:
-            acquisitions[contrast] = acquisition_from_header(one.header, contrast, sequence)
-        except AcquisitionError as error:
-            return skipped(Reason.NO_PARAMETERS, f"{error}; state what is missing with --assume")
+        return replace(plan, reason=reason, explanation=_what_is_missing(chosen, absent, decisions))
+    try:
+        acquisitions = _acquisitions(chosen, decisions)
+    except AcquisitionError as error:
+        return replace(plan, reason=Reason.NO_PARAMETERS, explanation=str(error))
     t1w = chosen[Contrast.T1W]
     spacings = {contrast: canonical_spacing(np.asarray(one.affine)) for contrast, one in chosen.items()}
     scanner = scanner_key(t1w.header, t1w.device, software=by_software)
     protocols = protocol_keys(acquisitions, spacings)
     protocol = group.partition("/")[2] or protocols[0]
     placement = Placement(session=t1w.session, scanner=scanner, protocol=protocol, grid=grid_of(protocol))
-    applied |= {c: entry for c in chosen if (entry := overriding(overrides, placement.group, c)) is not None}
+    applied = {c: entry for c in chosen if (entry := overriding(overrides, placement.group, c)) is not None}
     if applied:
-        digest = _digest([digest, *(f"{c} {sorted(entry.model.items())}" for c, entry in applied.items())])
-    for contrast, entry in applied.items():
-        header, sequence = chosen[contrast].header, sequences[contrast]
-        try:
-            acquisitions[contrast] = acquisition_from_header(header, contrast, sequence, entry.model)
-        except (ValueError, ArithmeticError) as error:  # zero echoes, say, end in a division
-            where = "" if isinstance(error, AcquisitionError) else f"{contrast} {sequence}: "
-            return skipped(
-                Reason.NO_PARAMETERS,
-                f"{where}{error}; the assume file states {', '.join(sorted(entry.model))} for this group",
-            )
-    return SessionPlan(
-        session=t1w.session,
+        stated = (f"{c} {sorted(entry.model.items())}" for c, entry in applied.items())
+        plan = replace(plan, input_digest=_digest([plan.input_digest, *stated]), overrides=tuple(applied.values()))
+    try:
+        acquisitions |= _overridden(chosen, acquisitions, applied)
+    except AcquisitionError as error:
+        return replace(plan, reason=Reason.NO_PARAMETERS, explanation=str(error))
+    return replace(
+        plan,
         person=t1w.person,
-        series=members,
-        decisions=decisions,
         status=Status.PARTIAL if absent else Status.COMPLETE,
         reason=Reason.MISSING_CONTRAST if absent else None,
         explanation=f"no {' and no '.join(absent)}" if absent else "",
-        chosen=chosen,
         acquisitions=acquisitions,
         placement=placement,
-        input_digest=digest,
-        overrides=tuple(applied.values()),
         groups=tuple(f"{scanner}/{one}" for one in protocols),
     )
+
+
+def _chosen(members: Sequence[Series], decisions: Sequence[Decision]) -> dict[Contrast, Series]:
+    """The series taken, in the order of the contrasts."""
+    taken = {
+        decision.contrast: one
+        for one, decision in zip(members, decisions, strict=True)
+        if decision.reason is None and decision.contrast is not None
+    }
+    return {contrast: taken[contrast] for contrast in CONTRASTS if contrast in taken}
+
+
+def _acquisitions(chosen: Mapping[Contrast, Series], decisions: Iterable[Decision]) -> dict[Contrast, Acquisition]:
+    """Acquisitions by the headers; `AcquisitionError` says what the user must state."""
+    sequences = {decision.contrast: decision.sequence for decision in decisions if decision.reason is None}
+    acquisitions: dict[Contrast, Acquisition] = {}
+    for contrast, one in chosen.items():
+        sequence = sequences[contrast]
+        if sequence is None:
+            raise AcquisitionError(f"{contrast}: the sequence family is not known; state it with --assume")
+        try:
+            acquisitions[contrast] = acquisition_from_header(one.header, contrast, sequence)
+        except AcquisitionError as error:
+            raise AcquisitionError(f"{error}; state what is missing with --assume") from error
+    return acquisitions
+
+
+def _overridden(
+    chosen: Mapping[Contrast, Series],
+    acquisitions: Mapping[Contrast, Acquisition],
+    overrides: Mapping[Contrast, Override],
+) -> dict[Contrast, Acquisition]:
+    """The acquisitions that the user's statements change; `AcquisitionError` names what was stated."""
+    result: dict[Contrast, Acquisition] = {}
+    for contrast, entry in overrides.items():
+        header, sequence = chosen[contrast].header, acquisitions[contrast].sequence
+        try:
+            result[contrast] = acquisition_from_header(header, contrast, sequence, entry.model)
+        except (ValueError, ArithmeticError) as error:  # zero echoes, say, end in a division
+            where = "" if isinstance(error, AcquisitionError) else f"{contrast} {sequence}: "
+            stated = ", ".join(sorted(entry.model))
+            raise AcquisitionError(f"{where}{error}; the assume file states {stated} for this group") from error
+    return result
 
 
 def unmatched_entries(

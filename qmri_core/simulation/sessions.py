@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -128,24 +129,17 @@ def _series(
     )
     power = _mt_power(one) if Effect.MAGNETIZATION_TRANSFER in plan.effects else 0.0
     values = received(anatomy, one.acquisition, fields, flattening=0.3 if is_normalised else 1.0, mt_power=power)
-
-    def image(series: SimulatedSeries, affine: Affine, rng: np.random.Generator, values: NDArray[np.float32]) -> Volume:
-        return acquire(
-            anatomy,
-            series.acquisition,
-            series.geometry,
-            affine=affine,
-            pose=pose,
-            fields=fields,
-            rng=rng,
-            resolution=resolution,
-            scale=scale,
-            snr=snr if Effect.NOISE in plan.effects else math.inf,
-            distortion=distortion,
-            values=values,
-        )
-
-    volume = image(one, affine, rng, values)
+    image = partial(
+        acquire,
+        anatomy,
+        pose=pose,
+        fields=fields,
+        resolution=resolution,
+        scale=scale,
+        snr=snr if Effect.NOISE in plan.effects else math.inf,
+        distortion=distortion,
+    )
+    volume = image(one.acquisition, one.geometry, affine=affine, rng=rng, values=values)
     if plan.fault is Fault.EMPTY_IMAGE and one.contrast is Contrast.FLAIR:
         volume = Volume(array=np.zeros_like(volume.array), affine=volume.affine)
     description = str(rng.choice(DESCRIPTIONS))
@@ -161,7 +155,8 @@ def _series(
             values *= fields.receive_sensitivity(anatomy)
         else:
             affine = series_affine(coarse.geometry, resolution=resolution, tilt=tilt, centre=centre)
-        volume = image(coarse, affine, plan.generator(8, number), values)
+        again = plan.generator(8, number)
+        volume = image(coarse.acquisition, coarse.geometry, affine=affine, rng=again, values=values)
         rival = replace(result[0], series=coarse, volumes=(volume,), number=series_number(plan, 5), role=Role.RIVAL)
         result.append(rival)
     return result

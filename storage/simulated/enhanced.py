@@ -117,48 +117,11 @@ def _describe_pulses(ds: Dataset, series: AcquiredSeries) -> None:
 
 
 def _shared(series: AcquiredSeries, first: FileDataset) -> Dataset:
-    header, acquisition = series.series.header, series.series.acquisition
-    is_train = acquisition.sequence in ECHO_TRAINS
-    length = header.echo_train_length or 1
-    timing = _item(
-        RepetitionTime=first.RepetitionTime,
-        FlipAngle=first.FlipAngle,
-        EchoTrainLength=length,
-        RFEchoTrainLength=length if is_train else 0,
-        GradientEchoTrainLength=0 if is_train else 1,
-        GradientOutputType="DB_DT",
-        GradientOutput=40.0,
-        SpecificAbsorptionRateSequence=[
-            _item(SpecificAbsorptionRateDefinition="IEC_HEAD", SpecificAbsorptionRateValue=0.5)
-        ],
-        OperatingModeSequence=[_item(OperatingModeType="GRADIENT", OperatingMode="IEC_NORMAL")],
-    )
-    modifier = _item(
-        InversionRecovery="YES" if acquisition.inversion_time is not None else "NO",
-        FlowCompensation="NONE",
-        Spoiling="RF"
-        if acquisition.sequence in (PulseSequence.MPRAGE, PulseSequence.SPOILED_GRADIENT_ECHO)
-        else "NONE",
-        T2Preparation="YES" if acquisition.t2_preparation_time else "NO",
-        SpectrallySelectedExcitation="NONE",
-        SpatialPresaturation="NONE",
-        PartialFourier="NO",
-        ParallelAcquisition="NO",
-    )
-    if acquisition.inversion_time is not None:  # Philips writes 0 where it hides the prepulse
-        modifier.InversionTimes = (header.inversion_time or 0.0) * 1e3
-    coil = _item(
-        ReceiveCoilName=first.ReceiveCoilName,
-        ReceiveCoilManufacturerName="",
-        ReceiveCoilType="MULTICOIL",
-        QuadratureReceiveCoil="NO",
-        MultiCoilDefinitionSequence=[_item(MultiCoilElementName="HE1", MultiCoilElementUsed="YES")],
-    )
     region = _item(CodeValue="12738006", CodingSchemeDesignator="SCT", CodeMeaning="Brain")
     return _item(
-        MRTimingAndRelatedParametersSequence=[timing],
-        MRModifierSequence=[modifier],
-        MRReceiveCoilSequence=[coil],
+        MRTimingAndRelatedParametersSequence=[_timing(series, first)],
+        MRModifierSequence=[_modifier(series)],
+        MRReceiveCoilSequence=[_receive_coil(first)],
         MRTransmitCoilSequence=[
             _item(TransmitCoilName="Body", TransmitCoilManufacturerName="", TransmitCoilType="BODY")
         ],
@@ -183,6 +146,53 @@ def _shared(series: AcquiredSeries, first: FileDataset) -> Dataset:
             )
         ],
         FrameAnatomySequence=[_item(FrameLaterality="U", AnatomicRegionSequence=[region])],
+    )
+
+
+def _timing(series: AcquiredSeries, first: FileDataset) -> Dataset:
+    length = series.series.header.echo_train_length or 1
+    is_train = series.series.acquisition.sequence in ECHO_TRAINS
+    return _item(
+        RepetitionTime=first.RepetitionTime,
+        FlipAngle=first.FlipAngle,
+        EchoTrainLength=length,
+        RFEchoTrainLength=length if is_train else 0,
+        GradientEchoTrainLength=0 if is_train else 1,
+        GradientOutputType="DB_DT",
+        GradientOutput=40.0,
+        SpecificAbsorptionRateSequence=[
+            _item(SpecificAbsorptionRateDefinition="IEC_HEAD", SpecificAbsorptionRateValue=0.5)
+        ],
+        OperatingModeSequence=[_item(OperatingModeType="GRADIENT", OperatingMode="IEC_NORMAL")],
+    )
+
+
+def _modifier(series: AcquiredSeries) -> Dataset:
+    header, acquisition = series.series.header, series.series.acquisition
+    result = _item(
+        InversionRecovery="YES" if acquisition.inversion_time is not None else "NO",
+        FlowCompensation="NONE",
+        Spoiling="RF"
+        if acquisition.sequence in (PulseSequence.MPRAGE, PulseSequence.SPOILED_GRADIENT_ECHO)
+        else "NONE",
+        T2Preparation="YES" if acquisition.t2_preparation_time else "NO",
+        SpectrallySelectedExcitation="NONE",
+        SpatialPresaturation="NONE",
+        PartialFourier="NO",
+        ParallelAcquisition="NO",
+    )
+    if acquisition.inversion_time is not None:  # Philips writes 0 where it hides the prepulse
+        result.InversionTimes = (header.inversion_time or 0.0) * 1e3
+    return result
+
+
+def _receive_coil(first: FileDataset) -> Dataset:
+    return _item(
+        ReceiveCoilName=first.ReceiveCoilName,
+        ReceiveCoilManufacturerName="",
+        ReceiveCoilType="MULTICOIL",
+        QuadratureReceiveCoil="NO",
+        MultiCoilDefinitionSequence=[_item(MultiCoilElementName="HE1", MultiCoilElementUsed="YES")],
     )
 
 

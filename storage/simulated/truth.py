@@ -71,10 +71,16 @@ def write_truth(session: SimulatedSession, folder: Path, *, is_bids: bool) -> di
         WM, GM and CSF the number of voxels of which 95 % is that tissue, and there ``WM_T1_median``, ``WM_T1_mean``
         and so on for T1, T2 (seconds) and PD; per contrast ``T1w_scale`` (grey values per unit signal), ``T1w_snr``.
     """
-    plan, anatomy = session.plan, session.anatomy
-    name = f"session-{plan.index:04d}"
+    name = f"session-{session.plan.index:04d}"
     target = folder / name
     target.mkdir(parents=True, exist_ok=True)
+    _write_volumes(session, target)
+    _write_transforms(session, target)
+    return _truth_row(session, name, is_bids=is_bids)
+
+
+def _write_volumes(session: SimulatedSession, target: Path) -> None:
+    anatomy = session.anatomy
     affine = session.pose @ anatomy.affine
     brain = anatomy.fractions.sum(axis=0) > 0.05
     for file_name, array in (("T1map", anatomy.t1), ("T2map", anatomy.t2), ("PDmap", anatomy.pd)):
@@ -92,6 +98,9 @@ def write_truth(session: SimulatedSession, folder: Path, *, is_bids: bool) -> di
         ("receive", session.fields.receive_sensitivity(anatomy)),
     ):
         _save(target / f"{file_name}.nii.gz", field[::step, ::step, ::step], coarse)
+
+
+def _write_transforms(session: SimulatedSession, target: Path) -> None:
     transforms = {
         str(series.number): {
             "contrast": str(series.series.contrast),
@@ -102,6 +111,10 @@ def write_truth(session: SimulatedSession, folder: Path, *, is_bids: bool) -> di
         for series in session.series
     }
     (target / "transforms.json").write_text(json.dumps(transforms, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _truth_row(session: SimulatedSession, folder: str, *, is_bids: bool) -> dict[str, str | float]:
+    plan = session.plan
     person, study = bids_labels(plan) if is_bids else (plan.person.patient_id, plan.study_instance_uid)
     row: dict[str, str | float] = {
         "patient_id": person,
@@ -109,9 +122,9 @@ def write_truth(session: SimulatedSession, folder: Path, *, is_bids: bool) -> di
         "group": plan.group,
         "scanner": f"{plan.protocol.manufacturer} {plan.protocol.model} {plan.serial_number}",
         "subject": str(plan.person.number),
-        "folder": name,
+        "folder": folder,
     }
-    for tissue, values in reversed(tissue_summary(anatomy).items()):
+    for tissue, values in reversed(tissue_summary(session.anatomy).items()):
         row |= {f"{tissue}_{key}": value for key, value in values.items()}
     taken = {series.series.contrast: series for series in session.images}
     for contrast in CONTRASTS:  # every row has every column

@@ -139,8 +139,23 @@ def scan_source(
     """
     if not source.exists():
         raise SourceNotFoundError(f"source {source} does not exist; give an existing folder of DICOM or NIfTI files")
-    root = source if source.is_dir() else source.parent
     kept = Index(index, source, key)
+    with ExitStack() as on_error:
+        on_error.callback(kept.close)
+        if not _scan_into(kept, source, key, progress, runner):
+            raise SourceError(f"source {source} holds no file; give the folder that holds the DICOM or NIfTI files")
+        scanned = Scanned(kept, source, key, assume)
+        if not scanned.sessions:
+            raise SourceError(_nothing(source, scanned.n_files, scanned.unreadable))
+        on_error.pop_all()
+    return scanned
+
+
+def _scan_into(
+    kept: Index, source: Path, key: bytes, progress: Callable[[int, int], None] | None, runner: Runner
+) -> int:
+    """Bring the index up to date with the source; returns the number of files."""
+    root = source if source.is_dir() else source.parent
     done = 0
 
     def told(paths: Iterable[str]) -> Iterator[str]:
@@ -151,22 +166,14 @@ def scan_source(
                 progress(done, max(done, total))
             yield path
 
-    with ExitStack() as on_error:
-        on_error.callback(kept.close)
-        total = sum(1 for _ in _files(source)) if progress is not None else 0
-        batches = _batches(kept.unknown(told(_files(source))))
-        for scans in runner(ScanTask(paths=batch, root=str(root), key=key) for batch in batches):
-            kept.add(scans)
-        kept.forget_unseen()
-        if done == 0:
-            raise SourceError(f"source {source} holds no file; give the folder that holds the DICOM or NIfTI files")
-        if progress is not None:
-            progress(done, max(done, total))
-        scanned = Scanned(kept, source, key, assume)
-        if not scanned.sessions:
-            raise SourceError(_nothing(source, scanned.n_files, scanned.unreadable))
-        on_error.pop_all()
-    return scanned
+    total = sum(1 for _ in _files(source)) if progress is not None else 0
+    batches = _batches(kept.unknown(told(_files(source))))
+    for scans in runner(ScanTask(paths=batch, root=str(root), key=key) for batch in batches):
+        kept.add(scans)
+    kept.forget_unseen()
+    if progress is not None and done:
+        progress(done, max(done, total))
+    return done
 
 
 def discover(
