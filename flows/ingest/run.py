@@ -20,7 +20,7 @@ from flows.progress import Progress, quiet
 from flows.tables.summary import RunSummary
 from qmri_core.versions import CODE_VERSION
 from storage.source.assume_file import Assumption, Override, load_entries
-from storage.source.discovery import Discovery, LinkageRow, scan_source
+from storage.source.discovery import LinkageRow, scan_source
 from storage.store.accounts import write_account
 from storage.store.cohort import Cohort
 from storage.store.repository import writing
@@ -97,14 +97,13 @@ def _made(store: str) -> Cohort:
         return Cohort.in_repository(repository, store)
 
 
-def write_linkage(rows: Iterable[LinkageRow] | Discovery, path: Path) -> None:
+def write_linkage(rows: Iterable[LinkageRow], path: Path) -> None:
     """Write which session is whose: CSV for the user alone, readable by nobody else; never into the store."""
     path.touch(mode=0o600)
     path.chmod(0o600)  # of a file that was there before, too
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["session", "patient_id", "study_instance_uid", "path"])
-        rows = rows.linkage if isinstance(rows, Discovery) else rows
         writer.writerows((row.session, row.patient_id, row.study_instance_uid, row.path) for row in rows)
 
 

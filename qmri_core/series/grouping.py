@@ -169,10 +169,13 @@ def canonical_spacing(affine: Affine) -> tuple[float, float, float]:
     return (float(lengths[order[0]]), float(lengths[order[1]]), float(lengths[order[2]]))
 
 
-def protocol_key(
+def protocol_keys(
     acquisitions: Mapping[Contrast, Acquisition], spacings: Mapping[Contrast, tuple[float, float, float]]
-) -> str:
-    """Key of a protocol: readable, lower case, safe as a path.
+) -> tuple[str, ...]:
+    """The key of a protocol, and those of the groups behind the bin edges that it is `NEAR` to.
+
+    Sessions of one protocol whose values scatter around an edge are brought together by putting each into the larger
+    of its groups; see `settle`.
 
     Parameters
     ----------
@@ -183,25 +186,15 @@ def protocol_key(
 
     Returns
     -------
-    str
-        One part per contrast, the group's spacing, and a digest of all binned parameters:
+    tuple
+        Keys, the protocol's own first: readable, lower case, safe as a path. One part per contrast, the group's
+        spacing, and a digest of all binned parameters:
         ``t1w-mprage-tr2300-ti900_t2w-tse-tr6000-te100_1.0x1.0x1.0mm-3fa2b8c41d70``. `grid_of` needs nothing else.
 
     Raises
     ------
     ValueError
         If there is no contrast.
-    """
-    return protocol_keys(acquisitions, spacings)[0]
-
-
-def protocol_keys(
-    acquisitions: Mapping[Contrast, Acquisition], spacings: Mapping[Contrast, tuple[float, float, float]]
-) -> tuple[str, ...]:
-    """The key of a protocol, and those of the groups behind the bin edges that it is `NEAR` to.
-
-    Sessions of one protocol whose values scatter around an edge are brought together by putting each into the larger
-    of its groups; see `settle`.
     """
     if not acquisitions:
         raise ValueError("a protocol needs at least one contrast; a session without any has no group")

@@ -148,7 +148,7 @@ def test_an_old_linkage_table_loses_the_eyes_of_others(processed: Processed, tmp
     from storage.source.discovery import discover
 
     (tmp_path / "linkage.csv").touch(mode=0o644)
-    write_linkage(discover(processed.source, key=processed.key), tmp_path / "linkage.csv")
+    write_linkage(discover(processed.source, key=processed.key).linkage, tmp_path / "linkage.csv")
     assert (tmp_path / "linkage.csv").stat().st_mode & 0o777 == 0o600
     assert (tmp_path / "linkage.csv").read_bytes() == processed.linkage.read_bytes()
 

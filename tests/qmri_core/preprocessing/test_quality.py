@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from qmri_core.preprocessing.bias_field import expanded, thinned
+from qmri_core.preprocessing.bias_field import thinned
 from qmri_core.preprocessing.quality import LIMITS, artefacts, contrast_of, figures_of_contrast, marks, noise, sharpness
 from qmri_core.series.geometry import FIELD_SHAPE, Volume
 
@@ -94,6 +94,14 @@ def test_marks_name_what_is_beyond_its_limit() -> None:
 @given(values=st.dictionaries(st.sampled_from(["T1w_alignment", "unknown", "snr"]), st.floats()))
 def test_what_has_no_limit_is_never_marked(values: dict[str, float]) -> None:
     assert set(marks(values)) <= {"snr"}
+
+
+def expanded(nodes: NDArray[np.float32], shape: tuple[int, int, int]) -> NDArray[np.float32]:
+    places = np.meshgrid(
+        *(np.linspace(0, n - 1, size) for size, n in zip(shape, nodes.shape, strict=True)), indexing="ij"
+    )
+    wide = ndimage.map_coordinates(np.log(nodes.astype(np.float64)), places, order=3, mode="nearest")
+    return np.asarray(np.exp(wide), dtype=np.float32)
 
 
 def test_a_kept_field_gives_the_field_back() -> None:

@@ -21,7 +21,6 @@ from qmri_core.series.grouping import (
     canonical_spacing,
     choose,
     grid_of,
-    protocol_key,
     protocol_keys,
     scanner_key,
     settle,
@@ -47,6 +46,10 @@ def acquisitions(factor: float = 1.0, **changes: float) -> dict[Contrast, Acquis
 
 
 SPACINGS = {Contrast.T1W: (1.0, 1.0, 1.0), Contrast.T2W: (0.45, 0.45, 4.0)}
+
+
+def protocol_key(parameters: dict[Contrast, Acquisition], spacings: dict[Contrast, tuple[float, float, float]]) -> str:
+    return protocol_keys(parameters, spacings)[0]
 
 
 def test_a_key_is_readable_and_safe_as_a_path() -> None:

@@ -8,7 +8,7 @@ from itertools import product
 
 import pytest
 
-from qmri_core.series.grouping import protocol_key, settle
+from qmri_core.series.grouping import protocol_keys, settle
 from qmri_core.series.stored_keys import as_stored, is_short, shortened, whole_keys
 from tests.qmri_core.series.test_grouping import SPACINGS, acquisitions
 
@@ -21,7 +21,7 @@ def colliding() -> tuple[str, str]:
     seen: dict[str, str] = {}
     for degrees, milliseconds in product(range(3, 60, 2), range(1, 60)):
         changes = {"flip_angle": math.radians(degrees), "echo_time": milliseconds / 1000}
-        key = f"{SCANNER}/{protocol_key(acquisitions(**changes), SPACINGS)}"
+        key = f"{SCANNER}/{protocol_keys(acquisitions(**changes), SPACINGS)[0]}"
         other = seen.setdefault(shortened(key), key)
         if other != key:
             return other, key
