@@ -14,11 +14,10 @@ import pydicom
 import pytest
 from distributed import Client
 
-from flows.ingest.run import _ingest_wave as ingest_wave
+from flows.ingest.run import _Ingest as Ingest
 from flows.maps.calibrate import read_calibrations
 from flows.maps.infer import infer
 from flows.night import Reprocessed, reprocess
-from flows.progress import quiet
 from flows.statistics.aggregate import read_statistics
 from flows.tables.summary import RunSummary
 from qmri_core.series.acquisition import Contrast
@@ -215,6 +214,8 @@ def test_two_runs_at_once_do_nothing_twice(processed: Processed, workers: Client
 
 
 def test_a_wave_that_another_run_has_ingested_is_left_alone(processed: Processed) -> None:
-    plans = processed.plans()
+    plans = {plan.session: plan for plan in processed.plans()}
     assert len(plans) == 3
-    assert ingest_wave(processed.store, plans, cast(Client, Untouchable()), quiet) == (0, None)
+    cohort = Cohort.open(processed.store)
+    with cohort.writing() as repository:
+        assert Ingest(plan=plans.__getitem__).begin(repository, cohort, sorted(plans)) is None

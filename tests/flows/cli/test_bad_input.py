@@ -133,7 +133,10 @@ def test_a_checkpoint_that_cannot_be_used(tiny: str, checkpoint: Path, tmp_path:
     cut = tmp_path / "cut.safetensors"
     cut.write_bytes(checkpoint.read_bytes()[:-100])
     for path, what in (
-        (old, "old.safetensors is a checkpoint of format version 7; this code reads version 2: train again, or use"),
+        (
+            old,
+            "old.safetensors is a checkpoint of format version 7; this code reads versions 2, 3: train again, or use",
+        ),
         (other, "other.safetensors is a safetensors file, but no checkpoint of this project"),
         (none, f"there is no checkpoint file at {none}; give one with --checkpoint or QMRI_CHECKPOINT"),
         (cut, "cut.safetensors is not a safetensors file"),

@@ -161,7 +161,7 @@ def test_without_a_promoted_checkpoint_the_shipped_one_counts(tmp_path: Path) ->
     with writing(tmp_path / "store", create=True):
         pass
     weights = chosen_weights(Cohort.open(str(tmp_path / "store")))
-    assert (weights.digest, weights.file, weights.store) == (load_checkpoint().digest, None, None)
+    assert (weights.digest, weights.file, weights.cohort) == (load_checkpoint().digest, None, None)
 
 
 def test_maps_of_the_same_weights_in_another_file_are_theirs(store: str, tmp_path: Path) -> None:
