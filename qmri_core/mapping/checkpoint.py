@@ -148,15 +148,10 @@ def read_checkpoint(content: bytes, *, name: str) -> Checkpoint:
     CheckpointError
         If it is no checkpoint, or one of another version; with what to do.
     """
-    from safetensors import SafetensorError
     from safetensors.torch import load
 
     from qmri_core.mapping.network import MapNetwork, NetworkSettings
 
-    try:
-        tensors = load(content)
-    except SafetensorError as error:
-        raise CheckpointError(f"{name} is not a safetensors file: {error}") from error
     digest = content_digest(content, name=name)
     metadata = _header(content, name)[1]
     settings: dict[str, Any] = {
@@ -164,7 +159,7 @@ def read_checkpoint(content: bytes, *, name: str) -> Checkpoint:
     }
     network = MapNetwork(NetworkSettings(**settings))
     try:
-        network.load_state_dict(tensors)
+        network.load_state_dict(load(content))
     except RuntimeError as error:
         raise CheckpointError(f"{name}: weights do not fit the settings stored with them") from error
     network.eval()
@@ -173,12 +168,15 @@ def read_checkpoint(content: bytes, *, name: str) -> Checkpoint:
 
 def _header(content: bytes, name: str) -> tuple[dict[str, Any], dict[str, str], int]:
     """Entries of the tensors and metadata of a safetensors file, and where its data start."""
-    start = 8 + int.from_bytes(content[:8], "little")
+    from safetensors import SafetensorError, deserialize
+
     try:
-        tensors = json.loads(content[8:start])
-        metadata = tensors.pop("__metadata__", {})
-    except (ValueError, AttributeError) as error:
-        raise CheckpointError(f"{name} is not a safetensors file") from error
+        deserialize(content)  # a file that was cut short has a whole header
+    except SafetensorError as error:
+        raise CheckpointError(f"{name} is not a safetensors file: {error}") from error
+    start = 8 + int.from_bytes(content[:8], "little")
+    tensors = json.loads(content[8:start])
+    metadata = tensors.pop("__metadata__", {})
     if metadata.get("format") != CHECKPOINT_FORMAT:
         raise CheckpointError(f"{name} is a safetensors file, but no checkpoint of this project")
     version = metadata.get("version", "?")

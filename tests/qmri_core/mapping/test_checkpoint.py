@@ -113,3 +113,12 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     save_file({"x": torch.zeros(1)}, newer, {"format": CHECKPOINT_FORMAT, "version": "99"})
     with pytest.raises(CheckpointError, match="format version 99"):
         load_checkpoint(newer)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.999])
+def test_a_file_that_was_cut_short_has_no_digest_and_is_not_read(file: Path, share: float) -> None:
+    """Its header may be whole: a run would else begin with it, and fail on every session."""
+    content = file.read_bytes()
+    for use in (content_digest, read_checkpoint, recorded_digests):
+        with pytest.raises(CheckpointError, match=r"x\.safetensors is not a safetensors file"):
+            use(content[: int(len(content) * share)], name="x.safetensors")
