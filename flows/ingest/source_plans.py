@@ -74,8 +74,9 @@ class SourcePlans:
     def summary(self, snapshot: str | None, by_others: int = 0) -> RunSummary:
         """Account for every session of the source from what the store says; ``by_others`` another run has done."""
         nowhere = {"status": Status.SKIPPED, "reason": Reason.FORGOTTEN, "stage": "plan", "quality_marks": ""}
+        now = self._cohort.refreshed()
         known = {
-            **known_rows(self._cohort.refreshed()),
+            **known_rows(now),
             **{name: {"session": name, **nowhere} for name in self._forgotten},
         }
         lost = [session for session in self._scanned.sessions if session not in known]
@@ -93,7 +94,11 @@ class SourcePlans:
             summary,
             n_files=self._scanned.n_files,
             other_files=self._scanned.unreadable,
-            small_groups={group: size for group, size in sorted(sizes.items()) if size < SMALL_GROUP},
+            small_groups={
+                f"{now.labels[group]} = {group}" if group in now.labels else group: size
+                for group, size in sorted(sizes.items())
+                if size < SMALL_GROUP
+            },
             marks=dict(sorted(marks.items())),
         )
 

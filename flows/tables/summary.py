@@ -42,7 +42,7 @@ class RunSummary:
     n_files, other_files
         Files of the source, and those that are no image that is read, by reason.
     small_groups
-        Groups of few sessions in the store, with their sizes.
+        Groups of few sessions in the store, by label and key, with their sizes.
     marks
         How often each quality figure was beyond its limit.
 

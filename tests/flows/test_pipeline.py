@@ -6,6 +6,7 @@ import base64
 import math
 import re
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -74,6 +75,15 @@ def test_every_session_is_accounted_for(processed: Processed) -> None:
     merged = table.merge(links, on="session").merge(truth, on="study_instance_uid", suffixes=("", "_true"))
     pairs = {(row["group"], row["group_true"]) for _, row in merged.iterrows()}
     assert len(pairs) == merged["group"].nunique() == merged["group_true"].nunique() == 2
+
+
+def test_small_groups_are_named_by_their_label_and_key(processed: Processed) -> None:
+    labels = Cohort.open(processed.store).labels
+    assert processed.ingested.small_groups == {f"{labels[group]} = {group}": size for group, size in _sizes(processed)}
+
+
+def _sizes(processed: Processed) -> list[tuple[str, int]]:
+    return sorted(Counter(Cohort.open(processed.store).sessions["group"]).items())
 
 
 def test_maps_are_finite_exactly_in_the_brain_mask(processed: Processed) -> None:
