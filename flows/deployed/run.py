@@ -136,11 +136,13 @@ class PublishedProgress:
 def workers_without_prefect() -> Iterator[None]:
     """Hide what this process was started as: worker processes import their parent's main module, Prefect's engine."""
     main = sys.modules["__main__"]
-    hidden = {name: getattr(main, name, None) for name in ("__spec__", "__file__")}
-    for name in hidden:
-        setattr(main, name, None)
+    spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
+    main.__spec__ = None
+    if file is not None:
+        del main.__file__  # None would fail whoever looks for the file of a module, as PyTorch does when it is imported
     try:
         yield
     finally:
-        for name, value in hidden.items():
-            setattr(main, name, value)
+        main.__spec__ = spec
+        if file is not None:
+            main.__file__ = file
