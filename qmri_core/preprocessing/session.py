@@ -87,7 +87,7 @@ def preprocess(volumes: Mapping[Contrast, Volume], grid: Grid) -> Preprocessed:
     depth = Volume(array=_distance(mask > 0, native_spacing), affine=t1w.affine)
     on_grid = np.nan_to_num(resample(depth, grid, affine, to_t1w), nan=np.inf) < MASK_GROWTH
     final_mask, quality["coverage"] = _covered(on_grid, images)
-    quality["brain_volume"] = float(on_grid.sum()) * float(np.prod(grid.spacing)) * 1e-6
+    quality["brain_volume"] = float(on_grid.sum()) * (float(np.prod(grid.spacing)) * 1e-6)  # voxels times litres
     images, fields = _without_fields(images, final_mask, _grow(on_grid, grid.spacing[::-1], _MARGIN), grid)
     tissue = segment(images, final_mask)
     inside = {
