@@ -46,9 +46,16 @@ def inspect(
     workers: Workers = None,
 ) -> None:
     """Show what ingest would do with SOURCE, and why, a line per series; no image is read, no store written."""
-    from flows.ingest.inspection import SMALL_GROUP, inspect_source, labels_to_be, series_rows, session_rows
+    from flows.ingest.inspection import (
+        SMALL_GROUP,
+        inspect_source,
+        labels_to_be,
+        remark_rows,
+        series_rows,
+        session_rows,
+    )
     from flows.ingest.scanning import index_beside, scan_on_workers
-    from flows.tables.summary import files_line, unmatched_line
+    from flows.tables.summary import files_line, remark_lines, unmatched_line
     from flows.tables.text import table_parts
     from storage.pseudonyms import load_key
 
@@ -74,6 +81,10 @@ def inspect(
             typer.echo()
             for part in table_parts(["session", "would be", "reason", "explanation"], lambda: session_rows(inspection)):
                 typer.echo(part)
+        if inspection.remarks:
+            typer.echo()
+            for part in table_parts(["session", "remark", "of this session"], lambda: remark_rows(inspection)):
+                typer.echo(part)
     typer.echo()
     for group, label in labels.items():
         size = inspection.group_sizes[group]
@@ -82,6 +93,8 @@ def inspect(
         typer.echo(f"{label} = {group} ({size} sessions{small}{unsure})")
     files = files_line(inspection.n_files, inspection.other_files)
     typer.echo(f"{inspection.n_series} series, {inspection.n_sessions} sessions; {files}")
+    for line in remark_lines(inspection.remarks):
+        typer.echo(line)
     for position in inspection.unmatched:
         typer.echo(unmatched_line(position), err=True)
 

@@ -65,12 +65,18 @@ def settings_reference() -> str:
 
 def states_reference() -> str:
     """Every status and reason of the catalogue, and what it means."""
+    from qmri_core.series.remarks import MEANINGS as REMARKS
+    from qmri_core.series.remarks import RemarkKind
     from storage.store.schema import MEANINGS, Reason, Status
 
     parts = [
         f"## {title}\n\n" + _table(("word", "meaning"), [[f"`{word}`", _words(MEANINGS[word])] for word in words])
         for title, words in (("Statuses of a session", Status), ("Reasons of a session or a series", Reason))
     ]
+    remarks = _table(
+        ("word", "meaning", "what to do"), [[f"`{kind}`", *map(_words, REMARKS[kind])] for kind in RemarkKind]
+    )
+    parts.append(f"## Remarks on a session\n\n{remarks}")
     files = _table(("word", "meaning"), [[f"`{word}`", meaning] for word, meaning in FILE_REASONS.items()])
     return "# Statuses and reasons\n\n" + "\n".join([*parts, f"## Further reasons of files\n\n{files}"])
 

@@ -17,6 +17,7 @@ from distributed import KilledWorker
 
 from flows.cluster.dispatch import ClusterError
 from flows.errors import OWN_PACKAGES, is_ours
+from qmri_core.series.remarks import Remark
 from storage.store.locations import StorageFaultError
 from storage.store.schema import Reason, Status
 
@@ -41,6 +42,7 @@ class Outcome:
     fork: ForkSession | None = field(default=None, repr=False)
     values: Mapping[str, object] = field(default_factory=dict, repr=False)
     rows: tuple[Mapping[str, object], ...] = field(default=(), repr=False)
+    remarks: tuple[Remark, ...] = ()
     duration: float = 0.0
 
 

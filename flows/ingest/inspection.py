@@ -30,9 +30,9 @@ SMALL_GROUP = 5
 class Inspection:
     """What ingest would do with a source; ``unmatched`` holds the positions of assume entries that matched nothing.
 
-    ``other_files`` counts the files that are no image that is read, by reason, and ``group_sizes`` the sessions of each
-    group. ``table`` is a temporary file with the rows of all sessions, so that memory does not grow with the source but
-    for some hundred bytes per session.
+    ``other_files`` counts the files that are no image that is read, by reason, ``group_sizes`` the sessions of each
+    group, and ``remarks`` those of which each kind of remark is made. ``table`` is a temporary file with the rows of
+    all sessions, so that memory does not grow with the source but for some hundred bytes per session.
     """
 
     n_sessions: int
@@ -41,10 +41,11 @@ class Inspection:
     other_files: Mapping[str, int]
     group_sizes: Mapping[str, int]
     unmatched: tuple[int, ...]
+    remarks: Mapping[str, int] = field(default_factory=dict)
     table: IO[str] = field(default_factory=StringIO, repr=False)
 
-    def rows(self) -> Iterator[tuple[list[list[str]], list[str]]]:
-        """Of each session the rows of its series, and its own row, which is empty if it would be complete."""
+    def rows(self) -> Iterator[tuple[list[list[str]], list[str], list[list[str]]]]:
+        """Of each session the rows of its series, its own row, which is empty if it would be complete, and remarks."""
         self.table.seek(0)
         for line in self.table:
             yield json.loads(line)
@@ -86,6 +87,7 @@ def inspect_source(
 
         assignment = assign_groups(map(first_plan, scanned.sessions), {})
         sizes: Counter[str] = Counter()
+        remarks: Counter[str] = Counter()
         used: list[Override] = []
         n_series = 0
         for done, session in enumerate(scanned.sessions, start=1):
@@ -93,7 +95,8 @@ def inspect_source(
             used += [entry for entry in plan.overrides if entry not in used]
             sizes.update([plan.placement.group] if plan.placement is not None else [])
             n_series += len(plan.series)
-            table.write(json.dumps([_series_rows(plan), _session_row(plan)]) + "\n")
+            remarks.update({str(remark.kind) for remark in plan.remarks})
+            table.write(json.dumps([_series_rows(plan), _session_row(plan), _remark_rows(plan)]) + "\n")
             progress(done, len(scanned.sessions), "decide")
         yield Inspection(
             n_sessions=len(scanned.sessions),
@@ -102,6 +105,7 @@ def inspect_source(
             other_files=scanned.unreadable,
             group_sizes=dict(sizes),
             unmatched=unmatched_entries(entries, scanned.unmatched, used),
+            remarks=dict(remarks),
             table=table,
         )
 
@@ -139,13 +143,22 @@ def _session_row(plan: SessionPlan) -> list[str]:
     return [plan.session, str(plan.status), str(plan.reason), plan.explanation]
 
 
+def _remark_rows(plan: SessionPlan) -> list[list[str]]:
+    return [[plan.session, str(remark.kind), remark.text] for remark in plan.remarks]
+
+
 def series_rows(inspection: Inspection, labels: Mapping[str, str]) -> Iterator[list[str]]:
     """One row per series: session, number, decision, reason, group by its label, explanation."""
-    for members, _ in inspection.rows():
+    for members, _, _ in inspection.rows():
         for session, number, decision, reason, group, explanation in members:
             yield [session, number, decision, reason, labels.get(group, "-"), explanation]
 
 
 def session_rows(inspection: Inspection) -> Iterator[list[str]]:
     """One row per session that would not be complete: session, status, reason, explanation."""
-    return (session for _, session in inspection.rows() if session)
+    return (session for _, session, _ in inspection.rows() if session)
+
+
+def remark_rows(inspection: Inspection) -> Iterator[list[str]]:
+    """One row per remark: session, kind, sentence."""
+    return (remark for _, _, remarks in inspection.rows() for remark in remarks)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
 
 from flows.cluster.boundary import Outcome
 from flows.ingest.session_plan import SessionPlan
 from flows.maps.staleness import why_images
 from qmri_core import versions
+from qmri_core.series.remarks import Remark, ordered
 from qmri_core.versions import CODE_VERSION
 from storage.store.acquisitions import acquisition_values
 from storage.store.schema import Status
@@ -46,6 +49,18 @@ def values_of(plan: SessionPlan, outcome: Outcome) -> dict[str, object]:
     return values
 
 
+def remarks_text(remarks: Iterable[Remark]) -> str:
+    """Remarks as compact JSON, kind and sentence of each; empty if there are none."""
+    rows = [[str(remark.kind), remark.text] for remark in remarks]
+    return json.dumps(rows, separators=(",", ":")) if rows else ""
+
+
+def kinds_of(texts: Iterable[str]) -> dict[str, int]:
+    """Of how many sessions each kind of remark was made, from what `remarks_text` gave of each."""
+    counts = Counter(kind for text in texts if text for kind in {kind for kind, _ in json.loads(text)})
+    return dict(sorted(counts.items()))
+
+
 def row_of(plan: SessionPlan, outcome: Outcome | None = None) -> dict[str, object]:
     """Row of a session in the catalogue."""
     row: dict[str, object] = {
@@ -57,6 +72,7 @@ def row_of(plan: SessionPlan, outcome: Outcome | None = None) -> dict[str, objec
         "contrasts": ",".join(plan.chosen),
         "n_series": len(plan.series),
         "series": plan.series_text,
+        "remarks": remarks_text(ordered([*plan.remarks, *(outcome.remarks if outcome is not None else ())])),
         "stage": "plan" if plan.placement is None else "",
         "error": "",
         "code_version": CODE_VERSION,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import groupby
+from itertools import chain, groupby
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from qmri_core.physics.header import acquisition_from_header
 from qmri_core.series.acquisition import CONTRASTS, Acquisition, AcquisitionError, Contrast
 from qmri_core.series.classification import Decision, SkipReason
 from qmri_core.series.grouping import canonical_spacing, grid_of, protocol_keys, scanner_key, settle
+from qmri_core.series.remarks import Remark, RemarkKind, ordered
 from qmri_core.series.stored_keys import as_stored
 from storage.source.assume_file import Assumption, Override, overriding
 from storage.source.series import Series, decide_session
@@ -62,6 +63,25 @@ class SessionPlan:
             for one, decision in zip(self.series, self.decisions, strict=True)
         ]
         return json.dumps(rows, separators=(",", ":"))
+
+    @property
+    def remarks(self) -> tuple[Remark, ...]:
+        """What to know of the session before it is ingested."""
+        return ordered([*chain.from_iterable(one.remarks for one in self.series), *_repeats(self)])
+
+
+def _repeats(plan: SessionPlan) -> Iterator[Remark]:
+    """Series of a contrast of which another one was taken."""
+    for contrast, taken in plan.chosen.items():
+        others = [
+            one.number
+            for one, decision in zip(plan.series, plan.decisions, strict=True)
+            if decision.contrast is contrast and decision.reason is SkipReason.DUPLICATE
+        ]
+        if others:
+            numbers = ", ".join(map(str, sorted(others)))
+            text = f"{contrast}: series {taken.number} is taken, beside it lie series {numbers}"
+            yield Remark(kind=RemarkKind.REPEATED, text=text)
 
 
 def plan_sessions(

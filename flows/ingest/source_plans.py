@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from flows.ingest.inspection import SMALL_GROUP
-from flows.ingest.rows import is_done, row_of
+from flows.ingest.rows import is_done, kinds_of, row_of
 from flows.ingest.session_plan import SessionPlan, assign_groups, finish_plan, plan_session
 from flows.progress import Progress
 from flows.tables.summary import RunSummary, summarise
@@ -73,7 +73,13 @@ class SourcePlans:
 
     def summary(self, snapshot: str | None, by_others: int = 0) -> RunSummary:
         """Account for every session of the source from what the store says; ``by_others`` another run has done."""
-        nowhere = {"status": Status.SKIPPED, "reason": Reason.FORGOTTEN, "stage": "plan", "quality_marks": ""}
+        nowhere = {
+            "status": Status.SKIPPED,
+            "reason": Reason.FORGOTTEN,
+            "stage": "plan",
+            "quality_marks": "",
+            "remarks": "",
+        }
         now = self._cohort.refreshed()
         known = {
             **known_rows(now),
@@ -100,6 +106,7 @@ class SourcePlans:
                 if size < SMALL_GROUP
             },
             marks=dict(sorted(marks.items())),
+            remarks=kinds_of(str(row["remarks"]) for row in rows),
         )
 
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from qmri_core.series.remarks import MEANINGS, RemarkKind
+
 SESSIONS_FAILED = 3
 """Exit status of a run that finished although sessions of its source have failed."""
 
@@ -45,6 +47,8 @@ class RunSummary:
         Groups of few sessions in the store, by label and key, with their sizes.
     marks
         How often each quality figure was beyond its limit.
+    remarks
+        Of how many sessions each kind of remark was made.
 
     Raises
     ------
@@ -66,6 +70,7 @@ class RunSummary:
     other_files: Mapping[str, int] = field(default_factory=dict)
     small_groups: Mapping[str, int] = field(default_factory=dict)
     marks: Mapping[str, int] = field(default_factory=dict)
+    remarks: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         accounted = self.complete + self.partial + self.skipped + self.failed
@@ -91,6 +96,7 @@ class RunSummary:
             "files": self.n_files,
             "other_files": dict(sorted(self.other_files.items())),
             "marks": dict(self.marks),
+            "remarks": dict(self.remarks),
         }
 
     def text(self) -> str:
@@ -112,6 +118,7 @@ class RunSummary:
         lines += [f"small group: {group} ({size} sessions)" for group, size in self.small_groups.items()]
         if self.marks:
             lines.append("marked: " + ", ".join(f"{count} {mark}" for mark, count in self.marks.items()))
+        lines += remark_lines(self.remarks)
         lines.append(f"snapshot {self.snapshot}" if self.snapshot else "nothing was written")
         return "\n".join(lines)
 
@@ -120,6 +127,15 @@ def files_line(n_files: int, other: Mapping[str, int]) -> str:
     """Tell how many files there were, and why some are no image that is read."""
     reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(other.items()))
     return f"{n_files} files" + (f", of them no image that is read: {reasons}" if reasons else "")
+
+
+def remark_lines(counts: Mapping[str, int]) -> list[str]:
+    """Tell of each kind of remark how many sessions it is made of, what it says and what to do, a line each."""
+    return [
+        f"{counts[kind]} sessions: {MEANINGS[kind][0]} ({kind}); {MEANINGS[kind][1]}"
+        for kind in RemarkKind
+        if counts.get(kind)
+    ]
 
 
 def unmatched_line(position: int) -> str:

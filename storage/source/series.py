@@ -9,6 +9,7 @@ from typing import Literal
 from qmri_core.series.acquisition import Contrast, PulseSequence, SeriesHeader
 from qmri_core.series.classification import Context, Decision, SkipReason, classify
 from qmri_core.series.grouping import Candidate, choose
+from qmri_core.series.remarks import Remark
 
 Matrix = tuple[tuple[float, float, float, float], ...]
 """A 4 x 4 affine as nested tuples: hashable and cheap to pickle."""
@@ -63,6 +64,7 @@ class Series:
     sex: str = ""
     age: int | None = None
     day: int = 0
+    remarks: tuple[Remark, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

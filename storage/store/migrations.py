@@ -14,7 +14,15 @@ from qmri_core.mapping.checkpoint import FILE_DIGESTS_BEFORE, CheckpointError, c
 from qmri_core.series.acquisition import CONTRASTS
 from storage.store.checkpoints import NODE, PROMOTED, keep
 from storage.store.labels import give_labels
-from storage.store.schema import DIGEST, IMAGE_NAMES, IMAGES, SESSION_VARIABLES, create_image_names, create_variable
+from storage.store.schema import (
+    CATALOGUE_COLUMNS,
+    DIGEST,
+    IMAGE_NAMES,
+    IMAGES,
+    SESSION_VARIABLES,
+    create_image_names,
+    create_variable,
+)
 from storage.store.slots import group_paths
 from storage.store.tables import array_of, column, group_of, groups_of
 
@@ -48,8 +56,15 @@ def _to_version_4(root: zarr.Group) -> None:
     """Integers stay integers, groups have labels, and releases make nothing stale; no chunk of an image is touched."""
     _keep_integers(root)
     _name_by_content(root)
+    _add_remarks(root)
     in_catalogue = groups_of(root).values()
     give_labels(root, dict.fromkeys((*in_catalogue, *group_paths(root))))
+
+
+def _add_remarks(root: zarr.Group) -> None:
+    """Older ingests made none: the column is empty until a session is ingested again."""
+    catalogue = group_of(root, "catalogue")
+    create_variable(catalogue, CATALOGUE_COLUMNS["remarks"], (len(column(array_of(catalogue, "session"))),))
 
 
 def _keep_integers(root: zarr.Group) -> None:

@@ -326,6 +326,7 @@ CATALOGUE: tuple[Variable, ...] = tuple(
         _text("error", "type of the error"),
         _text("explanation", "why, in words, without any text from a header"),
         _text("series", "what was decided on each series and why, JSON: number, decision, explanation"),
+        _text("remarks", "what to know of the session, JSON: kind, sentence"),
         *_QUALITY,
         *_DIGESTS_OF_INPUT,
         _number("n_series", "1", "series found"),

@@ -54,7 +54,7 @@ def as_release_0_1(root: zarr.Group, checkpoint: bytes, *, is_held: bool) -> Non
         )
         node.attrs["record"] = {}
         root.attrs[PROMOTED] = file
-    del root.attrs[LABELS]
+    del root["catalogue/remarks"], root.attrs[LABELS]
     root.attrs["schema_version"] = 3
 
 

@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flows.ingest.rows import kinds_of, row_of
 from flows.ingest.session_plan import SessionPlan, plan_session, plan_sessions
 from qmri_core.series.acquisition import Contrast, PulseSequence, SeriesHeader
 from qmri_core.series.classification import SkipReason
+from qmri_core.series.remarks import Remark, RemarkKind
 from storage.source.series import Series
 from storage.store.schema import Reason, Status
 
@@ -175,3 +177,18 @@ def test_no_plan_tells_a_path() -> None:
     skipped = plan(series(Contrast.T1W))
     for made in (complete, skipped):
         assert "Zyxwvut" not in f"{made!r} {made.explanation} {[one.explanation for one in made.decisions]}"
+
+
+def test_series_beside_the_one_that_is_taken_are_remarked_on() -> None:
+    members = [series(kind) for kind in HEADERS]
+    [plan] = plan_sessions([*members, series(Contrast.T1W, number=9), series(Contrast.T1W, number=8)])
+    taken = plan.chosen[Contrast.T1W].number
+    others = ", ".join(str(number) for number in (1, 8, 9) if number != taken)
+    assert plan.remarks == (
+        Remark(kind=RemarkKind.REPEATED, text=f"T1w: series {taken} is taken, beside it lie series {others}"),
+    )
+    [plain] = plan_sessions(members)
+    assert plain.remarks == ()
+    assert row_of(plain)["remarks"] == ""
+    text = str(row_of(plan)["remarks"])
+    assert kinds_of([text, "", text]) == {"repeated": 2}

@@ -217,6 +217,7 @@ def as_version_3(root: zarr.Group) -> None:
         for name, meanings in {"tissue": ("none", "csf", "grey_matter", "white_matter"), "brain_mask": FLAGS}.items():
             words = {"flag_values": list(range(len(meanings))), "flag_meanings": " ".join(meanings)}
             group[name].attrs.put({"long_name": LONG_NAMES[name], **words, "_FillValue": 255})
+    del root["catalogue/remarks"]
     root.attrs["schema_version"] = 3
 
 

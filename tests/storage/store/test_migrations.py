@@ -36,6 +36,7 @@ def test_checkpoints_are_named_by_their_content_and_the_release_is_left_out(tmp_
     expected = {"ses-1": NOW, "ses-2": content_digest(weights, name="x"), "ses-3": "unknown", "ses-4": ""}
 
     def older(root: zarr.Group) -> None:
+        del root["catalogue/remarks"]
         for path, key in (("scanner-a/protocol-1_2.0x2.0x3.0mm", "session"), ("catalogue", "session")):
             node: Any = root[path]
             node["checkpoint_digest"][...] = np.asarray([names[name] for name in node[key][...]], dtype=object)
@@ -64,10 +65,13 @@ def test_checkpoints_are_named_by_their_content_and_the_release_is_left_out(tmp_
 
 def test_a_store_without_statistics_and_weights_is_brought_up_too(tmp_path: Path) -> None:
     def older(root: zarr.Group) -> None:
+        del root["catalogue/remarks"]
         root.attrs["schema_version"] = 3
 
     ingest(tmp_path, [placement("ses-1")])
     with writing(tmp_path) as repository:
         change(repository, older, "as version 3", {})
     migrate(tmp_path)
-    assert Cohort.open(tmp_path).sessions["checkpoint_digest"].tolist() == [""]
+    cohort = Cohort.open(tmp_path)
+    assert cohort.sessions["checkpoint_digest"].tolist() == [""]
+    assert cohort.catalogue["remarks"].tolist() == [""]
