@@ -94,7 +94,7 @@ class Scanned:
         days = {person: self._index.first_day(person) for person in {self._person(frame) for frame in frames}}
         found += _dicom_series(frames, days, self._root, self._key)
         series = _with_siblings(_assumed([one for one, _ in found], self._root, self._assume, self._used))
-        ordered = sorted(series, key=lambda one: (one.person, one.day, one.session, one.number, one.digest))
+        ordered = sorted(series, key=_place)
         return tuple(ordered), found[0][1]
 
     def _person(self, frame: Frame) -> str:
@@ -188,12 +188,17 @@ def discover(
         found = [scanned.session(session) for session in scanned.sessions]
         series = [one for members, _ in found for one in members]
         return Discovery(
-            series=tuple(sorted(series, key=lambda one: (one.person, one.day, one.session, one.number, one.digest))),
+            series=tuple(sorted(series, key=_place)),
             n_files=scanned.n_files,
             unreadable=scanned.unreadable,
             unmatched=scanned.unmatched,
             linkage=tuple(row for _, row in found),
         )
+
+
+def _place(one: Series) -> tuple[str, bool, int, str, int, str]:
+    """Order of series: by person, and by day with those of unknown days last."""
+    return (one.person, one.day is None, one.day or 0, one.session, one.number, one.digest)
 
 
 def _batches(paths: Iterable[str]) -> Iterator[tuple[str, ...]]:
@@ -336,7 +341,7 @@ def _series(
         ),
         sex=one.sex,
         age=one.age,
-        day=0 if one.date is None or day is None else one.date - day,
+        day=None if one.date is None or day is None else one.date - day,
     )
     folder = PurePosixPath(relative(one.path.partition(SEPARATOR)[0], root)).parent.as_posix()
     row = LinkageRow(session=series.session, patient_id=one.patient, study_instance_uid=one.study, path=folder)

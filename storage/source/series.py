@@ -36,7 +36,8 @@ class Series:
     ``shape`` is in the order x, y, z (columns, rows, slices), ``affine`` maps that index to RAS millimetres; both are
     zero and the identity where ``problem`` says that there is no volume. ``digest`` changes whenever the files or what
     is assumed about them change. ``contrast`` and ``sequence`` are set only where an assume file or a BIDS name states
-    them. ``day`` counts from the person's first session in the source. ``age`` is in whole years, 90 and above as 90.
+    them. ``day`` counts from the person's first session in the source, None if it is not known. ``age`` is in whole
+    years, 90 and above as 90.
     """
 
     session: str
@@ -63,7 +64,7 @@ class Series:
     context: Context = field(default_factory=Context)
     sex: str = ""
     age: int | None = None
-    day: int = 0
+    day: int | None = None
     remarks: tuple[Remark, ...] = ()
 
 

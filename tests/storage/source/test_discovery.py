@@ -170,6 +170,12 @@ def test_pseudonyms_tell_sessions_and_persons_apart_and_days_are_relative(tmp_pa
     assert {row.session for row in found.linkage} == {one.session for one in found.series}
 
 
+def test_the_day_of_a_session_without_dates_is_not_known(tmp_path: Path) -> None:
+    write_series(tmp_path / "first", voxels())
+    write_series(tmp_path / "second", voxels(), series=2, StudyInstanceUID=f"{STUDY}.99", StudyDate=None)
+    assert [one.day for one in discover(tmp_path, key=KEY).series] == [0, None]
+
+
 def test_the_digest_changes_with_pixels_and_not_with_names(tmp_path: Path) -> None:
     write_series(tmp_path / "a", voxels(), name="{z}")
     write_series(tmp_path / "b" / "c", voxels(), name="other {z}")

@@ -54,6 +54,7 @@ def test_a_bids_session_takes_contrast_from_the_suffix_and_numbers_from_the_side
     np.testing.assert_allclose(volume.array, image.get_fdata().T, rtol=1e-6)
     np.testing.assert_allclose(volume.affine, AFFINE, atol=1e-5)  # float32 in the file
     assert series.shape == (4, 5, 6)
+    assert series.day is None
 
 
 def test_bids_labels_make_sessions_and_persons(tmp_path: Path) -> None:
