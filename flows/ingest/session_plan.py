@@ -41,6 +41,8 @@ class SessionPlan:
     reason: Reason | None = None
     explanation: str = ""
     chosen: Mapping[Contrast, Series] = field(default_factory=dict, repr=False)
+    alternates: Mapping[Contrast, tuple[Series, ...]] = field(default_factory=dict, repr=False)
+    """Of each contrast taken its repeats, of equal numbers and geometry as the one chosen, the better ones first."""
     acquisitions: Mapping[Contrast, Acquisition] = field(default_factory=dict, repr=False)
     placement: Placement | None = None
     input_digest: str = ""
@@ -170,6 +172,7 @@ def plan_session(
         decisions=decisions,
         status=Status.SKIPPED,
         chosen=chosen,
+        alternates={contrast: _alternates(members, decisions, contrast) for contrast in chosen},
         input_digest=_digest(one.digest for one in members),
     )
     absent = [contrast for contrast in CONTRASTS if contrast not in chosen]
@@ -214,6 +217,16 @@ def _chosen(members: Sequence[Series], decisions: Sequence[Decision]) -> dict[Co
         if decision.reason is None and decision.contrast is not None
     }
     return {contrast: taken[contrast] for contrast in CONTRASTS if contrast in taken}
+
+
+def _alternates(members: Sequence[Series], decisions: Sequence[Decision], contrast: Contrast) -> tuple[Series, ...]:
+    """The repeats of a contrast's series that was taken, in the order of preference."""
+    repeats = [
+        (decision.place, index)
+        for index, decision in enumerate(decisions)
+        if decision.contrast is contrast and decision.place and decision.reason is SkipReason.DUPLICATE
+    ]
+    return tuple(members[index] for _, index in sorted(repeats))
 
 
 def _acquisitions(chosen: Mapping[Contrast, Series], decisions: Iterable[Decision]) -> dict[Contrast, Acquisition]:

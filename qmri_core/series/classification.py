@@ -66,7 +66,9 @@ class Decision:
     """What a series is taken for: a contrast and family, or a reason to leave it out.
 
     ``reason`` is None exactly for series to be ingested. ``contrast`` may be given beside a reason (a duplicate T1w is
-    still a T1w). ``assumed`` is True where the contrast was stated by a user or by a BIDS name.
+    still a T1w). ``assumed`` is True where the contrast was stated by a user or by a BIDS name. ``place`` is that among
+    the equal series of a contrast: 0 of the one taken, 1 and more of its repeats in the order of preference, None of
+    all others.
     """
 
     contrast: Contrast | None
@@ -74,6 +76,7 @@ class Decision:
     reason: SkipReason | None
     explanation: str
     assumed: bool = False
+    place: int | None = None
 
 
 MIN_SLICES = 3

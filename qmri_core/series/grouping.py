@@ -1,4 +1,4 @@
-"""Keys of scanner and protocol groups, the grid of a group, and the choice between series of one contrast.
+"""Keys of scanner and protocol groups, and the grid of a group.
 
 Bins. A number enters a protocol key as the middle of a bin of the width in `TOLERANCES`. Bin edges lie off every number
 that a console shows (multiples of 1 ms, 0.01 ms, 1 degree and so on), by at least `EDGE_MARGIN` of a width, so that
@@ -13,12 +13,10 @@ import hashlib
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
 from itertools import combinations
 
 from qmri_core.series.acquisition import CONTRASTS, Acquisition, Contrast, SeriesHeader
-from qmri_core.series.classification import Decision, SkipReason
 from qmri_core.series.geometry import Affine, Grid, closest_canonical, spacing_of
 
 EXTENT = (184.0, 224.0, 184.0)
@@ -69,77 +67,6 @@ def neighbours(value: float, width: float) -> tuple[int, ...]:
 def binned(value: float, width: float) -> int:
     """Return the number of the bin of ``width`` that holds ``value``; see the module's bin rule."""
     return math.ceil(value / width - _EDGE)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
-    """What the choice between series of one contrast looks at."""
-
-    decision: Decision
-    header: SeriesHeader
-    shape: tuple[int, int, int]
-    spacing: tuple[float, float, float]
-    number: int
-
-
-def choose(candidates: Sequence[Candidate]) -> tuple[Decision, ...]:
-    """Keep one series per contrast of one session; the others become duplicates that say why.
-
-    Order of preference: covers the brain, parameters known rather than assumed, thinner in its thickest direction,
-    smaller voxels, intensity-normalised, acquired later (a repeat is made because the first one failed).
-
-    Parameters
-    ----------
-    candidates
-        All series of one session, whatever their decision.
-
-    Returns
-    -------
-    tuple of Decision
-        In the order of ``candidates``; decisions that already have a reason are returned as they are.
-    """
-    result = [candidate.decision for candidate in candidates]
-    for contrast in CONTRASTS:
-        rivals = [i for i, one in enumerate(result) if one.contrast is contrast and one.reason is None]
-        if len(rivals) < 2:
-            continue
-        ranks = {i: _rank(candidates[i]) for i in rivals}
-        best = max(rivals, key=lambda i: (ranks[i], -i))
-        for i in rivals:
-            if i == best:
-                result[i] = replace(result[i], explanation=f"{result[i].explanation}; best of {len(rivals)}")
-            else:
-                why = _why(ranks[best], ranks[i])
-                text = f"series {candidates[best].number} is taken: {why}"
-                result[i] = replace(result[i], reason=SkipReason.DUPLICATE, explanation=text)
-    return tuple(result)
-
-
-_PREFERENCES = (
-    "it covers the brain",
-    "its parameters are not assumed",
-    "its slices or voxels are thinner",
-    "its voxels are smaller",
-    "it is intensity-normalised",
-    "it was acquired later",
-)
-
-
-def _rank(candidate: Candidate) -> tuple[float, ...]:
-    extent = min(size * step for size, step in zip(candidate.shape, candidate.spacing, strict=True))
-    return (
-        float(extent >= 100.0),
-        -float(len(candidate.header.assumed) > 0),
-        -round(max(candidate.spacing), 1),
-        -round(math.prod(candidate.spacing), 2),
-        float("NORM" in candidate.header.image_type),
-        float(candidate.number),
-    )
-
-
-def _why(best: tuple[float, ...], other: tuple[float, ...]) -> str:
-    differences = (text for text, a, b in zip(_PREFERENCES, best, other, strict=True) if a != b)
-    return next(differences, "both are equal, it comes first")
 
 
 def scanner_key(header: SeriesHeader, device: str, *, software: bool = False) -> str:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from qmri_core.series.acquisition import Contrast, PulseSequence, SeriesHeader
+from qmri_core.series.choice import Candidate, choose
 from qmri_core.series.classification import Context, Decision, SkipReason, classify
-from qmri_core.series.grouping import Candidate, choose
 from qmri_core.series.remarks import Remark
 
 Matrix = tuple[tuple[float, float, float, float], ...]

@@ -192,3 +192,12 @@ def test_series_beside_the_one_that_is_taken_are_remarked_on() -> None:
     assert row_of(plain)["remarks"] == ""
     text = str(row_of(plan)["remarks"])
     assert kinds_of([text, "", text]) == {"repeated": 2}
+
+
+def test_repeats_are_alternates_of_the_one_taken() -> None:
+    others = [series(contrast) for contrast in (Contrast.T2W, Contrast.FLAIR)]
+    early, late = series(Contrast.T1W, number=4), series(Contrast.T1W, number=5)
+    coarse = series(Contrast.T1W, number=6, spacing=(1.0, 1.0, 4.0))
+    made = plan(*others, early, late, coarse)
+    assert made.chosen[Contrast.T1W] == late
+    assert made.alternates == {Contrast.T1W: (early,), Contrast.T2W: (), Contrast.FLAIR: ()}
