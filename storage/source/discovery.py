@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -19,7 +20,18 @@ from storage.pseudonyms import pseudonym
 from storage.source.assume_file import Assumption, AssumptionError, fill, load_assumptions, matching
 from storage.source.dicom import Frame
 from storage.source.files import SEPARATOR, FolderError, relative, walk
-from storage.source.index import BATCH, Index, Scan, ScanTask, person_of, scan_files, session_of, study_of
+from storage.source.index import (
+    BATCH,
+    Index,
+    IndexUnusableError,
+    Scan,
+    ScanTask,
+    person_of,
+    remove_index,
+    scan_files,
+    session_of,
+    study_of,
+)
 from storage.source.nifti import read_nifti
 from storage.source.pixels import read_dicom
 from storage.source.series import (
@@ -37,6 +49,8 @@ __all__ = [
     "Assumption", "AssumptionError", "Discovery", "LinkageRow", "ReadError", "Scanned", "Series", "SourceError",
     "SourceNotFoundError", "decide", "decide_session", "discover", "load_assumptions", "read_volume", "scan_source",
 ]  # fmt: skip
+
+_log = logging.getLogger(__name__)
 
 Runner = Callable[[Iterable[ScanTask]], Iterable[list[Scan]]]
 """How scans are run: here, one after the other, or spread over workers; the order of the results is free."""
@@ -139,10 +153,10 @@ def scan_source(
     """
     if not source.exists():
         raise SourceNotFoundError(f"source {source} does not exist; give an existing folder of DICOM or NIfTI files")
-    kept = Index(index, source, key)
     with ExitStack() as on_error:
+        kept = _indexed(index, source, key, progress, runner)
         on_error.callback(kept.close)
-        if not _scan_into(kept, source, key, progress, runner):
+        if not kept.n_files:
             raise SourceError(f"source {source} holds no file; give the folder that holds the DICOM or NIfTI files")
         scanned = Scanned(kept, source, key, assume)
         if not scanned.sessions:
@@ -151,10 +165,30 @@ def scan_source(
     return scanned
 
 
+def _indexed(
+    location: Path | None, source: Path, key: bytes, progress: Callable[[int, int], None] | None, runner: Runner
+) -> Index:
+    """Scan a source with the index at ``location``, or with one that ends with the run where that cannot be used."""
+    try:
+        with ExitStack() as on_error:
+            kept = Index(location, source, key)
+            on_error.callback(kept.close)
+            _scan_into(kept, source, key, progress, runner)
+            on_error.pop_all()
+            return kept
+    except IndexUnusableError as error:
+        if location is None:
+            raise
+        if error.is_damaged:
+            remove_index(location)
+        _log.warning("the index of headers cannot be used (%s): all files are read, and read again next time", error)
+    return _indexed(None, source, key, progress, runner)
+
+
 def _scan_into(
     kept: Index, source: Path, key: bytes, progress: Callable[[int, int], None] | None, runner: Runner
-) -> int:
-    """Bring the index up to date with the source; returns the number of files."""
+) -> None:
+    """Bring the index up to date with the source."""
     root = source if source.is_dir() else source.parent
     done = 0
 
@@ -170,10 +204,9 @@ def _scan_into(
     batches = _batches(kept.unknown(told(_files(source))))
     for scans in runner(ScanTask(paths=batch, root=str(root), key=key) for batch in batches):
         kept.add(scans)
-    kept.forget_unseen()
+    kept.finish()
     if progress is not None and done:
         progress(done, max(done, total))
-    return done
 
 
 def discover(

@@ -1,6 +1,10 @@
 """What discovery has read of a source, in a file of its own: a scan can be cut short, and memory stays small.
 
 The index holds identities and paths, as the source does. It is a private file of the user, never part of a store.
+
+Several runs may use one index at once. What is in it never changes: a file that has changed gets a new row, and each
+run keeps a list of the rows of the files that it has met itself, on which alone its result rests. Rows that no run
+has met for `KEPT_DAYS` go.
 """
 
 from __future__ import annotations
@@ -9,12 +13,14 @@ import hashlib
 import os
 import pickle
 import sqlite3
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from storage.pseudonyms import pseudonym
 from storage.source.damage import DamagedError
@@ -33,13 +39,27 @@ from storage.source.files import (
 from storage.source.nifti import is_nifti, scan_nifti
 from storage.source.series import LinkageRow, Series
 
-VERSION = 2
+VERSION = 3
 """Raised when a scan of the same file gives something else."""
 
 BATCH = 64
 """Files that one task scans."""
 
-_MET = 1000  # files that are noted as seen in one transaction
+KEPT_DAYS = 7
+"""Days that a file stays in the index although no run meets it; longer than any run that may still rest on it."""
+
+WAIT = 300.0
+"""Seconds to wait for a lock that another run holds; what is written at once takes it well below a second."""
+
+_AT_ONCE = 1000
+"""Files that are looked up or kept in one transaction."""
+
+_KEEP_EVERY = 5.0
+"""Seconds of scanning that a kill may cost."""
+
+_DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_BESIDE = ("-journal", "-wal", "-shm", "")
+"""Endings of a database and of what SQLite keeps beside it, in the order in which they are removed."""
 
 Nifti = tuple[Series, LinkageRow]
 
@@ -114,11 +134,17 @@ def _scan(path: str, root: Path, key: bytes) -> Scan:
                 _add(scan_file(path), key, records, other)
     except NOT_READ as error:
         other[_reason(error)] += 1
+        stamp = "" if _may_pass(error) else stamp
     return Scan(path=path, stamp=stamp, n_files=n_files, records=tuple(records), other=dict(other))
 
 
 NOT_READ = (DamagedError, OSError, MemoryError)
 """How a file says that it is not read: by its content, by the operating system or a bound on size, by its size."""
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether a file that was not read may be readable next time although it has not changed: rights, disk, memory."""
+    return isinstance(error, (OSError, MemoryError)) and not isinstance(error, LimitError)
 
 
 def _reason(error: Exception) -> str:
@@ -193,133 +219,242 @@ def session_of(patient: str, study: str, key: bytes) -> str:
     return pseudonym(key, "session", patient, study)
 
 
+class IndexUnusableError(OSError):
+    """The index cannot be read or written, or has lost what was in it; its text names no path.
+
+    ``is_damaged`` says that it is to be made again.
+    """
+
+    def __init__(self, text: str, *, is_damaged: bool = False) -> None:
+        super().__init__(text)
+        self.is_damaged = is_damaged
+
+
 class Index:
-    """Scans of one source, on disk.
+    """Scans of one source, on disk, and which of them this run has met.
 
     Parameters
     ----------
     location
         File to keep, made for its owner alone; None for a file that ends with the index.
     source
-        The folder or file that was scanned; an index of another source, or made with another key, is emptied.
+        The folder or file that was scanned; an index of another source, or made with another key, is made again.
     key
         Key of the pseudonyms.
+
+    Raises
+    ------
+    IndexUnusableError
+        Here and in every method: if the file cannot be made, read or written, or another run locks it for `WAIT`.
     """
 
     def __init__(self, location: Path | None, source: Path, key: bytes) -> None:
-        if location is not None:
-            location.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            os.close(os.open(location, os.O_CREAT | os.O_RDWR, 0o600))
-        self._database = sqlite3.connect("" if location is None else location, isolation_level=None)
-        try:
-            self._prepare(source, key)
-        except sqlite3.DatabaseError:
-            self._database.close()
-            if location is None:
-                raise
-            location.unlink()  # a damaged index is only a cache
-            self._database = sqlite3.connect(location, isolation_level=None)
-            location.chmod(0o600)
-            self._prepare(source, key)
-
-    def _prepare(self, source: Path, key: bytes) -> None:
-        run = self._database.execute
-        run("PRAGMA journal_mode = WAL").fetchall()
-        run("PRAGMA synchronous = OFF")
-        run("PRAGMA cache_size = -20000")
         mark = hashlib.sha256(b"\0".join((key, os.fsencode(source.absolute()), str(VERSION).encode()))).hexdigest()
-        run("CREATE TABLE IF NOT EXISTS mark (value TEXT)")
-        if run("SELECT value FROM mark").fetchall() != [(mark,)]:
-            for table in ("mark", "file", "record"):
-                run(f"DROP TABLE IF EXISTS {table}")
-            run("CREATE TABLE mark (value TEXT)")
-            run("INSERT INTO mark VALUES (?)", (mark,))
-        run(
-            "CREATE TABLE IF NOT EXISTS file (path BLOB PRIMARY KEY, stamp TEXT, n_files INTEGER, other BLOB, "
-            "seen INTEGER) WITHOUT ROWID"
-        )
-        run("CREATE TABLE IF NOT EXISTS record (path BLOB, session TEXT, person TEXT, date INTEGER, content BLOB)")
-        run("CREATE INDEX IF NOT EXISTS by_session ON record (session)")
-        run("CREATE INDEX IF NOT EXISTS by_person ON record (person, date)")
-        run("CREATE INDEX IF NOT EXISTS by_path ON record (path)")
-        run("UPDATE file SET seen = 0")
+        self._today = int(time.time() // 86400)
+        self._waiting: list[Scan] = []
+        self._kept_at = time.monotonic()
+        self._sizes: dict[str, int] = {}
+        try:
+            self._database = _opened(location, mark)
+        except IndexUnusableError as error:
+            if not error.is_damaged or location is None:
+                raise
+            remove_index(location)  # it is only a cache
+            self._database = _opened(location, mark)
 
     def close(self) -> None:
-        """Close the file; one without a location is gone then."""
+        """Close the file; one without a location is gone then. What was scanned is kept where that is possible."""
+        with suppress(IndexUnusableError):
+            self._keep()
         self._database.close()
 
     def unknown(self, paths: Iterable[str]) -> Iterator[str]:
-        """Those of ``paths`` that must be scanned; the others are noted as seen."""
-        met: list[tuple[bytes]] = []
-        for path in paths:
-            name = os.fsencode(path)
-            known = self._database.execute("SELECT stamp FROM file WHERE path = ?", (name,)).fetchone()
-            with suppress(OSError):
-                if known is not None and known[0] == stamp_of(path):
-                    met.append((name,))
-                    if len(met) >= _MET:
-                        self._note(met)
-                    continue
-            yield path
-        self._note(met)
-
-    def _note(self, met: list[tuple[bytes]]) -> None:
-        self._database.execute("BEGIN")
-        self._database.executemany("UPDATE file SET seen = 1 WHERE path = ?", met)
-        self._database.execute("COMMIT")
-        met.clear()
+        """Those of ``paths`` that must be scanned; the others are met."""
+        rest = iter(paths)
+        while batch := list(islice(rest, _AT_ONCE)):
+            stamps = [_stamp_or_none(path) for path in batch]  # before the transaction: a slow disk holds up nobody
+            met: list[tuple[int]] = []
+            to_scan: list[str] = []
+            with self._transaction("DEFERRED") as run:
+                for path, stamp in zip(batch, stamps, strict=True):
+                    known = None if stamp is None else self._row(path, stamp)
+                    if known is None:
+                        to_scan.append(path)
+                    else:
+                        met.append((known,))
+                run.executemany("INSERT OR IGNORE INTO temp.met VALUES (?)", met)
+            yield from to_scan
 
     def add(self, scans: Iterable[Scan]) -> None:
-        """Keep scans, in one transaction."""
-        run = self._database.execute
-        run("BEGIN")
-        for scan in scans:
-            name = os.fsencode(scan.path)
-            run("DELETE FROM record WHERE path = ?", (name,))
-            run("INSERT OR REPLACE INTO file VALUES (?, ?, ?, ?, 1)",
-                (name, scan.stamp, scan.n_files, pickle.dumps(scan.other)))  # fmt: skip
-            self._database.executemany(
-                "INSERT INTO record VALUES (?, ?, ?, ?, ?)",
-                [(name, one.session, one.person, one.date, one.content) for one in scan.records],
-            )
-        run("COMMIT")
+        """Keep scans, many in one transaction, and note them as met."""
+        self._waiting += scans
+        n_waiting = sum(1 + len(scan.records) for scan in self._waiting)
+        if n_waiting >= _AT_ONCE or time.monotonic() - self._kept_at >= _KEEP_EVERY:
+            self._keep()
 
-    def forget_unseen(self) -> None:
-        """Drop the files that this scan has not met any more."""
-        self._database.execute("DELETE FROM record WHERE path IN (SELECT path FROM file WHERE seen = 0)")
-        self._database.execute("DELETE FROM file WHERE seen = 0")
+    def _keep(self) -> None:
+        if not self._waiting:
+            return
+        with self._transaction("IMMEDIATE") as run:
+            for scan in self._waiting:
+                row = self._row(scan.path, scan.stamp) if scan.stamp else None  # another run may have been faster
+                run.execute("INSERT OR IGNORE INTO temp.met VALUES (?)", (self._new_row(scan) if row is None else row,))
+        self._waiting.clear()
+        self._kept_at = time.monotonic()
+
+    def _row(self, path: str, stamp: str) -> int | None:
+        found = self._database.execute(
+            "SELECT id FROM file WHERE path = ? AND stamp = ?", (os.fsencode(path), stamp)
+        ).fetchone()
+        return None if found is None else int(found[0])
+
+    def _new_row(self, scan: Scan) -> int:
+        run = self._database.execute
+        other = pickle.dumps(scan.other) if scan.other else None
+        values = (os.fsencode(scan.path), scan.stamp, self._today, scan.n_files, len(scan.records), other)
+        row = int(run("INSERT INTO file VALUES (NULL, ?, ?, ?, ?, ?, ?)", values).lastrowid or 0)
+        self._database.executemany(
+            "INSERT INTO record VALUES (?, ?, ?, ?, ?)",
+            [(row, one.session, one.person, one.date, one.content) for one in scan.records],
+        )
+        return row
+
+    def finish(self) -> None:
+        """End the scan: drop what no run has met for long, and see that all that this run has met is there."""
+        self._keep()
+        with self._transaction("IMMEDIATE") as run:
+            run.execute(
+                "UPDATE file SET day = ? WHERE day < ? AND id IN (SELECT file FROM temp.met)",
+                (self._today, self._today),
+            )
+            old = (self._today - KEPT_DAYS,)
+            run.execute("DELETE FROM record WHERE file IN (SELECT id FROM file WHERE day < ?)", old)
+            run.execute("DELETE FROM file WHERE day < ?", old)
+        files, records = self._rows("SELECT COUNT(*), COALESCE(SUM(n_records), 0) FROM file JOIN met ON met.file = id")[
+            0
+        ]
+        held = self._rows("SELECT COUNT(*) FROM record JOIN met USING (file)")[0][0]
+        if (files, records) != (self._rows("SELECT COUNT(*) FROM met")[0][0], held):
+            raise IndexUnusableError("it has lost files", is_damaged=True)
+        self._sizes = dict(
+            self._rows("SELECT session, COUNT(*) FROM record JOIN met USING (file) GROUP BY session ORDER BY session")
+        )
 
     @property
     def n_files(self) -> int:
         """Files of the source, members of archives included."""
-        return int(self._database.execute("SELECT COALESCE(SUM(n_files), 0) FROM file").fetchone()[0])
+        return int(self._rows("SELECT COALESCE(SUM(n_files), 0) FROM file JOIN met ON met.file = id")[0][0])
 
     @property
     def other(self) -> dict[str, int]:
         """Files that are no image that is read, by reason."""
         total: Counter[str] = Counter()
-        for (content,) in self._database.execute("SELECT other FROM file"):
+        for (content,) in self._rows("SELECT other FROM file JOIN met ON met.file = id WHERE other IS NOT NULL"):
             total.update(pickle.loads(content))  # noqa: S301 - our own private file
         return dict(total)
 
     @property
     def sessions(self) -> list[str]:
         """Pseudonyms of the sessions, sorted."""
-        return [row[0] for row in self._database.execute("SELECT DISTINCT session FROM record ORDER BY session")]
+        return list(self._sizes)
 
     def first_day(self, person: str) -> int | None:
         """Ordinal of the person's first date."""
-        row = self._database.execute("SELECT MIN(date) FROM record WHERE person = ?", (person,)).fetchone()
+        row = self._rows("SELECT MIN(date) FROM record JOIN met USING (file) WHERE person = ?", person)[0]
         return None if row[0] is None else int(row[0])
 
     def content(self, session: str) -> tuple[list[Frame], list[Nifti]]:
         """Frames and NIfTI series of one session."""
         frames: list[Frame] = []
         volumes: list[Nifti] = []
-        for (content,) in self._database.execute("SELECT content FROM record WHERE session = ?", (session,)):
+        rows = self._rows("SELECT content FROM record JOIN met USING (file) WHERE session = ?", session)
+        if len(rows) != self._sizes[session]:
+            raise IndexUnusableError("the index has lost files since they were read; run again", is_damaged=True)
+        for (content,) in rows:
             found = pickle.loads(content)  # noqa: S301 - our own private file
             if isinstance(found[0], Frame):
                 frames += found
             else:
                 volumes.append(found)
         return frames, volumes
+
+    def _rows(self, query: str, *values: str) -> list[Any]:
+        with _database_errors():
+            return self._database.execute(query, values).fetchall()
+
+    @contextmanager
+    def _transaction(self, kind: str) -> Iterator[sqlite3.Cursor]:
+        with _database_errors(), closing(self._database.cursor()) as cursor:
+            cursor.execute(f"BEGIN {kind}")
+            try:
+                yield cursor
+                cursor.execute("COMMIT")
+            finally:
+                if self._database.in_transaction:
+                    cursor.execute("ROLLBACK")
+
+
+def _stamp_or_none(path: str) -> str | None:
+    try:
+        return stamp_of(path)
+    except OSError:
+        return None
+
+
+@contextmanager
+def _database_errors() -> Iterator[None]:
+    """Turn errors of SQLite into `IndexUnusableError`."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        raise IndexUnusableError(str(error), is_damaged=code in _DAMAGE) from None
+
+
+def remove_index(location: Path) -> None:
+    """Remove an index; a run that is using it ends or goes on without."""
+    for ending in _BESIDE:
+        with suppress(OSError):
+            location.with_name(location.name + ending).unlink()
+
+
+def _opened(location: Path | None, mark: str) -> sqlite3.Connection:
+    if location is not None:
+        try:
+            location.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            os.close(os.open(location, os.O_CREAT | os.O_RDWR, 0o600))
+        except OSError as error:
+            raise IndexUnusableError(error.strerror or type(error).__name__) from None
+    with _database_errors(), ExitStack() as on_error:
+        # In the rollback mode that is the default, unlike in WAL, several machines may share a file.
+        database = sqlite3.connect("" if location is None else location, isolation_level=None, timeout=WAIT)
+        on_error.callback(database.close)
+        _prepare(database, mark)
+        on_error.pop_all()
+    return database
+
+
+def _prepare(database: sqlite3.Connection, mark: str) -> None:
+    """Make the tables in a new file; refuse one of another source, key or version."""
+    run = database.execute
+    run("PRAGMA synchronous = NORMAL")
+    run("PRAGMA cache_size = -20000")
+    run("BEGIN IMMEDIATE")
+    run("CREATE TABLE IF NOT EXISTS mark (value TEXT)")
+    marks = run("SELECT value FROM mark").fetchall()
+    if not marks:
+        run("INSERT INTO mark VALUES (?)", (mark,))
+        run(
+            "CREATE TABLE file (id INTEGER PRIMARY KEY AUTOINCREMENT, path BLOB, stamp TEXT, day INTEGER, "
+            "n_files INTEGER, n_records INTEGER, other BLOB)"
+        )
+        run("CREATE TABLE record (file INTEGER, session TEXT, person TEXT, date INTEGER, content BLOB)")
+        run("CREATE INDEX by_path ON file (path, stamp)")
+        run("CREATE INDEX by_file ON record (file)")
+        run("CREATE INDEX by_session ON record (session, file)")
+        run("CREATE INDEX by_person ON record (person, date, file)")
+    elif marks != [(mark,)]:
+        run("ROLLBACK")
+        raise IndexUnusableError("it belongs to another source, key or version", is_damaged=True)
+    run("COMMIT")
+    run("CREATE TEMP TABLE met (file INTEGER PRIMARY KEY)")
