@@ -39,64 +39,47 @@ def inspect(
         typer.Option(
             "--store",
             envvar="QMRI_STORE",
-            help="Store that the sessions would go to: its labels of groups are shown. Nothing is written.",
+            help="Store that the sessions would go to: its labels of groups are shown, and what is done is not "
+            "forecast again. Nothing is written.",
             show_default=False,
         ),
     ] = None,
     workers: Workers = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object in place of tables.")] = False,
 ) -> None:
-    """Show what ingest would do with SOURCE, and why, a line per series; no image is read, no store written."""
-    from flows.ingest.inspection import (
-        SMALL_GROUP,
-        inspect_source,
-        labels_to_be,
-        remark_rows,
-        series_rows,
-        session_rows,
-    )
+    """Show what ingest would do with SOURCE, and why: series, sessions, what to decide, and what it would take.
+
+    No image is read, and no store written. The last lines are what to decide, the gravest first, and a forecast of
+    hours, memory and disk.
+    """
+    from flows.ingest.inspection import forecast_of, inspect_source, labels_to_be, rows_in, shortages_here
+    from flows.ingest.inspection_text import json_parts, text_parts
     from flows.ingest.scanning import index_beside, scan_on_workers
-    from flows.tables.summary import files_line, remark_lines, unmatched_line
-    from flows.tables.text import table_parts
     from storage.pseudonyms import load_key
 
-    key_file = settings_or_usage_error().key_file
+    settings = settings_or_usage_error(workers=workers)
     with ExitStack() as stack:
+        known = rows_in(store)
         with cluster(workers) as client, reporting("read headers") as progress:
             inspection = stack.enter_context(
                 inspect_source(
                     source,
-                    key=load_key(key_file),
+                    key=load_key(settings.key_file),
                     assume=assume,
                     by_software=by_software,
-                    index=index_beside(key_file, source),
+                    index=index_beside(settings.key_file, source),
                     runner=lambda tasks: scan_on_workers(client, tasks),
                     progress=progress,
+                    known=known,
                 )
             )
         labels, new = labels_to_be(inspection, store)
-        header = ["session", "series", "decision", "reason", "group", "explanation"]
-        for part in table_parts(header, lambda: series_rows(inspection, labels)):
-            typer.echo(part)
-        if next(session_rows(inspection), None) is not None:
-            typer.echo()
-            for part in table_parts(["session", "would be", "reason", "explanation"], lambda: session_rows(inspection)):
-                typer.echo(part)
-        if inspection.remarks:
-            typer.echo()
-            for part in table_parts(["session", "remark", "of this session"], lambda: remark_rows(inspection)):
-                typer.echo(part)
-    typer.echo()
-    for group, label in labels.items():
-        size = inspection.group_sizes[group]
-        small = ", a small group" if size < SMALL_GROUP else ""
-        unsure = ", not in the store yet: the label is provisional" if group in new else ""
-        typer.echo(f"{label} = {group} ({size} sessions{small}{unsure})")
-    files = files_line(inspection.n_files, inspection.other_files)
-    typer.echo(f"{inspection.n_series} series, {inspection.n_sessions} sessions; {files}")
-    for line in remark_lines(inspection.remarks):
-        typer.echo(line)
-    for position in inspection.unmatched:
-        typer.echo(unmatched_line(position), err=True)
+        told = forecast_of(inspection, known, workers=settings.workers)
+        parts = json_parts(inspection, labels, told) if as_json else text_parts(inspection, labels, new, told)
+        for part in parts:
+            typer.echo(part, nl=not as_json)
+    for shortage in shortages_here(told, store):
+        typer.echo(shortage, err=True)
 
 
 def ingest(

@@ -25,15 +25,6 @@ EXIT_STATUSES: Mapping[int, str] = {
 }
 """What the exit statuses of all commands mean."""
 
-FILE_REASONS: Mapping[str, str] = {
-    "archive_format": "A compressed file that is no zip or tar. Unpack it.",
-    "archive_in_archive": "An archive within an archive. Unpack it.",
-    "nifti_in_archive": "A NIfTI file within an archive. Unpack it.",
-    "too_large": "A file or archive beyond the bounds on size.",
-    "unreadable": "A file that may not be read, or that its disk, its compression or its damage does not let be read.",
-}
-"""Why files are not read as images, beside ``not_image`` and ``not_mr``; runs count them."""
-
 
 def commands_reference() -> str:
     """All commands with their arguments and options, as typer documents them."""
@@ -65,6 +56,7 @@ def settings_reference() -> str:
 
 def states_reference() -> str:
     """Every status and reason of the catalogue, and what it means."""
+    from flows.ingest.problems import FILE_REASONS
     from qmri_core.series.remarks import MEANINGS as REMARKS
     from qmri_core.series.remarks import RemarkKind
     from storage.store.schema import MEANINGS, Reason, Status

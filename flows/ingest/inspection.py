@@ -8,13 +8,24 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import StringIO
+from math import prod
 from pathlib import Path
+from shutil import disk_usage
 from tempfile import TemporaryFile
+from types import MappingProxyType
 from typing import IO
 
+from distributed.system import MEMORY_LIMIT
+
+from flows.cluster.kinds import default_workers
+from flows.ingest.forecast import Forecast, Need, durations_of, forecast, need_of, shortages
+from flows.ingest.problems import SPOILT_SERIES, Problem, problems
+from flows.ingest.rows import is_done
 from flows.ingest.session_plan import SessionPlan, assign_groups, finish_plan, plan_session, unmatched_entries
 from flows.progress import Progress, quiet
-from flows.tables.text import labels_of
+from flows.tables.text import labels_of, records
+from qmri_core.series.classification import Decision, SkipReason
+from qmri_core.series.grouping import grid_of
 from qmri_core.series.stored_keys import shortened
 from storage.source.assume_file import Assumption, Override, load_entries
 from storage.source.discovery import Runner, in_turn, scan_source
@@ -22,17 +33,15 @@ from storage.store.cohort import Cohort
 from storage.store.labels import with_labels
 from storage.store.repository import exists
 
-SMALL_GROUP = 5
-"""Sessions; the calibration of a group with fewer rests on few people."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inspection:
     """What ingest would do with a source; ``unmatched`` holds the positions of assume entries that matched nothing.
 
-    ``other_files`` counts the files that are no image that is read, by reason, ``group_sizes`` the sessions of each
-    group, and ``remarks`` those of which each kind of remark is made. ``table`` is a temporary file with the rows of
-    all sessions, so that memory does not grow with the source but for some hundred bytes per session.
+    ``problems`` are what somebody has to decide, the gravest first; ``need`` is what the sessions to be ingested take.
+    ``other_files`` counts the files that are no image that is read, by reason, and ``group_sizes`` the sessions of each
+    group. ``table`` is a temporary file with the rows of all sessions, so that memory does not grow with the source but
+    for some hundred bytes per session.
     """
 
     n_sessions: int
@@ -41,7 +50,8 @@ class Inspection:
     other_files: Mapping[str, int]
     group_sizes: Mapping[str, int]
     unmatched: tuple[int, ...]
-    remarks: Mapping[str, int] = field(default_factory=dict)
+    problems: tuple[Problem, ...] = ()
+    need: Need = field(default_factory=Need)
     table: IO[str] = field(default_factory=StringIO, repr=False)
 
     def rows(self) -> Iterator[tuple[list[list[str]], list[str], list[list[str]]]]:
@@ -61,6 +71,7 @@ def inspect_source(
     index: Path | None = None,
     runner: Runner = in_turn,
     progress: Progress = quiet,
+    known: Mapping[str, Mapping[str, object]] = MappingProxyType({}),
 ) -> Iterator[Inspection]:
     """Discover, classify and group a source as ingest into an empty store does.
 
@@ -68,6 +79,8 @@ def inspect_source(
     ----------
     index, runner
         Where the scan is kept, and how it is run; see `storage.source.discovery.scan_source`.
+    known
+        Rows of the catalogue by session; what is done there needs nothing any more.
 
     Raises
     ------
@@ -87,7 +100,10 @@ def inspect_source(
 
         assignment = assign_groups(map(first_plan, scanned.sessions), {})
         sizes: Counter[str] = Counter()
+        states: Counter[tuple[str, str]] = Counter()
         remarks: Counter[str] = Counter()
+        spoilt: Counter[str] = Counter()
+        need = Need()
         used: list[Override] = []
         n_series = 0
         for done, session in enumerate(scanned.sessions, start=1):
@@ -95,17 +111,31 @@ def inspect_source(
             used += [entry for entry in plan.overrides if entry not in used]
             sizes.update([plan.placement.group] if plan.placement is not None else [])
             n_series += len(plan.series)
+            states.update([(str(plan.status), str(plan.reason or ""))])
             remarks.update({str(remark.kind) for remark in plan.remarks})
+            spoilt.update(str(decision.reason) for decision in plan.decisions if _is_spoilt(decision))
+            need += Need() if is_done(plan, known.get(session)) else need_of(plan)
             table.write(json.dumps([_series_rows(plan), _session_row(plan), _remark_rows(plan)]) + "\n")
             progress(done, len(scanned.sessions), "decide")
+        unmatched = unmatched_entries(entries, scanned.unmatched, used)
         yield Inspection(
             n_sessions=len(scanned.sessions),
             n_series=n_series,
             n_files=scanned.n_files,
             other_files=scanned.unreadable,
             group_sizes=dict(sizes),
-            unmatched=unmatched_entries(entries, scanned.unmatched, used),
-            remarks=dict(remarks),
+            unmatched=unmatched,
+            problems=tuple(
+                problems(
+                    sessions=states,
+                    series=spoilt,
+                    remarks=remarks,
+                    groups=sizes,
+                    files=scanned.unreadable,
+                    n_unmatched=len(unmatched),
+                )
+            ),
+            need=need,
             table=table,
         )
 
@@ -120,6 +150,13 @@ def labels_to_be(inspection: Inspection, store: str | None) -> tuple[dict[str, s
     sizes = inspection.group_sizes
     held = {group: known[key] for group in sizes for key in (shortened(group), group) if key in known}
     return labels_of(sizes, with_labels(sizes, {**known, **held})), set(sizes) - set(held)
+
+
+def _is_spoilt(decision: Decision) -> bool:
+    """Whether a series of a contrast is of no use as it is; a localizer of two slices is as it should be."""
+    return decision.reason in SPOILT_SERIES and (
+        decision.contrast is not None or decision.reason is SkipReason.NO_PARAMETERS
+    )
 
 
 def _series_rows(plan: SessionPlan) -> list[list[str]]:
@@ -147,18 +184,27 @@ def _remark_rows(plan: SessionPlan) -> list[list[str]]:
     return [[plan.session, str(remark.kind), remark.text] for remark in plan.remarks]
 
 
-def series_rows(inspection: Inspection, labels: Mapping[str, str]) -> Iterator[list[str]]:
-    """One row per series: session, number, decision, reason, group by its label, explanation."""
-    for members, _, _ in inspection.rows():
-        for session, number, decision, reason, group, explanation in members:
-            yield [session, number, decision, reason, labels.get(group, "-"), explanation]
+def rows_in(store: str | None) -> dict[str, dict[str, object]]:
+    """Rows of a store's catalogue by session; none without a store."""
+    if store is None or not exists(store):
+        return {}
+    return {str(row["session"]): row for row in records(Cohort.open(store).catalogue)}
 
 
-def session_rows(inspection: Inspection) -> Iterator[list[str]]:
-    """One row per session that would not be complete: session, status, reason, explanation."""
-    return (session for _, session, _ in inspection.rows() if session)
+def forecast_of(
+    inspection: Inspection, known: Mapping[str, Mapping[str, object]], *, workers: int | None = None
+) -> Forecast:
+    """What the inspected source would take; the sessions in ``known`` tell how fast the machine is."""
+    groups = {str(row["group"]) for row in known.values() if row["group"]}
+    voxels = {group: prod(grid_of(group.partition("/")[2]).shape) for group in groups}
+    return forecast(
+        inspection.need, workers=workers or default_workers(), durations=durations_of(known.values(), voxels)
+    )
 
 
-def remark_rows(inspection: Inspection) -> Iterator[list[str]]:
-    """One row per remark: session, kind, sentence."""
-    return (remark for _, _, remarks in inspection.rows() for remark in remarks)
+def shortages_here(told: Forecast, store: str | None) -> list[str]:
+    """What this machine does not have enough of; the disk is looked at where the store is a folder."""
+    place = None if store is None or "://" in store else Path(store).absolute()
+    while place is not None and not place.exists():
+        place = place.parent
+    return shortages(told, memory=float(MEMORY_LIMIT), disk=None if place is None else float(disk_usage(place).free))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from flows.ingest.inspection import SMALL_GROUP
+from flows.ingest.problems import SMALL_GROUP
 from flows.ingest.rows import is_done, kinds_of, row_of
 from flows.ingest.session_plan import SessionPlan, assign_groups, finish_plan, plan_session
 from flows.progress import Progress

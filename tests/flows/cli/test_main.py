@@ -217,6 +217,36 @@ def test_inspect_tells_every_series_without_naming_anybody(tmp_path: Path) -> No
     assert "Secret" not in result.output
 
 
+def test_inspect_ends_with_what_to_decide_and_what_it_would_take(tmp_path: Path) -> None:
+    source = bids_session(tmp_path / "source")
+    (source / "notes.tar.xz").write_bytes(b"\xfd7zXZ\x00")
+    lines = qmri("inspect", source, "--workers", 1).output.splitlines()
+    decide = lines.index("To decide:")
+    assert [line.split(":")[0].strip() for line in lines[decide + 1 : decide + 4]] == [
+        "1 session partial, missing_contrast",
+        "1 file archive_format",
+        "1 group small",
+    ]
+    assert lines[-2].startswith("1 sessions to ingest: about 1 min with 1 workers and no GPU")
+    assert lines[-1].startswith("2 series, 1 sessions; 3 files")
+
+
+def test_inspect_for_machines_is_one_object_that_names_nobody(tmp_path: Path) -> None:
+    result = qmri("inspect", bids_session(tmp_path / "source"), "--json", "--workers", 3)
+    told = json.loads(result.stdout)
+    assert "Secret" not in result.output
+    (session,) = told["sessions"]
+    assert (session["status"], session["reason"]) == ("partial", "missing_contrast")
+    assert [(one["decision"], one["reason"]) for one in session["series"]] == [
+        ("FLAIR inversion_recovery_tse", ""),
+        ("T1w mprage", ""),
+    ]
+    assert told["groups"] == [{"label": session["label"], "group": session["group"], "sessions": 1}]
+    assert [problem["name"] for problem in told["problems"]] == ["partial, missing_contrast", "small"]
+    assert (told["forecast"]["n_sessions"], told["forecast"]["workers"]) == (1, 3)
+    assert (told["n_sessions"], told["n_series"], told["n_files"]) == (1, 2, 2)
+
+
 def test_inspect_names_assume_entries_that_match_nothing(tmp_path: Path) -> None:
     assume = tmp_path / "assume.yaml"
     assume.write_text("- {match: '*.img', contrast: T1w}\n")

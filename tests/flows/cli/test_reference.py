@@ -11,9 +11,11 @@ import pytest
 import typer
 
 from flows.cli.main import app
-from flows.cli.reference import EXIT_STATUSES, FILE_REASONS, PAGES, pages
+from flows.cli.reference import EXIT_STATUSES, PAGES, pages
+from flows.ingest.problems import FILE_REASONS
 from flows.settings import PREFIX, Settings
 from flows.tables.summary import SESSIONS_FAILED
+from qmri_core.series.remarks import RemarkKind
 from storage.store.schema import MEANINGS, Reason, Status
 
 ROOT = Path(__file__).parents[3]
@@ -54,7 +56,7 @@ def test_types_are_words(reference: dict[str, str]) -> None:
 def test_every_status_and_reason_is_in_it(reference: dict[str, str]) -> None:
     assert set(MEANINGS) == {*Status, *Reason}
     words = re.findall(r"^\| `(\w+)` \| \S", reference["states.md"], re.M)
-    assert words == [*Status, *Reason, *FILE_REASONS]
+    assert words == [*Status, *Reason, *RemarkKind, *FILE_REASONS]
     index = (ROOT / "storage" / "source" / "index.py").read_text("utf-8")
     advice = (ROOT / "storage" / "source" / "discovery.py").read_text("utf-8")
     counted = re.findall(r"other\[\"(\w+)\"\]", index) + re.findall(r"^    \"(\w+)\": \"", advice, re.M)
