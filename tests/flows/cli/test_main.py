@@ -219,12 +219,12 @@ def test_inspect_tells_every_series_without_naming_anybody(tmp_path: Path) -> No
 
 def test_inspect_ends_with_what_to_decide_and_what_it_would_take(tmp_path: Path) -> None:
     source = bids_session(tmp_path / "source")
-    (source / "notes.tar.xz").write_bytes(b"\xfd7zXZ\x00")
+    (source / "cut.zip").write_bytes(b"PK\x03\x04")
     lines = qmri("inspect", source, "--workers", 1).output.splitlines()
     decide = lines.index("To decide:")
     assert [line.split(":")[0].strip() for line in lines[decide + 1 : decide + 4]] == [
         "1 session partial, missing_contrast",
-        "1 file archive_format",
+        "1 file unreadable",
         "1 group small",
     ]
     assert lines[-2].startswith("1 sessions to ingest: about 1 min with 1 workers and no GPU")
