@@ -44,7 +44,29 @@ class Context:
     field_map: bool = False
     named_localizer: bool = False
     named_angiography: bool = False
-    """The last two: words of a name, which only break ties."""
+    named_calibration: bool = False
+    named_flair: bool = False
+    named_agent: bool = False
+    named_native: bool = False
+    """The last six: words of a name, which only weigh where numbers leave something open."""
+    odd_inversion_time: bool = False
+    """Inversion times are written, none of which can be one."""
+    lossy: bool = False
+    """Compressed with loss."""
+    processed: bool = False
+    """Changed after the scanner had made it: a secondary capture, made days later, or slices between those acquired."""
+    converted: bool = False
+    """An archive's conversion of classic images to one object."""
+    combined: bool = False
+    """Made of several echoes that lie beside it."""
+    acquired: float | None = None
+    """Seconds from the first acquisition of the session to this one."""
+    n_strays: int = 0
+    """Single images of another kind under the same series identifier, which are left out."""
+    n_missing: int = 0
+    """Images that the header's own count shows to be missing."""
+    rounding: float = 0.0
+    """Millimetres to which positions are rounded, where that makes the steps between slices uneven."""
     n_orientations: int = 1
     """Slice orientations under the same series identifier."""
     n_echoes: int = 1

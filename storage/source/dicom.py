@@ -48,13 +48,16 @@ from storage.source.header import (
     traits_of_frame,
     words_of,
 )
+from storage.source.moments import moment_of
 
 # Archives hold many small violations of the standard, and a validation warning would quote the value.
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # what it logs of damaged files may hold their texts
 
 _MR_IMAGE = "1.2.840.10008.5.1.4.1.1.4"
-_MR_IMAGES = frozenset({_MR_IMAGE, f"{_MR_IMAGE}.1", f"{_MR_IMAGE}.4"})
+_CONVERTED = f"{_MR_IMAGE}.4"
+"""Legacy Converted Enhanced MR: an archive put classic images together; what it had no place for lies unassigned."""
+_MR_IMAGES = frozenset({_MR_IMAGE, f"{_MR_IMAGE}.1", _CONVERTED})
 _SPECTROSCOPY = frozenset({f"{_MR_IMAGE}.2", "1.3.46.670589.11.0.0.12.1"})
 _NATIVE = frozenset({"", "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"})
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
@@ -64,8 +67,8 @@ _CHUNK = 2**20
 _HEAD = 1024  # bytes that hold the file meta information of any file seen
 
 _KEYWORDS = words_of(
-    "SpecificCharacterSet ImageType SOPClassUID SOPInstanceUID StudyDate SeriesDate AcquisitionDate SeriesTime "
-    "AcquisitionTime Modality "
+    "SpecificCharacterSet ImageType SOPClassUID SOPInstanceUID StudyDate SeriesDate AcquisitionDate ContentDate "
+    "AcquisitionDateTime SeriesTime AcquisitionTime ContentTime InstanceCreationDate Modality ConversionType "
     "Manufacturer ManufacturerModelName StationName DeviceSerialNumber SoftwareVersions PatientName PatientID "
     "PatientBirthDate PatientSex PatientAge ContrastBolusAgent ContrastBolusVolume ContrastBolusTotalDose "
     "SeriesDescription ProtocolName SequenceName PulseSequenceName TriggerTime "
@@ -74,7 +77,8 @@ _KEYWORDS = words_of(
     "ImagingFrequency EchoPulseSequence EchoPlanarPulseSequence InversionRecovery AcquisitionContrast "
     "ComplexImageComponent DiffusionBValue StudyInstanceUID SeriesInstanceUID SeriesNumber AcquisitionNumber "
     "InstanceNumber TemporalPositionIdentifier ImagePositionPatient ImageOrientationPatient NumberOfFrames "
-    "BitsAllocated Rows Columns PixelSpacing SamplesPerPixel SharedFunctionalGroupsSequence "
+    "BitsAllocated Rows Columns PixelSpacing SamplesPerPixel SpacingBetweenSlices ImagesInAcquisition "
+    "LossyImageCompression SharedFunctionalGroupsSequence "
     "PerFrameFunctionalGroupsSequence"
 )
 PHILIPS_NESTED = "Philips MR Imaging DD 005"
@@ -135,8 +139,15 @@ class Frame:
     """Counters and clocks that tell repeated volumes apart: temporal position, acquisition, echo, trigger, times, and
     a number of the folder."""
     traits: frozenset[str] = frozenset()
-    """Of ``diffusion``, ``angiography``, ``contrast_agent``, ``field_map``, ``named_localizer`` and
-    ``named_angiography``: facts for classification that are not kept."""
+    """Names of the flags of `qmri_core.series.classification.Context`: facts for classification that are not kept."""
+    moment: float | None = field(default=None, repr=False)
+    """Seconds at which it was acquired, see `storage.source.moments`; only differences leave the reader."""
+    created: int | None = field(default=None, repr=False)
+    """Ordinal of the day on which the object was made."""
+    step: float | None = None
+    """Millimetres between slices, as the header says."""
+    n_declared: int | None = None
+    """Images of the acquisition, as the header says."""
 
 
 class UnreadableError(OSError):
@@ -325,6 +336,10 @@ def _frames(
                 *_counters(header, location, get_integer(header, "EchoNumbers")),
             ),
             traits=traits_of(header),
+            moment=moment_of((header,)),
+            created=date_of(header, "InstanceCreationDate"),
+            step=get_number(header, "SpacingBetweenSlices"),
+            n_declared=get_integer(header, "ImagesInAcquisition"),
         ),
     )
 
@@ -345,7 +360,8 @@ def _enhanced_frames(
     header: Dataset, shared: Dataset, groups: Iterable[Dataset], instance: Instance, software: str
 ) -> Iterator[Frame]:
     headers: dict[tuple[Any, ...], SeriesHeader] = {}
-    common = traits_of(header)
+    common = traits_of(header) | ({"converted"} if get_text(header, "SOPClassUID") == _CONVERTED else set())
+    created = date_of(header, "InstanceCreationDate")
     for index, group in enumerate(groups):
         items: dict[str, Dataset | None] = {}
         for name in _GROUPS:
@@ -377,6 +393,9 @@ def _enhanced_frames(
                 *_counters(header, instance.path, get_integer(nested, "EchoNumbers")),
             ),
             traits=common | traits_of_frame(sources),
+            moment=moment_of(sources),
+            created=created,
+            step=first_number(sources, "SpacingBetweenSlices"),
         )
 
 
@@ -390,6 +409,8 @@ _GROUPS = (
     "PlaneOrientationSequence",
     "PixelMeasuresSequence",
     "MRImageFrameTypeSequence",
+    "UnassignedSharedConvertedAttributesSequence",
+    "UnassignedPerFrameConvertedAttributesSequence",
 )
 _TIMING = ("RepetitionTime", "EffectiveEchoTime", "EchoTime", "InversionTime", "InversionTimes", "FlipAngle")
 

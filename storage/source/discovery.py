@@ -8,12 +8,11 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from itertools import islice, pairwise
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Self
 
-from qmri_core.series.acquisition import SeriesHeader
 from qmri_core.series.classification import Context, SkipReason
 from qmri_core.series.geometry import Volume
 from storage.pseudonyms import pseudonym
@@ -43,7 +42,8 @@ from storage.source.series import (
     decide,
     decide_session,
 )
-from storage.source.stacks import Stack, alike_parts, join, same_orientation, same_timing, stacks
+from storage.source.siblings import Timeline, context_in, context_of, with_siblings
+from storage.source.stacks import Stack, alike_parts, join, stacks
 
 __all__ = [
     "Assumption", "AssumptionError", "Discovery", "LinkageRow", "ReadError", "Scanned", "Series", "SourceError",
@@ -107,7 +107,7 @@ class Scanned:
         frames, found = self._index.content(session)
         days = {person: self._index.first_day(person) for person in {self._person(frame) for frame in frames}}
         found += _dicom_series(frames, days, self._root, self._key)
-        series = _with_siblings(_assumed([one for one, _ in found], self._root, self._assume, self._used))
+        series = with_siblings(_assumed([one for one, _ in found], self._root, self._assume, self._used))
         ordered = sorted(series, key=_place)
         return tuple(ordered), found[0][1]
 
@@ -305,29 +305,14 @@ def _dicom_series(
             volumes.append(Stack(frames=tuple(group)))
             continue
         parts = alike_parts(group)
-        context = _context(parts)
+        context = context_of(parts)
         for volume in (volume for part in parts for volume in stacks(part)):
             volumes.append(volume)
             contexts.update((id(frame), context) for frame in volume.frames)
+    timeline = Timeline.of(frames)
     for volume in join(volumes):
-        yield _series(volume, contexts.get(id(volume.frames[0]), Context()), days, root, key)
-
-
-def _context(parts: list[list[Frame]]) -> Context:
-    """Gather what the parts of one series identifier say about each other."""
-    orientations: list[tuple[float, ...] | None] = []
-    echoes: list[SeriesHeader] = []
-    for part in parts:
-        header = part[0].header
-        if not any(same_orientation(part[0].orientation, known) for known in orientations):
-            orientations.append(part[0].orientation)
-        if not any(same_timing(header, known) for known in echoes) and header.echo_time is not None:
-            echoes.append(header)
-    return Context(
-        n_orientations=len(orientations),
-        n_echoes=max(1, len(echoes)),
-        diffusion=any("diffusion" in part[0].traits for part in parts),
-    )
+        context = contexts.get(id(volume.frames[0]), Context())
+        yield _series(volume, context_in(volume, context, timeline), days, root, key)
 
 
 def _series(
@@ -362,16 +347,7 @@ def _series(
         frames=tuple((place[frame.instance.path], frame.index) for frame in volume.frames),
         problem=problem,
         explanation=explanation,
-        context=replace(
-            context,
-            n_volumes=volume.n_volumes,
-            diffusion=context.diffusion or "diffusion" in first.traits,
-            angiography="angiography" in first.traits,
-            contrast_agent="contrast_agent" in first.traits,
-            field_map="field_map" in first.traits,
-            named_localizer="named_localizer" in first.traits,
-            named_angiography="named_angiography" in first.traits,
-        ),
+        context=context,
         sex=one.sex,
         age=one.age,
         day=None if one.date is None or day is None else one.date - day,
@@ -409,44 +385,3 @@ def _assumed(found: list[Series], root: Path, assume: Sequence[Assumption], used
             )
         )
     return result
-
-
-def _with_siblings(members: Sequence[Series]) -> list[Series]:
-    """Tell each series of one session of its phase images, and of further echoes, inversion times and flip angles."""
-    volumes = [one for one in members if one.shape != (0, 0, 0) and one.problem is not SkipReason.DUPLICATE]
-    result = []
-    for series in members:
-        alike = [one for one in volumes if one.shape == series.shape and _same_preparation(one, series)]
-        headers = [one.header for one in alike if not _PHASE & set(one.header.image_type)]
-        same_angle = [one for one in headers if _close(one.flip_angle, series.header.flip_angle)]
-        same_echo = [one for one in headers if _close(one.echo_time, series.header.echo_time)]
-        n_echoes = _n_different(one.echo_time for one in same_angle)
-        context = replace(
-            series.context,
-            n_inversion_times=max(1, _n_different(one.inversion_time for one in headers)),
-            n_flip_angles=max(1, _n_different(one.flip_angle for one in same_echo)),
-            n_sibling_echoes=max(1, n_echoes),
-            has_phase=any({"P", "PHASE"} & set(one.header.image_type) for one in alike),
-        )
-        result.append(replace(series, context=context))
-    return result
-
-
-_PHASE = {"P", "PHASE", "R", "REAL", "I", "IMAGINARY"}
-
-
-def _close(a: float | None, b: float | None) -> bool:
-    return a is b if a is None or b is None else abs(a - b) <= 0.01 * max(abs(a), abs(b))
-
-
-def _n_different(values: Iterable[float | None]) -> int:
-    """How many values there are that differ by more than a hundredth."""
-    known = sorted(value for value in values if value is not None)
-    return len(known) and 1 + sum(b - a > 0.01 * b for a, b in pairwise(known))
-
-
-def _same_preparation(one: Series, other: Series) -> bool:
-    return (
-        same_timing(replace(one.header, echo_time=None), replace(other.header, echo_time=None))
-        and one.header.scanning_sequence == other.header.scanning_sequence
-    )

@@ -128,6 +128,19 @@ def first_number(sources: tuple[Dataset, ...], keyword: str) -> float | None:
     return as_number(first_value(sources, keyword))
 
 
+def all_numbers(sources: tuple[Dataset, ...], keyword: str) -> list[float]:
+    """Return the numbers of the first source that has any, infinite ones included."""
+    value = first_value(sources, keyword)
+    many = [value] if isinstance(value, str) or not isinstance(value, Iterable) else list(value)
+    result = []
+    for one in many:
+        try:
+            result += [] if one is None else [float(one)]
+        except CONVERSIONS:
+            continue
+    return result
+
+
 def first_words(sources: tuple[Dataset, ...], keyword: str) -> tuple[str, ...]:
     """Return the words of the first source that has any."""
     return as_words(first_value(sources, keyword))

@@ -11,6 +11,7 @@ from pydicom.dataset import Dataset
 
 from qmri_core.series.acquisition import SeriesHeader
 from storage.source.elements import (
+    all_numbers,
     first_number,
     first_value,
     first_words,
@@ -19,7 +20,9 @@ from storage.source.elements import (
     get_words,
     private_number,
     private_words,
+    transfer_syntax,
 )
+from storage.source.names import traits_of_names
 
 
 def words_of(text: str) -> frozenset[str]:
@@ -71,10 +74,12 @@ _AGENTS = re.compile(
     r"gad|gd-|gbca|omniscan|magnevist|dotarem|prohance|multihance|clariscan|elucirem|vueway|eovist|primovist|"
     r"\d\s*ml\b|mmol"
 )
-# Names are read for these words alone, and count only where numbers leave a gradient echo open.
-_LOCALIZER_NAMES = re.compile(r"locali[sz]er|scout|survey|3[ -]?(plane|pl\b)|smartbrain|\bloc\b", re.IGNORECASE)
-_ANGIO_NAMES = re.compile(r"(?<![a-z])(tof|mra|mrv|angio\w*|venogra\w*)(?![a-z])", re.IGNORECASE)
 _TOF_SEQUENCE = re.compile(r"fl[23]d\d*r_t\d|^\*?tof", re.IGNORECASE)
+# Sequence names of Siemens for echo trains with an inversion: *tir2d1_16fs, *spcir_242ns.
+_INVERSION_SEQUENCE = re.compile(r"^\*?(t?ir[23b_]|spc3?d?ir)", re.IGNORECASE)
+
+LONGEST_INVERSION = 20_000.0
+"""Milliseconds; a longer inversion time is no number that a scanner meant (exporters write 1.8e308 for none)."""
 
 PHILIPS = "Philips Imaging DD 001"
 """Creator of the Philips block of group 2001."""
@@ -87,9 +92,9 @@ def header_values(sources: tuple[Dataset, ...], image_type: tuple[str, ...], top
     codes = _coded(first_words(sources, "ScanningSequence"), _SEQUENCES) or _pulse_codes(sources)
     if "EP" not in codes and (_is_echo_planar(sources, top) or "EPI_GEMS" in options):
         codes = (*codes, "EP")
-    if first_value(sources, "InversionRecovery") == "YES" and "IR" not in codes:
+    if "IR" not in codes and _is_inverted(sources):
         codes = (*codes, "IR")
-    inversion = _seconds(first_number(sources, "InversionTimes") or first_number(sources, "InversionTime"))
+    inversion = _seconds(next(iter(inversion_times(sources)), None))
     if inversion is None and manufacturer == "Philips":
         inversion = _seconds(private_number(top, 0x2001, PHILIPS, 0x1B))  # prepulse delay
     angle = first_number(sources, "FlipAngle")
@@ -113,6 +118,25 @@ def header_values(sources: tuple[Dataset, ...], image_type: tuple[str, ...], top
         flip_angle=math.radians(angle) if angle is not None and 0 < angle <= 180 else None,
         echo_train_length=length if length is not None and 0 < length <= 10_000 else None,
     )
+
+
+def _is_inverted(sources: tuple[Dataset, ...]) -> bool:
+    names = (first_value(sources, "SequenceName"), first_value(sources, "PulseSequenceName"))
+    return first_value(sources, "InversionRecovery") == "YES" or any(
+        isinstance(name, str) and _INVERSION_SEQUENCE.search(name) for name in names
+    )
+
+
+def inversion_times(sources: tuple[Dataset, ...]) -> list[float]:
+    """Inversion times in milliseconds that a scanner may have meant, the first one counting."""
+    given = [*all_numbers(sources, "InversionTimes"), *all_numbers(sources, "InversionTime")]
+    return [value for value in given if 0 < value <= LONGEST_INVERSION]
+
+
+def _has_odd_inversion_time(sources: tuple[Dataset, ...]) -> bool:
+    """Whether there are inversion times, none of which can be one."""
+    given = [*all_numbers(sources, "InversionTimes"), *all_numbers(sources, "InversionTime")]
+    return any(value != 0 for value in given) and not inversion_times(sources)
 
 
 def _pulse_codes(sources: tuple[Dataset, ...]) -> tuple[str, ...]:
@@ -158,22 +182,26 @@ def traits_of(top: Dataset) -> frozenset[str]:
     found = set(traits_of_frame((top,)))
     if _diffusion_weighting(top) > 0:
         found.add("diffusion")
-    name = get_text(top, "SequenceName")
-    if _TOF_SEQUENCE.search(name):
-        found.add("angiography")
-    if re.match(r"\*?fm[23]d", name):
-        found.add("field_map")
-    named = f"{get_text(top, 'SeriesDescription')} {get_text(top, 'ProtocolName')}".replace("_", " ")
-    if _LOCALIZER_NAMES.search(named):
-        found.add("named_localizer")
-    if _ANGIO_NAMES.search(named):
-        found.add("named_angiography")
+    found |= traits_of_names(get_text(top, "SeriesDescription"), get_text(top, "ProtocolName"))
+    lossy = get_text(top, "LossyImageCompression")
+    if lossy == "01" or (not lossy and transfer_syntax(top) in _LOSSY):
+        found.add("lossy")
+    if get_text(top, "ConversionType") or get_text(top, "Modality") not in {"MR", ""}:
+        found.add("processed")  # a secondary capture, or another kind of object in the guise of an MR image
     return frozenset(found)
+
+
+_LOSSY = frozenset(f"1.2.840.10008.1.2.4.{node}" for node in ("50", "51", "81", "91"))
 
 
 def traits_of_frame(sources: tuple[Dataset, ...]) -> frozenset[str]:
     """Those of them that the frames of one file may differ in."""
     found = set()
+    name = str(first_value(sources, "SequenceName") or "")
+    if _TOF_SEQUENCE.search(name):
+        found.add("angiography")
+    if re.match(r"\*?fm[23]d", name):
+        found.add("field_map")
     if (first_number(sources, "DiffusionBValue") or 0) > 0:
         found.add("diffusion")
     if first_value(sources, "AngioFlag") == "Y":
@@ -181,6 +209,8 @@ def traits_of_frame(sources: tuple[Dataset, ...]) -> frozenset[str]:
     given = (first_number(sources, "ContrastBolusVolume") or 0) + (first_number(sources, "ContrastBolusTotalDose") or 0)
     if given > 0 or _AGENTS.search(str(first_value(sources, "ContrastBolusAgent") or "").lower()):
         found.add("contrast_agent")
+    if _has_odd_inversion_time(sources):
+        found.add("odd_inversion_time")
     return frozenset(found)
 
 

@@ -15,6 +15,8 @@ SAME_DIRECTION = 2e-3  # cosines: writers round them to six digits, and some sca
 SAME_SPACING = 2e-3  # mm in the plane
 EVEN = 0.02  # of the spacing: positions are written with two digits or more
 SHEAR = 0.01  # mm of sideways drift per mm along the normal
+_PARTING = frozenset({"diffusion", "angiography", "contrast_agent", "field_map"})
+"""Traits in which slices of one volume cannot differ."""
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 
 
@@ -38,7 +40,7 @@ def alike_parts(frames: Iterable[Frame]) -> list[list[Frame]]:
     """
     exact: dict[Hashable, list[Frame]] = {}
     for frame in frames:
-        key = (frame.header, frame.orientation, frame.pixel_spacing, frame.traits)
+        key = (frame.header, frame.orientation, frame.pixel_spacing, frame.traits & _PARTING)
         exact.setdefault(key, []).append(frame)
     merged: list[list[Frame]] = []
     for members in exact.values():
@@ -56,7 +58,7 @@ def _alike(one: Frame, other: Frame) -> bool:
     return (
         a.image_type == b.image_type
         and a.scanning_sequence == b.scanning_sequence
-        and one.traits == other.traits
+        and one.traits & _PARTING == other.traits & _PARTING
         and _close(a.echo_time, b.echo_time, 5e-5, 5e-3)
         and _close(a.inversion_time, b.inversion_time, 1e-3, 1e-2)
         and _close(a.flip_angle, b.flip_angle, 1e-2, 0.0)

@@ -1,0 +1,127 @@
+"""What the images of one session say about each other: the context in which each is decided on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import pairwise
+from typing import Self
+
+from qmri_core.series.acquisition import SeriesHeader
+from qmri_core.series.classification import Context, SkipReason
+from storage.source.dicom import Frame
+from storage.source.series import Series
+from storage.source.stacks import Stack, same_orientation, same_timing
+
+_TRAITS = frozenset(field.name for field in fields(Context) if field.type == "bool")
+"""Flags of `Context` that frames may carry as traits."""
+
+BETWEEN = 0.6
+"""Step between the slices of a 2D acquisition over their thickness; slices that lie closer were made between others."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeline:
+    """When a session began, and how long after their acquisition its objects were made."""
+
+    began: float | None
+    lag: int | None
+    """Days, the least of all objects."""
+
+    @classmethod
+    def of(cls, frames: Iterable[Frame]) -> Self:
+        """Timeline of a session's frames."""
+        moments, lags = set(), set()
+        for frame in frames:
+            if frame.instance.problem is None and frame.moment is not None:
+                moments.add(frame.moment)
+            if (lag := _lag(frame)) is not None:
+                lags.add(lag)
+        return cls(began=min(moments, default=None), lag=min(lags, default=None))
+
+
+def _lag(frame: Frame) -> int | None:
+    """Days from the acquisition of an object to its making; None if not known."""
+    if frame.created is None or frame.moment is None or frame.moment < _DAY:
+        return None
+    return frame.created - int(frame.moment // _DAY)
+
+
+_DAY = 86_400.0
+
+
+def context_of(parts: list[list[Frame]]) -> Context:
+    """Gather what the parts of one series identifier say about each other."""
+    orientations: list[tuple[float, ...] | None] = []
+    echoes: list[SeriesHeader] = []
+    for part in parts:
+        header = part[0].header
+        if not any(same_orientation(part[0].orientation, known) for known in orientations):
+            orientations.append(part[0].orientation)
+        if not any(same_timing(header, known) for known in echoes) and header.echo_time is not None:
+            echoes.append(header)
+    return Context(
+        n_orientations=len(orientations),
+        n_echoes=max(1, len(echoes)),
+        diffusion=any("diffusion" in part[0].traits for part in parts),
+    )
+
+
+def context_in(volume: Stack, context: Context, timeline: Timeline) -> Context:
+    """Complete the context of a volume by what its own frames say, and its place in the session's time."""
+    traits = frozenset[str]().union(*(frame.traits for frame in volume.frames)) & _TRAITS
+    moments = [frame.moment for frame in volume.frames if frame.moment is not None]
+    acquired = min(moments) - timeline.began if moments and timeline.began is not None else None
+    context = replace(context, n_volumes=volume.n_volumes, acquired=acquired, **dict.fromkeys(traits, True))
+    return replace(context, processed=True) if _is_processed(volume, timeline) else context
+
+
+def _is_processed(volume: Stack, timeline: Timeline) -> bool:
+    """Whether somebody made the images from others: days later than the rest, or with slices between the acquired."""
+    first = volume.frames[0]
+    lag = _lag(first)
+    if lag is not None and timeline.lag is not None and lag > timeline.lag:
+        return True
+    between = first.header.mr_acquisition_type == "2D" and first.thickness is not None and len(volume.frames) > 1
+    return between and 0 < volume.spacing[2] < BETWEEN * (first.thickness or 0.0)
+
+
+def with_siblings(members: Sequence[Series]) -> list[Series]:
+    """Tell each series of one session of its phase images, and of further echoes, inversion times and flip angles."""
+    volumes = [one for one in members if one.shape != (0, 0, 0) and one.problem is not SkipReason.DUPLICATE]
+    result = []
+    for series in members:
+        alike = [one for one in volumes if one.shape == series.shape and _same_preparation(one, series)]
+        headers = [one.header for one in alike if not _PHASE & set(one.header.image_type)]
+        same_angle = [one for one in headers if _close(one.flip_angle, series.header.flip_angle)]
+        same_echo = [one for one in headers if _close(one.echo_time, series.header.echo_time)]
+        n_echoes = _n_different(one.echo_time for one in same_angle)
+        context = replace(
+            series.context,
+            n_inversion_times=max(1, _n_different(one.inversion_time for one in headers)),
+            n_flip_angles=max(1, _n_different(one.flip_angle for one in same_echo)),
+            n_sibling_echoes=max(1, n_echoes),
+            has_phase=any({"P", "PHASE"} & set(one.header.image_type) for one in alike),
+        )
+        result.append(replace(series, context=context))
+    return result
+
+
+_PHASE = {"P", "PHASE", "R", "REAL", "I", "IMAGINARY"}
+
+
+def _close(a: float | None, b: float | None) -> bool:
+    return a is b if a is None or b is None else abs(a - b) <= 0.01 * max(abs(a), abs(b))
+
+
+def _n_different(values: Iterable[float | None]) -> int:
+    """How many values there are that differ by more than a hundredth."""
+    known = sorted(value for value in values if value is not None)
+    return len(known) and 1 + sum(b - a > 0.01 * b for a, b in pairwise(known))
+
+
+def _same_preparation(one: Series, other: Series) -> bool:
+    return (
+        same_timing(replace(one.header, echo_time=None), replace(other.header, echo_time=None))
+        and one.header.scanning_sequence == other.header.scanning_sequence
+    )
