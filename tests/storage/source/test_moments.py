@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pydicom.config
 import pytest
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 
 from storage.source.moments import moment_of
@@ -11,7 +14,9 @@ from storage.source.moments import moment_of
 def header(**values: str) -> Dataset:
     dataset = Dataset()
     for name, value in values.items():
-        setattr(dataset, name, value)
+        tag = tag_for_keyword(name)
+        assert tag is not None
+        dataset.add(DataElement(tag, dictionary_VR(tag), value, validation_mode=pydicom.config.IGNORE))
     return dataset
 
 
