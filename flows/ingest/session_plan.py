@@ -69,7 +69,9 @@ class SessionPlan:
     @property
     def remarks(self) -> tuple[Remark, ...]:
         """What to know of the session before it is ingested."""
-        return ordered([*chain.from_iterable(one.remarks for one in self.series), *_repeats(self)])
+        given = chain.from_iterable(one.remarks for one in self.series)
+        doubts = chain.from_iterable(one.doubts for one in self.decisions if one.reason is None)
+        return ordered([*given, *doubts, *_repeats(self)])
 
 
 def _repeats(plan: SessionPlan) -> Iterator[Remark]:

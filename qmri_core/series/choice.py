@@ -3,32 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
-from qmri_core.series.acquisition import CONTRASTS, SeriesHeader
+from qmri_core.series.acquisition import CONTRASTS, Contrast
 from qmri_core.series.classification import Decision, SkipReason
-
-SAME_SIZE = 0.02
-"""Of a spacing: voxels that differ by less are those of one protocol."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
-    """What the choice between series of one contrast looks at."""
-
-    decision: Decision
-    header: SeriesHeader
-    shape: tuple[int, int, int]
-    spacing: tuple[float, float, float]
-    number: int
+from qmri_core.series.evidence import (
+    HEAD,
+    Candidate,
+    is_clock_true,
+    is_repeat,
+    is_same_acquisition,
+    weighed,
+)
+from qmri_core.series.remarks import Remark, RemarkKind
 
 
 def choose(candidates: Sequence[Candidate]) -> tuple[Decision, ...]:
-    """Keep one series per contrast of one session; the others become duplicates that say why.
+    """Keep one series per contrast of one session; the others are left out with the reason why.
 
-    Order of preference: covers the brain, parameters known rather than assumed, thinner in its thickest direction,
-    smaller voxels, intensity-normalised, acquired later (a repeat is made because the first one failed).
+    First what the series say against each other counts; see `qmri_core.series.evidence`. Then the order of preference
+    is that of `_PREFERENCES`: a repeat is made because the first one failed, so that the later one is taken, unless an
+    agent may have been given between them. Of several reconstructions of one acquisition the most corrected is taken.
 
     Parameters
     ----------
@@ -40,63 +36,124 @@ def choose(candidates: Sequence[Candidate]) -> tuple[Decision, ...]:
     tuple of Decision
         In the order of ``candidates``; decisions that already have a reason are returned as they are.
     """
-    result = [candidate.decision for candidate in candidates]
+    result = weighed(candidates)
+    candidates = [replace(one, decision=decision) for one, decision in zip(candidates, result, strict=True)]
+    clock = is_clock_true(candidates)
+    software = _common_software(candidates)
     for contrast in CONTRASTS:
         rivals = [i for i, one in enumerate(result) if one.contrast is contrast and one.reason is None]
         if not rivals:
             continue
-        ranks = {i: _rank(candidates[i]) for i in rivals}
+        ranks = _ranks({i: candidates[i] for i in rivals}, software)
         best, *others = sorted(rivals, key=lambda i: (ranks[i], -i), reverse=True)
-        if others:
-            result[best] = replace(result[best], explanation=f"{result[best].explanation}; best of {len(rivals)}")
-        result[best] = replace(result[best], place=0)
-        repeats = [i for i in others if is_repeat(candidates[i], candidates[best])]
+        taken = candidates[best]
+        repeats: list[int] = []
         for i in others:
-            text = f"series {candidates[best].number} is taken: {_why(ranks[best], ranks[i])}"
-            place = 1 + repeats.index(i) if i in repeats else None
+            other = candidates[i]
+            same = any(is_same_acquisition(other, candidates[j], clock=clock) for j in (best, *repeats))
+            if is_repeat(other, taken) and not same:
+                repeats.append(i)
+            place = len(repeats) if i in repeats else None
+            text = f"series {taken.number} is taken: {_relation(other, taken, clock)}{_why(ranks[best], ranks[i])}"
             result[i] = replace(result[i], reason=SkipReason.DUPLICATE, explanation=text, place=place)
+        text = f"; best of {len(rivals)}" if others else ""
+        doubts = (*result[best].doubts, *_doubts(taken, contrast))
+        result[best] = replace(
+            result[best], explanation=f"{result[best].explanation}{text}", place=0, doubts=tuple(doubts)
+        )
     return tuple(result)
 
 
-def is_repeat(one: Candidate, other: Candidate) -> bool:
-    """Whether two series were acquired with equal numbers and geometry, so that either may stand for the other."""
-    a, b = one.header, other.header
-    times = ("repetition_time", "echo_time", "inversion_time", "flip_angle")
-    return (
-        one.shape == other.shape
-        and all(_close(x, y, SAME_SIZE) for x, y in zip(one.spacing, other.spacing, strict=True))
-        and all(_close(getattr(a, name), getattr(b, name), 0.01) for name in times)
-        and a.mr_acquisition_type == b.mr_acquisition_type
-        and bool(a.assumed) == bool(b.assumed)
-    )
+def _relation(other: Candidate, taken: Candidate, clock: bool) -> str:
+    """Say what a series is to the one taken, if they are of one acquisition."""
+    if not is_same_acquisition(other, taken, clock=clock):
+        return ""
+    is_copy = other.context.converted or (other.content and other.content == taken.content)
+    return "another copy of the same images, " if is_copy else "another reconstruction of the same acquisition, "
 
 
-def _close(a: float | None, b: float | None, relative: float) -> bool:
-    return a is b if a is None or b is None else abs(a - b) <= relative * max(abs(a), abs(b))
+def _common_software(candidates: Sequence[Candidate]) -> str:
+    """Version that most series of a session were made with, if there is one."""
+    known = [one.header.software for one in candidates if one.header.software]
+    return max(set(known), key=lambda version: (known.count(version), version), default="")
 
 
 _PREFERENCES = (
+    "nothing speaks of a contrast agent before it",
     "it covers the brain",
     "its parameters are not assumed",
+    "it is as the scanner made it",
     "its slices or voxels are thinner",
     "its voxels are smaller",
+    "it is not compressed with loss",
+    "it is as it was acquired, not converted",
     "it is intensity-normalised",
+    "it is corrected for distortion",
+    "it is corrected for motion",
+    "it is not filtered",
     "it was acquired later",
+    "it was acquired earlier, and names speak of a contrast agent",
+    "its series number is higher, and no time says which was acquired later",
 )
 
 
-def _rank(candidate: Candidate) -> tuple[float, ...]:
-    extent = min(size * step for size, step in zip(candidate.shape, candidate.spacing, strict=True))
-    return (
-        float(extent >= 100.0),
-        -float(len(candidate.header.assumed) > 0),
-        -round(max(candidate.spacing), 1),
-        -round(math.prod(candidate.spacing), 2),
-        float("NORM" in candidate.header.image_type),
-        float(candidate.number),
-    )
+def _ranks(rivals: dict[int, Candidate], software: str) -> dict[int, tuple[float, ...]]:
+    """Of each rival its place in every preference, the larger the better."""
+    moments = {i: one.context.acquired for i, one in rivals.items()}
+    known = [moment for moment in moments.values() if moment is not None]
+    is_timed = len(known) == len(rivals) and len({round(moment) for moment in known}) > 1
+    is_doubtful = any(_is_doubtful(one) or one.context.named_agent for one in rivals.values())
+    ranks: dict[int, tuple[float, ...]] = {}
+    for i, one in rivals.items():
+        moment = float(round(moments[i] or 0.0)) if is_timed else 0.0
+        kinds = set(one.header.image_type)
+        is_made_elsewhere = one.context.processed or (one.header.software or software) != software
+        ranks[i] = (
+            -float(_is_doubtful(one)),
+            float(min(size * step for size, step in zip(one.shape, one.spacing, strict=True)) >= HEAD),
+            -float(len(one.header.assumed) > 0),
+            -float(is_made_elsewhere),
+            -round(max(one.spacing), 1),
+            -round(math.prod(one.spacing), 2),
+            -float(one.context.lossy),
+            -float(one.context.converted),
+            float("NORM" in kinds),
+            2.0 * ("DIS3D" in kinds) + ("DIS2D" in kinds),
+            float("MOCO" in kinds),
+            -float("FIL" in kinds or "FILTERED_GEMS" in one.header.scan_options),
+            0.0 if is_doubtful else moment,
+            -moment if is_doubtful else 0.0,
+            float(one.number),
+        )
+    return ranks
+
+
+def _is_doubtful(one: Candidate) -> bool:
+    return any(doubt.kind is RemarkKind.AGENT for doubt in one.decision.doubts)
 
 
 def _why(best: tuple[float, ...], other: tuple[float, ...]) -> str:
     differences = (text for text, a, b in zip(_PREFERENCES, best, other, strict=True) if a != b)
     return next(differences, "both are equal, it comes first")
+
+
+def _doubts(taken: Candidate, contrast: Contrast) -> Iterator[Remark]:
+    """What to know of a series that is taken all the same."""
+    which, context = f"{contrast}: series {taken.number}", taken.context
+    if context.lossy:
+        yield Remark(kind=RemarkKind.LOSSY, text=f"{which} is compressed with loss, and no other copy is there")
+    if context.processed:
+        yield Remark(kind=RemarkKind.PROCESSED, text=f"{which} was changed after the scanner had made it")
+    if context.n_strays:
+        yield Remark(kind=RemarkKind.STRAY, text=f"{which} holds {context.n_strays} images of another kind, left out")
+    if context.rounding:
+        yield Remark(
+            kind=RemarkKind.ROUNDED,
+            text=f"{which} has positions rounded to {context.rounding:g} mm; slices are taken as evenly spaced",
+        )
+    if context.odd_inversion_time:
+        yield Remark(
+            kind=RemarkKind.ODD_TIME, text=f"{which} has inversion times that cannot be; they count as unknown"
+        )
+    if context.combined:
+        yield Remark(kind=RemarkKind.COMBINED, text=f"{which} combines several echoes; its echo time is nominal")

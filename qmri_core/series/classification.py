@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from qmri_core.series.acquisition import Contrast, PulseSequence, SeriesHeader
+from qmri_core.series.remarks import Remark
 from qmri_core.tissues import NOMINAL
 
 
@@ -90,7 +91,7 @@ class Decision:
     ``reason`` is None exactly for series to be ingested. ``contrast`` may be given beside a reason (a duplicate T1w is
     still a T1w). ``assumed`` is True where the contrast was stated by a user or by a BIDS name. ``place`` is that among
     the equal series of a contrast: 0 of the one taken, 1 and more of its repeats in the order of preference, None of
-    all others.
+    all others. ``doubts`` are what to know of a series that is taken all the same.
     """
 
     contrast: Contrast | None
@@ -99,6 +100,7 @@ class Decision:
     explanation: str
     assumed: bool = False
     place: int | None = None
+    doubts: tuple[Remark, ...] = ()
 
 
 MIN_SLICES = 3

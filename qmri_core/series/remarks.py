@@ -14,13 +14,53 @@ from enum import StrEnum
 class RemarkKind(StrEnum):
     """What a remark is about, in the order in which somebody has to decide."""
 
+    AGENT = "agent"
+    MISSING = "missing"
+    PROCESSED = "processed"
+    LOSSY = "lossy"
     REPEATED = "repeated"
+    ODD_TIME = "odd_time"
+    COMBINED = "combined"
+    STRAY = "stray"
+    ROUNDED = "rounded"
 
 
 MEANINGS: Mapping[RemarkKind, tuple[str, str]] = {
+    RemarkKind.AGENT: (
+        "a contrast agent may have been given before a series that is taken",
+        "look whether vessels are bright; leave the series out of the source if so, since its T1 is not the tissue's",
+    ),
+    RemarkKind.MISSING: (
+        "a series has fewer images than its header counts",
+        "see whether the transfer was complete, and send the series again",
+    ),
+    RemarkKind.PROCESSED: (
+        "images were changed after the scanner had made them: made days later, resampled, or captured again",
+        "get the scanner's own images if there are any",
+    ),
+    RemarkKind.LOSSY: (
+        "images were compressed with loss",
+        "get the originals if there are any; maps of compressed images are less precise",
+    ),
     RemarkKind.REPEATED: (
         "several series of one contrast lie in the session, and one was taken",
         "look whether the right one was taken; move the others out of the source if not",
+    ),
+    RemarkKind.ODD_TIME: (
+        "inversion times are written that cannot be, such as 1.8e308; they count as unknown",
+        "state the inversion time with --assume if it is known",
+    ),
+    RemarkKind.COMBINED: (
+        "an image that combines several echoes was taken, by the numbers of its header",
+        "nothing, for the T1w of an MPRAGE; else state what it is with --assume",
+    ),
+    RemarkKind.STRAY: (
+        "single images of another orientation, size or timing lie among those of a series; they are left out",
+        "nothing, if they are reference lines or screenshots",
+    ),
+    RemarkKind.ROUNDED: (
+        "positions of slices are rounded so far that steps between them look uneven; the mean step is used",
+        "nothing; get the originals if places matter to a tenth of a millimetre",
     ),
 }
 """Of each kind what it says, and what to do about it."""

@@ -53,7 +53,8 @@ _NO_AGENT = re.compile(
 _AGENT = re.compile(
     rf"(?<!\w){_AFTER}[ .\-]*(?:i\.?v\.?[ .\-]*)?{_MEDIUM}(?!\w)|"
     rf"\+ ?{_MEDIUM}(?!\w)|(?<!\w)(?:c|gd|gad|km)\+|"
-    r"(?<!\w)(?:km|gd|gado\w*|gad|gbca|ce|mdc|contrast|kontras\w*|contraste?|enhanced|enh|inject[e\u00e9]e?|injection|"
+    r"(?<!\w)(?:km|gd|gado\w*|gad|gbca|ce|mdc|contrast|kontras\w*|contraste?|enh|"
+    r"enhanced(?![ -]*(?:conv|mr|dicom|image|multi|format))|inject[e\u00e9]e?|injection|"
     r"kontrastl[i\u0131]|magnevist|dotarem|prohance|multihance|omniscan|clariscan|primovist|tehoste\w*)(?!\w)|"
     r"(?<!\w)post(?:contrast|gad\w*|gd|km|kontrast\w*|inj\w*)(?!\w)|"
     r"(?<!\w)post(?!\w)(?![ .\-]*(?:"

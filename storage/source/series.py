@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from qmri_core.series.acquisition import Contrast, PulseSequence, SeriesHeader
-from qmri_core.series.choice import Candidate, choose
+from qmri_core.series.choice import choose
 from qmri_core.series.classification import Context, Decision, SkipReason, classify
+from qmri_core.series.evidence import Candidate
 from qmri_core.series.remarks import Remark
 
 Matrix = tuple[tuple[float, float, float, float], ...]
@@ -104,7 +105,16 @@ def decide_session(members: Sequence[Series]) -> tuple[Decision, ...]:
     """Decisions on all series of one session, at most one of them taken per contrast; in the order given."""
     return choose(
         [
-            Candidate(decision=decide(one), header=one.header, shape=one.shape, spacing=one.spacing, number=one.number)
+            Candidate(
+                decision=decide(one),
+                header=one.header,
+                shape=one.shape,
+                spacing=one.spacing,
+                number=one.number,
+                affine=one.affine,
+                content=one.content,
+                context=one.context,
+            )
             for one in members
         ]
     )

@@ -28,6 +28,7 @@ SILENT = (
     "t1_mprage_sag_p2_iso", "T1 high contrast", "T1 HighContrast", "MPRAGE post op", "T1 pre-op", "T1 posterior fossa",
     "T1 post fossa", "Serie", "neuro std", "HEAD ROUTINE", "copy of 4", "s3D", "brain^library", "Schaedel", "3D T1 TFE",
     "T1 phase contrast", "T1 COR", "T1 SE AX C", "t1_space_sag", "AX T1 FLAIR", "cervical", "T1 post processing",
+    "ax (enhanced conversion)", "Enhanced MR T1",
 )  # fmt: skip
 
 
