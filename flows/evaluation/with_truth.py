@@ -121,7 +121,7 @@ def _true_sessions(truth: Path, linkage: Path) -> pd.DataFrame:
         raise ValueError(f"{truth}: holds no truth (sessions.csv); give the folder that `qmri simulate` wrote")
     if not linkage.is_file():
         raise ValueError(f"{linkage}: no such linkage table; give the one that `qmri ingest --linkage` wrote")
-    links = pd.read_csv(linkage, dtype=str)[["session", "study_instance_uid"]]
+    links = pd.read_csv(linkage, dtype=str, encoding_errors="surrogateescape")[["session", "study_instance_uid"]]
     known = {"patient_id": str, "study_instance_uid": str, "subject": str}
     return pd.read_csv(truth / "sessions.csv", dtype=known).merge(links, on="study_instance_uid")
 

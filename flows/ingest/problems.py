@@ -9,6 +9,7 @@ from typing import Literal
 from qmri_core.series.classification import SkipReason
 from qmri_core.series.remarks import MEANINGS as REMARKS
 from qmri_core.series.remarks import RemarkKind
+from storage.source.files import UNREADABLE_FOLDER
 from storage.store.schema import MEANINGS, Reason, Status
 
 SMALL_GROUP = 5
@@ -20,6 +21,7 @@ FILE_REASONS: Mapping[str, str] = {
     "nifti_in_archive": "A NIfTI file within an archive. Unpack it.",
     "too_large": "A file or archive beyond the bounds on size.",
     "unreadable": "A file that may not be read, or that its disk, its compression or its damage does not let be read.",
+    "unreadable_folder": "A folder that cannot be listed: nobody knows what it holds. Give this user read access.",
 }
 """Why files are not read as images, beside ``not_image`` and ``not_mr``; runs count them."""
 
@@ -31,7 +33,7 @@ SPOILT_SERIES = (SkipReason.INCOMPLETE, SkipReason.NO_PARAMETERS)
 class Problem:
     """So many sessions, series, groups or files have this; ``text`` says what it is and what to do."""
 
-    of: Literal["session", "series", "group", "file", "entry"]
+    of: Literal["session", "series", "group", "file", "folder", "entry"]
     name: str
     count: int
     text: str
@@ -80,7 +82,7 @@ def problems(
             yield Problem(of="series", name=str(spoilt), count=count, text=_plain(MEANINGS[Reason(str(spoilt))]))
     for name, meaning in FILE_REASONS.items():
         if count := files.get(name, 0):
-            yield Problem(of="file", name=name, count=count, text=meaning)
+            yield Problem(of="folder" if name == UNREADABLE_FOLDER else "file", name=name, count=count, text=meaning)
     if count := sum(size < SMALL_GROUP for size in groups.values()):
         text = f"Fewer than {SMALL_GROUP} sessions: its calibration rests on few people. Add sessions, or leave it out."
         yield Problem(of="group", name="small", count=count, text=text)

@@ -101,7 +101,7 @@ def write_linkage(rows: Iterable[LinkageRow], path: Path) -> None:
     """Write which session is whose: CSV for the user alone, readable by nobody else; never into the store."""
     path.touch(mode=0o600)
     path.chmod(0o600)  # of a file that was there before, too
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:  # names may be any bytes
         writer = csv.writer(file)
         writer.writerow(["session", "patient_id", "study_instance_uid", "path"])
         writer.writerows((row.session, row.patient_id, row.study_instance_uid, row.path) for row in rows)

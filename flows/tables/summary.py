@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from qmri_core.series.remarks import MEANINGS, RemarkKind
+from storage.source.files import UNREADABLE_FOLDER
 
 SESSIONS_FAILED = 3
 """Exit status of a run that finished although sessions of its source have failed."""
@@ -124,9 +125,14 @@ class RunSummary:
 
 
 def files_line(n_files: int, other: Mapping[str, int]) -> str:
-    """Tell how many files there were, and why some are no image that is read."""
-    reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(other.items()))
-    return f"{n_files} files" + (f", of them no image that is read: {reasons}" if reasons else "")
+    """Tell how many files there were, why some are no image that is read, and how many folders were closed."""
+    reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(other.items()) if reason != UNREADABLE_FOLDER)
+    closed = other.get(UNREADABLE_FOLDER, 0)
+    return (
+        f"{n_files} files"
+        + (f", of them no image that is read: {reasons}" if reasons else "")
+        + (f"; {closed} folders cannot be read ({UNREADABLE_FOLDER}), and what they hold is missing" if closed else "")
+    )
 
 
 def remark_lines(counts: Mapping[str, int]) -> list[str]:

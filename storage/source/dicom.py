@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import math
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import IO, Any, cast
 
 import pydicom
@@ -35,7 +34,8 @@ from storage.source.elements import (
     required_value,
     transfer_syntax,
 )
-from storage.source.files import MAX_FILE, SEPARATOR, Allowance, LimitError, bounded
+from storage.source.extent import NATIVE, may_hold_pixels, missing_bytes, pixel_bytes, start_of_pixels
+from storage.source.files import MAX_FILE, Allowance, LimitError, bounded, folder_of
 from storage.source.header import (
     age_of,
     clock_of,
@@ -59,7 +59,6 @@ _CONVERTED = f"{_MR_IMAGE}.4"
 """Legacy Converted Enhanced MR: an archive put classic images together; what it had no place for lies unassigned."""
 _MR_IMAGES = frozenset({_MR_IMAGE, f"{_MR_IMAGE}.1", _CONVERTED})
 _SPECTROSCOPY = frozenset({f"{_MR_IMAGE}.2", "1.3.46.670589.11.0.0.12.1"})
-_NATIVE = frozenset({"", "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"})
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _DIRECTORY = "1.2.840.10008.1.3.10"
 _NO_IMAGE = tuple(f"1.2.840.10008.5.1.4.1.1.{node}" for node in ("66", "88", "11.", "104", "9.", "67", "481"))
@@ -121,6 +120,10 @@ class Instance:
     date: int | None = field(repr=False)
     """Ordinal of the study's date."""
     problem: SkipReason | None
+    n_missing: int = 0
+    """Bytes that the file is shorter than its pixels say: it was cut short, or is still being written."""
+    is_of_cut_archive: bool = False
+    """Whether the file lies in an archive that cannot be read to its end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,7 +246,7 @@ def _scan(raw: IO[bytes], location: str, allowed: Allowance | None) -> tuple[Fra
         return None
     size = raw.seek(0, 2)
     if get_text(header, "SOPClassUID") == _MR_IMAGE:
-        has_pixels = _may_hold_pixels(header, size) or _start_of_pixels(raw, force=force) < size
+        has_pixels = may_hold_pixels(header, size) or start_of_pixels(raw, force=force) < size
     else:  # functional groups come late
         raw.seek(0)
         with library_errors(PYDICOM):
@@ -257,29 +260,6 @@ def _past_classic(tag: int, _vr: str | None, _length: int) -> bool:
     return tag > 0x2001FFFF
 
 
-def _pixel_bytes(header: Dataset) -> int:
-    """Bytes of the pixels, if they are not compressed."""
-    bits = 1.0
-    for name, default in (("Rows", 0), ("Columns", 0), ("BitsAllocated", 16), ("NumberOfFrames", 1)):
-        bits *= get_number(header, name) or default
-    if not math.isfinite(bits):
-        raise DamagedError("OverflowError")
-    return int(bits / 8)
-
-
-def _may_hold_pixels(header: Dataset, size: int) -> bool:
-    """Whether a file is long enough for its pixels, if they are not compressed."""
-    return transfer_syntax(header) not in _NATIVE or size >= _pixel_bytes(header)
-
-
-def _start_of_pixels(raw: IO[bytes], *, force: bool) -> int:
-    """Where pixels begin in a file, however few there are: then it was cut short, and reading it must fail."""
-    raw.seek(0)
-    with library_errors(PYDICOM):
-        pydicom.dcmread(raw, stop_before_pixels=True, specific_tags=["Rows"], force=force)
-    return raw.tell()
-
-
 def _looks_bare(start: bytes) -> bool | None:
     """Whether the file starts without preamble; None if it is no DICOM."""
     if start[128:132] == b"DICM":
@@ -290,9 +270,9 @@ def _looks_bare(start: bytes) -> bool | None:
 
 def _digests(raw: IO[bytes], header: Dataset, size: int, *, force: bool) -> tuple[str, str]:
     """Digests of all bytes and of those of the pixels."""
-    length = _pixel_bytes(header)
-    native = transfer_syntax(header) in _NATIVE and 0 < length < size
-    begin = size - length if native else _start_of_pixels(raw, force=force)
+    length = pixel_bytes(header)
+    native = transfer_syntax(header) in NATIVE and 0 < length < size
+    begin = size - length if native else start_of_pixels(raw, force=force)
     raw.seek(0)
     parts = [hashlib.sha256(), hashlib.sha256()]
     for digest, rest in zip(parts, (min(begin, size), max(0, size - begin)), strict=True):
@@ -312,6 +292,8 @@ def _frames(
     # Only what may be ingested is read whole.
     digests = ("", "") if problem else _digests(raw, header, size, force=force)
     instance = _instance(header, location, digests, problem)
+    if problem is None and (n_missing := missing_bytes(raw, header, size, force=force)):
+        instance = replace(instance, n_missing=n_missing)
     if problem is not None:
         return (Frame(instance=instance, index=0),)
     software = software_of(header)
@@ -345,14 +327,13 @@ def _frames(
 
 
 def _counters(header: Dataset, location: str, echo: int | None) -> tuple[float, ...]:
-    folder = location.replace(SEPARATOR, "/").rpartition("/")[0]
     return (
         get_number(header, "AcquisitionNumber") or 0.0,
         float(echo or 0),
         get_number(header, "TriggerTime") or 0.0,
         clock_of(header, "SeriesTime"),
         clock_of(header, "AcquisitionTime"),
-        float(zlib.crc32(folder.encode(errors="surrogateescape"))),
+        float(zlib.crc32(folder_of(location).encode(errors="surrogateescape"))),
     )
 
 

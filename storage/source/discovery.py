@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -17,14 +17,15 @@ from qmri_core.series.classification import Context, SkipReason
 from qmri_core.series.geometry import Volume
 from storage.pseudonyms import pseudonym
 from storage.source.assume_file import Assumption, AssumptionError, fill, load_assumptions, matching
-from storage.source.dicom import Frame
-from storage.source.files import SEPARATOR, FolderError, relative, walk
+from storage.source.dicom import Frame, Instance
+from storage.source.files import SEPARATOR, UNREADABLE_FOLDER, relative, walk
 from storage.source.index import (
     BATCH,
     Index,
     IndexUnusableError,
     Scan,
     ScanTask,
+    closed_folder,
     person_of,
     remove_index,
     scan_files,
@@ -157,7 +158,7 @@ def scan_source(
         kept = _indexed(index, source, key, progress, runner)
         on_error.callback(kept.close)
         if not kept.n_files:
-            raise SourceError(f"source {source} holds no file; give the folder that holds the DICOM or NIfTI files")
+            raise SourceError(_no_file(source, kept.other))
         scanned = Scanned(kept, source, key, assume)
         if not scanned.sessions:
             raise SourceError(_nothing(source, scanned.n_files, scanned.unreadable))
@@ -200,10 +201,12 @@ def _scan_into(
                 progress(done, max(done, total))
             yield path
 
-    total = sum(1 for _ in _files(source)) if progress is not None else 0
-    batches = _batches(kept.unknown(told(_files(source))))
+    total = sum(1 for _ in _files(source, [])) if progress is not None else 0
+    closed: list[str] = []
+    batches = _batches(kept.unknown(told(_files(source, closed))))
     for scans in runner(ScanTask(paths=batch, root=str(root), key=key) for batch in batches):
         kept.add(scans)
+    kept.add(map(closed_folder, closed))
     kept.finish()
     if progress is not None and done:
         progress(done, max(done, total))
@@ -255,20 +258,8 @@ def read_volume(series: Series) -> Volume:
     return read_nifti(series) if series.kind == "nifti" else read_dicom(series)
 
 
-def _files(source: Path) -> Iterator[str]:
-    if source.is_file():
-        return iter((str(source),))
-    return _walk(source)
-
-
-def _walk(source: Path) -> Iterator[str]:
-    try:
-        yield from walk(str(source))
-    except FolderError as error:
-        raise SourceError(
-            f"a folder below the source may not be read ({error.strerror}); "
-            "give this user read access to the whole source"
-        ) from None
+def _files(source: Path, closed: list[str]) -> Iterator[str]:
+    return iter((str(source),)) if source.is_file() else walk(str(source), closed)
 
 
 _ADVICE = {
@@ -277,7 +268,14 @@ _ADVICE = {
     "archive_in_archive": "unpack archives that hold archives",
     "too_large": "some are beyond the bounds on size",
     "unreadable": "some cannot be read",
+    "unreadable_folder": "give this user read access to all folders",
 }
+
+
+def _no_file(source: Path, other: Mapping[str, int]) -> str:
+    if UNREADABLE_FOLDER in other:
+        return f"source {source} holds no file, or none in a folder that may be read; give this user read access"
+    return f"source {source} holds no file; give the folder that holds the DICOM or NIfTI files"
 
 
 def _nothing(source: Path, n_files: int, other: Mapping[str, int]) -> str:
@@ -325,6 +323,8 @@ def _series(
         problem, explanation = SkipReason.DUPLICATE, "the same instances as in another copy that is taken"
     elif problem is None and volume.defect:
         problem = SkipReason.INCOMPLETE
+    elif problem is None and (cut := {frame.instance for frame in volume.frames if frame.instance.n_missing}):
+        problem, explanation = SkipReason.INCOMPLETE, _cut_short(cut, len(volume.frames))
     paths = tuple(sorted({frame.instance.path for frame in volume.frames}))
     place = {path: index for index, path in enumerate(paths)}
     person = pseudonym(key, "person", person_of(first))
@@ -355,6 +355,11 @@ def _series(
     folder = PurePosixPath(relative(one.path.partition(SEPARATOR)[0], root)).parent.as_posix()
     row = LinkageRow(session=series.session, patient_id=one.patient, study_instance_uid=one.study, path=folder)
     return series, row
+
+
+def _cut_short(cut: Collection[Instance], n_slices: int) -> str:
+    missing = sum(one.n_missing for one in cut)
+    return f"{len(cut)} files, of {n_slices} slices, are cut short by {missing} bytes: export them again, or wait"
 
 
 def _digest_of(parts: Iterable[tuple[str, int]]) -> str:

@@ -1,6 +1,7 @@
 """Files of a source: walking folders, and reading plain, gzipped and archived files within stated bounds.
 
-A file is named by its path; a member of an archive by the path of the archive, `SEPARATOR`, and the member's name.
+A file is named by its path; a member of an archive by the path of the archive, `SEPARATOR`, and the member's name, and
+where that name occurs again in the archive by `SEPARATOR` and how often it has occurred before.
 Members are only ever read into memory, so a name that climbs out of the archive has nowhere to go.
 """
 
@@ -9,14 +10,18 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import struct
 import tarfile
 import zipfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any, Self, cast
 
 from storage.source.damage import ARCHIVES, DamagedError, library_errors
 
@@ -34,6 +39,9 @@ SLACK = 256 * 2**20
 
 MAX_MEMBERS = 1_000_000
 """Members of one archive."""
+
+UNREADABLE_FOLDER = "unreadable_folder"
+"""Reason under which a folder counts that cannot be listed; it is no file, and nobody knows how many it holds."""
 
 _TAR_NAMES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 _CLOSED_NAMES = (".7z", ".rar", ".iso")
@@ -64,19 +72,18 @@ class Allowance:
             raise LimitError(f"more than {MAX_RATIO} bytes for each byte of the archive")
 
 
-class FolderError(OSError):
-    """A folder may not be read."""
-
-
-def walk(folder: str) -> Iterator[str]:
+def walk(folder: str, closed: list[str]) -> Iterator[str]:
     """All regular files below ``folder`` in the order of their names; sidecars are left out.
 
-    Links to folders are followed; a folder is entered once, however many links lead to it.
+    Links to folders are followed; a folder is entered once, however many links lead to it. What is neither file nor
+    folder (a pipe, a socket, a device) is left alone: opening it may wait for ever.
 
-    Raises
-    ------
-    FolderError
-        If a folder may not be read; its text names none.
+    Parameters
+    ----------
+    folder
+        Where to start.
+    closed
+        Takes the folders that cannot be listed; the others are walked.
     """
     entered: set[tuple[int, int]] = set()
     pending = [folder]
@@ -89,15 +96,16 @@ def walk(folder: str) -> Iterator[str]:
             entered.add((state.st_dev, state.st_ino))
             with os.scandir(here) as found:
                 entries = sorted(found, key=lambda entry: entry.name)
-            inner = []
-            for entry in entries:
-                if _is_folder(entry):
-                    inner.append(entry.path)
-                elif _is_file(entry) and not entry.name.lower().endswith(_SIDECARS):
-                    yield entry.path
-            pending += reversed(inner)
-        except (PermissionError, FileNotFoundError) as error:
-            raise FolderError(error.errno, error.strerror) from None
+        except OSError:  # no right to read, too long a path, a failing disk, or gone since it was listed
+            closed.append(here)
+            continue
+        inner = []
+        for entry in entries:
+            if _is_folder(entry):
+                inner.append(entry.path)
+            elif _is_file(entry) and not entry.name.lower().endswith(_SIDECARS):
+                yield entry.path
+        pending += reversed(inner)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -117,16 +125,30 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
 
 def relative(location: str, root: Path) -> str:
     """Path of a file below ``root``; an archive counts as a folder."""
-    path, _, member = location.partition(SEPARATOR)
+    path, member = _parts(location)
     if not Path(path).is_relative_to(root):  # root is a file itself
         return Path(path).name
     below = Path(path).relative_to(root).as_posix()
     return f"{below}/{member}" if member else below
 
 
+def folder_of(location: str) -> str:
+    """Path of the folder that holds a file; an archive counts as a folder."""
+    path, member = _parts(location)
+    return (f"{path}/{member}" if member else path).rpartition("/")[0]
+
+
+def _parts(location: str) -> tuple[str, str]:
+    """Path of a file, or of an archive and the name of its member."""
+    path, *member = location.split(SEPARATOR)
+    return path, member[0] if member else ""
+
+
 def archive_kind(path: str, start: bytes) -> str:
     """``zip``, ``tar``, ``closed`` (a format that is not read) or empty, by name and first bytes."""
     name = path.lower()
+    if is_apple_double(path, start):
+        return ""
     if start[:4] == b"PK\x03\x04" or (start[:2] == b"PK" and name.endswith(".zip")):
         return "zip"
     if name.endswith(_TAR_NAMES) or start[257:262] == b"ustar":
@@ -140,13 +162,28 @@ def archive_kind(path: str, start: bytes) -> str:
     return "closed" if name.endswith(_CLOSED_NAMES) else ""
 
 
+def is_apple_double(name: str, start: bytes) -> bool:
+    """Whether a file is the twin in which a Mac keeps what another file system does not: its name promises too much."""
+    return name.rpartition("/")[2].startswith("._") and start[:4] == b"\x00\x05\x16\x07"
+
+
 def allowance(path: str) -> Allowance:
     """What an archive may give by its size."""
     return Allowance(SLACK + MAX_RATIO * os.stat(path).st_size)  # noqa: PTH116
 
 
-def members(path: str, kind: str, allowed: Allowance) -> Iterator[tuple[str, IO[bytes]]]:
-    """Names and opened streams of the files in an archive, in its order; each stream must be read before the next.
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A file in an archive. It is opened, and read, before the next one is asked for."""
+
+    name: str = field(repr=False)
+    location: str = field(repr=False)
+    """What tells it from all others: a name may occur twice in an archive."""
+    open: Callable[[], IO[bytes]] = field(repr=False)
+
+
+def members(path: str, kind: str, allowed: Allowance) -> Iterator[Member]:
+    """Files in an archive, in its order.
 
     ``allowed`` counts what is decompressed on the way: all of a tar. Of a zip only what is read is decompressed, and
     counted by `bounded`.
@@ -161,26 +198,23 @@ def members(path: str, kind: str, allowed: Allowance) -> Iterator[tuple[str, IO[
     return _members_of_zip(path) if kind == "zip" else _members_of_tar(path, allowed)
 
 
-def _members_of_zip(path: str) -> Iterator[tuple[str, IO[bytes]]]:
-    with library_errors(ARCHIVES):
-        archive = zipfile.ZipFile(path)
-    with archive:
+def _members_of_zip(path: str) -> Iterator[Member]:
+    with _opened_zip(path) as archive:
         infos = archive.infolist()
         _check_count(len(infos))
+        location = _Locations(path)
         for info in infos:
-            if info.is_dir() or info.filename.lower().endswith(_SIDECARS):
-                continue
-            with library_errors(ARCHIVES):
-                opened = archive.open(info)
-            with opened as stream:
-                yield info.filename, stream
+            name = _name(info.filename)
+            if not info.is_dir() and not name.lower().endswith(_SIDECARS):
+                yield Member(name, location(name), partial(_open_member, archive, info))
 
 
-def _members_of_tar(path: str, allowed: Allowance) -> Iterator[tuple[str, IO[bytes]]]:
+def _members_of_tar(path: str, allowed: Allowance) -> Iterator[Member]:
     with library_errors(ARCHIVES):
         archive = tarfile.open(path, "r:*", ignore_zeros=False)  # noqa: SIM115 - closed below
     with archive:
         begin = 0
+        location = _Locations(path)
         for number in count():
             _check_count(number)
             with library_errors(ARCHIVES):
@@ -190,12 +224,76 @@ def _members_of_tar(path: str, allowed: Allowance) -> Iterator[tuple[str, IO[byt
             end = member.offset_data + member.size  # what is skipped is decompressed too
             allowed.spend(end - begin)
             begin = end
-            if not member.isfile() or member.name.lower().endswith(_SIDECARS):
-                continue
-            with library_errors(ARCHIVES):
-                opened = archive.extractfile(member)
-            if opened is not None:
-                yield member.name, opened
+            name = _name(member.name)
+            if member.isfile() and not name.lower().endswith(_SIDECARS):
+                yield Member(name, location(name), partial(_extract, archive, member))
+
+
+def _name(name: str) -> str:
+    return name.replace(SEPARATOR, "?")
+
+
+class _Locations:
+    """Locations of the members of one archive: a name that comes again gets its number."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._n_before: Counter[str] = Counter()
+
+    def __call__(self, name: str) -> str:
+        number = self._n_before[name]
+        self._n_before[name] += 1
+        return SEPARATOR.join((self._path, name, str(number))) if number else self._path + SEPARATOR + name
+
+
+def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
+    with library_errors(ARCHIVES):
+        opened = archive.extractfile(member)
+    if opened is None:
+        raise DamagedError("KeyError")
+    return opened
+
+
+@contextmanager
+def _opened_zip(path: str) -> Iterator[zipfile.ZipFile]:
+    with ExitStack() as stack:
+        with library_errors(ARCHIVES):
+            try:
+                archive = zipfile.ZipFile(path)
+            except UnicodeDecodeError:  # names that are said to be UTF-8 and are not
+                archive = zipfile.ZipFile(stack.enter_context(_WithoutUtf8(path)))
+        yield stack.enter_context(archive)
+
+
+class _WithoutUtf8(io.FileIO):
+    """A zip whose directory says of no name that it is UTF-8: then any bytes are a name."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = bytearray(super().read(-1 if size is None else size) or b"")
+        start = 0
+        while data[start : start + 4] == b"PK\x01\x02":
+            data[start + 9] &= ~0x08  # bit 11 of the flags
+            lengths = struct.unpack_from("<3H", data, start + 28) if len(data) >= start + 34 else (0, 0, 0)
+            start += 46 + sum(lengths)
+        return bytes(data)
+
+
+_LOCAL_HEADER = struct.Struct("<4s22xHH")
+"""Magic number, and lengths of name and extra field, in front of a member of a zip."""
+
+
+def _open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> IO[bytes]:
+    """Open a member by its place alone: its name may occur twice, or be written otherwise in front of it."""
+    with library_errors((*ARCHIVES, struct.error)):
+        raw = archive.fp
+        if raw is None or info.flag_bits & 1:
+            raise DamagedError("RuntimeError")  # encrypted
+        raw.seek(info.header_offset)
+        magic, n_name, n_extra = _LOCAL_HEADER.unpack(raw.read(_LOCAL_HEADER.size))
+        if magic != b"PK\x03\x04":
+            raise DamagedError("BadZipFile")
+        raw.seek(n_name + n_extra, os.SEEK_CUR)
+        return cast(IO[bytes], zipfile.ZipExtFile(cast(Any, raw), "r", info))
 
 
 def _check_count(number: int) -> None:
@@ -240,13 +338,14 @@ class Reader:
         self._locations = locations
         self._kept: dict[str, bytes] = {}
         self._zips: dict[str, zipfile.ZipFile] = {}
+        self._infos: dict[str, zipfile.ZipInfo] = {}
+        self._open_files = ExitStack()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        for archive in self._zips.values():
-            archive.close()
+        self._open_files.close()
         self._kept.clear()
 
     def read(self, location: str) -> bytes:
@@ -257,7 +356,7 @@ class Reader:
         DamagedError
             If an archive cannot be read any more, or lacks the member.
         """
-        path, _, member = location.partition(SEPARATOR)
+        path, member = _parts(location)
         if not member:
             with open(path, "rb") as raw:  # noqa: PTH123
                 start = raw.read(2)
@@ -265,27 +364,28 @@ class Reader:
                 return _inflated(raw, start)
         if path not in self._zips and location not in self._kept:
             self._open(path)
-        if path in self._zips:
-            with library_errors(ARCHIVES):
-                opened = self._zips[path].open(member)
-            with opened as stream:
+        if location in self._infos:
+            with _open_member(self._zips[path], self._infos[location]) as stream:
                 return _plain(bounded(stream).getvalue())
         if location not in self._kept:
             raise DamagedError("KeyError")
         return _plain(self._kept.pop(location))
 
     def _open(self, path: str) -> None:
-        if zipfile.is_zipfile(path):
-            with library_errors(ARCHIVES):
-                self._zips[path] = zipfile.ZipFile(path)
-            return
         wanted = {name for name in self._locations if name.startswith(path + SEPARATOR)}
+        if zipfile.is_zipfile(path):
+            archive = self._zips[path] = self._open_files.enter_context(_opened_zip(path))
+            numbered = _Locations(path)
+            for info in archive.infolist():
+                location = numbered(_name(info.filename))
+                if location in wanted:
+                    self._infos[location] = info
+            return
         total = 0
-        for member, stream in members(path, "tar", allowance(path)):
-            location = path + SEPARATOR + member
-            if location in wanted:
-                self._kept[location] = bounded(stream).getvalue()
-                total += len(self._kept[location])
+        for member in members(path, "tar", allowance(path)):
+            if member.location in wanted:
+                self._kept[member.location] = bounded(member.open()).getvalue()
+                total += len(self._kept[member.location])
                 if total > MAX_FILE:
                     raise LimitError(f"a series of more than {MAX_FILE} bytes in one archive")
 

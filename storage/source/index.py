@@ -26,12 +26,13 @@ from storage.pseudonyms import pseudonym
 from storage.source.damage import DamagedError
 from storage.source.dicom import Frame, scan_file, scan_stream
 from storage.source.files import (
-    SEPARATOR,
+    UNREADABLE_FOLDER,
     Allowance,
     LimitError,
     allowance,
     archive_kind,
     bounded,
+    is_apple_double,
     members,
     read_some,
     relative,
@@ -111,13 +112,18 @@ def not_scanned(path: str) -> Scan:
     return Scan(path=path, stamp="", n_files=1, records=(), other={"unreadable": 1})
 
 
+def closed_folder(path: str) -> Scan:
+    """Stand-in for a folder that cannot be listed; it is tried again next time."""
+    return Scan(path=path, stamp="", n_files=0, records=(), other={UNREADABLE_FOLDER: 1})
+
+
 def _scan(path: str, root: Path, key: bytes) -> Scan:
     other: Counter[str] = Counter()
     records: list[Record] = []
     n_files, stamp = 1, ""
     try:
         stamp = stamp_of(path)
-        if is_nifti(path):
+        if is_nifti(path) and not _is_twin(path):
             found = scan_nifti(path, relative(path, root), key=key)
             if found is None:
                 other["not_image"] += 1
@@ -138,6 +144,14 @@ def _scan(path: str, root: Path, key: bytes) -> Scan:
     return Scan(path=path, stamp=stamp, n_files=n_files, records=tuple(records), other=dict(other))
 
 
+def _is_twin(path: str) -> bool:
+    """Whether a file is what a Mac keeps beside the file whose name it has."""
+    if not path.rpartition("/")[2].startswith("._"):
+        return False
+    with open(path, "rb") as file:  # noqa: PTH123
+        return is_apple_double(path, file.read(4))
+
+
 NOT_READ = (DamagedError, OSError, MemoryError)
 """How a file says that it is not read: by its content, by the operating system or a bound on size, by its size."""
 
@@ -155,15 +169,20 @@ def _scan_archive(path: str, kind: str, key: bytes, records: list[Record], other
     number = 0
     try:
         allowed = allowance(path)
-        for name, stream in members(path, kind, allowed):
+        for member in members(path, kind, allowed):
             number += 1
             try:
-                if is_nifti(name):
-                    other["nifti_in_archive"] += 1
-                elif name.lower().endswith((".zip", ".tar", ".tgz", ".tar.gz")):
-                    other["archive_in_archive"] += 1
-                else:
-                    _add(_scan_member(stream, kind, path + SEPARATOR + name, allowed), key, records, other)
+                with member.open() as stream:
+                    start = read_some(stream, 1024)
+                    if is_apple_double(member.name, start):
+                        other["not_image"] += 1
+                    elif is_nifti(member.name):
+                        other["nifti_in_archive"] += 1
+                    elif member.name.lower().endswith((".zip", ".tar", ".tgz", ".tar.gz")):
+                        other["archive_in_archive"] += 1
+                    else:
+                        frames = _scan_member(stream, start, kind, member.location, allowed)
+                        _add(frames, key, records, other)
             except NOT_READ as error:
                 other[_reason(error)] += 1
     except NOT_READ as error:
@@ -171,8 +190,9 @@ def _scan_archive(path: str, kind: str, key: bytes, records: list[Record], other
     return max(1, number)
 
 
-def _scan_member(stream: IO[bytes], kind: str, location: str, allowed: Allowance) -> tuple[Frame, ...] | None:
-    start = read_some(stream, 1024)
+def _scan_member(
+    stream: IO[bytes], start: bytes, kind: str, location: str, allowed: Allowance
+) -> tuple[Frame, ...] | None:
     if start[128:132] != b"DICM" and start[:2] not in {b"\x1f\x8b", b"\x02\x00", b"\x08\x00"}:
         return None
     content = bounded(stream, start, allowed if kind == "zip" else None)  # what a tar gives has been counted

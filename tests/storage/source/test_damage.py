@@ -78,7 +78,7 @@ READERS: dict[str, tuple[Callable[[Path], None], int]] = {
 
 
 def scan(folder: Path) -> None:
-    paths = tuple(str(path) for path in files.walk(str(folder)))
+    paths = tuple(str(path) for path in files.walk(str(folder), []))
     for result in scan_files(ScanTask(paths=paths, root=str(folder), key=KEY)):
         assert result.records
         assert not result.other
