@@ -71,7 +71,21 @@ class SessionPlan:
         """What to know of the session before it is ingested."""
         given = chain.from_iterable(one.remarks for one in self.series)
         doubts = chain.from_iterable(one.doubts for one in self.decisions if one.reason is None)
-        return ordered([*given, *doubts, *_repeats(self)])
+        return ordered([*given, *doubts, *_misnamed(self), *_repeats(self)])
+
+
+def _misnamed(plan: SessionPlan) -> Iterator[Remark]:
+    """Series whose numbers contradict their BIDS name."""
+    for one, decision in zip(plan.series, plan.decisions, strict=True):
+        if one.named is None or one.contrast is not None or decision.contrast is one.named:
+            continue
+        if decision.contrast is not None:
+            text = f"series {one.number} is named {one.named}, and a {decision.contrast} by its numbers"
+        elif decision.reason in {SkipReason.NO_PARAMETERS, one.problem}:
+            continue
+        else:
+            text = f"series {one.number} is left out: {decision.explanation}"
+        yield Remark(kind=RemarkKind.MISNAMED, text=text)
 
 
 def _repeats(plan: SessionPlan) -> Iterator[Remark]:

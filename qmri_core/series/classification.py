@@ -113,6 +113,8 @@ _DERIVED = frozenset(
         "T1 MAP", "T2 MAP", "MAP", "ADC", "FA", "TRACEW", "CSA MPR", "SCREEN SAVE", "RESAMPLED",
     }
 )  # fmt: skip
+_REFORMATTED = frozenset({"DERIVED", "MPR", "REFORMATTED", "RESAMPLED", "CSA MPR"})
+"""Of these, codes of images that still have a contrast: who names one in BIDS has chosen it."""
 _NO_ANATOMY = frozenset({"PERFUSION", "ASL", "TIME_OF_FLIGHT", "TOF", "ANGIO", "SWI", "FLOW_ENCODED", "FMRI"})
 _CHEMICAL_SHIFT = frozenset({"FAT", "OPP_PHASE"})
 
@@ -132,6 +134,7 @@ def classify(
     context: Context | None = None,
     problem: SkipReason | None = None,
     contrast: Contrast | None = None,
+    named: Contrast | None = None,
     sequence: PulseSequence | None = None,
 ) -> Decision:
     """Decide what a series is.
@@ -147,7 +150,9 @@ def classify(
     problem
         A defect found while the volume was put together, or another kind of object.
     contrast, sequence
-        Stated by a user or a BIDS name; trusted above the numbers, but not above a defect.
+        Stated by a user; trusted above the numbers, but not above a defect.
+    named
+        Contrast by a BIDS name; trusted where the numbers do not say what the series is.
 
     Returns
     -------
@@ -157,11 +162,15 @@ def classify(
     context = context or Context()
     if problem not in {None, SkipReason.INCOMPLETE, SkipReason.DUPLICATE}:
         return _skip(problem, _PROBLEM_TEXT.get(problem, f"known to be {problem} before its numbers were read"))
-    if contrast is None:
+    if contrast is not None:
+        found = _stated(header, contrast, sequence)
+    elif named is not None:
+        found = _named(header, context, spacing, named)
+    else:
         excluded = _excluded(header, context)
         if excluded is not None:
             return excluded
-    found = _contrast(header, context, spacing) if contrast is None else _stated(header, contrast, sequence)
+        found = _contrast(header, context, spacing)
     if problem is not None:
         if found.reason is SkipReason.NO_PARAMETERS and found.contrast is None:
             return found
@@ -340,6 +349,37 @@ def _echo_train(header: SeriesHeader) -> Decision:
     if csf >= _EDGE_T2 * grey and grey >= _EDGE_T2 * white and echo >= 0.055:
         return _taken(Contrast.T2W, family(header, Contrast.T2W), header)
     return _skip(SkipReason.CONTRAST_UNKNOWN, f"neither T1w nor T2w at {_numbers(header)}")
+
+
+def _named(header: SeriesHeader, context: Context, spacing: tuple[float, float, float], named: Contrast) -> Decision:
+    """Trust a name where numbers are missing; where they say what a series is, they say it, and the name is wrong."""
+    excluded = _excluded(header, context)
+    if excluded is not None and (
+        excluded.reason is not SkipReason.DERIVED or (_DERIVED - _REFORMATTED) & set(header.image_type)
+    ):
+        return replace(excluded, explanation=f"{excluded.explanation}, though named {named}")
+    if not _is_determined(header):
+        return _stated(header, named, None)
+    found = _contrast(header, context, spacing)
+    if found.contrast is named:
+        return _stated(header, named, None)
+    if named is Contrast.FLAIR and header.inversion_time is None and found.contrast is not Contrast.T1W:
+        return Decision(
+            contrast=named,
+            sequence=None,
+            reason=SkipReason.NO_PARAMETERS,
+            explanation=f"named FLAIR, but without inversion time, {_numbers(header)}",
+            assumed=True,
+        )
+    return replace(found, explanation=f"{found.explanation}, though named {named}")
+
+
+def _is_determined(header: SeriesHeader) -> bool:
+    """Whether the numbers suffice to say what a series is."""
+    gradient = is_gradient_echo(header)
+    if header.repetition_time is None or header.echo_time is None or gradient is None:
+        return False
+    return not gradient or header.flip_angle is not None or is_mprage(header)
 
 
 def _stated(header: SeriesHeader, contrast: Contrast, sequence: PulseSequence | None) -> Decision:

@@ -18,6 +18,9 @@ class RemarkKind(StrEnum):
     MISSING = "missing"
     PROCESSED = "processed"
     LOSSY = "lossy"
+    SIDECAR = "sidecar"
+    MISNAMED = "misnamed"
+    PLACED = "placed"
     REPEATED = "repeated"
     ODD_TIME = "odd_time"
     COMBINED = "combined"
@@ -41,6 +44,18 @@ MEANINGS: Mapping[RemarkKind, tuple[str, str]] = {
     RemarkKind.LOSSY: (
         "images were compressed with loss",
         "get the originals if there are any; maps of compressed images are less precise",
+    ),
+    RemarkKind.SIDECAR: (
+        "the sidecar of an image cannot be read, or says what cannot be; no time is taken from it",
+        "correct the JSON file: times are in seconds; or state the times with --assume",
+    ),
+    RemarkKind.MISNAMED: (
+        "the numbers of an image say that it is not what its BIDS name says; the numbers count",
+        "look at the image and rename it; where the name is right, state the contrast with --assume",
+    ),
+    RemarkKind.PLACED: (
+        "the two transforms of a NIfTI image, sform and qform, contradict each other, or lead to a template alone",
+        "look whether the image has its own size and lies as the others of its session; convert it again if not",
     ),
     RemarkKind.REPEATED: (
         "several series of one contrast lie in the session, and one was taken",

@@ -14,6 +14,8 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
 from pydicom.errors import BytesLengthException, InvalidDicomError
 
 Kinds = tuple[type[Exception], ...]
@@ -32,6 +34,11 @@ ARCHIVES: Kinds = (
     zipfile.BadZipFile, tarfile.TarError,
 )  # fmt: skip
 """What gzip, zip and tar raise on damaged archives; members that are encrypted raise RuntimeError."""
+
+NIBABEL: Kinds = (
+    OSError, EOFError, ValueError, TypeError, LookupError, ImageFileError, HeaderDataError, zlib.error, OverflowError,
+)  # fmt: skip
+"""What nibabel raises on damaged files."""
 
 CONVERSIONS: Kinds = (TypeError, ValueError, OverflowError, LookupError)
 """What ``float`` raises on what is no number, and a value of pydicom that has no first one."""

@@ -208,7 +208,7 @@ def traits_of_frame(sources: tuple[Dataset, ...]) -> frozenset[str]:
     if first_value(sources, "AngioFlag") == "Y":
         found.add("angiography")
     given = (first_number(sources, "ContrastBolusVolume") or 0) + (first_number(sources, "ContrastBolusTotalDose") or 0)
-    if given > 0 or _AGENTS.search(str(first_value(sources, "ContrastBolusAgent") or "").lower()):
+    if given > 0 or names_agent(str(first_value(sources, "ContrastBolusAgent") or "")):
         found.add("contrast_agent")
     if _has_odd_inversion_time(sources):
         found.add("odd_inversion_time")
@@ -226,6 +226,11 @@ def _diffusion_weighting(top: Dataset) -> float:
     if gems is not None:
         values.append(gems % 100_000 if gems > 1e6 else gems)  # newer software adds 1e9
     return max((value for value in values if value is not None and 0 < value < 1e5), default=0.0)
+
+
+def names_agent(text: str) -> bool:
+    """Whether a free text about a contrast agent names one."""
+    return _AGENTS.search(text.lower()) is not None
 
 
 def manufacturer_of(name: str, model: str) -> str:

@@ -39,6 +39,7 @@ from storage.source.files import (
 )
 from storage.source.nifti import is_nifti, scan_nifti
 from storage.source.series import LinkageRow, Series
+from storage.source.sidecars import Folders, stamp_of_sidecars
 
 VERSION = 3
 """Raised when a scan of the same file gives something else."""
@@ -87,10 +88,11 @@ class Scan:
     other: dict[str, int]
 
 
-def stamp_of(path: str) -> str:
-    """What changes when a file is written."""
+def stamp_of(path: str, folders: Folders) -> str:
+    """What changes when a file is written, or a sidecar of it."""
     state = os.stat(path)  # noqa: PTH116
-    return f"{state.st_size} {state.st_mtime_ns}"
+    sidecars = stamp_of_sidecars(path, folders) if is_nifti(path) else ""
+    return f"{state.st_size} {state.st_mtime_ns} {sidecars}".rstrip()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +106,8 @@ class ScanTask:
 
 def scan_files(task: ScanTask) -> list[Scan]:
     """Scan some files; runs on workers."""
-    return [_scan(path, Path(task.root), task.key) for path in task.paths]
+    folders = Folders()
+    return [_scan(path, Path(task.root), task.key, folders) for path in task.paths]
 
 
 def not_scanned(path: str) -> Scan:
@@ -117,14 +120,14 @@ def closed_folder(path: str) -> Scan:
     return Scan(path=path, stamp="", n_files=0, records=(), other={UNREADABLE_FOLDER: 1})
 
 
-def _scan(path: str, root: Path, key: bytes) -> Scan:
+def _scan(path: str, root: Path, key: bytes, folders: Folders) -> Scan:
     other: Counter[str] = Counter()
     records: list[Record] = []
     n_files, stamp = 1, ""
     try:
-        stamp = stamp_of(path)
+        stamp = stamp_of(path, folders)
         if is_nifti(path) and not _is_twin(path):
-            found = scan_nifti(path, relative(path, root), key=key)
+            found = scan_nifti(path, relative(path, root), key=key, folders=folders)
             if found is None:
                 other["not_image"] += 1
             else:
@@ -290,9 +293,9 @@ class Index:
 
     def unknown(self, paths: Iterable[str]) -> Iterator[str]:
         """Those of ``paths`` that must be scanned; the others are met."""
-        rest = iter(paths)
+        rest, folders = iter(paths), Folders()
         while batch := list(islice(rest, _AT_ONCE)):
-            stamps = [_stamp_or_none(path) for path in batch]  # before the transaction: a slow disk holds up nobody
+            stamps = [_stamp_or_none(path, folders) for path in batch]  # before the transaction: a slow disk holds up nobody
             met: list[tuple[int]] = []
             to_scan: list[str] = []
             with self._transaction("DEFERRED") as run:
@@ -414,9 +417,9 @@ class Index:
                     cursor.execute("ROLLBACK")
 
 
-def _stamp_or_none(path: str) -> str | None:
+def _stamp_or_none(path: str, folders: Folders) -> str | None:
     try:
-        return stamp_of(path)
+        return stamp_of(path, folders)
     except OSError:
         return None
 

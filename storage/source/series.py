@@ -36,9 +36,9 @@ class Series:
 
     ``shape`` is in the order x, y, z (columns, rows, slices), ``affine`` maps that index to RAS millimetres; both are
     zero and the identity where ``problem`` says that there is no volume. ``digest`` changes whenever the files or what
-    is assumed about them change. ``contrast`` and ``sequence`` are set only where an assume file or a BIDS name states
-    them. ``day`` counts from the person's first session in the source, None if it is not known. ``age`` is in whole
-    years, 90 and above as 90.
+    is assumed about them change. ``contrast`` and ``sequence`` are set only where an assume file states them, ``named``
+    where a BIDS name does, which counts for less than numbers. ``day`` counts from the person's first session in the
+    source, None if it is not known. ``age`` is in whole years, 90 and above as 90.
     """
 
     session: str
@@ -59,8 +59,9 @@ class Series:
     """Digest of the pixels alone: the same for a copy whose identifiers were rewritten."""
     problem: SkipReason | None = None
     explanation: str = ""
-    """What the problem is, in numbers."""
+    """What the problem is, or why numbers are missing, in numbers."""
     contrast: Contrast | None = None
+    named: Contrast | None = None
     sequence: PulseSequence | None = None
     context: Context = field(default_factory=Context)
     sex: str = ""
@@ -88,9 +89,10 @@ def decide(series: Series) -> Decision:
         context=series.context,
         problem=series.problem,
         contrast=series.contrast,
+        named=series.named,
         sequence=series.sequence,
     )
-    if series.explanation and decision.reason is series.problem:
+    if series.explanation and decision.reason in {series.problem, SkipReason.NO_PARAMETERS}:
         return Decision(
             contrast=decision.contrast,
             sequence=decision.sequence,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import logging
 import math
+import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +15,13 @@ import nibabel
 import numpy as np
 import pytest
 
+from flows.ingest.session_plan import plan_sessions
 from qmri_core.series.acquisition import Contrast, PulseSequence
 from qmri_core.series.classification import SkipReason
+from qmri_core.series.remarks import RemarkKind
 from storage.source.discovery import ReadError, SourceError, decide, discover, load_assumptions, read_volume
+from tests.storage.niftis import FLAIR as T2_FLAIR
+from tests.storage.niftis import T1W, T2W, write_nifti, write_visit
 
 KEY = bytes(32)
 AFFINE = np.array([[-1.1, 0.02, 0.0, 30.0], [0.01, 1.2, 0.1, -40.0], [0.0, -0.1, 2.5, 7.0], [0.0, 0.0, 0.0, 1.0]])
@@ -93,6 +100,18 @@ def test_a_name_outside_bids_is_no_evidence(tmp_path: Path) -> None:
         ("sub-01_dseg.nii.gz", SkipReason.DERIVED),
         ("sub-01_desc-preproc_T1w.nii.gz", SkipReason.DERIVED),
         ("sub-01_ce-gadolinium_T1w.nii.gz", SkipReason.CONTRAST_UNKNOWN),
+        ("sub-01_acq-mprageGad_T1w.nii.gz", SkipReason.CONTRAST_UNKNOWN),
+        ("sub-01_part-imag_T1w.nii.gz", SkipReason.PHASE),
+        ("sub-01_inv-2_MP2RAGE.nii.gz", SkipReason.CONTRAST_UNKNOWN),
+        ("sub-01_inv-1_part-mag_T1w.nii.gz", SkipReason.CONTRAST_UNKNOWN),
+        ("sub-01_UNIT1.nii.gz", SkipReason.DERIVED),
+        ("sub-01_defacemask.nii.gz", SkipReason.DERIVED),
+        ("sub-01_mod-T1w_defacemask.nii.gz", SkipReason.DERIVED),
+        ("sub-01_T2star.nii.gz", SkipReason.CONTRAST_UNKNOWN),
+        ("sub-01_T2starw.nii.gz", SkipReason.CONTRAST_UNKNOWN),
+        ("sub-01_echo-2_MESE.nii.gz", SkipReason.CONTRAST_UNKNOWN),
+        ("sub-01_PDT2.nii.gz", SkipReason.CONTRAST_UNKNOWN),
+        ("sub-01_PDw.nii.gz", SkipReason.CONTRAST_UNKNOWN),
     ],
 )
 def test_other_bids_kinds_have_their_reason(tmp_path: Path, name: str, reason: SkipReason) -> None:
@@ -189,3 +208,164 @@ def test_a_sidecar_in_gauss_has_its_field_strength_or_none(
     write(tmp_path / "sub-01" / "anat" / "sub-01_T2w.nii", {"MagneticFieldStrength": stated})
     (series,) = discover(tmp_path, key=KEY).series
     assert series.header.magnetic_field_strength == strength
+
+
+@pytest.mark.parametrize(
+    ("name", "contrast"),
+    [
+        ("sub-01_run-2_T2w.nii", Contrast.T2W),
+        ("sub-01_acq-fast_rec-norm_T2w.nii.gz", Contrast.T2W),
+        ("sub-01_part-mag_T2w.NII", Contrast.T2W),
+        ("sub-01_inplaneT2.nii.gz", Contrast.T2W),
+        ("sub-01_acq-gadget_T2w.NII.GZ", Contrast.T2W),
+    ],
+)
+def test_entities_and_endings_do_not_hide_an_image(tmp_path: Path, name: str, contrast: Contrast) -> None:
+    write_nifti(tmp_path / "sub-01" / "anat" / name, T2W)
+    (series,) = discover(tmp_path, key=KEY).series
+    decision = decide(series)
+    assert (decision.contrast, decision.reason, series.number) == (contrast, None, 2)
+    assert read_volume(series).array.shape == (6, 5, 4)
+
+
+STIR = T2W | {"ScanningSequence": "SE_IR", "InversionTime": 0.15}
+PD = T2W | {"EchoTime": 0.015}
+UNI = T1W | {"ImageType": ["DERIVED", "PRIMARY", "M", "ND", "UNI"], "RepetitionTime": 5}
+
+
+@pytest.mark.parametrize(
+    ("suffix", "sidecar", "taken"),
+    [
+        ("acq-FLAIR_T2w", T2_FLAIR, Contrast.FLAIR),
+        ("T1w", T2_FLAIR, Contrast.FLAIR),
+        ("T1w", T2W, Contrast.T2W),
+        ("FLAIR", T1W, Contrast.T1W),
+        ("T2w", T1W, Contrast.T1W),
+        ("T2w", STIR, None),
+        ("FLAIR", STIR, None),
+        ("T2w", PD, None),
+        ("T1w", PD, None),
+        ("T1w", UNI, None),
+        ("T1w", UNI | {"ImageType": []}, None),
+        ("T1w", T1W | {"ImageType": ["ORIGINAL", "PRIMARY", "P", "ND"]}, None),
+        ("T1w", T1W | {"ContrastBolusIngredient": "GADOLINIUM"}, None),
+        ("T2w", T2W | {"ScanningSequence": "GR", "EchoTime": 0.02, "FlipAngle": 20}, None),
+        ("T2w", T2W | {"ScanningSequence": "EP"}, None),
+    ],
+)
+def test_numbers_that_contradict_a_name_count(
+    tmp_path: Path, suffix: str, sidecar: dict[str, Any], taken: Contrast | None
+) -> None:
+    write_nifti(tmp_path / f"sub-01_{suffix}.nii.gz", sidecar)
+    (plan,) = plan_sessions(discover(tmp_path, key=KEY).series)
+    (decision,) = plan.decisions
+    assert decision.contrast is taken
+    assert (decision.reason is None) is (taken is not None)
+    assert f"though named {suffix.rpartition('_')[2]}" in decision.explanation
+    assert [remark.kind for remark in plan.remarks] == [RemarkKind.MISNAMED]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "sidecar"),
+    [
+        ("T1w", T1W),
+        ("T2w", T2W),
+        ("FLAIR", T2_FLAIR),
+        ("T2w", {"RepetitionTime": 4, "EchoTime": 0.03}),  # no family: nothing contradicts
+        ("T1w", {"RepetitionTime": 0.0069, "EchoTime": 0.003}),
+        ("T1w", T1W | {"ImageType": ["DERIVED", "PRIMARY", "M", "ND", "NORM"]}),
+        ("T1w", T1W | {"ImageType": ["DERIVED", "SECONDARY", "MPR"]}),
+    ],
+)
+def test_numbers_that_do_not_contradict_a_name_leave_it(tmp_path: Path, suffix: str, sidecar: dict[str, Any]) -> None:
+    write_nifti(tmp_path / f"sub-01_{suffix}.nii.gz", sidecar)
+    (plan,) = plan_sessions(discover(tmp_path, key=KEY).series)
+    assert [(str(one.contrast), one.reason) for one in plan.decisions] == [(suffix, None)]
+    assert plan.remarks == ()
+
+
+@pytest.mark.parametrize("codes", ["SE", "SE_IR"])
+def test_a_flair_without_inversion_time_is_not_guessed(tmp_path: Path, codes: str) -> None:
+    write_nifti(tmp_path / "sub-01_FLAIR.nii.gz", T2W | {"ScanningSequence": codes})
+    (series,) = discover(tmp_path, key=KEY).series
+    decision = decide(series)
+    assert (decision.contrast, decision.reason) == (Contrast.FLAIR, SkipReason.NO_PARAMETERS)
+    assert "without inversion time" in decision.explanation
+
+
+def test_a_flair_named_t2w_takes_the_place_of_neither(tmp_path: Path) -> None:
+    write_visit(tmp_path, "sub-01", contrasts={"T1w": T1W, "T2w": T2W, "acq-FLAIR_T2w": T2_FLAIR})
+    write_visit(tmp_path, "sub-02", contrasts={"T1w": T1W, "T2w": T2_FLAIR})
+    chosen = [
+        {str(c): one.number for c, one in plan.chosen.items()}
+        for plan in plan_sessions(discover(tmp_path, key=KEY).series)
+    ]
+    assert sorted(chosen, key=len) == [{"T1w": 4, "FLAIR": 3}, {"T1w": 4, "T2w": 2, "FLAIR": 3}]
+
+
+def test_a_user_counts_for_more_than_numbers(tmp_path: Path) -> None:
+    write_nifti(tmp_path / "sub-01_T2w.nii.gz", PD | {"EchoTime": 0.05})
+    (tmp_path / "a.yaml").write_text("- {match: '*T2w*', contrast: T2w}")
+    (plan,) = plan_sessions(discover(tmp_path, key=KEY, assume=load_assumptions(tmp_path / "a.yaml")).series)
+    assert (plan.decisions[0].contrast, plan.decisions[0].reason) == (Contrast.T2W, None)
+    assert plan.remarks == ()
+
+
+def head() -> Any:
+    """A bright ball in air whose middle is dark, as fluid is, with a soft edge."""
+    z, y, x = np.mgrid[:20, :20, :20] - 9.5
+    radius = np.sqrt(x**2 + y**2 + z**2)
+    return ((radius < 9) * np.clip(200 * (radius - 2), 20, 1000) + 1).astype(np.float32)
+
+
+@pytest.mark.parametrize("threshold", [1.5, 30.0, 60.0])
+def test_nan_around_the_head_and_in_dark_holes_is_air(tmp_path: Path, threshold: float) -> None:
+    data = head()
+    write_nifti(tmp_path / "sub-01_T1w.nii.gz", T1W, data=np.where(data > threshold, data, np.nan))
+    (series,) = discover(tmp_path, key=KEY).series
+    assert bool(data[10, 10, 10] > threshold) is (threshold < 20)
+    np.testing.assert_array_equal(read_volume(series).array, np.where(data > threshold, data, 0).T)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda data: data.__setitem__((slice(5, 7), 5, 10), np.nan), "2 voxels within the head are NaN"),
+        (lambda data: data.__setitem__((14, slice(8, 12), 8), np.nan), "4 voxels within the head are NaN"),
+        (lambda data: data.__setitem__((3, 3, 3), np.inf), "1 voxels are infinite"),
+        (lambda data: data.__setitem__((3, 3, slice(3, 5)), -np.inf), "2 voxels are infinite"),
+        (lambda data: data.fill(np.nan), "all voxels are NaN"),
+    ],
+)
+def test_what_is_lost_within_the_head_is_a_reason(tmp_path: Path, change: Callable[[Any], None], text: str) -> None:
+    data = head()
+    change(data)
+    write_nifti(tmp_path / "sub-01_T1w.nii.gz", T1W, data=data)
+    (series,) = discover(tmp_path, key=KEY).series
+    with pytest.raises(ReadError, match=text):
+        read_volume(series)
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+@pytest.mark.parametrize(("slope", "expected"), [(0.0, 1.0), (math.nan, 1.0), (0.5, 0.5), (math.inf, None)])
+def test_a_scale_of_zero_or_nan_is_none(tmp_path: Path, ending: str, slope: float, expected: float | None) -> None:
+    data = np.arange(120, dtype=np.int16).reshape(4, 5, 6)
+    path = write_nifti(tmp_path / "sub-01_T1w.nii", T1W, data=data)
+    raw = bytearray(path.read_bytes())
+    raw[112:120] = struct.pack("<ff", slope, 0.0)
+    path.unlink()
+    (tmp_path / f"sub-01_T1w{ending}").write_bytes(gzip.compress(bytes(raw)) if ending == ".nii.gz" else bytes(raw))
+    (series,) = discover(tmp_path, key=KEY).series
+    if expected is None:
+        with pytest.raises(ReadError, match="the scale in the header is infinite"):
+            read_volume(series)
+    else:
+        np.testing.assert_array_equal(read_volume(series).array, expected * data.T.astype(np.float32))
+
+
+@pytest.mark.parametrize("count", [2, 40])
+def test_several_volumes_in_one_file_say_how_many(tmp_path: Path, count: int) -> None:
+    write_nifti(tmp_path / "sub-01_T2w.nii.gz", T2W, data=np.ones((4, 5, 6, count), dtype=np.int16))
+    (series,) = discover(tmp_path, key=KEY).series
+    assert decide(series).reason is SkipReason.INCOMPLETE
+    assert f"{count} volumes in one file" in decide(series).explanation
