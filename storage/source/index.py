@@ -295,7 +295,9 @@ class Index:
         """Those of ``paths`` that must be scanned; the others are met."""
         rest, folders = iter(paths), Folders()
         while batch := list(islice(rest, _AT_ONCE)):
-            stamps = [_stamp_or_none(path, folders) for path in batch]  # before the transaction: a slow disk holds up nobody
+            stamps = [
+                _stamp_or_none(path, folders) for path in batch
+            ]  # before the transaction: a slow disk holds up nobody
             met: list[tuple[int]] = []
             to_scan: list[str] = []
             with self._transaction("DEFERRED") as run:
