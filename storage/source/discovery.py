@@ -44,7 +44,7 @@ from storage.source.series import (
     decide_session,
 )
 from storage.source.siblings import Timeline, context_in, context_of, with_siblings
-from storage.source.stacks import Stack, alike_parts, join, stacks
+from storage.source.stacks import Stack, alike_parts, join, stack, stacks, without_strays
 
 __all__ = [
     "Assumption", "AssumptionError", "Discovery", "LinkageRow", "ReadError", "Scanned", "Series", "SourceError",
@@ -302,11 +302,12 @@ def _dicom_series(
         if group[0].instance.problem is not None:
             volumes.append(Stack(frames=tuple(group)))
             continue
-        parts = alike_parts(group)
-        context = context_of(parts)
+        parts, strays = without_strays(alike_parts(group))
+        context = context_of(parts, strays)
         for volume in (volume for part in parts for volume in stacks(part)):
             volumes.append(volume)
             contexts.update((id(frame), context) for frame in volume.frames)
+        volumes += [stack(part) for part in strays]
     timeline = Timeline.of(frames)
     for volume in join(volumes):
         context = contexts.get(id(volume.frames[0]), Context())

@@ -50,8 +50,8 @@ def _lag(frame: Frame) -> int | None:
 _DAY = 86_400.0
 
 
-def context_of(parts: list[list[Frame]]) -> Context:
-    """Gather what the parts of one series identifier say about each other."""
+def context_of(parts: list[list[Frame]], strays: list[list[Frame]]) -> Context:
+    """Gather what the parts of one series identifier say about each other; ``strays`` lie among them."""
     orientations: list[tuple[float, ...] | None] = []
     echoes: list[SeriesHeader] = []
     for part in parts:
@@ -64,6 +64,7 @@ def context_of(parts: list[list[Frame]]) -> Context:
         n_orientations=len(orientations),
         n_echoes=max(1, len(echoes)),
         diffusion=any("diffusion" in part[0].traits for part in parts),
+        n_strays=sum(map(len, strays)),
     )
 
 
@@ -72,7 +73,14 @@ def context_in(volume: Stack, context: Context, timeline: Timeline) -> Context:
     traits = frozenset[str]().union(*(frame.traits for frame in volume.frames)) & _TRAITS
     moments = [frame.moment for frame in volume.frames if frame.moment is not None]
     acquired = min(moments) - timeline.began if moments and timeline.began is not None else None
-    context = replace(context, n_volumes=volume.n_volumes, acquired=acquired, **dict.fromkeys(traits, True))
+    context = replace(
+        context,
+        n_volumes=volume.n_volumes,
+        n_strays=context.n_strays + volume.n_strays,
+        rounding=volume.rounding,
+        acquired=acquired,
+        **dict.fromkeys(traits, True),
+    )
     return replace(context, processed=True) if _is_processed(volume, timeline) else context
 
 

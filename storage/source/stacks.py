@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -31,6 +32,30 @@ class Stack:
     defect: str = ""
     is_copy: bool = False
     n_volumes: int = 1
+    n_strays: int = 0
+    """Images of the same part that are left out, since they belong to no place of the volume."""
+    rounding: float = 0.0
+    """Millimetres to which positions are rounded, if that alone makes the steps uneven."""
+
+
+STRAYS = 20
+"""A volume has this many images, at least, for each single one among them that is left out; the first is free."""
+
+MIN_AROUND = 10
+"""Images of a volume, at least, among which a single one is a stray."""
+
+
+def without_strays(parts: list[list[Frame]]) -> tuple[list[list[Frame]], list[list[Frame]]]:
+    """Part what one series holds into volumes, and single images of another kind among those of a whole volume.
+
+    A localizer, whose orientations have some images each, has no strays.
+    """
+    largest = max(parts, key=len)
+    few = max(1, len(largest) // STRAYS)
+    strays = [part for part in parts if len(part) <= few]
+    if not strays or len(largest) < MIN_AROUND or sum(map(len, strays)) > few or stack(largest).defect:
+        return parts, []
+    return [part for part in parts if len(part) > few], strays
 
 
 def alike_parts(frames: Iterable[Frame]) -> list[list[Frame]]:
@@ -115,8 +140,50 @@ def stacks(frames: Sequence[Frame]) -> list[Stack]:
     for occurrence, members in enumerate(copies):
         is_copy = occurrence > 0
         volumes = [members] if is_copy else _volumes(members)
-        result += [stack(part, is_copy=is_copy, n_volumes=len(volumes)) for part in volumes]
+        made = [stack(part, is_copy=is_copy, n_volumes=len(volumes)) for part in volumes]
+        result += made if len(made) > 1 or not made[0].defect else _freed(made[0])
     return result
+
+
+def _freed(volume: Stack) -> list[Stack]:
+    """Take single images out of a stack that has a defect, if it is whole without them."""
+    frames = volume.frames
+    few = max(1, len(frames) // STRAYS)
+    if len(frames) <= MIN_AROUND:
+        return [volume]
+    for strays in (*_odd_counters(frames, few), _doubles(frames, few)):
+        out = {id(frame) for frame in strays}
+        rest = stack([frame for frame in frames if id(frame) not in out], is_copy=volume.is_copy)
+        if out and not rest.defect:
+            return [replace(rest, n_strays=len(out)), *(stack([frame], is_copy=volume.is_copy) for frame in strays)]
+    return [volume]
+
+
+def _odd_counters(frames: Sequence[Frame], few: int) -> Iterator[list[Frame]]:
+    """Frames of which a counter or clock has another value than nearly all have."""
+    for counter in range(min(len(frame.volume) for frame in frames)):
+        common = Counter(frame.volume[counter] for frame in frames).most_common(1)[0]
+        if len(frames) - common[1] <= few:
+            yield [frame for frame in frames if frame.volume[counter] != common[0]]
+
+
+def _doubles(frames: Sequence[Frame], few: int) -> list[Frame]:
+    """Of images that share a position those whose instance number is out of line; none if there are many."""
+    places: dict[Hashable, list[Frame]] = {}
+    for frame in frames:
+        places.setdefault(_rounded(frame.position), []).append(frame)
+    if any(place is None for place in places) or not 0 < len(frames) - len(places) <= few:
+        return []
+    single = [members[0] for members in places.values() if len(members) == 1]
+    heights = np.asarray([frame.position for frame in single])
+    numbers = np.asarray([frame.instance.instance_number for frame in single], dtype=float)
+    line = np.linalg.lstsq(np.c_[heights, np.ones(len(single))], numbers, rcond=None)[0]
+    strays: list[Frame] = []
+    for members in places.values():
+        away = [abs(frame.instance.instance_number - np.r_[frame.position or (), 1.0] @ line) for frame in members]
+        if len(members) > 1 and sorted(away)[1] - min(away) > 1:
+            strays += [frame for frame, far in zip(members, away, strict=True) if far != min(away)]
+    return strays
 
 
 def _rounded(position: tuple[float, ...] | None) -> tuple[float, ...] | None:
@@ -230,11 +297,13 @@ def stack(frames: Sequence[Frame], *, is_copy: bool = False, n_volumes: int = 1)
     positions = positions[order]
     height = positions @ normal
     shape = (first.instance.columns, first.instance.rows, len(frames))
+    rounding = 0.0
     if len(frames) == 1:
         step = (first.thickness or 1.0) * normal
     else:
         defect = _uneven(height, ordered) or _sheared(positions, normal)
-        if defect:
+        rounding = _rounding(positions) if defect else 0.0
+        if defect and not (rounding and _is_even_but_for(rounding, positions, normal)):
             return broken(defect)
         step = (positions[-1] - positions[0]) / (len(frames) - 1)
     affine = np.eye(4)
@@ -249,6 +318,39 @@ def stack(frames: Sequence[Frame], *, is_copy: bool = False, n_volumes: int = 1)
         affine=matrix(affine),
         is_copy=is_copy,
         n_volumes=n_volumes,
+        rounding=rounding,
+    )
+
+
+ROUNDINGS = (1.0, 0.1, 0.01)
+"""Millimetres to which exporters round positions."""
+
+
+def _rounding(positions: np.ndarray) -> float:
+    """Millimetres to which all coordinates are rounded visibly; 0 if they have more than two decimals."""
+    scaled = (positions / size for size in ROUNDINGS)
+    return next((r for r, s in zip(ROUNDINGS, scaled, strict=True) if np.abs(s - np.rint(s)).max() < 1e-4), 0.0)
+
+
+def _is_even_but_for(rounding: float, positions: np.ndarray, normal: np.ndarray) -> bool:
+    """Whether slices are evenly spaced along a straight line, but for coordinates that were rounded.
+
+    Rounding that would hide a missing slice is none that is allowed for.
+    """
+    number = np.arange(len(positions))
+    design = np.c_[number, np.ones(len(number))]
+    (step, _), *_ = np.linalg.lstsq(design, positions, rcond=None)
+    away = np.abs(positions - design @ np.linalg.lstsq(design, positions, rcond=None)[0])
+    along = float(step @ normal)
+    sideways = float(np.linalg.norm(step - along * normal)) * len(number)
+    height = positions @ normal
+    reach = rounding * float(np.abs(normal).sum())
+    slack = max(EVEN * along, 0.02)
+    return bool(
+        0 < reach < 0.4 * along
+        and away.max() <= 0.5 * rounding + slack
+        and np.abs(np.diff(height) - along).max() <= reach + slack
+        and sideways <= SHEAR * along * len(number) + rounding
     )
 
 
