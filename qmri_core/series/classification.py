@@ -207,7 +207,7 @@ def _excluded(header: SeriesHeader, context: Context) -> Decision | None:
         return _skip(SkipReason.PHASE, "phase, real or imaginary part")
     if {"LOCALIZER", "SCOUT"} & kinds and not _DERIVED & kinds:
         return _skip(SkipReason.LOCALIZER, "image type of a localizer")
-    if _DERIVED & kinds:
+    if _DERIVED & kinds and not (context.combined and _DERIVED & kinds == {"DERIVED"}):
         return _skip(SkipReason.DERIVED, f"image type {_codes(_DERIVED & kinds)}")
     if context.n_orientations > 1:
         return _skip(SkipReason.LOCALIZER, f"{context.n_orientations} slice orientations in one series")
@@ -231,7 +231,7 @@ def _contrast(header: SeriesHeader, context: Context, spacing: tuple[float, floa
         if context.has_phase and context.n_echoes == 2:
             return _skip(SkipReason.FIELD_MAP, f"two gradient echoes with phase, {_numbers(header)}")
         return _skip(SkipReason.CONTRAST_UNKNOWN, f"{context.n_echoes} gradient echoes, {_numbers(header)}")
-    if context.n_echoes > 1:
+    if context.n_echoes > 2:  # of two, the later is a T2w, and the earlier shows proton density
         return _skip(SkipReason.CONTRAST_UNKNOWN, f"one of {context.n_echoes} echoes, {_numbers(header)}")
     if context.n_inversion_times > 2:
         return _skip(SkipReason.CONTRAST_UNKNOWN, f"one of {context.n_inversion_times} inversion times")
@@ -348,6 +348,8 @@ def _echo_train(header: SeriesHeader) -> Decision:
         return _taken(Contrast.T1W, family(header, Contrast.T1W), header)
     if csf >= _EDGE_T2 * grey and grey >= _EDGE_T2 * white and echo >= 0.055:
         return _taken(Contrast.T2W, family(header, Contrast.T2W), header)
+    if white < grey and csf < _EDGE_T2 * grey and echo < 0.055:
+        return _skip(SkipReason.CONTRAST_UNKNOWN, f"proton density, {_numbers(header)}")
     return _skip(SkipReason.CONTRAST_UNKNOWN, f"neither T1w nor T2w at {_numbers(header)}")
 
 

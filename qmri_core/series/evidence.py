@@ -22,6 +22,12 @@ BESIDE = 1.3
 """Times its extent that another series covers along the same axis, where slices that do not reach over a `HEAD` are a
 part of what was acquired."""
 
+WIDER = 1.15
+"""The same where the header's count says too that `MANY_MISSING` of the images are missing."""
+
+MANY_MISSING = 0.1
+"""Share of a series' images."""
+
 LONG_CYCLE = 6.0
 """Seconds: repetition times of T2w images are mostly below, those of FLAIR images above."""
 
@@ -170,16 +176,18 @@ def _part(one: Candidate, others: Sequence[Candidate]) -> Objection:
     reach = _reach(one)
     missing = one.context.n_missing
     text = f"its {one.shape[2]} slices cover {reach:.0f} mm"
-    if reach < HEAD:
+    is_thin = missing >= MANY_MISSING * (missing + one.shape[2])
+    if reach < HEAD or is_thin:
+        beside = WIDER if is_thin else BESIDE
         axis = max(range(3), key=lambda a: abs(one.affine[a][2])) if one.affine else None
         wider = (other for other in others if axis is not None and _reach(other) >= HEAD)
-        whole = next((other for other in wider if _along(other, axis or 0) >= max(HEAD, BESIDE * reach)), None)
+        whole = next((other for other in wider if _along(other, axis or 0) >= max(HEAD, beside * reach)), None)
         if whole is not None:
             return (
                 SkipReason.INCOMPLETE,
                 f"{text}, where series {whole.number} covers {_along(whole, axis or 0):.0f} mm",
             )
-        if missing:
+        if missing and reach < HEAD:
             return SkipReason.INCOMPLETE, f"{text}, and {missing} images are missing by the header's count"
     if missing:
         text = f"{one.decision.contrast}: {missing} images of series {one.number} are missing by the header's count"

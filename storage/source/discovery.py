@@ -43,7 +43,7 @@ from storage.source.series import (
     decide,
     decide_session,
 )
-from storage.source.siblings import Timeline, context_in, context_of, with_siblings
+from storage.source.siblings import Overview, context_in, context_of, with_siblings
 from storage.source.stacks import Stack, alike_parts, join, stack, stacks, without_strays
 
 __all__ = [
@@ -308,10 +308,10 @@ def _dicom_series(
             volumes.append(volume)
             contexts.update((id(frame), context) for frame in volume.frames)
         volumes += [stack(part) for part in strays]
-    timeline = Timeline.of(frames)
+    overview = Overview.of(frames)
     for volume in join(volumes):
         context = contexts.get(id(volume.frames[0]), Context())
-        yield _series(volume, context_in(volume, context, timeline), days, root, key)
+        yield _series(volume, context_in(volume, context, overview), days, root, key)
 
 
 def _series(

@@ -306,6 +306,8 @@ def stack(frames: Sequence[Frame], *, is_copy: bool = False, n_volumes: int = 1)
         if defect and not (rounding and _is_even_but_for(rounding, positions, normal)):
             return broken(defect)
         step = (positions[-1] - positions[0]) / (len(frames) - 1)
+        if defect := _thinned(ordered, float(np.linalg.norm(step))):
+            return broken(defect)
     affine = np.eye(4)
     affine[:3, 0] = _LPS_TO_RAS @ row * first.pixel_spacing[1]
     affine[:3, 1] = _LPS_TO_RAS @ column * first.pixel_spacing[0]
@@ -372,6 +374,18 @@ def _uneven(height: np.ndarray, frames: Sequence[Frame]) -> str:
             f"{number[where + 1]}: {wrong.size} uneven gaps"
         )
     return ""
+
+
+def _thinned(frames: Sequence[Frame], step: float) -> str:
+    """Say that slices between those that are there are missing, if the header's step and its numbering both say so."""
+    stated = frames[0].step or 0.0
+    times = round(step / stated) if stated > 0 else 1
+    if times < 2 or abs(step - times * stated) > 0.05 * step:
+        return ""
+    numbers = np.diff([frame.instance.instance_number for frame in frames])
+    if np.any(np.abs(numbers) != times):
+        return ""
+    return f"slices lie {step:.2f} mm apart, not {stated:.2f} mm, and their numbers skip as many"
 
 
 def _sheared(positions: np.ndarray, normal: np.ndarray) -> str:
