@@ -9,7 +9,7 @@ from typing import Literal
 from qmri_core.series.classification import SkipReason
 from qmri_core.series.remarks import MEANINGS as REMARKS
 from qmri_core.series.remarks import RemarkKind
-from storage.source.files import UNREADABLE_FOLDER
+from storage.source.files import UNREAD_SESSION, UNREADABLE_FOLDER
 from storage.store.schema import MEANINGS, Reason, Status
 
 SMALL_GROUP = 5
@@ -21,12 +21,24 @@ FILE_REASONS: Mapping[str, str] = {
     "nifti_in_archive": "A NIfTI file within an archive. Unpack it.",
     "too_large": "A file or archive beyond the bounds on size.",
     "unreadable": "A file that may not be read, or that its disk, its compression or its damage does not let be read.",
+    "derivative": "A file in derivatives of a BIDS dataset, or in a derivative dataset: processed images are not taken "
+    "beside raw ones. Give that folder as the source to take them.",
+    "sourcedata": "A file in sourcedata of a BIDS dataset, whose images are taken. Give that folder as the source to "
+    "take it instead.",
+    "bids_ignored": "A file that .bidsignore names.",
+    "repository": "A file that git or DataLad keep for themselves.",
+    "unread_session": "By BIDS names there is a session, of which no image can be read: links lead to nothing, or "
+    "files are damaged. Fetch them (datalad get), or copy them again.",
     "unreadable_folder": "A folder that cannot be listed: nobody knows what it holds. Give this user read access.",
 }
 """Why files are not read as images, beside ``not_image`` and ``not_mr``; runs count them."""
 
 SPOILT_SERIES = (SkipReason.INCOMPLETE, SkipReason.NO_PARAMETERS)
 """Reasons of series of a contrast that might be used if somebody mended them; all others are as they should be."""
+
+
+_NO_FILES: Mapping[str, Literal["session", "folder"]] = {UNREADABLE_FOLDER: "folder", UNREAD_SESSION: "session"}
+"""What is counted beside files."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +94,7 @@ def problems(
             yield Problem(of="series", name=str(spoilt), count=count, text=_plain(MEANINGS[Reason(str(spoilt))]))
     for name, meaning in FILE_REASONS.items():
         if count := files.get(name, 0):
-            yield Problem(of="folder" if name == UNREADABLE_FOLDER else "file", name=name, count=count, text=meaning)
+            yield Problem(of=_NO_FILES.get(name, "file"), name=name, count=count, text=meaning)
     if count := sum(size < SMALL_GROUP for size in groups.values()):
         text = f"Fewer than {SMALL_GROUP} sessions: its calibration rests on few people. Add sessions, or leave it out."
         yield Problem(of="group", name="small", count=count, text=text)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from qmri_core.series.remarks import MEANINGS, RemarkKind
-from storage.source.files import UNREADABLE_FOLDER
+from storage.source.files import UNREAD_SESSION, UNREADABLE_FOLDER
 
 SESSIONS_FAILED = 3
 """Exit status of a run that finished although sessions of its source have failed."""
@@ -125,13 +125,15 @@ class RunSummary:
 
 
 def files_line(n_files: int, other: Mapping[str, int]) -> str:
-    """Tell how many files there were, why some are no image that is read, and how many folders were closed."""
-    reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(other.items()) if reason != UNREADABLE_FOLDER)
-    closed = other.get(UNREADABLE_FOLDER, 0)
+    """Tell how many files there were, why some are no image that is read, and what of folders and sessions is lost."""
+    closed, unread = other.get(UNREADABLE_FOLDER, 0), other.get(UNREAD_SESSION, 0)
+    of_files = sorted(set(other) - {UNREADABLE_FOLDER, UNREAD_SESSION})
+    reasons = ", ".join(f"{other[reason]} {reason}" for reason in of_files)
     return (
         f"{n_files} files"
         + (f", of them no image that is read: {reasons}" if reasons else "")
         + (f"; {closed} folders cannot be read ({UNREADABLE_FOLDER}), and what they hold is missing" if closed else "")
+        + (f"; {unread} sessions by BIDS names have no image that can be read ({UNREAD_SESSION})" if unread else "")
     )
 
 

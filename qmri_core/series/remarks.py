@@ -18,6 +18,7 @@ class RemarkKind(StrEnum):
     MISSING = "missing"
     PROCESSED = "processed"
     LOSSY = "lossy"
+    UNREAD = "unread"
     SIDECAR = "sidecar"
     MISNAMED = "misnamed"
     PLACED = "placed"
@@ -44,6 +45,10 @@ MEANINGS: Mapping[RemarkKind, tuple[str, str]] = {
     RemarkKind.LOSSY: (
         "images were compressed with loss",
         "get the originals if there are any; maps of compressed images are less precise",
+    ),
+    RemarkKind.UNREAD: (
+        "images of a BIDS tree lead to nothing or are damaged, and the session is made without them",
+        "fetch what was not fetched (datalad get), or copy the images again",
     ),
     RemarkKind.SIDECAR: (
         "the sidecar of an image cannot be read, or says what cannot be; no time is taken from it",

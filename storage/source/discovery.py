@@ -15,8 +15,10 @@ from typing import Self
 
 from qmri_core.series.classification import Context, SkipReason
 from qmri_core.series.geometry import Volume
+from qmri_core.series.remarks import Remark, RemarkKind
 from storage.pseudonyms import pseudonym
 from storage.source.assume_file import Assumption, AssumptionError, fill, load_assumptions, matching
+from storage.source.bids_tree import LeftOut
 from storage.source.dicom import Frame, Instance
 from storage.source.files import SEPARATOR, UNREADABLE_FOLDER, relative, walk
 from storage.source.index import (
@@ -109,6 +111,10 @@ class Scanned:
         days = {person: self._index.first_day(person) for person in {self._person(frame) for frame in frames}}
         found += _dicom_series(frames, days, self._root, self._key)
         series = with_siblings(_assumed([one for one, _ in found], self._root, self._assume, self._used))
+        if n_unread := self._index.n_unread(session):
+            text = f"{n_unread} images of a contrast by their names cannot be read"
+            remark = Remark(kind=RemarkKind.UNREAD, text=text)
+            series[0] = replace(series[0], remarks=(*series[0].remarks, remark))
         ordered = sorted(series, key=_place)
         return tuple(ordered), found[0][1]
 
@@ -203,10 +209,14 @@ def _scan_into(
 
     total = sum(1 for _ in _files(source, [])) if progress is not None else 0
     closed: list[str] = []
-    batches = _batches(kept.unknown(told(_files(source, closed))))
+    tree = LeftOut(str(root))
+    files = told(_files(source, closed))
+    batches = _batches(kept.unknown(files if source.is_file() else tree.without(files)))
     for scans in runner(ScanTask(paths=batch, root=str(root), key=key) for batch in batches):
         kept.add(scans)
     kept.add(map(closed_folder, closed))
+    for reason, count in tree.counts.items():
+        kept.add([Scan(path=str(source), stamp="", n_files=count, records=(), other={reason: count})])
     kept.finish()
     if progress is not None and done:
         progress(done, max(done, total))
@@ -269,6 +279,9 @@ _ADVICE = {
     "too_large": "some are beyond the bounds on size",
     "unreadable": "some cannot be read",
     "unreadable_folder": "give this user read access to all folders",
+    "derivative": "give a folder of processed images as the source itself to take them",
+    "sourcedata": "give the folder sourcedata as the source itself to take it",
+    "bids_ignored": ".bidsignore names some",
 }
 
 

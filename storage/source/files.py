@@ -40,6 +40,9 @@ SLACK = 256 * 2**20
 MAX_MEMBERS = 1_000_000
 """Members of one archive."""
 
+UNREAD_SESSION = "unread_session"
+"""Of counts by reason: sessions by their BIDS names of which no image can be read."""
+
 UNREADABLE_FOLDER = "unreadable_folder"
 """Reason under which a folder counts that cannot be listed; it is no file, and nobody knows how many it holds."""
 

@@ -26,6 +26,7 @@ from storage.pseudonyms import pseudonym
 from storage.source.damage import DamagedError
 from storage.source.dicom import Frame, scan_file, scan_stream
 from storage.source.files import (
+    UNREAD_SESSION,
     UNREADABLE_FOLDER,
     Allowance,
     LimitError,
@@ -37,7 +38,7 @@ from storage.source.files import (
     read_some,
     relative,
 )
-from storage.source.nifti import is_nifti, scan_nifti
+from storage.source.nifti import is_nifti, scan_nifti, session_by_name
 from storage.source.series import LinkageRow, Series
 from storage.source.sidecars import Folders, stamp_of_sidecars
 
@@ -74,7 +75,7 @@ class Record:
     person: str
     date: int | None = field(repr=False)
     content: bytes = field(repr=False)
-    """Pickled frames, or a pickled NIfTI series."""
+    """Pickled frames, or a pickled NIfTI series; empty for an image that cannot be read, but has a BIDS name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +145,8 @@ def _scan(path: str, root: Path, key: bytes, folders: Folders) -> Scan:
     except NOT_READ as error:
         other[_reason(error)] += 1
         stamp = "" if _may_pass(error) else stamp
+    if not records and is_nifti(path) and (named := session_by_name(relative(path, root), key=key)):
+        records.append(Record(session=named[0], person=named[1], date=None, content=b""))
     return Scan(path=path, stamp=stamp, n_files=n_files, records=tuple(records), other=dict(other))
 
 
@@ -277,6 +280,7 @@ class Index:
         self._waiting: list[Scan] = []
         self._kept_at = time.monotonic()
         self._sizes: dict[str, int] = {}
+        self._n_unread: dict[str, int] = {}
         try:
             self._database = _opened(location, mark)
         except IndexUnusableError as error:
@@ -361,9 +365,9 @@ class Index:
         held = self._rows("SELECT COUNT(*) FROM record JOIN met USING (file)")[0][0]
         if (files, records) != (self._rows("SELECT COUNT(*) FROM met")[0][0], held):
             raise IndexUnusableError("it has lost files", is_damaged=True)
-        self._sizes = dict(
-            self._rows("SELECT session, COUNT(*) FROM record JOIN met USING (file) GROUP BY session ORDER BY session")
-        )
+        query = "SELECT session, COUNT(*) FROM record JOIN met USING (file) WHERE (content = x'') = {} GROUP BY session"
+        self._sizes = dict(self._rows(query.format(0) + " ORDER BY session"))
+        self._n_unread = dict(self._rows(query.format(1)))
 
     @property
     def n_files(self) -> int:
@@ -372,11 +376,17 @@ class Index:
 
     @property
     def other(self) -> dict[str, int]:
-        """Files that are no image that is read, by reason."""
+        """Files that are no image that is read, by reason; and sessions of which no image can be read."""
         total: Counter[str] = Counter()
         for (content,) in self._rows("SELECT other FROM file JOIN met ON met.file = id WHERE other IS NOT NULL"):
             total.update(pickle.loads(content))  # noqa: S301 - our own private file
+        if absent := len(set(self._n_unread) - set(self._sizes)):
+            total[UNREAD_SESSION] = absent
         return dict(total)
+
+    def n_unread(self, session: str) -> int:
+        """How many images of a session cannot be read, which it has by their BIDS names."""
+        return self._n_unread.get(session, 0)
 
     @property
     def sessions(self) -> list[str]:
@@ -392,7 +402,9 @@ class Index:
         """Frames and NIfTI series of one session."""
         frames: list[Frame] = []
         volumes: list[Nifti] = []
-        rows = self._rows("SELECT content FROM record JOIN met USING (file) WHERE session = ?", session)
+        rows = self._rows(
+            "SELECT content FROM record JOIN met USING (file) WHERE session = ? AND content != x''", session
+        )
         if len(rows) != self._sizes[session]:
             raise IndexUnusableError("the index has lost files since they were read; run again", is_damaged=True)
         for (content,) in rows:

@@ -28,7 +28,7 @@ from storage.source.series import NO_AFFINE, LinkageRow, ReadError, Series
 from storage.source.sidecars import Folders, as_text, impossible_times, read_sidecar, text, with_cycle, without_times
 from storage.source.stacks import matrix
 
-__all__ = ["is_nifti", "read_nifti", "scan_nifti"]
+__all__ = ["is_nifti", "read_nifti", "scan_nifti", "session_by_name"]
 
 DARK_RIM = 0.2
 """Of the 98th percentile of an image: a hole of NaN whose rim has its lower quartile below is one of a threshold, which
@@ -99,6 +99,15 @@ def scan_nifti(
     )
     folder = PurePosixPath(relative).parent.as_posix()
     return series, LinkageRow(session=series.session, patient_id=person, study_instance_uid=session, path=folder)
+
+
+def session_by_name(relative: str, *, key: bytes) -> tuple[str, str] | None:
+    """Pseudonyms of session and person of an image that is one of a contrast by its BIDS name; None for all others."""
+    stem = stem_of(PurePosixPath(relative).name)
+    name = parse(stem)
+    if name is None or name.suffix not in CONTRASTS or other_kind(relative, name, stem) is not None:
+        return None
+    return pseudonym(key, "session", name.person, name.session), pseudonym(key, "person", name.person)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -107,7 +107,7 @@ def read_sidecar(path: str, folders: Folders) -> Sidecar:
     values: dict[str, Any] = {}
     for sidecar in paths_of(path, folders):
         try:
-            content = _content(sidecar)
+            content = json_of(sidecar)
         except (DamagedError, OSError) as error:
             kind = error.kind if isinstance(error, DamagedError) else type(error).__name__
             return Sidecar(values={}, problem=f"a sidecar cannot be read ({kind}): no number is taken from it")
@@ -117,8 +117,14 @@ def read_sidecar(path: str, folders: Folders) -> Sidecar:
     return Sidecar(values=values, problem="")
 
 
-def _content(path: str) -> object:
-    """Content of a JSON file in UTF-8, UTF-16 or UTF-32, with a mark of its order of bytes or without, or Latin-1."""
+def json_of(path: str) -> object:
+    """Content of a JSON file in UTF-8, UTF-16 or UTF-32, with a mark of its order of bytes or without, or Latin-1.
+
+    Raises
+    ------
+    DamagedError, OSError
+        If it is no JSON, or cannot be read.
+    """
     with open(path, "rb") as file:  # noqa: PTH123
         raw = file.read(MAX_BYTES)
     with library_errors((ValueError, RecursionError)):

@@ -63,5 +63,8 @@ def test_files_and_series_are_counted() -> None:
     found = problems(**{**NOTHING, "files": dict.fromkeys(FILE_REASONS, 1), "series": {SkipReason.NO_PARAMETERS: 2}})
     assert [problem.line().split(":")[0] for problem in found] == [
         "2 series no_parameters",
-        *(f"1 {'folder' if 'folder' in reason else 'file'} {reason}" for reason in FILE_REASONS),
+        *(
+            f"1 {next((of for of in ('folder', 'session') if of in reason), 'file')} {reason}"
+            for reason in FILE_REASONS
+        ),
     ]
