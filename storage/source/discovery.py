@@ -20,7 +20,7 @@ from storage.pseudonyms import pseudonym
 from storage.source.assume_file import Assumption, AssumptionError, fill, load_assumptions, matching
 from storage.source.bids_tree import LeftOut
 from storage.source.dicom import Frame, Instance
-from storage.source.files import SEPARATOR, UNREADABLE_FOLDER, relative, walk
+from storage.source.files import SEPARATOR, UNREAD_SESSION, UNREADABLE_FOLDER, relative, walk
 from storage.source.index import (
     BATCH,
     Index,
@@ -93,6 +93,9 @@ class Scanned:
         self.n_files = index.n_files
         self.unreadable = index.other
         self.sessions = index.sessions
+        self._unread = index.unread
+        if absent := len(set(self._unread) - set(self.sessions)):
+            self.unreadable[UNREAD_SESSION] = absent
 
     def __enter__(self) -> Self:
         return self
@@ -111,7 +114,7 @@ class Scanned:
         days = {person: self._index.first_day(person) for person in {self._person(frame) for frame in frames}}
         found += _dicom_series(frames, days, self._root, self._key)
         series = with_siblings(_assumed([one for one, _ in found], self._root, self._assume, self._used))
-        if n_unread := self._index.n_unread(session):
+        if n_unread := self._unread.get(session, 0):
             text = f"{n_unread} images of a contrast by their names cannot be read"
             remark = Remark(kind=RemarkKind.UNREAD, text=text)
             series[0] = replace(series[0], remarks=(*series[0].remarks, remark))

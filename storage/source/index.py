@@ -26,7 +26,6 @@ from storage.pseudonyms import pseudonym
 from storage.source.damage import DamagedError
 from storage.source.dicom import Frame, scan_file, scan_stream
 from storage.source.files import (
-    UNREAD_SESSION,
     UNREADABLE_FOLDER,
     Allowance,
     LimitError,
@@ -75,7 +74,7 @@ class Record:
     person: str
     date: int | None = field(repr=False)
     content: bytes = field(repr=False)
-    """Pickled frames, or a pickled NIfTI series; empty for an image that cannot be read, but has a BIDS name."""
+    """Pickled frames, or a pickled NIfTI series."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +86,8 @@ class Scan:
     n_files: int
     records: tuple[Record, ...]
     other: dict[str, int]
+    unread: str = ""
+    """Session of an image that cannot be read, but has a BIDS name."""
 
 
 def stamp_of(path: str, folders: Folders) -> str:
@@ -145,9 +146,8 @@ def _scan(path: str, root: Path, key: bytes, folders: Folders) -> Scan:
     except NOT_READ as error:
         other[_reason(error)] += 1
         stamp = "" if _may_pass(error) else stamp
-    if not records and is_nifti(path) and (named := session_by_name(relative(path, root), key=key)):
-        records.append(Record(session=named[0], person=named[1], date=None, content=b""))
-    return Scan(path=path, stamp=stamp, n_files=n_files, records=tuple(records), other=dict(other))
+    unread = session_by_name(relative(path, root), key=key) if is_nifti(path) and not records else ""
+    return Scan(path=path, stamp=stamp, n_files=n_files, records=tuple(records), other=dict(other), unread=unread)
 
 
 def _is_twin(path: str) -> bool:
@@ -280,7 +280,6 @@ class Index:
         self._waiting: list[Scan] = []
         self._kept_at = time.monotonic()
         self._sizes: dict[str, int] = {}
-        self._n_unread: dict[str, int] = {}
         try:
             self._database = _opened(location, mark)
         except IndexUnusableError as error:
@@ -340,8 +339,8 @@ class Index:
     def _new_row(self, scan: Scan) -> int:
         run = self._database.execute
         other = pickle.dumps(scan.other) if scan.other else None
-        values = (os.fsencode(scan.path), scan.stamp, self._today, scan.n_files, len(scan.records), other)
-        row = int(run("INSERT INTO file VALUES (NULL, ?, ?, ?, ?, ?, ?)", values).lastrowid or 0)
+        values = (os.fsencode(scan.path), scan.stamp, self._today, scan.n_files, len(scan.records), other, scan.unread)
+        row = int(run("INSERT INTO file VALUES (NULL, ?, ?, ?, ?, ?, ?, ?)", values).lastrowid or 0)
         self._database.executemany(
             "INSERT INTO record VALUES (?, ?, ?, ?, ?)",
             [(row, one.session, one.person, one.date, one.content) for one in scan.records],
@@ -365,9 +364,9 @@ class Index:
         held = self._rows("SELECT COUNT(*) FROM record JOIN met USING (file)")[0][0]
         if (files, records) != (self._rows("SELECT COUNT(*) FROM met")[0][0], held):
             raise IndexUnusableError("it has lost files", is_damaged=True)
-        query = "SELECT session, COUNT(*) FROM record JOIN met USING (file) WHERE (content = x'') = {} GROUP BY session"
-        self._sizes = dict(self._rows(query.format(0) + " ORDER BY session"))
-        self._n_unread = dict(self._rows(query.format(1)))
+        self._sizes = dict(
+            self._rows("SELECT session, COUNT(*) FROM record JOIN met USING (file) GROUP BY session ORDER BY session")
+        )
 
     @property
     def n_files(self) -> int:
@@ -376,17 +375,17 @@ class Index:
 
     @property
     def other(self) -> dict[str, int]:
-        """Files that are no image that is read, by reason; and sessions of which no image can be read."""
+        """Files that are no image that is read, by reason."""
         total: Counter[str] = Counter()
         for (content,) in self._rows("SELECT other FROM file JOIN met ON met.file = id WHERE other IS NOT NULL"):
             total.update(pickle.loads(content))  # noqa: S301 - our own private file
-        if absent := len(set(self._n_unread) - set(self._sizes)):
-            total[UNREAD_SESSION] = absent
         return dict(total)
 
-    def n_unread(self, session: str) -> int:
-        """How many images of a session cannot be read, which it has by their BIDS names."""
-        return self._n_unread.get(session, 0)
+    @property
+    def unread(self) -> dict[str, int]:
+        """How many images that cannot be read belong to which sessions, by their BIDS names."""
+        query = "SELECT unread, COUNT(*) FROM file JOIN met ON met.file = id WHERE unread != '' GROUP BY unread"
+        return dict(self._rows(query))
 
     @property
     def sessions(self) -> list[str]:
@@ -402,9 +401,7 @@ class Index:
         """Frames and NIfTI series of one session."""
         frames: list[Frame] = []
         volumes: list[Nifti] = []
-        rows = self._rows(
-            "SELECT content FROM record JOIN met USING (file) WHERE session = ? AND content != x''", session
-        )
+        rows = self._rows("SELECT content FROM record JOIN met USING (file) WHERE session = ?", session)
         if len(rows) != self._sizes[session]:
             raise IndexUnusableError("the index has lost files since they were read; run again", is_damaged=True)
         for (content,) in rows:
@@ -483,7 +480,7 @@ def _prepare(database: sqlite3.Connection, mark: str) -> None:
         run("INSERT INTO mark VALUES (?)", (mark,))
         run(
             "CREATE TABLE file (id INTEGER PRIMARY KEY AUTOINCREMENT, path BLOB, stamp TEXT, day INTEGER, "
-            "n_files INTEGER, n_records INTEGER, other BLOB)"
+            "n_files INTEGER, n_records INTEGER, other BLOB, unread TEXT)"
         )
         run("CREATE TABLE record (file INTEGER, session TEXT, person TEXT, date INTEGER, content BLOB)")
         run("CREATE INDEX by_path ON file (path, stamp)")

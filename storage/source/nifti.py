@@ -101,13 +101,13 @@ def scan_nifti(
     return series, LinkageRow(session=series.session, patient_id=person, study_instance_uid=session, path=folder)
 
 
-def session_by_name(relative: str, *, key: bytes) -> tuple[str, str] | None:
-    """Pseudonyms of session and person of an image that is one of a contrast by its BIDS name; None for all others."""
+def session_by_name(relative: str, *, key: bytes) -> str:
+    """Pseudonym of the session of an image that is one of a contrast by its BIDS name; empty for all others."""
     stem = stem_of(PurePosixPath(relative).name)
     name = parse(stem)
     if name is None or name.suffix not in CONTRASTS or other_kind(relative, name, stem) is not None:
-        return None
-    return pseudonym(key, "session", name.person, name.session), pseudonym(key, "person", name.person)
+        return ""
+    return pseudonym(key, "session", name.person, name.session)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
