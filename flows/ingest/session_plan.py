@@ -70,7 +70,7 @@ class SessionPlan:
     def remarks(self) -> tuple[Remark, ...]:
         """What to know of the session before it is ingested."""
         given = chain.from_iterable(one.remarks for one in self.series)
-        doubts = chain.from_iterable(one.doubts for one in self.decisions if one.reason is None)
+        doubts = chain.from_iterable(one.doubts for one in self.decisions)
         return ordered([*given, *doubts, *_misnamed(self), *_repeats(self)])
 
 
@@ -194,7 +194,8 @@ def plan_session(
     absent = [contrast for contrast in CONTRASTS if contrast not in chosen]
     if Contrast.T1W in absent or len(chosen) < MIN_CONTRASTS:
         reason = Reason.NO_PARAMETERS if _is_silent(decisions) else Reason.MISSING_CONTRAST
-        return replace(plan, reason=reason, explanation=_what_is_missing(chosen, absent, decisions))
+        text = _what_is_missing(chosen, absent, decisions) + _left_out(absent, members, decisions)
+        return replace(plan, reason=reason, explanation=text)
     try:
         acquisitions = _acquisitions(chosen, decisions)
     except AcquisitionError as error:
@@ -218,7 +219,7 @@ def plan_session(
         person=t1w.person,
         status=Status.PARTIAL if absent else Status.COMPLETE,
         reason=Reason.MISSING_CONTRAST if absent else None,
-        explanation=f"no {' and no '.join(absent)}" if absent else "",
+        explanation=f"no {' and no '.join(absent)}{_left_out(absent, members, decisions)}" if absent else "",
         acquisitions=acquisitions,
         placement=placement,
         groups=tuple(f"{scanner}/{one}" for one in protocols),
@@ -313,6 +314,20 @@ def _what_is_missing(
     return f"found {found}; maps need T1w and one of T2w and FLAIR" + (
         f" (other series: {others}{hint})" if others else ""
     )
+
+
+def _left_out(absent: Sequence[Contrast], members: Iterable[Series], decisions: Iterable[Decision]) -> str:
+    """Why series of the absent contrasts are not taken, in the form of a clause; empty if there are none."""
+    texts = [
+        f"{decision.contrast} series {one.number} is left out: {decision.explanation}"
+        for one, decision in zip(members, decisions, strict=True)
+        if decision.contrast in absent and decision.reason in _TELLING
+    ]
+    return "".join(f"; {text}" for text in texts)
+
+
+_TELLING = {SkipReason.CONTRAST_UNKNOWN, SkipReason.INCOMPLETE, SkipReason.LOCALIZER}
+"""Reasons whose explanations say what is wrong with an image of a known contrast."""
 
 
 def _digest(parts: Iterable[str]) -> str:

@@ -61,7 +61,18 @@ def choose(candidates: Sequence[Candidate]) -> tuple[Decision, ...]:
         result[best] = replace(
             result[best], explanation=f"{result[best].explanation}{text}", place=0, doubts=tuple(doubts)
         )
-    return tuple(result)
+    return tuple(
+        replace(one, doubts=tuple(_told(one, candidate))) for one, candidate in zip(result, candidates, strict=True)
+    )
+
+
+def _told(decision: Decision, candidate: Candidate) -> Iterator[Remark]:
+    """Doubts about a series that is taken, and inversion times that cannot be of any."""
+    if decision.reason is None:
+        yield from decision.doubts
+    if candidate.context.odd_inversion_time and candidate.header.inversion_time is None:
+        text = f"series {candidate.number} has inversion times that cannot be; they count as unknown"
+        yield Remark(kind=RemarkKind.ODD_TIME, text=text)
 
 
 def _relation(other: Candidate, taken: Candidate, clock: bool) -> str:
@@ -150,10 +161,6 @@ def _doubts(taken: Candidate, contrast: Contrast) -> Iterator[Remark]:
         yield Remark(
             kind=RemarkKind.ROUNDED,
             text=f"{which} has positions rounded to {context.rounding:g} mm; slices are taken as evenly spaced",
-        )
-    if context.odd_inversion_time:
-        yield Remark(
-            kind=RemarkKind.ODD_TIME, text=f"{which} has inversion times that cannot be; they count as unknown"
         )
     if context.combined:
         yield Remark(kind=RemarkKind.COMBINED, text=f"{which} combines several echoes; its echo time is nominal")

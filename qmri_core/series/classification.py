@@ -300,6 +300,8 @@ def _no_plain_gradient_echo(
     flat = header.mr_acquisition_type == "2D" and tr < 0.1  # slice after slice: no multi-slice T1w image
     if context.named_localizer and (is_quick or flat):
         return _skip(SkipReason.LOCALIZER, f"quick gradient echo named a localizer, {numbers}")
+    if context.named_calibration and min(spacing) >= 1.5:
+        return _skip(SkipReason.LOCALIZER, f"coarse gradient echo named a calibration scan, {numbers}")
     if header.mr_acquisition_type != "2D" and tr < 0.0038 and min(spacing) >= 1.5:
         return _skip(SkipReason.LOCALIZER, f"quick and coarse gradient echo, {numbers}")
     if flat:

@@ -38,6 +38,9 @@ COARSE = 8.0
 """Voxels of a gradient echo over the smallest of the session's T2w and FLAIR images, in volume if 3D and in the plane
 if 2D: larger ones are those of calibration scans and field maps. Checked against no list."""
 
+FINE = 1.9
+"""Millimetres in the plane: with smaller voxels a gradient echo is none of these scans."""
+
 SAME_SIZE = 0.02
 """Of a spacing: voxels that differ by less are those of one protocol."""
 
@@ -158,7 +161,8 @@ def _fluid(one: Candidate, others: Sequence[Candidate]) -> Objection:
 
 def _calibration(one: Candidate, others: Sequence[Candidate]) -> Objection:
     """Whether a gradient echo of T1w numbers is far coarser than what else was acquired."""
-    if one.decision.sequence is not PulseSequence.SPOILED_GRADIENT_ECHO:
+    gradient = one.decision.sequence in {PulseSequence.SPOILED_GRADIENT_ECHO, PulseSequence.MPRAGE}
+    if not gradient or one.decision.contrast is not Contrast.T1W or max(one.spacing[:2]) < FINE:
         return None
     used = [other for other in others if other.decision.contrast in {Contrast.T2W, Contrast.FLAIR} and _reach(other)]
     axes = 2 if one.header.mr_acquisition_type == "2D" else 3

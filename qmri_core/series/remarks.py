@@ -68,7 +68,7 @@ MEANINGS: Mapping[RemarkKind, tuple[str, str]] = {
     ),
     RemarkKind.ODD_TIME: (
         "inversion times are written that cannot be, such as 1.8e308; they count as unknown",
-        "state the inversion time with --assume if it is known",
+        "state the inversion time with --assume if it is known, so that a FLAIR is one",
     ),
     RemarkKind.COMBINED: (
         "an image that combines several echoes was taken, by the numbers of its header",
