@@ -17,6 +17,7 @@ from distributed import KilledWorker
 
 from flows.cluster.dispatch import ClusterError
 from flows.errors import OWN_PACKAGES, is_ours
+from qmri_core.series.acquisition import Contrast
 from qmri_core.series.remarks import Remark
 from storage.store.locations import StorageFaultError
 from storage.store.schema import Reason, Status
@@ -43,6 +44,8 @@ class Outcome:
     values: Mapping[str, object] = field(default_factory=dict, repr=False)
     rows: tuple[Mapping[str, object], ...] = field(default=(), repr=False)
     remarks: tuple[Remark, ...] = ()
+    taken: Mapping[Contrast, tuple[int, str]] = field(default_factory=dict)
+    """Of contrasts whose preferred series was not taken: the place of the repeat that was, from 1, and why."""
     duration: float = 0.0
 
 

@@ -13,7 +13,7 @@ from flows.cluster.driver import Begun, WaveRecord, run_waves
 from flows.ingest.rows import is_done, row_of, values_of
 from flows.ingest.scanning import scan_on_workers
 from flows.ingest.session import IngestTask, ingest_session
-from flows.ingest.session_plan import SessionPlan, unmatched_entries
+from flows.ingest.session_plan import SessionPlan, taken_plan, unmatched_entries
 from flows.ingest.source_plans import SourcePlans, known_rows
 from flows.maps.calibrate import calibrate
 from flows.progress import Progress, quiet
@@ -129,7 +129,7 @@ class _Ingest:
             IngestTask(
                 slot=wave.slots[name],
                 status=plans[name].status,
-                series=plans[name].chosen,
+                series={c: (one, *plans[name].alternates.get(c, ())) for c, one in plans[name].chosen.items()},
                 grid=placement.grid,
                 fork=wave.fork,
             )
@@ -138,7 +138,7 @@ class _Ingest:
         return Begun(wave=wave, plans=plans, tasks=tasks)
 
     def record(self, cohort: Cohort, begun: Begun[SessionPlan], outcomes: Sequence[Outcome]) -> WaveRecord:  # noqa: ARG002 - the driver's protocol
-        plans = begun.plans
+        plans = {o.session: taken_plan(begun.plans[o.session], o.taken) for o in outcomes}
         return WaveRecord(
             forks=[outcome.fork for outcome in outcomes if outcome.fork is not None],
             values={o.session: values_of(plans[o.session], o) for o in outcomes if o.fork is not None},

@@ -24,7 +24,8 @@ class IngestTask:
 
     slot: Slot
     status: Status
-    series: Mapping[Contrast, Series] = field(repr=False)
+    series: Mapping[Contrast, tuple[Series, ...]] = field(repr=False)
+    """Of each contrast the series that headers prefer, and its repeats."""
     grid: Any = field(repr=False)
     fork: ForkSession = field(repr=False)
 
@@ -35,18 +36,18 @@ def ingest_session(task: IngestTask) -> Outcome:
 
 
 def _ingest(task: IngestTask, stage: Stage) -> Outcome:
+    from flows.ingest.repeats import by_looks, first_usable, read_repeats
     from qmri_core.calibration.scales import tissue_signals
     from qmri_core.preprocessing.quality import marks
-    from qmri_core.preprocessing.session import preprocess
     from qmri_core.tissues import MEMBERS
-    from storage.source.discovery import read_volume
     from storage.store.waves import write_arrays
 
     began = time.perf_counter()
     with stage("read"):
-        volumes = {contrast: read_volume(series) for contrast, series in task.series.items()}
+        repeats, unread = read_repeats(task.series)
     with stage("preprocess"):
-        result = preprocess(volumes, task.grid)
+        ordered, picks = by_looks(repeats)
+        result, picks, unused = first_usable(ordered, picks, task.grid)
     with stage("signal"):
         signals = tissue_signals(result.images, result.tissue)
     with stage("write"):
@@ -66,5 +67,7 @@ def _ingest(task: IngestTask, stage: Stage) -> Outcome:
         status=task.status,
         fork=fork,
         values=values,
+        remarks=(*unread, *unused),
+        taken={contrast: (pick.place, pick.why) for contrast, pick in picks.items() if pick.place},
         duration=time.perf_counter() - began,
     )

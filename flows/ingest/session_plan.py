@@ -18,7 +18,7 @@ from qmri_core.series.grouping import canonical_spacing, grid_of, protocol_keys,
 from qmri_core.series.remarks import Remark, RemarkKind, ordered
 from qmri_core.series.stored_keys import as_stored
 from storage.source.assume_file import Assumption, Override, overriding
-from storage.source.series import Series, decide_session
+from storage.source.series import Series, decide, decide_session
 from storage.store.schema import Reason, Status
 from storage.store.slots import Placement
 
@@ -48,6 +48,8 @@ class SessionPlan:
     input_digest: str = ""
     overrides: tuple[Override, ...] = field(default=(), repr=False)
     """What the user states of the models of this session's group."""
+    on_taking: tuple[Remark, ...] = field(default=(), repr=False)
+    """What was seen of the series that were taken while the session was ingested."""
     groups: tuple[str, ...] = ()
     """Groups that the session may belong to, by headers alone: its own, and those behind bin edges that it is near."""
 
@@ -56,6 +58,11 @@ class SessionPlan:
         """Digest of the T1w pixels; equal for the same images under other identifiers. Empty if not known."""
         t1w = self.chosen.get(Contrast.T1W)
         return t1w.content if t1w is not None and self.placement is not None else ""
+
+    @property
+    def group(self) -> str:
+        """Group that the session is ingested into; empty if it is not."""
+        return self.placement.group if self.placement is not None else ""
 
     @property
     def series_text(self) -> str:
@@ -71,7 +78,7 @@ class SessionPlan:
         """What to know of the session before it is ingested."""
         given = chain.from_iterable(one.remarks for one in self.series)
         doubts = chain.from_iterable(one.doubts for one in self.decisions)
-        return ordered([*given, *doubts, *_misnamed(self), *_repeats(self)])
+        return ordered([*given, *doubts, *_misnamed(self), *_repeats(self), *self.on_taking])
 
 
 def _misnamed(plan: SessionPlan) -> Iterator[Remark]:
@@ -223,6 +230,43 @@ def plan_session(
         acquisitions=acquisitions,
         placement=placement,
         groups=tuple(f"{scanner}/{one}" for one in protocols),
+    )
+
+
+def taken_plan(plan: SessionPlan, taken: Mapping[Contrast, tuple[int, str]]) -> SessionPlan:
+    """The plan as it was carried out, where other series were taken than headers prefer.
+
+    The digest of the input stays: it is that of all series of the session, whichever is taken of them.
+
+    Parameters
+    ----------
+    taken
+        By contrast the place among its equal series, from 1, and why that one was taken.
+    """
+    if not taken:
+        return plan
+    decisions, chosen, remarks = list(plan.decisions), dict(plan.chosen), list(plan.on_taking)
+    for contrast, (place, why) in taken.items():
+        preferred, best = chosen[contrast], plan.alternates[contrast][place - 1]
+        for index, (one, decision) in enumerate(zip(plan.series, plan.decisions, strict=True)):
+            if one is best:
+                is_best = f"{decide(one).explanation}; taken before series {preferred.number}: {why}"
+                decisions[index] = replace(decision, reason=None, explanation=is_best)
+            elif decision.contrast is contrast and decision.reason in {None, SkipReason.DUPLICATE}:
+                instead = "" if one is preferred else f" instead of series {preferred.number}"
+                text = f"series {best.number} is taken{instead}: {why}"
+                decisions[index] = replace(decision, reason=SkipReason.DUPLICATE, explanation=text)
+        chosen[contrast] = best
+        text = f"{contrast}: series {best.number} is taken instead of series {preferred.number}: {why}"
+        remarks.append(Remark(kind=RemarkKind.BETTER_REPEAT, text=text))
+    acquisitions = _acquisitions(chosen, decisions)
+    applied = {c: e for c in chosen if (e := overriding(plan.overrides, plan.group, c)) is not None}
+    return replace(
+        plan,
+        chosen=chosen,
+        decisions=tuple(decisions),
+        on_taking=tuple(remarks),
+        acquisitions=acquisitions | _overridden(chosen, acquisitions, applied),
     )
 
 

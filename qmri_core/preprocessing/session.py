@@ -71,7 +71,7 @@ def preprocess(volumes: Mapping[Contrast, Volume], grid: Grid) -> Preprocessed:
     t1w = volumes[Contrast.T1W]
     mask = brain_mask(t1w)
     native_spacing = tuple(spacing_of(t1w.affine)[::-1].tolist())
-    around = _grow(mask > 0, native_spacing, ALIGNMENT_MARGIN).astype(np.uint8)
+    around = grown(mask > 0, native_spacing, ALIGNMENT_MARGIN).astype(np.uint8)
     others = [contrast for contrast in CONTRASTS if contrast in volumes and contrast is not Contrast.T1W]
     aligned = {contrast: align(t1w, volumes[contrast], around) for contrast in others}
     quality = {f"{contrast}_alignment": information for contrast, (_, information) in aligned.items()}
@@ -88,10 +88,10 @@ def preprocess(volumes: Mapping[Contrast, Volume], grid: Grid) -> Preprocessed:
     on_grid = np.nan_to_num(resample(depth, grid, affine, to_t1w), nan=np.inf) < MASK_GROWTH
     final_mask, quality["coverage"] = _covered(on_grid, images)
     quality["brain_volume"] = float(on_grid.sum()) * (float(np.prod(grid.spacing)) * 1e-6)  # voxels times litres
-    images, fields = _without_fields(images, final_mask, _grow(on_grid, grid.spacing[::-1], _MARGIN), grid)
+    images, fields = _without_fields(images, final_mask, grown(on_grid, grid.spacing[::-1], _MARGIN), grid)
     tissue = segment(images, final_mask)
     inside = {
-        contrast: mask > 0 if contrast is Contrast.T1W else _brain_in(volumes[contrast], from_t1w[contrast], t1w, mask)
+        contrast: mask > 0 if contrast is Contrast.T1W else brain_in(volumes[contrast], from_t1w[contrast], t1w, mask)
         for contrast in images
     }
     quality["alignment_residual"] = _circle(volumes, from_t1w, inside, t1w, mask)
@@ -136,7 +136,7 @@ def _without_fields(
     return corrected, fields
 
 
-def _brain_in(native: Volume, from_t1w: Affine, t1w: Volume, mask: NDArray[np.uint8]) -> NDArray[np.bool_]:
+def brain_in(native: Volume, from_t1w: Affine, t1w: Volume, mask: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """The brain in the voxels of another series."""
     to_t1w = np.linalg.inv(t1w.affine) @ np.linalg.inv(from_t1w) @ native.affine
     z, y, x = native.array.shape
@@ -159,7 +159,7 @@ def _circle(
     """
     others = [contrast for contrast in CONTRASTS if contrast in volumes and contrast is not Contrast.T1W]
     second, third = others[0], others[-1] if len(others) > 1 else Contrast.T1W
-    around = _grow(inside[second], tuple(spacing_of(volumes[second].affine)[::-1].tolist()), ALIGNMENT_MARGIN)
+    around = grown(inside[second], tuple(spacing_of(volumes[second].affine)[::-1].tolist()), ALIGNMENT_MARGIN)
     try:
         onward, _ = align(volumes[second], volumes[third], around.astype(np.uint8))
     except AlignmentError:
@@ -195,7 +195,7 @@ def _distance(mask: NDArray[np.bool_], spacing: tuple[float, ...]) -> NDArray[np
     return np.asarray(np.where(mask, half - inside, outside - half), dtype=np.float32)
 
 
-def _grow(mask: NDArray[np.bool_], spacing: tuple[float, ...], distance: float) -> NDArray[np.bool_]:
+def grown(mask: NDArray[np.bool_], spacing: tuple[float, ...], distance: float) -> NDArray[np.bool_]:
     """The mask and all within ``distance`` mm of it; ``spacing`` in array order."""
     reach = [int(np.ceil(distance / s)) for s in spacing]
     box = ndimage.find_objects(mask.astype(np.uint8))[0]

@@ -22,6 +22,8 @@ class RemarkKind(StrEnum):
     SIDECAR = "sidecar"
     MISNAMED = "misnamed"
     PLACED = "placed"
+    UNUSABLE_REPEAT = "unusable_repeat"
+    BETTER_REPEAT = "better_repeat"
     REPEATED = "repeated"
     ODD_TIME = "odd_time"
     COMBINED = "combined"
@@ -61,6 +63,14 @@ MEANINGS: Mapping[RemarkKind, tuple[str, str]] = {
     RemarkKind.PLACED: (
         "the two transforms of a NIfTI image, sform and qform, contradict each other, or lead to a template alone",
         "look whether the image has its own size and lies as the others of its session; convert it again if not",
+    ),
+    RemarkKind.UNUSABLE_REPEAT: (
+        "a series could not be read, aligned or segmented, and a repeat of it was taken",
+        "export the series again if it was cut or damaged; nothing if it was repeated because it failed",
+    ),
+    RemarkKind.BETTER_REPEAT: (
+        "of equal series not the one that headers prefer was taken, but one that looks better",
+        "look at both; move the worse one out of the source if the wrong one was taken",
     ),
     RemarkKind.REPEATED: (
         "several series of one contrast lie in the session, and one was taken",

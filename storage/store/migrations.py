@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from storage.store.schema import (
     IMAGE_NAMES,
     IMAGES,
     SESSION_VARIABLES,
+    Variable,
     create_image_names,
     create_variable,
 )
@@ -57,6 +58,7 @@ def _to_version_4(root: zarr.Group) -> None:
     _keep_integers(root)
     _name_by_content(root)
     _add_remarks(root)
+    _add_figures(root)
     in_catalogue = groups_of(root).values()
     give_labels(root, dict.fromkeys((*in_catalogue, *group_paths(root))))
 
@@ -65,6 +67,22 @@ def _add_remarks(root: zarr.Group) -> None:
     """Older ingests made none: the column is empty until a session is ingested again."""
     catalogue = group_of(root, "catalogue")
     create_variable(catalogue, CATALOGUE_COLUMNS["remarks"], (len(column(array_of(catalogue, "session"))),))
+
+
+def _add_figures(root: zarr.Group) -> None:
+    """Figures of ghosts and focus: not known until a session is ingested again."""
+    names = [f"{contrast}_{figure}" for contrast in CONTRASTS for figure in ("ghosts", "focus")]
+    for path in group_paths(root):
+        _create(group_of(root, path), [SESSION_VARIABLES[name] for name in names])
+    _create(group_of(root, "catalogue"), [CATALOGUE_COLUMNS[name] for name in names])
+
+
+def _create(group: zarr.Group, variables: Sequence[Variable]) -> None:
+    """Create variables with one value per session, where they are not there."""
+    n_sessions = len(column(array_of(group, "session")))
+    for variable in variables:
+        if variable.name not in group:
+            create_variable(group, variable, (n_sessions,))
 
 
 def _keep_integers(root: zarr.Group) -> None:

@@ -269,6 +269,8 @@ def _quality_of_contrast(contrast: str) -> tuple[Variable, ...]:
         _number(f"{contrast}_contrast", "1", f"difference of white and grey matter over their sum in {contrast}"),
         _number(f"{contrast}_sharpness", "mm-1", f"steepness of {contrast} where grey meets white matter"),
         _number(f"{contrast}_artefacts", "1", f"share of the air around the head of {contrast} that holds signal"),
+        _number(f"{contrast}_ghosts", "1", f"amplitude of the strongest shifted copy of the head in {contrast}"),
+        _number(f"{contrast}_focus", "1", f"entropy-focus criterion of {contrast}; motion, blur and noise raise it"),
     )
 
 

@@ -14,9 +14,11 @@ import zarr
 
 from qmri_core.mapping.checkpoint import FILE_DIGESTS_BEFORE, checkpoint_bytes, content_digest
 from qmri_core.mapping.network import MapNetwork, NetworkSettings
+from qmri_core.series.acquisition import CONTRASTS
 from storage.store.checkpoints import register
 from storage.store.cohort import Cohort, write_table, writing
 from storage.store.lifecycle import migrate
+from storage.store.slots import group_paths
 from storage.store.tables import change
 from tests.storage.cohorts import infer, ingest, placement
 
@@ -64,8 +66,13 @@ def test_checkpoints_are_named_by_their_content_and_the_release_is_left_out(tmp_
 
 
 def test_a_store_without_statistics_and_weights_is_brought_up_too(tmp_path: Path) -> None:
+    figures = [f"{contrast}_{figure}" for contrast in CONTRASTS for figure in ("ghosts", "focus")]
+
     def older(root: zarr.Group) -> None:
         del root["catalogue/remarks"]
+        for path in (*group_paths(root), "catalogue"):
+            for name in figures:
+                del root[f"{path}/{name}"]
         root.attrs["schema_version"] = 3
 
     ingest(tmp_path, [placement("ses-1")])
@@ -75,3 +82,5 @@ def test_a_store_without_statistics_and_weights_is_brought_up_too(tmp_path: Path
     cohort = Cohort.open(tmp_path)
     assert cohort.sessions["checkpoint_digest"].tolist() == [""]
     assert cohort.catalogue["remarks"].tolist() == [""]
+    for frame in (cohort.sessions, cohort.catalogue):
+        assert frame[figures].isna().all(axis=None)

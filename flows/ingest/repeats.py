@@ -1,0 +1,147 @@
+"""Of equal series of a contrast a worker takes the one that looks best, and the next one where that cannot be used."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from qmri_core.preprocessing.alignment import AlignmentError
+from qmri_core.preprocessing.brain_mask import BrainMaskError, brain_mask
+from qmri_core.preprocessing.repeats import Look, look_at, order_of, why_better
+from qmri_core.preprocessing.session import FieldOfViewError, Preprocessed, preprocess
+from qmri_core.preprocessing.tissue import TissueError
+from qmri_core.series.acquisition import Contrast
+from qmri_core.series.remarks import Remark, RemarkKind
+from storage.source.discovery import read_volume
+from storage.source.series import ReadError, Series
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from qmri_core.series.geometry import Grid, Volume
+
+UNUSABLE = (AlignmentError, BrainMaskError, FieldOfViewError, TissueError)
+"""Errors of preprocessing that another repeat may not have."""
+MOST_TRIES = 6
+"""Combinations of repeats that are tried before a session fails."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repeat:
+    """One of the equal series of a contrast; ``place`` is that among them by their headers, 0 the preferred one."""
+
+    place: int
+    number: int
+    image_type: tuple[str, ...]
+    volume: Volume = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pick:
+    """The series of a contrast that was taken, by its place, and why where it is not the one that headers prefer."""
+
+    place: int
+    why: str = ""
+
+
+def read_repeats(
+    series: Mapping[Contrast, Sequence[Series]],
+) -> tuple[dict[Contrast, list[Repeat]], list[Remark]]:
+    """Volumes of all equal series, and what could not be read.
+
+    Raises
+    ------
+    ReadError
+        If none of a contrast can be read: that of the preferred one.
+    """
+    repeats: dict[Contrast, list[Repeat]] = {}
+    remarks: list[Remark] = []
+    for contrast, equal in series.items():
+        errors: list[ReadError] = []
+        found: list[Repeat] = []
+        for place, one in enumerate(equal):
+            try:
+                found.append(
+                    Repeat(place=place, number=one.number, image_type=one.header.image_type, volume=read_volume(one))
+                )
+            except ReadError as error:
+                errors.append(error)
+                remarks.append(_unusable(contrast, one.number, "cannot be read"))
+        if not found:
+            raise errors[0]
+        repeats[contrast] = found
+    return repeats, remarks
+
+
+def by_looks(repeats: Mapping[Contrast, list[Repeat]]) -> tuple[dict[Contrast, list[Repeat]], dict[Contrast, Pick]]:
+    """Repeats of each contrast, the one that looks best first, and what is picked.
+
+    Nothing is judged without rivals. A filter or a normalisation changes how an image looks, so only series of one
+    ``image_type`` are compared; between reconstructions headers decide.
+    """
+    picks = {contrast: Pick(place=equal[0].place) for contrast, equal in repeats.items()}
+    if all(len(equal) == 1 for equal in repeats.values()):
+        return dict(repeats), picks
+    t1w, mask = _masked(repeats[Contrast.T1W])
+    ordered: dict[Contrast, list[Repeat]] = {}
+    for contrast, equal in repeats.items():
+        looks: list[Look | None] = [None] * len(equal)
+        is_rival = [one.image_type == equal[0].image_type for one in equal]
+        if sum(is_rival) > 1 and mask is not None:
+            looks = [
+                look_at(one.volume, t1w, mask) if like else None for one, like in zip(equal, is_rival, strict=True)
+            ]
+        order = order_of(looks)
+        ordered[contrast] = [equal[place] for place in order]
+        if order[0]:
+            picks[contrast] = Pick(place=equal[order[0]].place, why=why_better(looks[order[0]], looks[0]))
+    return ordered, picks
+
+
+def _masked(equal: Sequence[Repeat]) -> tuple[Volume, NDArray[np.uint8] | None]:
+    """The first T1w in which a brain is found, and its mask; None for the mask where there is none."""
+    for one in equal:
+        try:
+            return one.volume, brain_mask(one.volume)
+        except BrainMaskError:
+            continue
+    return equal[0].volume, None
+
+
+def first_usable(
+    repeats: Mapping[Contrast, list[Repeat]], picks: Mapping[Contrast, Pick], grid: Grid
+) -> tuple[Preprocessed, dict[Contrast, Pick], list[Remark]]:
+    """Preprocess the repeats that look best; where that fails, the next ones.
+
+    Raises
+    ------
+    FieldOfViewError, AlignmentError, BrainMaskError, TissueError
+        That of the first combination, if none of `MOST_TRIES` can be used.
+    """
+    places = itertools.product(*(range(len(equal)) for equal in repeats.values()))
+    tries = sorted(places, key=lambda chosen: (sum(chosen), chosen))[:MOST_TRIES]
+    errors: list[ValueError] = []
+    for chosen in tries:
+        taken = {contrast: repeats[contrast][place] for contrast, place in zip(repeats, chosen, strict=True)}
+        try:
+            result = preprocess({contrast: one.volume for contrast, one in taken.items()}, grid)
+        except UNUSABLE as error:
+            errors.append(error)
+            continue
+        remarks = []
+        final = dict(picks)
+        for contrast, place in zip(repeats, chosen, strict=True):
+            if place:
+                number = repeats[contrast][0].number
+                remarks.append(_unusable(contrast, number, "could not be aligned or segmented"))
+                why = f"series {number} could not be aligned or segmented"
+                final[contrast] = Pick(place=taken[contrast].place, why=why)
+        return result, final, remarks
+    raise errors[0]
+
+
+def _unusable(contrast: Contrast, number: int, what: str) -> Remark:
+    return Remark(kind=RemarkKind.UNUSABLE_REPEAT, text=f"{contrast}: series {number} {what}; a repeat of it was taken")
