@@ -31,12 +31,15 @@ MOST_TRIES = 6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repeat:
-    """One of the equal series of a contrast; ``place`` is that among them by their headers, 0 the preferred one."""
+    """One of the equal series of a contrast.
+
+    ``place`` is that among them by their headers, 0 the preferred one; ``is_judged`` whether its looks may decide.
+    """
 
     place: int
     number: int
-    image_type: tuple[str, ...]
     volume: Volume = field(repr=False)
+    is_judged: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +51,7 @@ class Pick:
 
 
 def read_repeats(
-    series: Mapping[Contrast, Sequence[Series]],
+    series: Mapping[Contrast, Sequence[tuple[Series, bool]]],
 ) -> tuple[dict[Contrast, list[Repeat]], list[Remark]]:
     """Volumes of all equal series, and what could not be read.
 
@@ -62,11 +65,9 @@ def read_repeats(
     for contrast, equal in series.items():
         errors: list[ReadError] = []
         found: list[Repeat] = []
-        for place, one in enumerate(equal):
+        for place, (one, is_judged) in enumerate(equal):
             try:
-                found.append(
-                    Repeat(place=place, number=one.number, image_type=one.header.image_type, volume=read_volume(one))
-                )
+                found.append(Repeat(place=place, number=one.number, volume=read_volume(one), is_judged=is_judged))
             except ReadError as error:
                 errors.append(error)
                 remarks.append(_unusable(contrast, one.number, "cannot be read"))
@@ -79,21 +80,20 @@ def read_repeats(
 def by_looks(repeats: Mapping[Contrast, list[Repeat]]) -> tuple[dict[Contrast, list[Repeat]], dict[Contrast, Pick]]:
     """Repeats of each contrast, the one that looks best first, and what is picked.
 
-    Nothing is judged without rivals. A filter or a normalisation changes how an image looks, so only series of one
-    ``image_type`` are compared; between reconstructions headers decide.
+    Nothing is judged without rivals, and nothing is put before the preferred one that may not be judged.
     """
-    picks = {contrast: Pick(place=equal[0].place) for contrast, equal in repeats.items()}
+    picks = {
+        contrast: Pick(place=equal[0].place, why="the other one cannot be read" if equal[0].place else "")
+        for contrast, equal in repeats.items()
+    }
     if all(len(equal) == 1 for equal in repeats.values()):
         return dict(repeats), picks
     t1w, mask = _masked(repeats[Contrast.T1W])
     ordered: dict[Contrast, list[Repeat]] = {}
     for contrast, equal in repeats.items():
         looks: list[Look | None] = [None] * len(equal)
-        is_rival = [one.image_type == equal[0].image_type for one in equal]
-        if sum(is_rival) > 1 and mask is not None:
-            looks = [
-                look_at(one.volume, t1w, mask) if like else None for one, like in zip(equal, is_rival, strict=True)
-            ]
+        if equal[0].is_judged and sum(one.is_judged for one in equal) > 1 and mask is not None:
+            looks = [look_at(one.volume, t1w, mask) if one.is_judged else None for one in equal]
         order = order_of(looks)
         ordered[contrast] = [equal[place] for place in order]
         if order[0]:

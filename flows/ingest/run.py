@@ -129,7 +129,7 @@ class _Ingest:
             IngestTask(
                 slot=wave.slots[name],
                 status=plans[name].status,
-                series={c: (one, *plans[name].alternates.get(c, ())) for c, one in plans[name].chosen.items()},
+                series={contrast: plans[name].equals_of(contrast) for contrast in plans[name].chosen},
                 grid=placement.grid,
                 fork=wave.fork,
             )

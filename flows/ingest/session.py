@@ -24,8 +24,8 @@ class IngestTask:
 
     slot: Slot
     status: Status
-    series: Mapping[Contrast, tuple[Series, ...]] = field(repr=False)
-    """Of each contrast the series that headers prefer, and its repeats."""
+    series: Mapping[Contrast, tuple[tuple[Series, bool], ...]] = field(repr=False)
+    """Of each contrast the series that headers prefer and its repeats, each with whether looks may decide on it."""
     grid: Any = field(repr=False)
     fork: ForkSession = field(repr=False)
 

@@ -64,6 +64,23 @@ class SessionPlan:
         """Group that the session is ingested into; empty if it is not."""
         return self.placement.group if self.placement is not None else ""
 
+    def equals_of(self, contrast: Contrast) -> tuple[tuple[Series, bool], ...]:
+        """The series taken of a contrast and its repeats, each with whether its looks may decide.
+
+        They may between reconstructions of one kind: a filter changes how an image looks, and so does an agent. Where
+        one may have been given before any of them, headers decide alone.
+        """
+        equal = (self.chosen[contrast], *self.alternates.get(contrast, ()))
+        kinds = [_kind(one) for one in equal]
+        members = {id(one) for one in equal}
+        is_doubtful = any(one.context.named_agent for one in equal) or any(
+            doubt.kind is RemarkKind.AGENT
+            for one, decision in zip(self.series, self.decisions, strict=True)
+            if id(one) in members
+            for doubt in decision.doubts
+        )
+        return tuple((one, kind == kinds[0] and not is_doubtful) for one, kind in zip(equal, kinds, strict=True))
+
     @property
     def series_text(self) -> str:
         """What was decided on each series, as compact JSON: number, contrast or reason, explanation."""
@@ -79,6 +96,12 @@ class SessionPlan:
         given = chain.from_iterable(one.remarks for one in self.series)
         doubts = chain.from_iterable(one.doubts for one in self.decisions)
         return ordered([*given, *doubts, *_misnamed(self), *_repeats(self), *self.on_taking])
+
+
+def _kind(one: Series) -> tuple[object, ...]:
+    """What an image was made by, beside the acquisition."""
+    context = one.context
+    return one.header.image_type, one.header.scan_options, context.lossy, context.processed, context.converted
 
 
 def _misnamed(plan: SessionPlan) -> Iterator[Remark]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
@@ -19,10 +20,11 @@ from qmri_core.preprocessing.brain_mask import BrainMaskError
 from qmri_core.preprocessing.session import FieldOfViewError
 from qmri_core.preprocessing.tissue import TissueError
 from qmri_core.series.acquisition import Contrast
+from qmri_core.series.classification import Context
 from qmri_core.series.geometry import Grid, Volume
 from storage.source.series import ReadError, Series
 from storage.store.schema import Status
-from tests.flows.ingest.test_session_plan import plan, series
+from tests.flows.ingest.test_session_plan import HEADERS, plan, series
 from tests.qmri_core.preprocessing.heads import head, noisy
 
 T1W, T2W, FLAIR = Contrast
@@ -32,9 +34,9 @@ GOOD = noisy(STILL, 3.0)
 GHOSTED = noisy(0.6 * STILL + 0.25 * np.roll(STILL, 9, axis=0) + 0.15 * np.roll(STILL, -17, axis=0), 3.0)
 
 
-def repeat(place: int, array: np.ndarray, *, image_type: tuple[str, ...] = ("ORIGINAL", "PRIMARY")) -> Repeat:
+def repeat(place: int, array: np.ndarray, *, is_judged: bool = True) -> Repeat:
     volume = Volume(array=array, affine=np.diag([3.0, 3.0, 3.0, 1.0]))
-    return Repeat(place=place, number=4 + 10 * place, image_type=image_type, volume=volume)
+    return Repeat(place=place, number=4 + 10 * place, volume=volume, is_judged=is_judged)
 
 
 def picked(repeats: Mapping[Contrast, list[Repeat]], *, mask: object = BRAIN) -> tuple[dict[Contrast, list[int]], Any]:
@@ -63,9 +65,24 @@ def test_the_repeat_that_looks_best_is_taken(contrast: Contrast) -> None:
     assert picks == dict.fromkeys(Contrast, Pick(place=0))
 
 
-def test_reconstructions_of_another_kind_are_not_compared() -> None:
-    order, _ = picked({T1W: [repeat(0, GHOSTED), repeat(1, GOOD, image_type=("ORIGINAL", "PRIMARY", "NORM"))]})
+def test_what_may_not_be_judged_is_not_put_before_the_preferred_one() -> None:
+    order, _ = picked({T1W: [repeat(0, GHOSTED), repeat(1, GOOD, is_judged=False)]})
     assert order[T1W] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"header": replace(HEADERS[T1W], image_type=("ORIGINAL", "PRIMARY", "FIL"))}, {"context": Context(lossy=True)}],
+    ids=["filtered", "lossy"],
+)
+def test_looks_decide_between_reconstructions_of_one_kind(change: dict[str, Any]) -> None:
+    assert [may for _, may in repeated((5, 14)).equals_of(T1W)] == [True, True]
+    made = plan(series(T1W, number=5, digest="a", **change), series(T1W, number=14), series(T2W))
+    assert [may for _, may in made.equals_of(T1W)] in ([True, False], [True])
+    later = series(T1W, number=14, digest="b", context=Context(named_agent=True))
+    made = plan(series(T1W, number=5), later, series(T2W), series(FLAIR))
+    assert made.chosen[T1W].number == 5
+    assert not any(may for _, may in made.equals_of(T1W))
 
 
 def test_where_no_brain_is_found_headers_decide() -> None:
@@ -103,7 +120,7 @@ def test_the_first_error_is_told_where_all_fail() -> None:
 
 
 def test_a_repeat_that_cannot_be_read_is_left_out_and_told() -> None:
-    members = {T1W: (series(T1W, number=14), series(T1W, number=5)), T2W: (series(T2W),)}
+    members = {T1W: ((series(T1W, number=14), True), (series(T1W, number=5), True)), T2W: ((series(T2W), True),)}
 
     def read(one: Series) -> Volume:
         if one.number == 14:
@@ -113,7 +130,7 @@ def test_a_repeat_that_cannot_be_read_is_left_out_and_told() -> None:
     with patch("flows.ingest.repeats.read_volume", read):
         repeats, remarks = read_repeats(members)
         assert [(one.place, one.number) for one in repeats[T1W]] == [(1, 5)]
-        assert by_looks(repeats)[1][T1W].place == 1
+        assert by_looks(repeats)[1][T1W] == Pick(place=1, why="the other one cannot be read")
         assert [remark.text for remark in remarks] == ["T1w: series 14 cannot be read; a repeat of it was taken"]
         with pytest.raises(ReadError, match="cut"):
             read_repeats({T1W: members[T1W][:1], T2W: members[T2W]})
