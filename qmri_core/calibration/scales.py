@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmri_core.calibration.hidden_parameters import GroupContrast, Hidden, moved
+from qmri_core.calibration.odd_scales import COMMON, Part, odd_parts, regular_sessions, with_odd
 from qmri_core.calibration.population import Population, population
 from qmri_core.calibration.session_model import PersonLevels, Spreads, is_likely, observations, person, posterior
 from qmri_core.preprocessing.tissue import core
@@ -38,7 +39,6 @@ GROUP_WEIGHT = 12.0
 """Number of sessions as which the spread of the cohort counts in a group; chosen, not estimated."""
 _N_ITERATIONS = 1000
 _N_ROUNDS = 10
-COMMON = "common"
 
 Signals = Mapping[Contrast, Mapping[str, float]]
 """Signals of the tissues of `TISSUES` by contrast; NaN where not known."""
@@ -110,11 +110,13 @@ def calibrate_group(
     *,
     people: Sequence[str] | None = None,
     hidden: Mapping[Contrast, tuple[Hidden, ...]] | None = None,
+    suspects: Sequence[bool] | None = None,
 ) -> dict[Contrast, ScaleCalibration]:
     """Scales of a group from the signals of its sessions.
 
     The reference acts on the *group mean*: the group's scale is the geometric mean over sessions of the white-matter
-    signal over the signal that the model gives for the population's white matter.
+    signal over the signal that the model gives for the population's white matter. Sessions whose signals nobody has, or
+    some of whose scales are none of the group's (`qmri_core.calibration.odd_scales`), count for nothing.
 
     Parameters
     ----------
@@ -128,6 +130,8 @@ def calibrate_group(
         Pseudonym of each session's person; ``None`` if all are others.
     hidden
         Of the group, from `qmri_core.calibration.hidden_parameters`; ``None`` to take the headers for complete.
+    suspects
+        Whether the headers of a session leave a scale open, as without a vendor's factor; ``None`` if of none.
 
     Raises
     ------
@@ -139,10 +143,14 @@ def calibrate_group(
     values = population(next(iter(acquisitions.values())).field_strength)
     hidden = hidden or {}
     acquisitions = {contrast: _moved(one, hidden.get(contrast, ())) for contrast, one in acquisitions.items()}
-    is_usable = _some_count(sessions, acquisitions)
+    is_usable = _pooled(sessions, acquisitions, cohort, GROUP_WEIGHT, suspects)
+    if not any(is_usable):
+        raise CalibrationError(
+            f"no session of the group has {MIN_CORE_VOXELS} voxels of white matter in all of "
+            f"{', '.join(acquisitions)}; their intensity scales cannot be set"
+        )
     logs = _logs(list(compress(sessions, is_usable)), acquisitions)
-    means = _means(logs)
-    spreads = _spreads([(logs - means, acquisitions)], cohort, GROUP_WEIGHT)
+    means, spreads = _estimate(logs, acquisitions, cohort, GROUP_WEIGHT)
     visits = Counter(compress(people if people is not None else range(len(sessions)), is_usable)).values()
     left = posterior(np.where(np.isfinite(means), 0.0, np.nan)[None], acquisitions, spreads).variances[0]
     signals = {key: float(np.exp(mean)) for key, mean in zip(observations(acquisitions), means, strict=True)}
@@ -165,22 +173,16 @@ def calibrate_group(
     return result
 
 
-def _some_count(sessions: Sequence[Signals], acquisitions: Mapping[Contrast, Acquisition]) -> list[bool]:
-    """`_which_count`, of which at least one must."""
-    is_usable = _which_count(sessions, acquisitions)
-    if not any(is_usable):
-        raise CalibrationError(
-            f"no session of the group has {MIN_CORE_VOXELS} voxels of white matter in all of "
-            f"{', '.join(acquisitions)}; their intensity scales cannot be set"
-        )
-    return is_usable
-
-
 def group_contrast(
-    sessions: Sequence[Signals], acquisitions: Mapping[Contrast, Acquisition], people: Sequence[str]
+    sessions: Sequence[Signals],
+    acquisitions: Mapping[Contrast, Acquisition],
+    people: Sequence[str],
+    cohort: Spreads = PRIOR_SPREADS,
+    *,
+    suspects: Sequence[bool] | None = None,
 ) -> GroupContrast:
     """What a group's signals tell of its hidden parameters; parameters as for `calibrate_group`."""
-    is_usable = _which_count(sessions, acquisitions)
+    is_usable = _pooled(sessions, acquisitions, cohort, GROUP_WEIGHT, suspects)
     means = _means(_logs(list(compress(sessions, is_usable)), acquisitions))
     logs = dict(zip(observations(acquisitions), means.tolist(), strict=True))
     return GroupContrast(
@@ -199,24 +201,36 @@ def calibrated_acquisitions(
 
 def scale_spreads(
     groups: Sequence[tuple[Sequence[Signals], Mapping[Contrast, Acquisition]]],
+    *,
+    suspects: Sequence[Sequence[bool]] | None = None,
 ) -> Spreads:
     """Spreads of log scales between sessions of a group, from all groups of a cohort together.
 
     Expectation maximisation (Dempster, Laird, Rubin 1977, J R Stat Soc B 39:1) of the variances in the normal model of
-    `session_scales`; `PRIOR_SPREADS` holds where there are few sessions.
+    `session_scales`; `PRIOR_SPREADS` holds where there are few sessions. Odd ones are left out: those of each group by
+    itself, then those beside what the others of the cohort show.
 
     Parameters
     ----------
     groups
         Signals of the sessions of a group, and its acquisitions; of field strengths with population values.
+    suspects
+        Of each group as for `calibrate_group`.
     """
-    prepared = []
-    for sessions, acquisitions in groups:
-        usable = list(compress(sessions, _which_count(sessions, acquisitions)))
-        if len(usable) > 1:
-            logs = _logs(usable, acquisitions)
-            prepared.append((logs - _means(logs), acquisitions))
-    return _spreads(prepared, PRIOR_SPREADS, COHORT_WEIGHT)
+    of_groups: Sequence[Sequence[bool] | None] = [None] * len(groups) if suspects is None else suspects
+    prior, weight, result, before = PRIOR_SPREADS, COHORT_WEIGHT, PRIOR_SPREADS, None
+    for _ in range(_N_ROUNDS):
+        pools = [_pooled(*group, prior, weight, some) for group, some in zip(groups, of_groups, strict=True)]
+        if pools == before:
+            break
+        prepared = []
+        for (sessions, acquisitions), pool in zip(groups, pools, strict=True):
+            if sum(pool) > 1:
+                logs = _logs(list(compress(sessions, pool)), acquisitions)
+                prepared.append((logs - _means(logs), acquisitions))
+        result = _spreads(prepared, PRIOR_SPREADS, COHORT_WEIGHT)
+        prior, weight, before = result, GROUP_WEIGHT, pools
+    return result
 
 
 def session_scales(
@@ -224,7 +238,8 @@ def session_scales(
 ) -> dict[Contrast, float]:
     """Scales of one session: the group's times the posterior mean of the session's deviations.
 
-    See `qmri_core.calibration.session_model.posterior`.
+    See `qmri_core.calibration.session_model.posterior`. A scale that is odd beside the group's is told by the session's
+    signals alone.
 
     Parameters
     ----------
@@ -235,7 +250,8 @@ def session_scales(
     acquisitions
         Of the session, from `calibrated_acquisitions`.
     """
-    estimate = posterior(*_of_session(calibrations, signals, acquisitions))
+    deviations, spreads, _ = _of_session(calibrations, signals, acquisitions)
+    estimate = posterior(deviations, acquisitions, spreads)
     return {
         contrast: float(calibrations[contrast].scale * np.exp(shift))
         for contrast, shift in zip(acquisitions, estimate.shifts[0], strict=True)
@@ -249,9 +265,32 @@ def session_person(
 
     See `qmri_core.calibration.session_model.person`.
     """
-    deviations, _, spreads = _of_session(calibrations, signals, acquisitions)
+    deviations, spreads, _ = _of_session(calibrations, signals, acquisitions)
     n_people = next(iter(calibrations.values())).n_people
     return person(deviations[0], acquisitions, spreads, n_people=n_people)
+
+
+def odd_scales(
+    calibrations: Mapping[Contrast, ScaleCalibration], signals: Signals, acquisitions: Mapping[Contrast, Acquisition]
+) -> dict[Part, float]:
+    """Scales of a session that are none of its group's, over the group's; parameters as for `session_scales`.
+
+    By contrast, or all together under `qmri_core.calibration.odd_scales.COMMON`. Empty for most sessions.
+    """
+    deviations, spreads, odd = _of_session(calibrations, signals, acquisitions)
+    [parts] = posterior(deviations, acquisitions, spreads).parts
+    by_part = dict(zip((*acquisitions, COMMON), np.exp(parts).tolist(), strict=True))
+    return {part: by_part[part] for part in odd}
+
+
+def is_nobodys(
+    calibrations: Mapping[Contrast, ScaleCalibration], signals: Signals, acquisitions: Mapping[Contrast, Acquisition]
+) -> bool:
+    """Whether no person can have a session's signals in any scale; parameters as for `session_scales`.
+
+    See `qmri_core.calibration.session_model.is_likely`.
+    """
+    return not is_likely(_deviations(calibrations, signals, acquisitions), acquisitions)[0]
 
 
 def reference_signal(acquisition: Acquisition, values: Population) -> float:
@@ -269,20 +308,58 @@ def _moved(acquisition: Acquisition, hidden: Sequence[Hidden]) -> Acquisition:
     return moved(acquisition, {one.name: one.shift for one in hidden})
 
 
+def _deviations(
+    calibrations: Mapping[Contrast, ScaleCalibration], signals: Signals, acquisitions: Mapping[Contrast, Acquisition]
+) -> NDArray[np.float64]:
+    """Of a session's log signals from the group's means, shape (1, observation)."""
+    means = np.asarray([calibrations[contrast].mean_signal(tissue) for contrast, tissue in observations(acquisitions)])
+    with np.errstate(invalid="ignore"):
+        return np.asarray(_logs([signals], acquisitions) - np.log(means))
+
+
 def _of_session(
     calibrations: Mapping[Contrast, ScaleCalibration], signals: Signals, acquisitions: Mapping[Contrast, Acquisition]
-) -> tuple[NDArray[np.float64], Mapping[Contrast, Acquisition], Spreads]:
-    """What the session model asks for: deviations from the group, shape (1, observation), acquisitions, spreads.
+) -> tuple[NDArray[np.float64], Spreads, tuple[Part, ...]]:
+    """What the session model asks for: deviations from the group, shape (1, observation), and spreads; what is odd.
 
     Signals that nobody has tell nothing: the session gets the scales of its group.
     """
-    means = np.asarray([calibrations[contrast].mean_signal(tissue) for contrast, tissue in observations(acquisitions)])
-    with np.errstate(invalid="ignore"):
-        deviations = _logs([signals], acquisitions) - np.log(means)
+    deviations = _deviations(calibrations, signals, acquisitions)
+    first = next(iter(calibrations.values()))
     own = {contrast: calibrations[contrast].spread for contrast in acquisitions}
+    spreads = Spreads(own=own, common=first.common_spread)
     if not is_likely(deviations, acquisitions)[0]:
-        deviations = np.full_like(deviations, np.nan)
-    return deviations, acquisitions, Spreads(own=own, common=next(iter(calibrations.values())).common_spread)
+        return np.full_like(deviations, np.nan), spreads, ()
+    [odd] = odd_parts(deviations, acquisitions, spreads, variance=1 + 1 / first.n_sessions)
+    return deviations, with_odd(spreads, odd) if odd else spreads, odd
+
+
+def _estimate(
+    logs: NDArray[np.float64], acquisitions: Mapping[Contrast, Acquisition], prior: Spreads, weight: float, wide: float = 1.0
+) -> tuple[NDArray[np.float64], Spreads]:
+    """Means and spreads of the sessions of one group, whose deviations are taken ``wide`` times."""
+    means = _means(logs)
+    return means, _spreads([((logs - means) * wide, acquisitions)], prior, weight)
+
+
+def _pooled(
+    sessions: Sequence[Signals],
+    acquisitions: Mapping[Contrast, Acquisition],
+    prior: Spreads,
+    weight: float,
+    suspects: Sequence[bool] | None,
+) -> list[bool]:
+    """Sessions that the group's means and spreads are of: `_which_count`, and no scale of which is odd."""
+    count = np.asarray(_which_count(sessions, acquisitions), dtype=bool)
+    if count.any():
+        count[count] = regular_sessions(
+            _logs(list(compress(sessions, count)), acquisitions),
+            acquisitions,
+            prior,
+            lambda logs, wide: _estimate(logs, acquisitions, prior, weight, wide),
+            suspects=None if suspects is None else list(compress(suspects, count)),
+        )
+    return [bool(one) for one in count]
 
 
 def _which_count(sessions: Sequence[Signals], acquisitions: Mapping[Contrast, Acquisition]) -> list[bool]:

@@ -267,6 +267,20 @@ def ratio_factors(acquisitions: Mapping[Contrast, Acquisition]) -> NDArray[np.fl
     return np.asarray(ratios @ np.linalg.cholesky(covariance))
 
 
+def covariance_of(
+    acquisitions: tuple[Acquisition, ...], spreads: Spreads, *, widened: Sequence[float] = ()
+) -> NDArray[np.float64]:
+    """Of the log signals of `observations` between sessions: of people, scales and errors.
+
+    ``widened`` is added to the variances of the scales: own ones by contrast and, last, the common one.
+    """
+    contrasts = tuple(acquisition.contrast for acquisition in acquisitions)
+    slopes, covariance = _model(acquisitions)
+    variances = _variances(contrasts, spreads)
+    wide = variances if not widened else tuple(map(float.__add__, variances, map(float, widened)))
+    return np.asarray(slopes @ covariance @ slopes.T + _scales_and_errors(contrasts, wide))
+
+
 def _variances(contrasts: Collection[Contrast], spreads: Spreads) -> tuple[float, ...]:
     """Of the parts of the scales: own ones by contrast and, last, the common one."""
     return (*(float(spreads.own[contrast]) ** 2 for contrast in contrasts), float(spreads.common) ** 2)
