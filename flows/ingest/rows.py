@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from flows.cluster.boundary import Outcome
 from flows.ingest.session_plan import SessionPlan
 from flows.maps.staleness import why_images
 from qmri_core import versions
-from qmri_core.series.remarks import Remark, ordered
+from qmri_core.series.remarks import ordered, remarks_text
 from qmri_core.versions import CODE_VERSION
 from storage.store.acquisitions import acquisition_values
 from storage.store.schema import Status
@@ -47,18 +45,6 @@ def values_of(plan: SessionPlan, outcome: Outcome) -> dict[str, object]:
     for acquisition in plan.acquisitions.values():
         values |= acquisition_values(acquisition)
     return values
-
-
-def remarks_text(remarks: Iterable[Remark]) -> str:
-    """Remarks as compact JSON, kind and sentence of each; empty if there are none."""
-    rows = [[str(remark.kind), remark.text] for remark in remarks]
-    return json.dumps(rows, separators=(",", ":")) if rows else ""
-
-
-def kinds_of(texts: Iterable[str]) -> dict[str, int]:
-    """Of how many sessions each kind of remark was made, from what `remarks_text` gave of each."""
-    counts = Counter(kind for text in texts if text for kind in {kind for kind, _ in json.loads(text)})
-    return dict(sorted(counts.items()))
 
 
 def row_of(plan: SessionPlan, outcome: Outcome | None = None) -> dict[str, object]:

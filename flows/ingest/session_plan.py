@@ -95,7 +95,7 @@ class SessionPlan:
         """What to know of the session before it is ingested."""
         given = chain.from_iterable(one.remarks for one in self.series)
         doubts = chain.from_iterable(one.doubts for one in self.decisions)
-        return ordered([*given, *doubts, *_misnamed(self), *_repeats(self), *self.on_taking])
+        return ordered([*given, *doubts, *_misnamed(self), *_repeats(self), *_unscaled(self), *self.on_taking])
 
 
 def _kind(one: Series) -> tuple[object, ...]:
@@ -130,6 +130,14 @@ def _repeats(plan: SessionPlan) -> Iterator[Remark]:
             numbers = ", ".join(map(str, sorted(others)))
             text = f"{contrast}: series {taken.number} is taken, beside it lie series {numbers}"
             yield Remark(kind=RemarkKind.REPEATED, text=text)
+
+
+def _unscaled(plan: SessionPlan) -> Iterator[Remark]:
+    """Series taken without the factor that makes them comparable with those of other sessions."""
+    for contrast, taken in plan.chosen.items():
+        if taken.context.unscaled:
+            text = f"{contrast}: series {taken.number} lacks its scale factor"
+            yield Remark(kind=RemarkKind.SCALE_UNKNOWN, text=text)
 
 
 def plan_sessions(

@@ -8,12 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from flows.ingest.problems import SMALL_GROUP
-from flows.ingest.rows import is_done, kinds_of, row_of
+from flows.ingest.rows import is_done, row_of
 from flows.ingest.session_plan import SessionPlan, assign_groups, finish_plan, plan_session
 from flows.progress import Progress
 from flows.tables.summary import RunSummary, summarise
 from flows.tables.text import records
 from qmri_core.series.grouping import grid_of, protocol_keys
+from qmri_core.series.remarks import kinds_of
 from qmri_core.series.stored_keys import is_short, whole_keys
 from qmri_core.versions import CODE_VERSION
 from storage.source.assume_file import Assumption, Override, load_entries

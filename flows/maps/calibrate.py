@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pandas as pd
 import xarray as xr
 
+from flows.maps.odd_sessions import suspects_of
 from flows.progress import Progress, quiet
 from flows.tables.text import records
 from qmri_core.calibration.hidden_parameters import Hidden, hidden_parameters
@@ -21,6 +22,7 @@ from qmri_core.calibration.scales import (
     calibrate_group,
     calibrated_acquisitions,
     group_contrast,
+    is_calibrated_by,
     scale_spreads,
 )
 from qmri_core.series.acquisition import Acquisition, Contrast
@@ -52,7 +54,8 @@ def calibrate(store: Cohort | str, *, again: bool = False, progress: Progress = 
         due = _due(table, stored, again)
         if not due:
             return None
-        made = pd.DataFrame(_new_versions(table, stored, due, progress))
+        suspects = suspects_of(cohort.catalogue)
+        made = pd.DataFrame(_new_versions(table, stored, due, progress, suspects))
         merged = made if table.empty else pd.concat([table, made], ignore_index=True)
         merged["hidden"] = merged["hidden"].fillna("")
         return write_table(
@@ -71,28 +74,43 @@ def _due(table: pd.DataFrame, stored: pd.DataFrame, again: bool) -> list[str]:
         return []
     lacking = set(stored["group"]) - (set() if again else set(table["group"]))
     usable = _sessions_of_groups(stored[stored["group"].isin(lacking)]) if lacking else {}
-    return sorted(group for group, members in usable.items() if group_contrast(*members).people)
+    return sorted(group for group, one in usable.items() if is_calibrated_by(one.signals, one.acquisitions))
 
 
 def _new_versions(
-    table: pd.DataFrame, stored: pd.DataFrame, due: Sequence[str], progress: Progress
+    table: pd.DataFrame,
+    stored: pd.DataFrame,
+    due: Sequence[str],
+    progress: Progress,
+    suspects: Collection[str] = frozenset(),
 ) -> list[dict[str, object]]:
-    """Rows of the next version of each group in ``due``, from the sessions of all groups."""
+    """Rows of the next version of each group in ``due``, from the sessions of all groups.
+
+    ``suspects`` are sessions whose headers leave a scale open.
+    """
     current = table.groupby("group")["version"].max().to_dict()
     progress(0, len(due), "calibrate")
     known = _sessions_of_groups(stored)
-    cohort = scale_spreads([(signals, acquisitions) for signals, acquisitions, _ in known.values()])
-    contrasts = {group: group_contrast(*members) for group, members in known.items()}
+    doubts = {group: [session in suspects for session in one.sessions] for group, one in known.items()}
+    cohort = scale_spreads(
+        [(one.signals, one.acquisitions) for one in known.values()], suspects=[doubts[group] for group in known]
+    )
+    contrasts = {
+        group: group_contrast(one.signals, one.acquisitions, one.people, cohort=cohort, suspects=doubts[group])
+        for group, one in known.items()
+    }
     usable = {group: contrast for group, contrast in contrasts.items() if contrast.people}
     hidden = dict(zip(usable, hidden_parameters(list(usable.values())), strict=True))
     rows: list[dict[str, object]] = []
     for done, group in enumerate(due, start=1):
-        signals, acquisitions, people = known[group]
-        scales = calibrate_group(signals, acquisitions, cohort, people=people, hidden=hidden[group])
-        reference = population(_field_strength(acquisitions)).describe()
+        one = known[group]
+        scales = calibrate_group(
+            one.signals, one.acquisitions, cohort, people=one.people, hidden=hidden[group], suspects=doubts[group]
+        )
+        reference = population(_field_strength(one.acquisitions)).describe()
         for contrast, scale in scales.items():
             start = {"group": group, "contrast": str(contrast), "version": int(current.get(group, 0)) + 1}
-            parameters = json.dumps([asdict(one) for one in scale.hidden])
+            parameters = json.dumps([asdict(parameter) for parameter in scale.hidden])
             rows.append({**start, "reference": reference, **asdict(scale), "hidden": parameters})
         progress(done, len(due), "calibrate")
     return rows
@@ -152,10 +170,18 @@ def signals_of(row: Mapping[str, Any], contrasts: Iterable[Contrast]) -> Signals
     }
 
 
-def _sessions_of_groups(
-    stored: pd.DataFrame,
-) -> dict[str, tuple[list[Signals], dict[Contrast, Acquisition], list[str]]]:
-    """Signals of the sessions, acquisitions, and the sessions' people, of groups with population values."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Group:
+    """What is stored of a group's sessions, in one order: pseudonyms, signals, people; and their acquisitions."""
+
+    sessions: Sequence[str]
+    signals: Sequence[Signals]
+    people: Sequence[str]
+    acquisitions: Mapping[Contrast, Acquisition]
+
+
+def _sessions_of_groups(stored: pd.DataFrame) -> dict[str, _Group]:
+    """Groups with population values."""
     groups = {}
     for group, members in stored.groupby("group", sort=True):
         rows = records(members.sort_values("session"))
@@ -164,8 +190,12 @@ def _sessions_of_groups(
             population(_field_strength(acquisitions))
         except FieldStrengthError:
             continue
-        people = [str(row["person"]) for row in rows]
-        groups[str(group)] = ([signals_of(row, acquisitions) for row in rows], acquisitions, people)
+        groups[str(group)] = _Group(
+            sessions=[str(row["session"]) for row in rows],
+            signals=[signals_of(row, acquisitions) for row in rows],
+            people=[str(row["person"]) for row in rows],
+            acquisitions=acquisitions,
+        )
     return groups
 
 

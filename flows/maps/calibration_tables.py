@@ -13,6 +13,8 @@ from qmri_core.calibration.scales import (
     ScaleCalibration,
     Signals,
     calibrated_acquisitions,
+    is_nobodys,
+    odd_scales,
     session_person,
     session_scales,
 )
@@ -26,11 +28,13 @@ def calibration_table(cohort: Cohort) -> pd.DataFrame:
     """What the current calibrations say, beside what they started from, and how far the data have moved each.
 
     One row per group and contrast: the values of `ScaleCalibration`, ``version``, ``reference``, and the smallest and
-    largest ratio of a session's scale to the group's (``session_low``, ``session_high``).
+    largest ratio of a session's scale to the group's (``session_low``, ``session_high``; without `odd_sessions`).
     """
     rows: list[dict[str, object]] = []
     for group, (version, scales, reference), members in _calibrated(cohort):
-        of_sessions = [session_scales(scales, *member) for member in members.values()]
+        of_sessions = [
+            session_scales(scales, *member) for member in members.values() if not odd_scales(scales, *member)
+        ]
         for contrast, scale in scales.items():
             ratios = [each[contrast] / scale.scale for each in of_sessions]
             rows.append(
@@ -82,9 +86,24 @@ def unlikely_sessions(cohort: Cohort) -> pd.DataFrame:
         {"group": group, "session": session}
         for group, (_, scales, _), members in _calibrated(cohort)
         for session, member in members.items()
-        if not session_person(scales, *member).determined.any()
+        if is_nobodys(scales, *member)
     ]
     return pd.DataFrame(rows, columns=["group", "session"])
+
+
+def odd_sessions(cohort: Cohort) -> pd.DataFrame:
+    """Sessions with a scale that is none of their group's; they count for nothing there.
+
+    One row per session and part of its scales, with the columns ``group``, ``session``, ``part`` (a contrast, or
+    ``common``) and ``factor``, over the group's; see `qmri_core.calibration.scales.odd_scales`.
+    """
+    rows = [
+        {"group": group, "session": session, "part": str(part), "factor": factor}
+        for group, (_, scales, _), members in _calibrated(cohort)
+        for session, member in members.items()
+        for part, factor in odd_scales(scales, *member).items()
+    ]
+    return pd.DataFrame(rows, columns=["group", "session", "part", "factor"])
 
 
 def hidden_table(cohort: Cohort) -> pd.DataFrame:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import pandas as pd
 
-from flows.maps.calibration_tables import hidden_table, people_table, unlikely_sessions
+from flows.maps.calibration_tables import hidden_table, odd_sessions, people_table, unlikely_sessions
 from flows.tables.text import Rows, labels_of, records, text_table
 from storage.store.cohort import Cohort
 
@@ -38,6 +38,11 @@ def calibration_lines(cohort: Cohort, table: pd.DataFrame) -> Iterator[str]:
     yield from (f"{label} = {group}" for group, label in labels.items())
     yield from (f"rests on: {reference}" for reference in sorted(set(table["reference"])))
     yield from CALIBRATION_NOTES
+    for row in records(odd_sessions(cohort)):
+        yield (
+            f"{row['session']} ({labels[row['group']]}): {row['part']} has {row['factor']:.3g} times the scale of the "
+            "group, told by its own signals alone; it counts for nothing there. Look for a factor that was lost"
+        )
     for row in records(unlikely_sessions(cohort)):
         yield (
             f"{row['session']} ({labels[row['group']]}): the signals of its tissues are nobody's; it counts for "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from flows.cluster.boundary import Outcome
 from flows.cluster.clusters import inference_resource
 from flows.cluster.driver import Begun, WaveRecord, run_waves
 from flows.maps.calibrate import calibrate
+from flows.maps.odd_sessions import KINDS
 from flows.maps.plan import MapsPlan, plan_maps
 from flows.maps.session import InferTask, clear_maps, infer_session
 from flows.maps.staleness import why_maps
@@ -19,6 +20,7 @@ from flows.progress import Progress, quiet
 from flows.tables.summary import RunSummary, summarise
 from flows.tables.text import records
 from qmri_core.series.acquisition import CONTRASTS
+from qmri_core.series.remarks import kinds_of
 from qmri_core.versions import CODE_VERSION
 from storage.store.cohort import Cohort, latest
 from storage.store.schema import Reason, Status
@@ -62,11 +64,13 @@ def infer(
         progress=progress,
     )
     rows = records(cohort.refreshed().catalogue)
-    return summarise(
+    summary = summarise(
         [(str(r["session"]), str(r["status"]), str(r["reason"]), str(r["stage"])) for r in rows],
         unchanged=len(rows) - len(plans) + ran.by_others,
         snapshot=ran.snapshot or snapshot,
     )
+    counts = kinds_of(str(row["remarks"]) for row in rows)
+    return replace(summary, remarks={kind: n for kind, n in counts.items() if kind in KINDS})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,10 +113,11 @@ class _Infer:
     def record(self, cohort: Cohort, begun: Begun[MapsPlan], outcomes: Sequence[Outcome]) -> WaveRecord:
         good = sum(outcome.fork is not None for outcome in outcomes)
         digest = self.weights.digest
+        remarks = {str(row["session"]): str(row["remarks"]) for row in records(cohort.catalogue)}
         return WaveRecord(
             forks=[o.fork or clear_maps(cohort, begun.wave.slots[o.session], begun.wave.fork) for o in outcomes],
             values={name: _values(plan, digest) for name, plan in begun.plans.items()},
-            rows=[_row(outcome, begun.plans[outcome.session]) for outcome in outcomes],
+            rows=[_row(outcome, begun.plans[outcome.session], remarks[outcome.session]) for outcome in outcomes],
             message=f"Infer maps of {good} sessions",
             metadata={"run": "infer", "sessions": good, "checkpoint": digest, "code_version": CODE_VERSION},
         )
@@ -129,10 +134,11 @@ def _is_as_planned(row: Mapping[str, Any] | None, plan: MapsPlan, weights: Weigh
 def _values(plan: MapsPlan, digest: str) -> dict[str, object]:
     """What the maps, or the failure to make them, rest on: neither is tried again before one of these changes."""
     scales = {f"{contrast}_scale": scale for contrast, scale in plan.scales.items()}
-    return {"checkpoint_digest": digest, "calibration_version": plan.made_with, **scales}
+    made_with = {"checkpoint_digest": digest, "calibration_version": plan.made_with}
+    return {**made_with, **scales, "quality_marks": plan.marks}
 
 
-def _row(outcome: Outcome, plan: MapsPlan) -> dict[str, object]:
+def _row(outcome: Outcome, plan: MapsPlan, remarks: str) -> dict[str, object]:
     is_partial = len(plan.acquisitions) < len(CONTRASTS)
     if outcome.fork is not None:
         status, reason = (Status.PARTIAL, Reason.MISSING_CONTRAST) if is_partial else (Status.COMPLETE, "")
@@ -145,6 +151,7 @@ def _row(outcome: Outcome, plan: MapsPlan) -> dict[str, object]:
         "stage": outcome.stage,
         "error": outcome.error,
         "explanation": outcome.explanation,
+        "remarks": plan.oddity.remarks(remarks),
     }
 
 

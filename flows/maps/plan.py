@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flows.maps.calibrate import current_calibrations, signals_of
+from flows.maps.odd_sessions import Oddity, oddity_of
 from flows.maps.staleness import made_with, obstacle, why_maps
 from flows.tables.text import records
 from qmri_core.calibration.scales import calibrated_acquisitions, session_person, session_scales
@@ -29,6 +30,9 @@ class MapsPlan:
     acquisitions: Mapping[Contrast, Acquisition]
     scales: Mapping[Contrast, float]
     person: PersonLevels
+    oddity: Oddity
+    marks: str
+    """Of the session, with those of its scales."""
     made_with: str
     input_digest: str
 
@@ -52,12 +56,15 @@ def plan_maps(cohort: Cohort, weights: Weights) -> tuple[list[MapsPlan], dict[st
             continue
         acquisitions = calibrated_acquisitions(scales, acquisitions_of(row))
         of_session = scales, signals_of(row, acquisitions), acquisitions
+        oddity = oddity_of(*of_session)
         plans.append(
             MapsPlan(
                 slot=cohort.slots[str(row["session"])],
                 acquisitions=acquisitions,
                 scales=session_scales(*of_session),
                 person=session_person(*of_session),
+                oddity=oddity,
+                marks=oddity.marks(str(row["quality_marks"])),
                 made_with=made_with(version),
                 input_digest=str(row["input_digest"]),
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +11,7 @@ import pandas as pd
 import xarray as xr
 
 from flows.cluster.driver import required
+from flows.maps.odd_sessions import marked_sessions
 from flows.maps.staleness import maps_identity
 from flows.progress import Progress, quiet
 from flows.statistics.session import SummariseTask, summarise_session
@@ -94,7 +95,7 @@ def aggregate(
                 message=f"Aggregate {len(rows) // 9} sessions",
                 metadata={"run": "aggregate"},
             )
-    result_tables = tables_of(table[[*KEYS, *_FIGURES]])
+    result_tables = tables_of(table[[*KEYS, *_FIGURES]], left_out=marked_sessions(cohort.sessions))
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         for name, frame in asdict_frames(result_tables).items():
@@ -127,10 +128,14 @@ def up_to_date(table: pd.DataFrame, made: Mapping[str, str], places: Mapping[str
     return table[table["session"].isin(current)]
 
 
-def tables_of(statistics: pd.DataFrame) -> AggregateResult:
-    """Group and variation tables from the statistics per session."""
+def tables_of(statistics: pd.DataFrame, *, left_out: Collection[str] = frozenset()) -> AggregateResult:
+    """Group and variation tables from the statistics per session.
+
+    Sessions that are ``left_out`` keep their rows of their own, and count in no group: their scales are none of it.
+    """
     groups, variation = [], []
-    for (tissue, name), of_map in statistics.groupby(["tissue", "map"], sort=True):
+    pooled = statistics[~statistics["session"].isin(list(left_out))]
+    for (tissue, name), of_map in pooled.groupby(["tissue", "map"], sort=True):
         start = {"tissue": tissue, "map": name}
         by_group = [
             (group, members.astype({"median": float, "mode": float})) for group, members in of_map.groupby("group")

@@ -239,10 +239,11 @@ def _normals(
     contrasts = tuple(acquisition.contrast for acquisition in acquisitions)
     of_scales = Spreads(own=dict(zip(contrasts, spreads, strict=False)), common=spreads[-1])
     penalty = math.log(ODD_PROBABILITY / (1 - ODD_PROBABILITY))
-    result = []
+    result: list[tuple[NDArray[np.float64], float]] = []
     for odd in _sets(contrasts):
         widened = [ODD_SPREAD**2 / factor * (part in odd) for part in (*contrasts, COMMON)]
         inside = factor * covariance_of(acquisitions, of_scales, widened=widened)[np.ix_(use, use)]
         _, log_determinant = np.linalg.slogdet(inside)
-        result.append((np.linalg.inv(inside), penalty * len(odd) - 0.5 * float(log_determinant)))
+        precision = np.asarray(np.linalg.inv(inside), dtype=np.float64)
+        result.append((precision, penalty * len(odd) - 0.5 * float(log_determinant)))
     return tuple(result)

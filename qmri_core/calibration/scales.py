@@ -173,12 +173,17 @@ def calibrate_group(
     return result
 
 
+def is_calibrated_by(sessions: Sequence[Signals], acquisitions: Mapping[Contrast, Acquisition]) -> bool:
+    """Whether `calibrate_group` finds a session to set the scales by."""
+    return any(_which_count(sessions, acquisitions))
+
+
 def group_contrast(
     sessions: Sequence[Signals],
     acquisitions: Mapping[Contrast, Acquisition],
     people: Sequence[str],
-    cohort: Spreads = PRIOR_SPREADS,
     *,
+    cohort: Spreads = PRIOR_SPREADS,
     suspects: Sequence[bool] | None = None,
 ) -> GroupContrast:
     """What a group's signals tell of its hidden parameters; parameters as for `calibrate_group`."""
@@ -286,11 +291,12 @@ def odd_scales(
 def is_nobodys(
     calibrations: Mapping[Contrast, ScaleCalibration], signals: Signals, acquisitions: Mapping[Contrast, Acquisition]
 ) -> bool:
-    """Whether no person can have a session's signals in any scale; parameters as for `session_scales`.
+    """Whether no person can have a session's signals in any scale, or it has none; parameters as for `session_scales`.
 
     See `qmri_core.calibration.session_model.is_likely`.
     """
-    return not is_likely(_deviations(calibrations, signals, acquisitions), acquisitions)[0]
+    deviations = _deviations(calibrations, signals, acquisitions)
+    return not (np.isfinite(deviations).any() and is_likely(deviations, acquisitions)[0])
 
 
 def reference_signal(acquisition: Acquisition, values: Population) -> float:
@@ -335,7 +341,11 @@ def _of_session(
 
 
 def _estimate(
-    logs: NDArray[np.float64], acquisitions: Mapping[Contrast, Acquisition], prior: Spreads, weight: float, wide: float = 1.0
+    logs: NDArray[np.float64],
+    acquisitions: Mapping[Contrast, Acquisition],
+    prior: Spreads,
+    weight: float,
+    wide: float = 1.0,
 ) -> tuple[NDArray[np.float64], Spreads]:
     """Means and spreads of the sessions of one group, whose deviations are taken ``wide`` times."""
     means = _means(logs)

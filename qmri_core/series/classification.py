@@ -56,6 +56,8 @@ class Context:
     """Compressed with loss."""
     processed: bool = False
     """Changed after the scanner had made it: a secondary capture, made days later, or slices between those acquired."""
+    unscaled: bool = False
+    """Without the vendor's factor that makes values of its series comparable (Philips)."""
     converted: bool = False
     """An archive's conversion of classic images to one object."""
     combined: bool = False

@@ -6,6 +6,8 @@ series numbers, never a text of a header.
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -22,6 +24,9 @@ class RemarkKind(StrEnum):
     SIDECAR = "sidecar"
     MISNAMED = "misnamed"
     PLACED = "placed"
+    SCALE_ODD = "scale_odd"
+    SIGNALS_UNLIKELY = "signals_unlikely"
+    SCALE_UNKNOWN = "scale_unknown"
     UNUSABLE_REPEAT = "unusable_repeat"
     BETTER_REPEAT = "better_repeat"
     REPEATED = "repeated"
@@ -63,6 +68,18 @@ MEANINGS: Mapping[RemarkKind, tuple[str, str]] = {
     RemarkKind.PLACED: (
         "the two transforms of a NIfTI image, sform and qform, contradict each other, or lead to a template alone",
         "look whether the image has its own size and lies as the others of its session; convert it again if not",
+    ),
+    RemarkKind.SCALE_ODD: (
+        "a series is on another scale than its group, told by its own signals; the session counts for nothing there",
+        "look for a factor that was lost or another export, and ingest the original; else take its maps with care",
+    ),
+    RemarkKind.SIGNALS_UNLIKELY: (
+        "the signals of its tissues are nobody's in any scale; it counts for nothing, and has the scales of its group",
+        "look at its alignment and its tissues (qmri report); do not use its maps before",
+    ),
+    RemarkKind.SCALE_UNKNOWN: (
+        "a Philips series lacks the private scale factor (2005,100E) that makes series comparable",
+        "export it again with private elements; where a session's scale proves to be another, it is marked",
     ),
     RemarkKind.UNUSABLE_REPEAT: (
         "a series could not be read, aligned or segmented, and a repeat of it was taken",
@@ -108,3 +125,20 @@ def ordered(remarks: Iterable[Remark]) -> tuple[Remark, ...]:
     """Each remark once, in the order of the kinds."""
     place = {kind: index for index, kind in enumerate(RemarkKind)}
     return tuple(sorted(set(remarks), key=lambda remark: (place[remark.kind], remark.text)))
+
+
+def remarks_text(remarks: Iterable[Remark]) -> str:
+    """Remarks as compact JSON, kind and sentence of each; empty if there are none."""
+    rows = [[str(remark.kind), remark.text] for remark in remarks]
+    return json.dumps(rows, separators=(",", ":")) if rows else ""
+
+
+def remarks_of(text: str) -> tuple[Remark, ...]:
+    """The remarks that `remarks_text` made a text of."""
+    return tuple(Remark(kind=RemarkKind(kind), text=words) for kind, words in json.loads(text or "[]"))
+
+
+def kinds_of(texts: Iterable[str]) -> dict[str, int]:
+    """Of how many sessions each kind of remark was made, from what `remarks_text` gave of each."""
+    counts = Counter(kind for text in texts if text for kind in {kind for kind, _ in json.loads(text)})
+    return dict(sorted(counts.items()))

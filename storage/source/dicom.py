@@ -46,6 +46,7 @@ from storage.source.header import (
     software_of,
     traits_of,
     traits_of_frame,
+    traits_of_scale,
     words_of,
 )
 from storage.source.moments import moment_of
@@ -80,6 +81,8 @@ _KEYWORDS = words_of(
     "LossyImageCompression SharedFunctionalGroupsSequence "
     "PerFrameFunctionalGroupsSequence"
 )
+_PHILIPS_SCALE = 0x2005100E
+"""The scale slope, in the first block of group 2005, where all files seen have it."""
 PHILIPS_NESTED = "Philips MR Imaging DD 005"
 """Creator of the block that nests a classic header in each frame of an enhanced Philips file."""
 _SIEMENS_FRAME = "SIEMENS MR SDI 02"
@@ -93,6 +96,8 @@ _TAGS: list[Any] = [
         *(0x20010013 + (block << 8) for block in range(0x10, 0x14)),  # EPI factor
         *(0x20010020 + (block << 8) for block in range(0x10, 0x14)),  # scanning technique
         *(0x2001001B + (block << 8) for block in range(0x10, 0x20)),  # prepulse delay
+        *range(0x20050010, 0x20050020),
+        _PHILIPS_SCALE,
     )
 ]
 
@@ -257,7 +262,7 @@ def _scan(raw: IO[bytes], location: str, allowed: Allowance | None) -> tuple[Fra
 
 def _past_classic(tag: int, _vr: str | None, _length: int) -> bool:
     """Stop behind the last element that a classic file is asked for; what follows is long and private."""
-    return tag > 0x2001FFFF
+    return tag > _PHILIPS_SCALE
 
 
 def _looks_bare(start: bytes) -> bool | None:
@@ -317,7 +322,7 @@ def _frames(
                 get_number(header, "TemporalPositionIdentifier") or 0.0,
                 *_counters(header, location, get_integer(header, "EchoNumbers")),
             ),
-            traits=traits_of(header),
+            traits=traits_of(header) | traits_of_scale(header),
             moment=moment_of((header,)),
             created=date_of(header, "InstanceCreationDate"),
             step=get_number(header, "SpacingBetweenSlices"),
@@ -373,7 +378,7 @@ def _enhanced_frames(
                 get_number(content, "TemporalPositionIndex") or get_number(header, "TemporalPositionIdentifier") or 0.0,
                 *_counters(header, instance.path, get_integer(nested, "EchoNumbers")),
             ),
-            traits=common | traits_of_frame(sources),
+            traits=common | traits_of_frame(sources) | traits_of_scale(header, nested),
             moment=moment_of(sources),
             created=created,
             step=first_number(sources, "SpacingBetweenSlices"),

@@ -183,6 +183,14 @@ def private_item(source: Dataset, group: int, creator: str, element: int) -> Dat
     return next(iter(items_of(private_value(source, group, creator, element))), None)
 
 
+def private_creators(source: Dataset, group: int) -> list[str]:
+    """Return the creators of a group's private blocks, in the order of the blocks."""
+    try:
+        return source.private_creators(group)
+    except PYDICOM:
+        return []
+
+
 def private_number(source: Dataset, group: int, creator: str, element: int) -> float | None:
     """Return the number of a private element."""
     return as_number(private_value(source, group, creator, element))

@@ -18,6 +18,7 @@ from storage.source.elements import (
     get_number,
     get_text,
     get_words,
+    private_creators,
     private_number,
     private_words,
     transfer_syntax,
@@ -84,6 +85,8 @@ LONGEST_INVERSION = 20_000.0
 
 PHILIPS = "Philips Imaging DD 001"
 """Creator of the Philips block of group 2001."""
+PHILIPS_SCALE = "Philips MR Imaging DD 001"
+"""Creator of the block of group 2005 that holds the scale slope."""
 
 
 def header_values(sources: tuple[Dataset, ...], image_type: tuple[str, ...], top: Dataset) -> SeriesHeader:
@@ -213,6 +216,16 @@ def traits_of_frame(sources: tuple[Dataset, ...]) -> frozenset[str]:
     if _has_odd_inversion_time(sources):
         found.add("odd_inversion_time")
     return frozenset(found)
+
+
+def traits_of_scale(top: Dataset, nested: Dataset | None = None) -> frozenset[str]:
+    """``unscaled``, for a Philips file without the factor that makes series comparable; ``nested`` is of one frame."""
+    if manufacturer_of(get_text(top, "Manufacturer"), get_text(top, "ManufacturerModelName")) != "Philips":
+        return frozenset()
+    if any(private_number(source, 0x2005, PHILIPS_SCALE, 0x0E) for source in (top, nested) if source is not None):
+        return frozenset()
+    # of a block other than the first the element is not read: it is taken to be there
+    return frozenset() if PHILIPS_SCALE in private_creators(top, 0x2005)[1:] else frozenset({"unscaled"})
 
 
 def _diffusion_weighting(top: Dataset) -> float:

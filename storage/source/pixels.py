@@ -29,6 +29,7 @@ from storage.source.elements import (
     transfer_syntax,
 )
 from storage.source.files import Reader
+from storage.source.header import PHILIPS_SCALE
 from storage.source.series import ReadError, Series
 
 _TAGS: list[Any] = [
@@ -42,7 +43,6 @@ _TAGS: list[Any] = [
 ]  # fmt: skip
 MAX_VOXELS = 2**29
 """Of one volume: 2 GiB in memory; a head at 0.4 mm has a quarter of it."""
-_PHILIPS_SCALE = "Philips MR Imaging DD 001"
 _DECODERS = {
     "1.2.840.10008.1.2.4.90": "pillow", "1.2.840.10008.1.2.4.91": "pillow",  # JPEG 2000
     "1.2.840.10008.1.2.4.80": "pyjpegls", "1.2.840.10008.1.2.4.81": "pyjpegls",  # JPEG-LS
@@ -170,10 +170,10 @@ def _rescale(dataset: Dataset, frame: int, *, philips: bool) -> tuple[float, flo
                 get_number(mapping, "RealWorldValueSlope"),
                 get_number(mapping, "RealWorldValueIntercept"),
             )
-    scale = private_number(dataset, 0x2005, _PHILIPS_SCALE, 0x0E)
+    scale = private_number(dataset, 0x2005, PHILIPS_SCALE, 0x0E)
     nested = private_item(own, 0x2005, PHILIPS_NESTED, 0x0F)
     if nested is not None:
-        scale = private_number(nested, 0x2005, _PHILIPS_SCALE, 0x0E) or scale
+        scale = private_number(nested, 0x2005, PHILIPS_SCALE, 0x0E) or scale
     return (1.0 if slope is None else slope), (intercept or 0.0), scale
 
 

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flows.ingest.rows import kinds_of, row_of
+from flows.ingest.rows import row_of
 from flows.ingest.session_plan import SessionPlan, plan_session, plan_sessions
 from qmri_core.series.acquisition import Contrast, PulseSequence, SeriesHeader
 from qmri_core.series.classification import Context, SkipReason
-from qmri_core.series.remarks import Remark, RemarkKind
+from qmri_core.series.remarks import Remark, RemarkKind, kinds_of
 from storage.source.series import Series
 from storage.store.schema import Reason, Status
 
