@@ -56,14 +56,14 @@ def make_store(folder: Path, *, per_group: int = 2) -> str:
     location = str(folder / "store")
     places = {f"ses-{number:012x}": GROUPS[number % 2] for number in range(2 * per_group + 1)}
     with writing(location, create=True) as repository:
-        wave = begin_append(repository, [_placement(name, group) for name, group in places.items()])
+        wave = begin_append(repository, [placement_of(name, group) for name, group in places.items()])
         forks = [
             write_arrays(wave.session.fork(), wave.slots[name], images(number)) for number, name in enumerate(places)
         ]
-        rows = [_row(name, person=f"sub-{number:012x}") for number, name in enumerate(places)]
+        rows = [row_of(name, person=f"sub-{number:012x}") for number, name in enumerate(places)]
         rows += [
-            _row("ses-aaaaaaaaaaaa", status="skipped", reason="missing_contrast", stage="plan"),
-            _row("ses-ffffffffffff", status="failed", reason="read_error", stage="read", error="ReadError"),
+            row_of("ses-aaaaaaaaaaaa", status="skipped", reason="missing_contrast", stage="plan"),
+            row_of("ses-ffffffffffff", status="failed", reason="read_error", stage="read", error="ReadError"),
         ]
         commit(repository, wave, forks, values={}, rows=rows, message=f"Ingest {len(places)} sessions")
         with_maps = list(places)[:-1]
@@ -89,12 +89,12 @@ def statistics(per_group: int = 2) -> AggregateResult:
     return tables_of(pd.DataFrame(rows))
 
 
-def _placement(session: str, group: str) -> Placement:
+def placement_of(session: str, group: str) -> Placement:
     scanner, protocol = group.split("/")
     return Placement(session=session, scanner=scanner, protocol=protocol, grid=GRID)
 
 
-def _row(session: str, *, status: str = "complete", **values: object) -> dict[str, object]:
+def row_of(session: str, *, status: str = "complete", **values: object) -> dict[str, object]:
     return {
         "session": session,
         "status": status,

@@ -194,6 +194,17 @@ def test_series_beside_the_one_that_is_taken_are_remarked_on() -> None:
     assert kinds_of([text, "", text]) == {"repeated": 2}
 
 
+def test_series_without_their_scale_factor_are_remarked_on_where_they_are_taken() -> None:
+    unscaled = Context(unscaled=True)
+    members = [series(kind, context=unscaled if kind is not Contrast.FLAIR else Context()) for kind in HEADERS]
+    assert [(one.kind, one.text) for one in plan(*members).remarks] == [
+        (RemarkKind.SCALE_UNKNOWN, "T1w: series 1 lacks its scale factor"),
+        (RemarkKind.SCALE_UNKNOWN, "T2w: series 2 lacks its scale factor"),
+    ]
+    [left] = [one for one in plan(*members, series(Contrast.T1W, number=9)).remarks if one.text.startswith("T2w")]
+    assert left.kind is RemarkKind.SCALE_UNKNOWN
+
+
 def test_repeats_are_alternates_of_the_one_taken() -> None:
     others = [series(contrast) for contrast in (Contrast.T2W, Contrast.FLAIR)]
     early, late = series(Contrast.T1W, number=4), series(Contrast.T1W, number=5)

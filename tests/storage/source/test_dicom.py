@@ -51,6 +51,63 @@ def test_philips_values_are_divided_by_slope_and_scale_slope(tmp_path: Path, blo
     np.testing.assert_allclose(np.sort(values.ravel()), np.sort((stored.ravel() * 2.5 + 5) / (2.5 * scale)), rtol=1e-5)
 
 
+def add_scale(folder: Path, *, block: int = 0x10, creator: str = "Philips MR Imaging DD 001") -> None:
+    for path in folder.iterdir():
+        dataset = pydicom.dcmread(path)
+        dataset.add_new((0x2005, block), "LO", creator)
+        dataset.add_new((0x2005, (block << 8) + 0x0E), "FL", 0.01)
+        dataset.save_as(path)
+
+
+@pytest.mark.parametrize(
+    ("maker", "block", "creator", "lacks"),
+    [
+        ("Philips Medical Systems", 0x10, "Philips MR Imaging DD 001", False),
+        ("Philips Medical Systems", 0x10, "Philips MR Imaging DD 002", True),
+        ("Philips Medical Systems", None, "", True),
+        ("SIEMENS", None, "", False),
+    ],
+)
+def test_a_philips_series_without_its_scale_factor_is_known_by_its_header(
+    tmp_path: Path, maker: str, block: int | None, creator: str, lacks: bool
+) -> None:
+    write_series(
+        tmp_path, voxels(), Manufacturer=maker, ManufacturerModelName="Ingenia" if "P" in maker[:1] else "Prisma"
+    )
+    if block is not None:
+        add_scale(tmp_path, block=block, creator=creator)
+    (series,) = discover(tmp_path, key=KEY).series
+    assert series.context.unscaled is lacks
+
+
+def test_one_image_of_a_series_without_its_scale_factor_is_enough(tmp_path: Path) -> None:
+    write_series(tmp_path, voxels(), Manufacturer="Philips Medical Systems")
+    add_scale(tmp_path)
+    path = min(tmp_path.iterdir())
+    dataset = pydicom.dcmread(path)
+    dataset.remove_private_tags()
+    dataset.save_as(path)
+    (series,) = discover(tmp_path, key=KEY).series
+    assert series.context.unscaled
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_an_enhanced_philips_file_has_its_scale_factors_in_its_frames(tmp_path: Path, nested: bool) -> None:
+    path = tmp_path / "one"
+    write_enhanced(path, voxels(), [0, 1, 2, 3, 4])
+    dataset = pydicom.dcmread(path)
+    dataset.Manufacturer = "Philips Medical Systems"
+    for frame in dataset.PerFrameFunctionalGroupsSequence if nested else ():
+        item = pydicom.Dataset()
+        item.add_new((0x2005, 0x10), "LO", "Philips MR Imaging DD 001")
+        item.add_new((0x2005, 0x100E), "FL", 0.01)
+        frame.add_new((0x2005, 0x14), "LO", "Philips MR Imaging DD 005")
+        frame.add_new((0x2005, 0x140F), "SQ", pydicom.Sequence([item]))
+    dataset.save_as(path)
+    (series,) = discover(tmp_path, key=KEY).series
+    assert series.context.unscaled is not nested
+
+
 def test_run_length_encoding_gives_the_same_voxels(tmp_path: Path) -> None:
     write_series(tmp_path / "plain", voxels())
     (tmp_path / "rle").mkdir()
