@@ -143,12 +143,7 @@ def calibrate_group(
     values = population(next(iter(acquisitions.values())).field_strength)
     hidden = hidden or {}
     acquisitions = {contrast: _moved(one, hidden.get(contrast, ())) for contrast, one in acquisitions.items()}
-    is_usable = _pooled(sessions, acquisitions, cohort, GROUP_WEIGHT, suspects)
-    if not any(is_usable):
-        raise CalibrationError(
-            f"no session of the group has {MIN_CORE_VOXELS} voxels of white matter in all of "
-            f"{', '.join(acquisitions)}; their intensity scales cannot be set"
-        )
+    is_usable = _some_pooled(sessions, acquisitions, cohort, suspects)
     logs = _logs(list(compress(sessions, is_usable)), acquisitions)
     means, spreads = _estimate(logs, acquisitions, cohort, GROUP_WEIGHT)
     visits = Counter(compress(people if people is not None else range(len(sessions)), is_usable)).values()
@@ -171,6 +166,22 @@ def calibrate_group(
             hidden=hidden.get(contrast, ()),
         )
     return result
+
+
+def _some_pooled(
+    sessions: Sequence[Signals],
+    acquisitions: Mapping[Contrast, Acquisition],
+    cohort: Spreads,
+    suspects: Sequence[bool] | None,
+) -> list[bool]:
+    """`_pooled`, of which at least one must be."""
+    is_usable = _pooled(sessions, acquisitions, cohort, GROUP_WEIGHT, suspects)
+    if not any(is_usable):
+        raise CalibrationError(
+            f"no session of the group has {MIN_CORE_VOXELS} voxels of white matter in all of "
+            f"{', '.join(acquisitions)}; their intensity scales cannot be set"
+        )
+    return is_usable
 
 
 def is_calibrated_by(sessions: Sequence[Signals], acquisitions: Mapping[Contrast, Acquisition]) -> bool:

@@ -18,6 +18,7 @@ import icechunk
 import zarr
 from filelock import FileLock, Timeout
 
+from storage.store.clock import ClockError, await_commit, is_of_clock
 from storage.store.formats import create_repository, open_existing
 from storage.store.locations import StorageFaultError, StoreError, local_path
 from storage.store.schema import SCHEMA_VERSION, create_root
@@ -77,6 +78,11 @@ def faults(location: str | Path | None = None) -> Iterator[None]:
         raise
     except (OSError, icechunk.IcechunkError) as error:
         where = f"{location}: " if location is not None else ""
+        if is_of_clock(error):
+            raise ClockError(
+                f"{where}the clock of this machine does not fit the store ({_first_line(error)}); set it right, and "
+                "run it again; what is committed stays"
+            ) from error
         raise StorageFaultError(
             f"{where}the storage does not answer as it should ({_first_line(error)}); what is committed stays, run it "
             "again"
@@ -136,7 +142,8 @@ def writing(
     outdated
         Accept a store that an older version wrote.
     on_wait
-        Called with a message when another process holds the lock; without it the message is logged.
+        Called with a message when another process holds the lock, or has committed by a clock that is ahead of this
+        machine's; without it the message is logged.
     repository
         The store's, where it is open already.
 
@@ -144,14 +151,17 @@ def writing(
     ------
     StoreError
         If there is no store and ``create`` is false, or the folder is something else.
+    ClockError
+        If this machine's clock is behind the last commit, which no commit can then follow.
     StorageFaultError
         If the storage cannot be written or does not answer; also where that happens inside the block.
     """
+    say = on_wait or _log.warning
     path = local_path(location)
     if path is None:
         opened = _create_remote(location) if create else _opened(location, repository, outdated=outdated)
         with faults(location):
-            _drop_stale(opened, older_than=STALE)
+            _make_ready(opened, STALE, say)
             yield opened
         return
     if create:
@@ -160,7 +170,7 @@ def writing(
         open_repository(location)  # raises with the reason
     lock = FileLock(path / LOCK_FILE)
     try:
-        _acquire(lock, location, on_wait)
+        _acquire(lock, location, say)
     except OSError as error:
         raise StorageFaultError(
             f"{location}: cannot be written ({error.strerror}); check the folder's permissions"
@@ -170,7 +180,7 @@ def writing(
             if create and open_existing(path) is None:
                 _create(path)
             opened = _opened(location, repository, outdated=outdated)
-            _drop_stale(opened, older_than=timedelta(0))
+            _make_ready(opened, timedelta(0), say)
             yield opened
     finally:
         lock.release()
@@ -318,15 +328,17 @@ def _make_folder(path: Path, location: str | Path) -> None:
         raise StoreError(f"{location}: holds {len(foreign)} files that are no store; give a new or empty folder")
 
 
-def _acquire(lock: FileLock, location: str | Path, on_wait: Callable[[str], None] | None) -> None:
+def _make_ready(repository: icechunk.Repository, stale: timedelta, say: Callable[[str], None]) -> None:
+    """Drop waves that were cut short longer ago than ``stale``, and see that the clock is past the last commit."""
+    _drop_stale(repository, older_than=stale)
+    await_commit(repository.lookup_snapshot(repository.lookup_branch(MAIN)).written_at, say)
+
+
+def _acquire(lock: FileLock, location: str | Path, on_wait: Callable[[str], None]) -> None:
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        message = f"{location}: another process writes to this store; waiting until it has finished"
-        if on_wait is None:
-            _log.warning(message)
-        else:
-            on_wait(message)
+        on_wait(f"{location}: another process writes to this store; waiting until it has finished")
         try:
             lock.acquire()
         except RuntimeError as error:
