@@ -1,4 +1,4 @@
-"""The clock of this machine against the store's last commit: a commit that is older than the one before it is refused."""
+"""The clock of this machine against the store: a commit that is older than the one before it is refused."""
 
 from __future__ import annotations
 
