@@ -32,6 +32,7 @@ class SkipReason(StrEnum):
     CONTRAST_UNKNOWN = "contrast_unknown"
     INCOMPLETE = "incomplete"
     DUPLICATE = "duplicate"
+    OTHER_VISIT = "other_visit"
     NO_PARAMETERS = "no_parameters"
 
 

@@ -16,6 +16,14 @@ from enum import StrEnum
 class RemarkKind(StrEnum):
     """What a remark is about, in the order in which somebody has to decide."""
 
+    PERSON_UNSURE = "person_unsure"
+    VISIT_PARTED = "visit_parted"
+    VISIT_JOINED = "visit_joined"
+    PATIENT_NUMBERS = "patient_numbers"
+    VISIT_UNSURE = "visit_unsure"
+    DATE_UNKNOWN = "date_unknown"
+    AGE_UNKNOWN = "age_unknown"
+    NOT_ADULT = "not_adult"
     AGENT = "agent"
     MISSING = "missing"
     PROCESSED = "processed"
@@ -37,6 +45,38 @@ class RemarkKind(StrEnum):
 
 
 MEANINGS: Mapping[RemarkKind, tuple[str, str]] = {
+    RemarkKind.PERSON_UNSURE: (
+        "one patient identifier stands for several people; each visit counts as a person",
+        "give every person an identifier in the source, or do not use what depends on persons",
+    ),
+    RemarkKind.VISIT_PARTED: (
+        "one study identifier stands for several visits; each is a session",
+        "look whether the parts are visits; if not, correct date, scanner or frame of reference in the source",
+    ),
+    RemarkKind.VISIT_JOINED: (
+        "several study identifiers stand for one visit; their files are one session",
+        "look whether the files are of one visit; give them other dates or patient identifiers if not",
+    ),
+    RemarkKind.PATIENT_NUMBERS: (
+        "files of one study bear several patient identifiers, or some bear none; they are one session",
+        "look whose images they are; correct the identifiers in the source",
+    ),
+    RemarkKind.VISIT_UNSURE: (
+        "several incomplete studies of one patient, day and scanner are left apart",
+        "give the studies one identifier in the source if they are one visit",
+    ),
+    RemarkKind.DATE_UNKNOWN: (
+        "the date is one that an examination cannot have; the day is not known",
+        "nothing, unless days between visits are needed: then correct the dates in the source",
+    ),
+    RemarkKind.AGE_UNKNOWN: (
+        "the age contradicts itself, or nobody is so old; it is not known",
+        "nothing, unless ages are needed: then correct them in the source",
+    ),
+    RemarkKind.NOT_ADULT: (
+        "the person is younger than those of whom the reference values of the maps are",
+        "do not compare its maps with those of adults; leave the session out if only adults are meant",
+    ),
     RemarkKind.AGENT: (
         "a contrast agent may have been given before a series that is taken",
         "look whether vessels are bright; leave the series out of the source if so, since its T1 is not the tissue's",

@@ -37,13 +37,13 @@ from storage.source.elements import (
 from storage.source.extent import NATIVE, may_hold_pixels, missing_bytes, pixel_bytes, start_of_pixels
 from storage.source.files import MAX_FILE, Allowance, LimitError, bounded, folder_of
 from storage.source.header import (
-    age_of,
     clock_of,
     date_of,
     header_values,
     image_type_of,
     sex_of,
     software_of,
+    stated_age_of,
     traits_of,
     traits_of_frame,
     traits_of_scale,
@@ -67,8 +67,9 @@ _CHUNK = 2**20
 _HEAD = 1024  # bytes that hold the file meta information of any file seen
 
 _KEYWORDS = words_of(
-    "SpecificCharacterSet ImageType SOPClassUID SOPInstanceUID StudyDate SeriesDate AcquisitionDate ContentDate "
-    "AcquisitionDateTime SeriesTime AcquisitionTime ContentTime InstanceCreationDate Modality ConversionType "
+    "SpecificCharacterSet ImageType SOPClassUID SOPInstanceUID FrameOfReferenceUID StudyDate SeriesDate "
+    "AcquisitionDate ContentDate AcquisitionDateTime SeriesTime AcquisitionTime ContentTime InstanceCreationDate "
+    "Modality ConversionType "
     "Manufacturer ManufacturerModelName StationName DeviceSerialNumber SoftwareVersions PatientName PatientID "
     "PatientBirthDate PatientSex PatientAge ContrastBolusAgent ContrastBolusVolume ContrastBolusTotalDose "
     "SeriesDescription ProtocolName SequenceName PulseSequenceName TriggerTime "
@@ -114,16 +115,22 @@ class Instance:
     series: str = field(repr=False)
     study: str = field(repr=False)
     patient: str = field(repr=False)
+    is_numbered: bool
+    """Whether ``patient`` is a patient identifier, not a name."""
     device: str = field(repr=False)
+    serial: str = field(repr=False)
+    frame_of_reference: str = field(repr=False)
     number: int
     instance_number: int
     transfer_syntax: str
     rows: int
     columns: int
     sex: str
-    age: int | None
+    birth: int | None = field(repr=False)
+    stated_age: int | None
     date: int | None = field(repr=False)
-    """Ordinal of the study's date."""
+    """Ordinal of the study's date, as ``birth`` and ``acquired`` are ordinals of the stated dates."""
+    acquired: int | None = field(repr=False)
     problem: SkipReason | None
     n_missing: int = 0
     """Bytes that the file is shorter than its pixels say: it was cut short, or is still being written."""
@@ -417,9 +424,10 @@ def _has_raster(header: Dataset) -> bool:
 
 def _instance(header: Dataset, location: str, digests: tuple[str, str], problem: SkipReason | None) -> Instance:
     manufacturer, model = get_text(header, "Manufacturer"), get_text(header, "ManufacturerModelName")
-    device = get_text(header, "DeviceSerialNumber") or get_text(header, "StationName")
-    date = next(filter(None, (date_of(header, name) for name in ("StudyDate", "SeriesDate", "AcquisitionDate"))), None)
-    patient = get_text(header, "PatientID") or get_text(header, "PatientName") + get_text(header, "PatientBirthDate")
+    serial = get_text(header, "DeviceSerialNumber")
+    dates = [date_of(header, name) for name in ("StudyDate", "SeriesDate", "AcquisitionDate")]
+    number = get_text(header, "PatientID")
+    patient = number or get_text(header, "PatientName") + get_text(header, "PatientBirthDate")
     return Instance(
         path=location,
         digest=digests[0],
@@ -428,14 +436,19 @@ def _instance(header: Dataset, location: str, digests: tuple[str, str], problem:
         series=get_text(header, "SeriesInstanceUID"),
         study=get_text(header, "StudyInstanceUID"),
         patient=patient,
-        device="\\".join((manufacturer, model, device)),
+        is_numbered=bool(number),
+        device="\\".join((manufacturer, model, serial or get_text(header, "StationName"))),
+        serial=serial,
+        frame_of_reference=get_text(header, "FrameOfReferenceUID"),
         number=get_integer(header, "SeriesNumber") or 0,
         instance_number=get_integer(header, "InstanceNumber") or 0,
         transfer_syntax=transfer_syntax(header),
         rows=get_integer(header, "Rows") or 0,
         columns=get_integer(header, "Columns") or 0,
         sex=sex_of(header),
-        age=age_of(header, date),
-        date=date,
+        birth=date_of(header, "PatientBirthDate"),
+        stated_age=stated_age_of(header),
+        date=next(filter(None, dates), None),
+        acquired=next(filter(None, reversed(dates)), None),
         problem=problem,
     )

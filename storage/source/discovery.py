@@ -19,8 +19,10 @@ from qmri_core.series.remarks import Remark, RemarkKind
 from storage.pseudonyms import pseudonym
 from storage.source.assume_file import Assumption, AssumptionError, fill, load_assumptions, matching
 from storage.source.bids_tree import LeftOut
+from storage.source.dates import known_age, sound_date
 from storage.source.dicom import Frame, Instance
 from storage.source.files import SEPARATOR, UNREAD_SESSION, UNREADABLE_FOLDER, relative, walk
+from storage.source.identity import study_of
 from storage.source.index import (
     BATCH,
     Index,
@@ -28,13 +30,11 @@ from storage.source.index import (
     Scan,
     ScanTask,
     closed_folder,
-    person_of,
     remove_index,
     scan_files,
-    session_of,
-    study_of,
 )
 from storage.source.nifti import read_nifti
+from storage.source.parting import Held
 from storage.source.pixels import read_dicom
 from storage.source.series import (
     LinkageRow,
@@ -47,6 +47,7 @@ from storage.source.series import (
 )
 from storage.source.siblings import Overview, context_in, context_of, with_siblings
 from storage.source.stacks import Stack, alike_parts, join, stack, stacks, without_strays
+from storage.source.visits import Visits, Who, covers_head, middle_of
 
 __all__ = [
     "Assumption", "AssumptionError", "Discovery", "LinkageRow", "ReadError", "Scanned", "Series", "SourceError",
@@ -92,7 +93,8 @@ class Scanned:
         self._used: set[int] = set()
         self.n_files = index.n_files
         self.unreadable = index.other
-        self.sessions = index.sessions
+        self._visits = Visits(index.units(), key=key, holding=self._holding)
+        self.sessions = self._visits.sessions
         self._unread = index.unread
         if absent := len(set(self._unread) - set(self.sessions)):
             self.unreadable[UNREAD_SESSION] = absent
@@ -101,6 +103,7 @@ class Scanned:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._visits.close()
         self._index.close()
 
     @property
@@ -110,19 +113,34 @@ class Scanned:
 
     def session(self, session: str) -> tuple[tuple[Series, ...], LinkageRow]:
         """The series of one session, and its row of the linkage table."""
-        frames, found = self._index.content(session)
-        days = {person: self._index.first_day(person) for person in {self._person(frame) for frame in frames}}
-        found += _dicom_series(frames, days, self._root, self._key)
-        series = with_siblings(_assumed([one for one, _ in found], self._root, self._assume, self._used))
+        who = self._visits.who(session)
+        series, rows = self._series(self._visits.units(session), who)
+        if foreign := self._visits.units(session, foreign=True):
+            text = "of another scanner or day than the session, under its study identifier"
+            for one in self._series(foreign, who)[0]:
+                series.append(replace(one, problem=one.problem or SkipReason.OTHER_VISIT, explanation=text))
         if n_unread := self._unread.get(session, 0):
             text = f"{n_unread} images of a contrast by their names cannot be read"
             remark = Remark(kind=RemarkKind.UNREAD, text=text)
             series[0] = replace(series[0], remarks=(*series[0].remarks, remark))
-        ordered = sorted(series, key=_place)
-        return tuple(ordered), found[0][1]
+        first, *others = sorted(series, key=_place)
+        return (replace(first, remarks=(*first.remarks, *who.remarks)), *others), rows[0]
 
-    def _person(self, frame: Frame) -> str:
-        return pseudonym(self._key, "person", person_of(frame))
+    def _series(self, units: Mapping[str, int], who: Who) -> tuple[list[Series], list[LinkageRow]]:
+        frames, found = self._index.content(units)
+        found += _dicom_series(frames, who, self._root, self._key)
+        series = with_siblings(_assumed([one for one, _ in found], self._root, self._assume, self._used))
+        return series, [row for _, row in found]
+
+    def _holding(self, units: Mapping[str, int]) -> Held:
+        """What some units hold as a session: images that are taken, and cover a head."""
+        series, _ = self._series(units, Who(session="", person=""))
+        taken = zip(series, decide_session(series), strict=True)
+        return {
+            decision.contrast: middle_of(one)
+            for one, decision in taken
+            if decision.contrast is not None and decision.reason is None and covers_head(one)
+        }
 
 
 def scan_source(
@@ -304,9 +322,7 @@ def _nothing(source: Path, n_files: int, other: Mapping[str, int]) -> str:
     )
 
 
-def _dicom_series(
-    frames: list[Frame], days: Mapping[str, int | None], root: Path, key: bytes
-) -> Iterator[tuple[Series, LinkageRow]]:
+def _dicom_series(frames: list[Frame], who: Who, root: Path, key: bytes) -> Iterator[tuple[Series, LinkageRow]]:
     """Series of one session."""
     groups: dict[tuple[object, ...], list[Frame]] = defaultdict(list)
     for frame in sorted(frames, key=lambda one: (one.instance.path, one.index)):
@@ -327,12 +343,10 @@ def _dicom_series(
     overview = Overview.of(frames)
     for volume in join(volumes):
         context = contexts.get(id(volume.frames[0]), Context())
-        yield _series(volume, context_in(volume, context, overview), days, root, key)
+        yield _series(volume, context_in(volume, context, overview), who, root, key)
 
 
-def _series(
-    volume: Stack, context: Context, days: Mapping[str, int | None], root: Path, key: bytes
-) -> tuple[Series, LinkageRow]:
+def _series(volume: Stack, context: Context, who: Who, root: Path, key: bytes) -> tuple[Series, LinkageRow]:
     first = volume.frames[0]
     one = first.instance
     problem, explanation = one.problem, volume.defect
@@ -344,12 +358,11 @@ def _series(
         problem, explanation = SkipReason.INCOMPLETE, _cut_short(cut, len(volume.frames))
     paths = tuple(sorted({frame.instance.path for frame in volume.frames}))
     place = {path: index for index, path in enumerate(paths)}
-    person = pseudonym(key, "person", person_of(first))
-    day = days.get(person)
+    age, doubt = known_age(one.stated_age, one.birth, None if who.is_common_date else sound_date(one.date))
     software = pseudonym(key, "software", first.software) if first.software else ""
     series = Series(
-        session=session_of(one.patient, study_of(first), key),
-        person=person,
+        session=who.session,
+        person=who.person,
         device=pseudonym(key, "device", one.device),
         number=one.number,
         header=replace(first.header, software=software),
@@ -366,8 +379,9 @@ def _series(
         explanation=explanation,
         context=context,
         sex=one.sex,
-        age=one.age,
-        day=None if one.date is None or day is None else one.date - day,
+        age=age,
+        day=who.day,
+        remarks=(Remark(kind=RemarkKind.AGE_UNKNOWN, text=f"{doubt}; the age is not known"),) if doubt else (),
     )
     folder = PurePosixPath(relative(one.path.partition(SEPARATOR)[0], root)).parent.as_posix()
     row = LinkageRow(session=series.session, patient_id=one.patient, study_instance_uid=one.study, path=folder)

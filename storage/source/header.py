@@ -10,6 +10,7 @@ from typing import Any
 from pydicom.dataset import Dataset
 
 from qmri_core.series.acquisition import SeriesHeader
+from storage.source.dates import NO_NUMBER
 from storage.source.elements import (
     all_numbers,
     first_number,
@@ -305,17 +306,13 @@ def _is_of_a_scanner(strength: float) -> bool:
     return any(0.955 * sold <= strength <= 1.01 * sold for sold in _STRENGTHS)
 
 
-def age_of(header: Dataset, date: int | None) -> int | None:
-    """Whole years at the examination, 90 and above as 90; None if not known."""
+def stated_age_of(header: Dataset) -> int | None:
+    """Whole years as stated, `NO_NUMBER` for zero; None if nothing is stated."""
     match = re.fullmatch(r"(\d{1,3})([YMWD])", get_text(header, "PatientAge").upper())
-    if match:
-        years = int(match[1]) if match[2] == "Y" else int(match[1]) // {"M": 12, "W": 52, "D": 365}[match[2]]
-    else:
-        birth = date_of(header, "PatientBirthDate")
-        if birth is None or date is None or date < birth:
-            return None
-        years = int((date - birth) / 365.2425)
-    return min(years, 90)
+    if match is None:
+        return None
+    number = int(match[1])
+    return number // {"Y": 1, "M": 12, "W": 52, "D": 365}[match[2]] if number else NO_NUMBER
 
 
 def date_of(header: Dataset, keyword: str) -> int | None:

@@ -15,14 +15,13 @@ import pickle
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-from storage.pseudonyms import pseudonym
 from storage.source.damage import DamagedError
 from storage.source.dicom import Frame, scan_file, scan_stream
 from storage.source.files import (
@@ -37,6 +36,7 @@ from storage.source.files import (
     read_some,
     relative,
 )
+from storage.source.identity import Met, Unit, clock_of, unit_of, unit_of_labels
 from storage.source.nifti import is_nifti, scan_nifti, session_by_name
 from storage.source.series import LinkageRow, Series
 from storage.source.sidecars import Folders, stamp_of_sidecars
@@ -70,9 +70,9 @@ Nifti = tuple[Series, LinkageRow]
 class Record:
     """What one image file holds: the frames of a DICOM file, or a NIfTI series with its linkage."""
 
-    session: str
-    person: str
-    date: int | None = field(repr=False)
+    unit: Unit = field(repr=False)
+    clock: float | None
+    """Seconds since midnight at the acquisition, if known."""
     content: bytes = field(repr=False)
     """Pickled frames, or a pickled NIfTI series."""
 
@@ -215,9 +215,8 @@ def _add(frames: tuple[Frame, ...] | None, key: bytes, records: list[Record], ot
             return
         records.append(
             Record(
-                session=session_of(one.patient, study_of(frames[0]), key),
-                person=pseudonym(key, "person", person_of(frames[0])),
-                date=one.date,
+                unit=unit_of(frames[0], key),
+                clock=clock_of(frames[0]),
                 content=pickle.dumps(frames, protocol=pickle.HIGHEST_PROTOCOL),
             )
         )
@@ -225,24 +224,7 @@ def _add(frames: tuple[Frame, ...] | None, key: bytes, records: list[Record], ot
 
 def _nifti_record(found: Nifti) -> Record:
     content = pickle.dumps(found, protocol=pickle.HIGHEST_PROTOCOL)
-    return Record(session=found[0].session, person=found[0].person, date=None, content=content)
-
-
-def person_of(frame: Frame) -> str:
-    """What tells the person of a file from others."""
-    return frame.instance.patient or study_of(frame)
-
-
-def study_of(frame: Frame) -> str:
-    """What tells the study of a file from others; without identifier, the day of the person's visit."""
-    one = frame.instance
-    by_day = f"{one.patient} {one.date}" if one.patient and one.date else ""
-    return one.study or by_day or one.series or one.sop_instance or one.digest
-
-
-def session_of(patient: str, study: str, key: bytes) -> str:
-    """Pseudonym of a session."""
-    return pseudonym(key, "session", patient, study)
+    return Record(unit=unit_of_labels(found[0].session, found[0].person), clock=None, content=content)
 
 
 class IndexUnusableError(OSError):
@@ -279,7 +261,6 @@ class Index:
         self._today = int(time.time() // 86400)
         self._waiting: list[Scan] = []
         self._kept_at = time.monotonic()
-        self._sizes: dict[str, int] = {}
         try:
             self._database = _opened(location, mark)
         except IndexUnusableError as error:
@@ -341,10 +322,9 @@ class Index:
         other = pickle.dumps(scan.other) if scan.other else None
         values = (os.fsencode(scan.path), scan.stamp, self._today, scan.n_files, len(scan.records), other, scan.unread)
         row = int(run("INSERT INTO file VALUES (NULL, ?, ?, ?, ?, ?, ?, ?)", values).lastrowid or 0)
-        self._database.executemany(
-            "INSERT INTO record VALUES (?, ?, ?, ?, ?)",
-            [(row, one.session, one.person, one.date, one.content) for one in scan.records],
-        )
+        for one in scan.records:
+            run("INSERT OR IGNORE INTO unit VALUES (?, ?)", (one.unit.digest, pickle.dumps(tuple(one.unit))))
+            run("INSERT INTO record VALUES (?, ?, ?, ?)", (row, one.unit.digest, one.clock, one.content))
         return row
 
     def finish(self) -> None:
@@ -358,15 +338,14 @@ class Index:
             old = (self._today - KEPT_DAYS,)
             run.execute("DELETE FROM record WHERE file IN (SELECT id FROM file WHERE day < ?)", old)
             run.execute("DELETE FROM file WHERE day < ?", old)
+            if run.rowcount:
+                run.execute("DELETE FROM unit WHERE digest NOT IN (SELECT unit FROM record)")
         files, records = self._rows("SELECT COUNT(*), COALESCE(SUM(n_records), 0) FROM file JOIN met ON met.file = id")[
             0
         ]
         held = self._rows("SELECT COUNT(*) FROM record JOIN met USING (file)")[0][0]
         if (files, records) != (self._rows("SELECT COUNT(*) FROM met")[0][0], held):
             raise IndexUnusableError("it has lost files", is_damaged=True)
-        self._sizes = dict(
-            self._rows("SELECT session, COUNT(*) FROM record JOIN met USING (file) GROUP BY session ORDER BY session")
-        )
 
     @property
     def n_files(self) -> int:
@@ -387,29 +366,33 @@ class Index:
         query = "SELECT unread, COUNT(*) FROM file JOIN met ON met.file = id WHERE unread != '' GROUP BY unread"
         return dict(self._rows(query))
 
-    @property
-    def sessions(self) -> list[str]:
-        """Pseudonyms of the sessions, sorted."""
-        return list(self._sizes)
+    def units(self) -> Iterator[Met]:
+        """What the files agree in that say the same of who, when and where; one at a time."""
+        query = (
+            "SELECT unit.content, MIN(clock), MAX(clock), COUNT(*) FROM record JOIN met USING (file) LEFT JOIN "
+            "unit ON unit.digest = record.unit GROUP BY record.unit"
+        )
+        with _database_errors(), closing(self._database.execute(query)) as rows:
+            for content, first, last, n_files in rows:
+                if content is None:
+                    raise IndexUnusableError("it has lost what its files have in common", is_damaged=True)
+                unit = Unit(*pickle.loads(content))  # noqa: S301 - our own private file
+                yield Met(unit, first, last, n_files)
 
-    def first_day(self, person: str) -> int | None:
-        """Ordinal of the person's first date."""
-        row = self._rows("SELECT MIN(date) FROM record JOIN met USING (file) WHERE person = ?", person)[0]
-        return None if row[0] is None else int(row[0])
-
-    def content(self, session: str) -> tuple[list[Frame], list[Nifti]]:
-        """Frames and NIfTI series of one session."""
+    def content(self, units: Mapping[str, int]) -> tuple[list[Frame], list[Nifti]]:
+        """Frames and NIfTI series of some units, of each of which the number of files is given."""
         frames: list[Frame] = []
         volumes: list[Nifti] = []
-        rows = self._rows("SELECT content FROM record JOIN met USING (file) WHERE session = ?", session)
-        if len(rows) != self._sizes[session]:
-            raise IndexUnusableError("the index has lost files since they were read; run again", is_damaged=True)
-        for (content,) in rows:
-            found = pickle.loads(content)  # noqa: S301 - our own private file
-            if isinstance(found[0], Frame):
-                frames += found
-            else:
-                volumes.append(found)
+        for unit, n_files in units.items():
+            rows = self._rows("SELECT content FROM record JOIN met USING (file) WHERE unit = ?", unit)
+            if len(rows) != n_files:
+                raise IndexUnusableError("the index has lost files since they were read; run again", is_damaged=True)
+            for (content,) in rows:
+                found = pickle.loads(content)  # noqa: S301 - our own private file
+                if isinstance(found[0], Frame):
+                    frames += found
+                else:
+                    volumes.append(found)
         return frames, volumes
 
     def _rows(self, query: str, *values: str) -> list[Any]:
@@ -482,11 +465,11 @@ def _prepare(database: sqlite3.Connection, mark: str) -> None:
             "CREATE TABLE file (id INTEGER PRIMARY KEY AUTOINCREMENT, path BLOB, stamp TEXT, day INTEGER, "
             "n_files INTEGER, n_records INTEGER, other BLOB, unread TEXT)"
         )
-        run("CREATE TABLE record (file INTEGER, session TEXT, person TEXT, date INTEGER, content BLOB)")
+        run("CREATE TABLE unit (digest TEXT PRIMARY KEY, content BLOB) WITHOUT ROWID")
+        run("CREATE TABLE record (file INTEGER, unit TEXT, clock REAL, content BLOB)")
         run("CREATE INDEX by_path ON file (path, stamp)")
         run("CREATE INDEX by_file ON record (file)")
-        run("CREATE INDEX by_session ON record (session, file)")
-        run("CREATE INDEX by_person ON record (person, date, file)")
+        run("CREATE INDEX by_unit ON record (unit, file, clock)")
     elif marks != [(mark,)]:
         run("ROLLBACK")
         raise IndexUnusableError("it belongs to another source, key or version", is_damaged=True)

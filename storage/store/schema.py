@@ -71,6 +71,7 @@ class Reason(StrEnum):
     CONTRAST_UNKNOWN = "contrast_unknown"
     INCOMPLETE = "incomplete"
     DUPLICATE = "duplicate"
+    OTHER_VISIT = "other_visit"
     NO_PARAMETERS = "no_parameters"
     MISSING_CONTRAST = "missing_contrast"
     FIELD_OF_VIEW = "field_of_view"
@@ -102,6 +103,7 @@ MEANINGS: Mapping[Status | Reason, str] = {
     Reason.CONTRAST_UNKNOWN: "An MR image that is none of T1w, T2w and FLAIR, or after a contrast agent.",
     Reason.INCOMPLETE: "Slices are missing, doubled, unevenly spaced or without position. Export the series again.",
     Reason.DUPLICATE: "Another series or session holds the same images, or shows the same contrast better.",
+    Reason.OTHER_VISIT: "A series of another scanner or day under the session's study identifier. Look whose it is.",
     Reason.NO_PARAMETERS: "The headers lack what the signal model needs. State it in the assume file (``--assume``).",
     Reason.MISSING_CONTRAST: "T1w, or both T2w and FLAIR, are missing (skipped), or one of these two is (partial).",
     Reason.FIELD_OF_VIEW: "The series do not cover the brain, or it does not fit the grid of its group.",

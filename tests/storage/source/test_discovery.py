@@ -7,6 +7,7 @@ import logging
 import shutil
 import traceback
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from storage.source.discovery import (
     discover,
     load_assumptions,
     read_volume,
+    scan_source,
 )
 from tests.storage.slices import PATIENT_ID, SECRETS, STUDY, header, voxels, write, write_series
 
@@ -174,6 +176,131 @@ def test_the_day_of_a_session_without_dates_is_not_known(tmp_path: Path) -> None
     write_series(tmp_path / "first", voxels())
     write_series(tmp_path / "second", voxels(), series=2, StudyInstanceUID=f"{STUDY}.99", StudyDate=None)
     assert [one.day for one in discover(tmp_path, key=KEY).series] == [0, None]
+
+
+CONTRASTS = {
+    Contrast.T1W: {},
+    Contrast.T2W: {
+        "ScanningSequence": "SE", "SequenceVariant": "SK", "MRAcquisitionType": "2D", "InversionTime": None,
+        "RepetitionTime": "6000", "EchoTime": "100", "EchoTrainLength": "16", "FlipAngle": "150",
+        "SeriesDescription": None,
+    },
+    Contrast.FLAIR: {
+        "ScanningSequence": ["SE", "IR"], "SequenceVariant": "SK", "MRAcquisitionType": "2D", "InversionTime": "2500",
+        "RepetitionTime": "9000", "EchoTime": "100", "EchoTrainLength": "16", "FlipAngle": "150",
+    },
+}  # fmt: skip
+
+
+def write_heads(folder: Path, changes: dict[Contrast, dict[str, Any]], **common: Any) -> None:
+    """Three coarse images of one head; ``changes`` are those of each contrast's headers."""
+    for number, (contrast, values) in enumerate(CONTRASTS.items(), start=1):
+        for z, pixels in enumerate(voxels(11, 5, 5, seed=number)):
+            place = {
+                "SeriesInstanceUID": f"{STUDY}.{number}", "SeriesNumber": str(number), "InstanceNumber": str(z + 1),
+                "SOPInstanceUID": f"{STUDY}.{number}.{z}", "PixelSpacing": [30, 30], "SliceThickness": "12",
+                "ImagePositionPatient": [-60, -60, -60 + 12 * z], "AcquisitionTime": f"12{number}000",
+            }  # fmt: skip
+            whole = values | place | common | changes.get(contrast, {})
+            write(folder / f"{number}-{z}", header(**whole), pixels)
+
+
+def taken(found: Discovery, session: str) -> dict[str, int]:
+    members = [one for one in found.series if one.session == session]
+    decisions = decide_session(members)
+    return {str(d.contrast): one.number for one, d in zip(members, decisions, strict=True) if d.reason is None}
+
+
+def told(found: Discovery) -> list[str]:
+    return [str(remark.kind) for series in found.series for remark in series.remarks]
+
+
+WHOLE = {"T1w": 1, "T2w": 2, "FLAIR": 3}
+IRREGULAR: dict[str, tuple[dict[Contrast, dict[str, Any]], list[str]]] = {
+    "nothing": ({}, []),
+    "a study per series": (
+        {contrast: {"StudyInstanceUID": f"{STUDY}.{contrast}"} for contrast in CONTRASTS},
+        ["visit_joined"],
+    ),
+    "study renewed in mid-visit": (
+        {Contrast.FLAIR: {"StudyInstanceUID": f"{STUDY}.9", "FrameOfReferenceUID": None}},
+        ["visit_joined"],
+    ),
+    "another patient number": ({Contrast.T2W: {"PatientID": f"00{PATIENT_ID}"}}, ["patient_numbers"]),
+    "no patient number in some": ({Contrast.T2W: {"PatientID": None}}, ["patient_numbers"]),
+    "no patient number, and a name in other characters": (
+        {c: {"PatientID": None, "PatientName": f"Zyxwvut{n}"} for n, c in enumerate(CONTRASTS)},
+        ["patient_numbers"],
+    ),
+    "across midnight": (
+        {Contrast.T1W: {"AcquisitionDate": "20240109", "AcquisitionTime": "235500", "FrameOfReferenceUID": None},
+         Contrast.T2W: {"AcquisitionDate": "20240110", "AcquisitionTime": "000500"},
+         Contrast.FLAIR: {"AcquisitionDate": "20240110", "AcquisitionTime": "001500"}},
+        [],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("trouble", IRREGULAR)
+def test_a_visit_is_one_session_whatever_its_identifiers(tmp_path: Path, trouble: str) -> None:
+    changes, expected = IRREGULAR[trouble]
+    write_heads(tmp_path, changes)
+    found = discover(tmp_path, key=KEY)
+    (session,) = {one.session for one in found.series}
+    assert len({one.person for one in found.series}) == 1
+    assert taken(found, session) == WHOLE
+    assert told(found) == expected
+    assert {one.day for one in found.series} == {0}
+
+
+@pytest.mark.parametrize("order", ["names", "batches"])
+def test_sessions_do_not_depend_on_how_a_scan_was_cut(tmp_path: Path, order: str) -> None:
+    write_heads(tmp_path / "whole", IRREGULAR["a study per series"][0])
+    expected = discover(tmp_path / "whole", key=KEY)
+    part = tmp_path / "part"
+    part.mkdir()
+    files = sorted((tmp_path / "whole").iterdir(), reverse=order == "names")
+    for half in (files[:15], files[15:]):  # the second scan goes on where the first one was cut
+        for number, path in enumerate(half):
+            shutil.copy(path, part / (path.name if order == "batches" else f"{number:03}-{path.name}"))
+        with scan_source(part, key=KEY, index=tmp_path / "index") as scanned:
+            last = [one for session in scanned.sessions for one in scanned.session(session)[0]]
+    assert {one.session for one in last} == {one.session for one in expected.series}
+    assert sorted(one.digest for one in last) == sorted(one.digest for one in expected.series)
+
+
+def test_another_scanner_under_the_study_is_left_out_and_named(tmp_path: Path) -> None:
+    other = {"MagneticFieldStrength": "1.5", "DeviceSerialNumber": "1", "FrameOfReferenceUID": f"{STUDY}.77"}
+    write_heads(tmp_path, {Contrast.T2W: other, Contrast.FLAIR: other})
+    found = discover(tmp_path, key=KEY)
+    (session,) = {one.session for one in found.series}
+    assert taken(found, session) == {"T1w": 1}
+    assert [str(decide(one).reason) for one in found.series] == ["None", "other_visit", "other_visit"]
+    assert told(found) == ["visit_parted"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "age", "day", "expected"),
+    [
+        ({"PatientAge": "082Y"}, 82, 0, []),
+        ({"PatientAge": "045Y"}, None, 0, ["age_unknown"]),
+        ({"PatientAge": "000Y"}, None, 0, ["age_unknown"]),
+        ({"PatientAge": "999Y"}, None, 0, ["age_unknown"]),
+        ({"StudyDate": "19000101"}, None, None, ["date_unknown"]),
+        ({"StudyDate": "20990101"}, None, None, ["date_unknown"]),
+        ({"StudyDate": "19411203"}, None, None, ["date_unknown"]),
+        ({"PatientBirthDate": "20240110"}, None, None, ["age_unknown", "date_unknown"]),
+        ({"PatientBirthDate": "20250110"}, None, None, ["age_unknown", "date_unknown"]),
+        ({"PatientBirthDate": "19000101", "PatientAge": "045Y"}, 45, 0, []),
+    ],
+)
+def test_dates_and_ages_that_cannot_be_are_not_known(
+    tmp_path: Path, changes: dict[str, Any], age: int | None, day: int | None, expected: list[str]
+) -> None:
+    write_series(tmp_path, voxels(), **changes)
+    found = discover(tmp_path, key=KEY)
+    assert [(one.age, one.day) for one in found.series] == [(age, day)]
+    assert sorted(told(found)) == expected
 
 
 def test_the_digest_changes_with_pixels_and_not_with_names(tmp_path: Path) -> None:
