@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 
 from flows.cluster.boundary import Outcome
 from flows.ingest.session_plan import SessionPlan
 from flows.maps.staleness import why_images
 from qmri_core import versions
+from qmri_core.series.acquisition import Contrast
 from qmri_core.series.remarks import ordered, remarks_text
 from qmri_core.versions import CODE_VERSION
 from storage.store.acquisitions import acquisition_values
@@ -20,7 +22,24 @@ def is_done(plan: SessionPlan, row: Mapping[str, object] | None) -> bool:
         return False
     if plan.placement is None:  # the same input, and yet skipped: it has become the copy of another
         return str(row["status"]) == str(plan.status) and str(row["reason"]) == str(plan.reason or "")
+    if not _takes_what_was_taken(plan, row):
+        return False
     return str(row["status"]) == Status.FAILED or str(row["group"]) == plan.placement.group
+
+
+def _takes_what_was_taken(plan: SessionPlan, row: Mapping[str, object]) -> bool:
+    """Whether the series that a row says were taken are those of the plan, or their repeats.
+
+    An older release may have chosen otherwise of the same files: then that session is ingested again, and no other.
+    """
+    listed = json.loads(str(row["series"]) or "[]")
+    taken = {(str(decision), int(number)) for number, decision, _ in listed if decision in set(Contrast)}
+    allowed = {
+        (str(contrast), one.number)
+        for contrast in plan.chosen
+        for one in (plan.chosen[contrast], *plan.alternates.get(contrast, ()))
+    }
+    return taken <= allowed and {contrast for contrast, _ in taken} == set(map(str, plan.chosen))
 
 
 def versions_of(plan: SessionPlan) -> dict[str, object]:

@@ -15,7 +15,7 @@ from qmri_core.physics.header import acquisition_from_header
 from qmri_core.series.acquisition import CONTRASTS, Acquisition, AcquisitionError, Contrast
 from qmri_core.series.classification import Decision, SkipReason
 from qmri_core.series.grouping import canonical_spacing, grid_of, protocol_keys, scanner_key, settle
-from qmri_core.series.remarks import Remark, RemarkKind, ordered
+from qmri_core.series.remarks import READ_OTHERWISE, Remark, RemarkKind, ordered
 from qmri_core.series.stored_keys import as_stored
 from storage.source.assume_file import Assumption, Override, overriding
 from storage.source.series import Series, decide, decide_session
@@ -96,6 +96,14 @@ class SessionPlan:
         given = chain.from_iterable(one.remarks for one in self.series)
         doubts = chain.from_iterable(one.doubts for one in self.decisions)
         return ordered([*given, *doubts, *_misnamed(self), *_repeats(self), *_unscaled(self), *self.on_taking])
+
+
+def _read_otherwise(members: Iterable[Series]) -> Iterator[str]:
+    """What makes another input of the same files."""
+    for one in members:
+        for remark in one.remarks:
+            if remark.kind in READ_OTHERWISE:
+                yield f"{one.digest} {remark.kind}"
 
 
 def _kind(one: Series) -> tuple[object, ...]:
@@ -227,7 +235,7 @@ def plan_session(
         status=Status.SKIPPED,
         chosen=chosen,
         alternates={contrast: _alternates(members, decisions, contrast) for contrast in chosen},
-        input_digest=_digest(one.digest for one in members),
+        input_digest=_digest([*(one.digest for one in members), *_read_otherwise(members)]),
     )
     absent = [contrast for contrast in CONTRASTS if contrast not in chosen]
     if Contrast.T1W in absent or len(chosen) < MIN_CONTRASTS:

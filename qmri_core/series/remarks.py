@@ -153,6 +153,11 @@ MEANINGS: Mapping[RemarkKind, tuple[str, str]] = {
 """Of each kind what it says, and what to do about it."""
 
 
+READ_OTHERWISE = frozenset({RemarkKind.PLACED, RemarkKind.ROUNDED, RemarkKind.STRAY})
+"""Kinds by which a series is read otherwise than its files say at first sight, and than release 0.1 read it: they are
+part of what a session's images rest on."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class Remark:
     """One thing to know of a session; ``text`` says it of this session, and names series by their numbers."""
