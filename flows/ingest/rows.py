@@ -9,11 +9,15 @@ from flows.cluster.boundary import Outcome
 from flows.ingest.session_plan import SessionPlan
 from flows.maps.staleness import why_images
 from qmri_core import versions
+from qmri_core.calibration.population import ADULT
 from qmri_core.series.acquisition import Contrast
 from qmri_core.series.remarks import ordered, remarks_text
 from qmri_core.versions import CODE_VERSION
 from storage.store.acquisitions import acquisition_values
 from storage.store.schema import Status
+
+AGE_MARK = "age"
+"""Quality mark of a session for whose age the reference values are not known to hold."""
 
 
 def is_done(plan: SessionPlan, row: Mapping[str, object] | None) -> bool:
@@ -55,12 +59,15 @@ def values_of(plan: SessionPlan, outcome: Outcome) -> dict[str, object]:
     first = next(iter(plan.chosen.values()))
     values: dict[str, object] = {
         "sex": first.sex,
-        "age": first.age,
+        "age": plan.age,
         "day": first.day,
         "magnetic_field_strength": first.header.magnetic_field_strength,
         "software": first.header.software,
         **outcome.values,
     }
+    if plan.age is not None and plan.age < ADULT:
+        marks = (str(outcome.values.get("quality_marks", "")), AGE_MARK)
+        values["quality_marks"] = ",".join(mark for mark in marks if mark)
     for acquisition in plan.acquisitions.values():
         values |= acquisition_values(acquisition)
     return values

@@ -11,6 +11,7 @@ from itertools import chain, groupby
 
 import numpy as np
 
+from qmri_core.calibration.population import ADULT
 from qmri_core.physics.header import acquisition_from_header
 from qmri_core.series.acquisition import CONTRASTS, Acquisition, AcquisitionError, Contrast
 from qmri_core.series.classification import Decision, SkipReason
@@ -95,7 +96,19 @@ class SessionPlan:
         """What to know of the session before it is ingested."""
         given = chain.from_iterable(one.remarks for one in self.series)
         doubts = chain.from_iterable(one.doubts for one in self.decisions)
-        return ordered([*given, *doubts, *_misnamed(self), *_repeats(self), *_unscaled(self), *self.on_taking])
+        own = (_misnamed(self), _repeats(self), _unscaled(self), _not_adult(self))
+        return ordered([*given, *doubts, *chain.from_iterable(own), *self.on_taking])
+
+    @property
+    def age(self) -> int | None:
+        """Age of the person in whole years, by the first series that is taken."""
+        return next((one.age for one in self.chosen.values()), None)
+
+
+def _not_adult(plan: SessionPlan) -> Iterator[Remark]:
+    if plan.age is not None and plan.age < ADULT:
+        text = f"age {plan.age}: the maps rest on reference values of adults"
+        yield Remark(kind=RemarkKind.NOT_ADULT, text=text)
 
 
 def _read_otherwise(members: Iterable[Series]) -> Iterator[str]:

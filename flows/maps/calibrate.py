@@ -15,7 +15,7 @@ from flows.maps.odd_sessions import suspects_of
 from flows.progress import Progress, quiet
 from flows.tables.text import records
 from qmri_core.calibration.hidden_parameters import Hidden, hidden_parameters
-from qmri_core.calibration.population import FieldStrengthError, population
+from qmri_core.calibration.population import ADULT, FieldStrengthError, population
 from qmri_core.calibration.scales import (
     ScaleCalibration,
     Signals,
@@ -181,10 +181,11 @@ class _Group:
 
 
 def _sessions_of_groups(stored: pd.DataFrame) -> dict[str, _Group]:
-    """Groups with population values."""
+    """Groups with population values; people who are no adults count where a group has no others."""
     groups = {}
     for group, members in stored.groupby("group", sort=True):
-        rows = records(members.sort_values("session"))
+        every = records(members.sort_values("session"))
+        rows = [row for row in every if not float(row["age"]) < ADULT] or every  # an unknown age is NaN
         acquisitions = acquisitions_of(rows[0])
         try:
             population(_field_strength(acquisitions))

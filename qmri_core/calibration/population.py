@@ -14,6 +14,9 @@ FIELD_STRENGTHS = tuple(sorted(REFERENCE_VALUES))
 FIELD_TOLERANCE = 0.2
 """Largest distance in tesla from a field strength that counts as it: 2.89 T, as Siemens has it, counts as 3 T."""
 
+ADULT = 18
+"""Years; the reference values are of adults, and of people below this age they are not known to hold."""
+
 
 class FieldStrengthError(ValueError):
     """No population values exist for this field strength."""

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flows.ingest.rows import row_of
+from flows.cluster.boundary import Outcome
+from flows.ingest.rows import row_of, values_of
 from flows.ingest.session_plan import SessionPlan, plan_session, plan_sessions
 from qmri_core.series.acquisition import Contrast, PulseSequence, SeriesHeader
 from qmri_core.series.classification import Context, SkipReason
@@ -241,3 +242,17 @@ def test_doubts_of_the_series_taken_are_remarks_and_those_of_others_are_not() ->
     odd = plan(series(Contrast.T1W), members[0], series(Contrast.FLAIR, context=Context(odd_inversion_time=True),
                header=replace(HEADERS[Contrast.FLAIR], inversion_time=None)))  # fmt: skip
     assert [remark.kind for remark in odd.remarks] == [RemarkKind.ODD_TIME]
+
+
+@pytest.mark.parametrize(
+    ("age", "is_child"), [(7, True), (17, True), (0, True), (18, False), (90, False), (None, False)]
+)
+@pytest.mark.parametrize("mark", ["", "coverage"])
+def test_a_session_of_a_child_is_told_and_marked(age: int | None, mark: str, *, is_child: bool) -> None:
+    made = plan(*(series(contrast, age=age) for contrast in Contrast))
+    told = [remark.text for remark in made.remarks if remark.kind is RemarkKind.NOT_ADULT]
+    assert told == ([f"age {age}: the maps rest on reference values of adults"] if is_child else [])
+    outcome = Outcome(session="ses-1", status=Status.COMPLETE, values={"quality_marks": mark})
+    expected = ",".join(text for text in (mark, "age" if is_child else "") if text)
+    assert values_of(made, outcome)["quality_marks"] == expected
+    assert values_of(made, outcome)["age"] == age

@@ -29,7 +29,12 @@ from tests.qmri_core.calibration.test_scales import PROTOCOL, draw, mistaken, sc
 ODD = "ses-000000000001"
 
 
-def stored(folder: Path, sessions: list[Signals], remarks: Mapping[int, str] | None = None) -> Cohort:
+def stored(
+    folder: Path,
+    sessions: list[Signals],
+    remarks: Mapping[int, str] | None = None,
+    ages: Mapping[int, float] | None = None,
+) -> Cohort:
     """A store of one group whose sessions have these signals, without maps."""
     location = str(folder / "store")
     names = [f"ses-{number:012x}" for number in range(len(sessions))]
@@ -37,8 +42,9 @@ def stored(folder: Path, sessions: list[Signals], remarks: Mapping[int, str] | N
         wave = begin_append(repository, [placement_of(name, GROUPS[0]) for name in names])
         forks = [write_arrays(wave.session.fork(), wave.slots[name], images(0)) for name in names]
         values = {}
-        for name, signals in zip(names, sessions, strict=True):
+        for number, (name, signals) in enumerate(zip(names, sessions, strict=True)):
             values[name] = {
+                "age": (ages or {}).get(number),
                 "magnetic_field_strength": 3.0,
                 **{
                     f"{contrast}_{member}_signal": own[tissue]
@@ -104,6 +110,25 @@ def test_a_session_that_is_nobodys_is_marked(tmp_path: Path) -> None:
     calibrate(cohort)
     plans, _ = plan_maps(cohort.refreshed(), chosen_weights(cohort))
     assert {plan.slot.session: plan.marks for plan in plans if plan.marks} == {ODD: "signals"}
+
+
+def test_a_child_moves_no_adult_and_children_alone_are_calibrated(tmp_path: Path) -> None:
+    sessions, _ = draw(6, 0.03, seed=4)
+    child = scaled(sessions[1], dict.fromkeys(PROTOCOL, 1.2))
+    made = {}
+    for name, members, ages in (
+        ("with", [sessions[0], child, *sessions[2:]], {1: 7.0, 2: 18.0}),
+        ("without", [sessions[0], *sessions[2:]], {}),
+        ("alone", sessions, dict.fromkeys(range(6), 7.0)),
+        ("adults", sessions, {}),
+    ):
+        cohort = stored(tmp_path / name, members, ages=ages)
+        calibrate(cohort)
+        [(_, scales, _)] = current_calibrations(cohort.refreshed()).values()
+        made[name] = {contrast: (one.scale, one.n_sessions) for contrast, one in scales.items()}
+    assert made["with"] == made["without"]
+    assert made["alone"] == made["adults"]
+    assert {count for _, count in made["alone"].values()} == {6}
 
 
 def test_marks_and_remarks_follow_the_calibration() -> None:
