@@ -38,6 +38,7 @@ class RemarkKind(StrEnum):
     UNUSABLE_REPEAT = "unusable_repeat"
     BETTER_REPEAT = "better_repeat"
     REPEATED = "repeated"
+    TABLES = "tables"
     ODD_TIME = "odd_time"
     COMBINED = "combined"
     STRAY = "stray"
@@ -128,6 +129,10 @@ MEANINGS: Mapping[RemarkKind, tuple[str, str]] = {
     RemarkKind.BETTER_REPEAT: (
         "of equal series not the one that headers prefer was taken, but one that looks better",
         "look at both; move the worse one out of the source if the wrong one was taken",
+    ),
+    RemarkKind.TABLES: (
+        "what the tables of a BIDS tree say of age, sex or day contradicts itself, or cannot be read",
+        "correct participants.tsv, sessions.tsv, scans.tsv or what describes them, if ages and days are needed",
     ),
     RemarkKind.REPEATED: (
         "several series of one contrast lie in the session, and one was taken",

@@ -18,6 +18,7 @@ from qmri_core.series.geometry import Volume
 from qmri_core.series.remarks import Remark, RemarkKind
 from storage.pseudonyms import pseudonym
 from storage.source.assume_file import Assumption, AssumptionError, fill, load_assumptions, matching
+from storage.source.bids_people import People
 from storage.source.bids_tree import LeftOut
 from storage.source.dates import known_age, sound_date
 from storage.source.dicom import Frame, Instance
@@ -95,6 +96,7 @@ class Scanned:
         self.unreadable = index.other
         self._visits = Visits(index.units(), key=key, holding=self._holding)
         self.sessions = self._visits.sessions
+        self._people = People(key, self.sessions)
         self._unread = index.unread
         if absent := len(set(self._unread) - set(self.sessions)):
             self.unreadable[UNREAD_SESSION] = absent
@@ -119,6 +121,7 @@ class Scanned:
             text = "of another scanner or day than the session, under its study identifier"
             for one in self._series(foreign, who)[0]:
                 series.append(replace(one, problem=one.problem or SkipReason.OTHER_VISIT, explanation=text))
+        series = self._people.told(series)
         if n_unread := self._unread.get(session, 0):
             text = f"{n_unread} images of a contrast by their names cannot be read"
             remark = Remark(kind=RemarkKind.UNREAD, text=text)

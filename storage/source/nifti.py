@@ -20,6 +20,7 @@ from qmri_core.series.remarks import Remark, RemarkKind
 from storage.pseudonyms import pseudonym
 from storage.source.assume_file import header_of
 from storage.source.bids_names import CONTRASTS, BidsName, has_agent, is_nifti, labels, other_kind, parse, stem_of
+from storage.source.bids_tables import Columns, age_in_words, sex_of
 from storage.source.damage import NIBABEL, DamagedError, library_errors
 from storage.source.header import names_agent
 from storage.source.nifti_place import Place, place_of
@@ -95,6 +96,8 @@ def scan_nifti(
         explanation=explanation or doubt,
         named=None if other is not None or name is None else CONTRASTS.get(name.suffix),
         context=Context(contrast_agent=_agent(name, values)),
+        sex=sex_of({"sex": text(values, "PatientSex")}, Columns({}))[0],
+        age=age_in_words(text(values, "PatientAge"))[0],
         remarks=tuple(remarks),
     )
     folder = PurePosixPath(relative).parent.as_posix()

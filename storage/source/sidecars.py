@@ -70,7 +70,7 @@ def paths_of(path: str, folders: Folders) -> list[str]:
         return [os.path.join(here, jsons[stem])] if stem in jsons else []  # noqa: PTH118
     *entities, suffix = stem.split("_")
     result = []
-    for folder in _from_root(here, parsed.person):
+    for folder in folders_of(here, parsed.person):
         jsons, images = folders.of(folder)
         fitting = []
         for other, file in jsons.items():
@@ -82,7 +82,7 @@ def paths_of(path: str, folders: Folders) -> list[str]:
     return result
 
 
-def _from_root(folder: str, person: str) -> list[str]:
+def folders_of(folder: str, person: str) -> list[str]:
     """Folders from the root of the dataset, which holds the person's, down to the one given."""
     parts = PurePath(folder).parts
     places = [place for place, part in enumerate(parts) if part == person]
