@@ -56,7 +56,7 @@ def _ingest(task: IngestTask, stage: Stage) -> Outcome:
         arrays |= {"brain_mask": result.brain_mask, "tissue": result.tissue, "affine": result.affine}
         fork = write_arrays(task.fork, task.slot, arrays)
     values: dict[str, object] = {"reference_contrast": str(result.reference), **result.quality}
-    values["quality_marks"] = ",".join(marks(result.quality))
+    values["quality_marks"] = ",".join((*marks(result.quality), *result.marks))
     values |= {
         f"{contrast}_{member}_signal": signals[contrast][tissue]
         for contrast in signals

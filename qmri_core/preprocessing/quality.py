@@ -19,7 +19,7 @@ from qmri_core.tissues import GREY_MATTER, WHITE_MATTER
 
 LIMITS: dict[str, tuple[float, float]] = {
     "brain_volume": (0.9, 2.0),
-    "coverage": (0.9, 1.2),
+    "coverage": (0.97, 1.2),
     "alignment_residual": (0.0, 1.5),
     "snr": (8.0, math.inf),
     "T1w_contrast": (0.02, math.inf),
@@ -35,6 +35,9 @@ AIR_MARGIN = 10.0
 """Millimetres around the head that are not counted as air."""
 MIN_AIR = 0.03
 """Share of a volume that must be air for the air to be judged."""
+SATURATED_SHARE = 0.005
+"""Share of the brain at exactly the largest value of an image from which on it counts as saturated. An image that was
+not clipped reaches it in some voxels of fat or vessels; one of 8 bit in as many of fluid as fall into a level."""
 USUAL_GHOSTS = 0.06
 """Repetition that anatomy alone shows: at most 0.056 in 21 simulated series of 16 protocols without ghosts."""
 _WORKING_SPACING = 2.0
@@ -307,6 +310,20 @@ def figures_of_contrast(
         "ghosts": copies,
         "focus": focus(native),
     }
+
+
+def is_saturated(volume: Volume, inside: NDArray[np.bool_]) -> bool:
+    """Whether tissue lies at the image's largest value, where an export or a converter has clipped it.
+
+    Parameters
+    ----------
+    volume
+        Native volume.
+    inside
+        The brain, same shape.
+    """
+    values = volume.array[inside]
+    return bool(values.size) and float((values >= volume.array.max()).mean()) > SATURATED_SHARE
 
 
 def marks(figures: Mapping[str, float]) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +11,9 @@ from scipy import ndimage
 
 from qmri_core.preprocessing.alignment import AlignmentError, align, resample
 from qmri_core.preprocessing.bias_field import bias_field, thinned
-from qmri_core.preprocessing.brain_mask import brain_mask
-from qmri_core.preprocessing.quality import figures_of_contrast
+from qmri_core.preprocessing.brain_mask import PLAUSIBLE_LITRES, BrainMaskError, brain_mask
+from qmri_core.preprocessing.extent import is_stripped, missing_litres, support_of_stripped
+from qmri_core.preprocessing.quality import figures_of_contrast, is_saturated
 from qmri_core.preprocessing.tissue import segment
 from qmri_core.series.acquisition import CONTRASTS, Contrast
 from qmri_core.series.geometry import Affine, Grid, Volume, closest_canonical, spacing_of
@@ -27,7 +28,7 @@ MASK_GROWTH = 1.0
 """Millimetres by which the brain mask is widened: deepbet's edge lies 1 to 2 mm inside of the fluid in sulci (simulated
 heads, whose masks then have a Dice of 0.97 instead of 0.955)."""
 MIN_COVERAGE = 0.6
-"""Share of the brain that all contrasts must cover."""
+"""Share of the brain that all contrasts must cover; of what the T1w lacks, as the others show it."""
 
 
 class FieldOfViewError(ValueError):
@@ -45,6 +46,9 @@ class Preprocessed:
     reference: Contrast
     bias_fields: dict[Contrast, NDArray[np.float32]]
     """Fields by which the images were divided, at `qmri_core.series.geometry.FIELD_SHAPE` nodes."""
+    marks: tuple[str, ...]
+    """``<contrast>_skull_stripped``: only the brain was left of the image; ``<contrast>_saturated``: tissue lies at its
+    largest value."""
     quality: dict[str, float]
     """``brain_volume`` [l], ``coverage`` [1], ``alignment_residual`` [mm], ``<contrast>_alignment`` (mutual
     information, nats), and as ``<contrast>_<figure>`` those of `quality.figures_of_contrast`."""
@@ -69,7 +73,7 @@ def preprocess(volumes: Mapping[Contrast, Volume], grid: Grid) -> Preprocessed:
         With the reason; all are ``ValueError``.
     """
     t1w = volumes[Contrast.T1W]
-    mask = brain_mask(t1w)
+    mask, is_t1w_stripped = _brain_of(t1w)
     native_spacing = tuple(spacing_of(t1w.affine)[::-1].tolist())
     around = grown(mask > 0, native_spacing, ALIGNMENT_MARGIN).astype(np.uint8)
     others = [contrast for contrast in CONTRASTS if contrast in volumes and contrast is not Contrast.T1W]
@@ -79,15 +83,14 @@ def preprocess(volumes: Mapping[Contrast, Volume], grid: Grid) -> Preprocessed:
     reference = next(contrast for contrast in REFERENCES if contrast in volumes)
     to_t1w = np.asarray(np.linalg.inv(from_t1w[reference]), dtype=np.float64)
     affine = _frame(grid, volumes[reference], from_t1w[reference], t1w, mask)
-    images = {
-        contrast: resample(volumes[contrast], grid, affine, from_t1w[contrast] @ to_t1w)
-        for contrast in CONTRASTS
-        if contrast in volumes
-    }
-    depth = Volume(array=_distance(mask > 0, native_spacing), affine=t1w.affine)
+    present = [contrast for contrast in CONTRASTS if contrast in volumes]
+    images = {c: resample(volumes[c], grid, affine, from_t1w[c] @ to_t1w) for c in present}
+    depth = Volume(array=_distance(mask > 0, native_spacing) + MASK_GROWTH * is_t1w_stripped, affine=t1w.affine)
     on_grid = np.nan_to_num(resample(depth, grid, affine, to_t1w), nan=np.inf) < MASK_GROWTH
-    final_mask, quality["coverage"] = _covered(on_grid, images)
-    quality["brain_volume"] = float(on_grid.sum()) * (float(np.prod(grid.spacing)) * 1e-6)  # voxels times litres
+    litres = float(np.prod(grid.spacing)) * 1e-6
+    missing = missing_litres(t1w, mask, {contrast: volumes[contrast] for contrast in others}, from_t1w) / litres
+    final_mask, quality["coverage"] = _covered(on_grid, images, missing)
+    quality["brain_volume"] = float(on_grid.sum()) * litres  # voxels times litres
     images, fields = _without_fields(images, final_mask, grown(on_grid, grid.spacing[::-1], _MARGIN), grid)
     tissue = segment(images, final_mask)
     inside = {
@@ -105,18 +108,44 @@ def preprocess(volumes: Mapping[Contrast, Volume], grid: Grid) -> Preprocessed:
         affine=affine,
         reference=reference,
         bias_fields=fields,
+        marks=tuple(_marks(volumes, inside)),
         quality=quality,
     )
 
 
+def _brain_of(t1w: Volume) -> tuple[NDArray[np.uint8], bool]:
+    """Mask of the brain, and whether the image was stripped to it before: then it is searched for in what is left."""
+    support = support_of_stripped(t1w)
+    try:
+        mask = brain_mask(t1w)
+    except BrainMaskError:
+        litres = 0.0 if support is None else float(support.sum()) * abs(float(np.linalg.det(t1w.affine[:3, :3]))) * 1e-6
+        if support is None or not PLAUSIBLE_LITRES[0] <= litres <= PLAUSIBLE_LITRES[1]:
+            raise
+        return support.astype(np.uint8), True
+    if support is None or not is_stripped(mask, support):
+        return mask, False
+    return np.where(support, mask, 0).astype(np.uint8), True
+
+
+def _marks(volumes: Mapping[Contrast, Volume], inside: Mapping[Contrast, NDArray[np.bool_]]) -> Iterator[str]:
+    """What to look at in the native images that no figure tells."""
+    for contrast, brain in inside.items():
+        support = support_of_stripped(volumes[contrast])
+        if support is not None and is_stripped(brain.astype(np.uint8), support):
+            yield f"{contrast}_skull_stripped"
+        if is_saturated(volumes[contrast], brain):
+            yield f"{contrast}_saturated"
+
+
 def _covered(
-    brain: NDArray[np.bool_], images: Mapping[Contrast, NDArray[np.float32]]
+    brain: NDArray[np.bool_], images: Mapping[Contrast, NDArray[np.float32]], missing: float
 ) -> tuple[NDArray[np.uint8], float]:
-    """The brain that all images cover, and its share of the brain."""
+    """The brain that all images cover, and its share of the brain; ``missing`` voxels lie beyond the T1w."""
     covered = brain.copy()
     for image in images.values():
         covered &= np.isfinite(image)
-    share = float(covered.sum()) / max(float(brain.sum()), 1.0)
+    share = float(covered.sum()) / max(float(brain.sum()) + missing, 1.0)
     if share < MIN_COVERAGE:
         raise FieldOfViewError(
             f"all contrasts together cover {share:.0%} of the brain on the grid; {MIN_COVERAGE:.0%} are needed"

@@ -288,7 +288,10 @@ _QUALITY = (
     _number("coverage", "1", "share of the brain that all contrasts cover"),
     _number("alignment_residual", "mm", "mean distance in the brain by which aligning series in a circle misses"),
     *(variable for contrast in CONTRASTS for variable in _quality_of_contrast(contrast)),
-    _text("quality_marks", "quality figures beyond their limits, joined by commas; empty if none is"),
+    _text(
+        "quality_marks",
+        "quality figures beyond their limits and what else to look at, joined by commas; empty if nothing is",
+    ),
 )
 _STATE = (
     _text("status", "complete, partial, skipped or failed"),

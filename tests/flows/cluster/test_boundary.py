@@ -158,7 +158,7 @@ def test_a_damaged_file_is_a_failed_session_without_a_name(tmp_path: Path) -> No
         task = IngestTask(
             slot=wave.slots[series.session],
             status=Status.COMPLETE,
-            series={Contrast.T1W: series},
+            series={Contrast.T1W: ((series, True),)},
             grid=GRID,
             fork=wave.fork,
         )

@@ -21,6 +21,7 @@ from qmri_core.preprocessing.quality import (
     figures_of_contrast,
     focus,
     ghosts,
+    is_saturated,
     marks,
     noise,
     sharpness,
@@ -221,3 +222,14 @@ def test_a_kept_field_gives_the_field_back() -> None:
     assert nodes.shape == FIELD_SHAPE
     inner = (slice(8, -8),) * 3
     np.testing.assert_allclose(expanded(nodes, shape)[inner], field[inner], rtol=0.01)
+
+
+@pytest.mark.parametrize("top", [255.0, 4095.0])
+def test_an_image_that_was_clipped_is_saturated(top: float) -> None:
+    whole = heads.noisy(STILL, 3.0)
+    scaled = np.round(whole / whole.max() * top)
+    clipped = np.minimum(np.round(whole / np.quantile(whole[BRAIN > 0], 0.97) * top), top).astype(np.float32)
+    assert is_saturated(volume(clipped), BRAIN > 0)
+    assert is_saturated(volume(clipped * 0.37 - 5), BRAIN > 0)
+    assert not is_saturated(volume(scaled.astype(np.float32)), BRAIN > 0)
+    assert not is_saturated(volume(whole), BRAIN > 0)
