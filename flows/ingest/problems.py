@@ -33,7 +33,7 @@ FILE_REASONS: Mapping[str, str] = {
 }
 """Why files are not read as images, beside ``not_image`` and ``not_mr``; runs count them."""
 
-SPOILT_SERIES = (SkipReason.INCOMPLETE, SkipReason.NO_PARAMETERS)
+SPOILT_SERIES = (SkipReason.INCOMPLETE, SkipReason.NO_PARAMETERS, SkipReason.UNDECODABLE)
 """Reasons of series of a contrast that might be used if somebody mended them; all others are as they should be."""
 
 

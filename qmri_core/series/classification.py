@@ -29,6 +29,7 @@ class SkipReason(StrEnum):
     MR_SPECTROSCOPY = "mr_spectroscopy"
     NOT_IMAGE = "not_image"
     NOT_MR = "not_mr"
+    UNDECODABLE = "undecodable"
     CONTRAST_UNKNOWN = "contrast_unknown"
     INCOMPLETE = "incomplete"
     DUPLICATE = "duplicate"
@@ -185,6 +186,7 @@ def classify(
 
 _PROBLEM_TEXT = {
     SkipReason.NOT_MR: "not a magnetic resonance object",
+    SkipReason.UNDECODABLE: "its pixels are encoded in a way that no decoder here reads",
     SkipReason.NOT_IMAGE: "an object without pixels of an image",
     SkipReason.MR_SPECTROSCOPY: "magnetic resonance spectroscopy",
     SkipReason.INCOMPLETE: "slices are missing, doubled, unevenly spaced or without position",

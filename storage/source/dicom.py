@@ -34,7 +34,7 @@ from storage.source.elements import (
     required_value,
     transfer_syntax,
 )
-from storage.source.extent import NATIVE, may_hold_pixels, missing_bytes, pixel_bytes, start_of_pixels
+from storage.source.extent import NATIVE, is_decodable, may_hold_pixels, missing_bytes, pixel_bytes, start_of_pixels
 from storage.source.files import MAX_FILE, Allowance, LimitError, bounded, folder_of
 from storage.source.header import (
     clock_of,
@@ -411,9 +411,12 @@ _TIMING = ("RepetitionTime", "EffectiveEchoTime", "EchoTime", "InversionTime", "
 def _object_problem(header: Dataset, sop_class: str, has_pixels: bool) -> SkipReason | None:
     if sop_class in _SPECTROSCOPY or "SPECTROSCOPY" in get_words(header, "ImageType"):
         return SkipReason.MR_SPECTROSCOPY
+    is_mr = sop_class in _MR_IMAGES or (not sop_class and get_text(header, "Modality") in {"MR", ""})
+    if is_mr and _has_raster(header) and not is_decodable(transfer_syntax(header)):
+        return SkipReason.UNDECODABLE
     if sop_class.startswith(_NO_IMAGE) or not has_pixels or not _has_raster(header):
         return SkipReason.NOT_IMAGE
-    if sop_class in _MR_IMAGES or (not sop_class and get_text(header, "Modality") in {"MR", ""}):
+    if is_mr:
         return SkipReason.NOT_IMAGE if (get_number(header, "SamplesPerPixel") or 1) > 1 else None
     return SkipReason.NOT_MR
 

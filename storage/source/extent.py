@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import IO, Literal
 
 import pydicom
 from pydicom.dataset import Dataset
+from pydicom.pixels import get_decoder
 
 from storage.source.damage import PYDICOM, DamagedError, library_errors
 from storage.source.elements import get_number, transfer_syntax
@@ -18,6 +20,17 @@ _PIXELS = {"little": b"\xe0\x7f\x10\x00", "big": b"\x7f\xe0\x00\x10"}
 _BIG_ENDIAN = "1.2.840.10008.1.2.2"
 _IMPLICIT = frozenset({"", "1.2.840.10008.1.2"})
 _UNKNOWN_LENGTH = 0xFFFFFFFF
+
+
+@lru_cache(maxsize=256)
+def is_decodable(syntax: str) -> bool:
+    """Whether a decoder that is installed reads pixels of a transfer syntax: no video, nothing that lies elsewhere."""
+    if syntax in NATIVE:
+        return True
+    try:
+        return bool(get_decoder(syntax).is_available)
+    except NotImplementedError:  # how pydicom says that it knows none
+        return False
 
 
 def pixel_bytes(header: Dataset) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import math
 import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import highdicom
@@ -21,6 +23,7 @@ from storage.source.dicom import PHILIPS_NESTED
 from storage.source.elements import (
     first_item,
     get_number,
+    get_text,
     get_value,
     get_vector,
     items_of,
@@ -49,6 +52,8 @@ _DECODERS = {
     "1.2.840.10008.1.2.4.50": "pillow",  # JPEG baseline
 }  # fmt: skip
 """Decoders that raise an error on damaged streams, where pydicom's first choice, gdcm, ends the process."""
+_SAME_TOP = 0.02
+"""Of the largest stored value: slices whose own ones differ by less were inverted together."""
 _AFFINE_TOLERANCE = 0.01  # mm at the far corner, between the headers read by discovery and by the library
 
 
@@ -75,12 +80,15 @@ def _read(series: Series, reader: Reader) -> Volume:
     positions: list[tuple[float, ...]] = []
     orientation: tuple[float, ...] = ()
     pixel_spacing: tuple[float, ...] = ()
+    inverted: list[_Inverted] = []
     for z, (file, frame) in enumerate(series.frames):
         if file not in files:
             files = {file: _open(series, reader, file)}  # one file at a time is enough: slices of a file are neighbours
         dataset = files[file]
         instance = int(get_number(dataset, "InstanceNumber") or 0)
-        array[z] = _pixels(series, dataset, frame, instance, (rows, columns))
+        array[z], linear = _pixels(series, dataset, frame, instance, (rows, columns))
+        if get_text(dataset, "PhotometricInterpretation") == "MONOCHROME1":
+            inverted.append(linear)
         position, orientation_here, spacing_here = _plane(dataset, frame)
         if position is None or orientation_here is None or spacing_here is None:
             raise ReadError(_complaint(series, instance, "lost its position between discovery and reading"))
@@ -88,7 +96,37 @@ def _read(series: Series, reader: Reader) -> Volume:
         if z == 0:
             orientation, pixel_spacing = orientation_here, spacing_here
     affine = _affine(series, array, positions, orientation, pixel_spacing)
-    return Volume(array=array, affine=affine)
+    return Volume(array=_upright(array, inverted), affine=affine)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Inverted:
+    """A slice whose values are ``slope`` times what is stored, which is at most ``top``, plus ``intercept``."""
+
+    slope: float
+    intercept: float
+    top: float
+
+
+def _upright(array: NDArray[np.float32], slices: Sequence[_Inverted]) -> NDArray[np.float32]:
+    """A volume of MONOCHROME1 as signal, which is zero in air.
+
+    Exports that invert an image store its largest value, or that of its bits, minus the value. The least signal of a
+    magnitude image is zero, hence the largest value that is stored stands for it in both; where slices were inverted
+    one by one, the largest of each. Where the border of the image is darker than the rest, values are signal already,
+    and only their display was inverted.
+    """
+    if len(slices) != len(array):
+        return array
+    border = np.concatenate([array[:, [0, -1]].ravel(), array[:, :, [0, -1]].ravel()])
+    if float(np.median(border)) <= float(array.mean()):
+        return array
+    tops = np.asarray([one.top for one in slices])
+    if tops.min() > (1 - _SAME_TOP) * tops.max():
+        tops[:] = tops.max()
+    slopes, intercepts = (np.asarray([getattr(one, name) for one in slices]) for name in ("slope", "intercept"))
+    zero = (slopes * tops + 2 * intercepts)[:, None, None]  # slope * (top - stored) + intercept
+    return np.asarray(zero - array, dtype=np.float32)
 
 
 def _open(series: Series, reader: Reader, file: int) -> Dataset:
@@ -106,7 +144,10 @@ def _open(series: Series, reader: Reader, file: int) -> Dataset:
         ) from None
 
 
-def _pixels(series: Series, dataset: Dataset, frame: int, instance: int, shape: tuple[int, int]) -> NDArray[np.float32]:
+def _pixels(
+    series: Series, dataset: Dataset, frame: int, instance: int, shape: tuple[int, int]
+) -> tuple[NDArray[np.float32], _Inverted]:
+    """Values of one frame, and how they follow from the stored ones."""
     try:
         stored = _decoded(dataset, frame)
     except DamagedError as error:
@@ -116,9 +157,12 @@ def _pixels(series: Series, dataset: Dataset, frame: int, instance: int, shape: 
         raise ReadError(_complaint(series, instance, f"has {stored.shape} pixels, not {shape}"))
     philips = series.header.manufacturer == "Philips"
     slope, intercept, scale = _rescale(dataset, frame, philips=philips)
+    top = float(stored.max())
     if philips and scale and slope:
-        return np.asarray((stored * slope + intercept) / (slope * scale), dtype=np.float32)
-    return np.asarray(stored * slope + intercept, dtype=np.float32)
+        linear = _Inverted(slope=1 / scale, intercept=intercept / (slope * scale), top=top)
+        return np.asarray((stored * slope + intercept) / (slope * scale), dtype=np.float32), linear
+    linear = _Inverted(slope=slope, intercept=intercept, top=top)
+    return np.asarray(stored * slope + intercept, dtype=np.float32), linear
 
 
 def _decoded(dataset: Dataset, frame: int) -> NDArray[Any]:

@@ -68,6 +68,7 @@ class Reason(StrEnum):
     MR_SPECTROSCOPY = "mr_spectroscopy"
     NOT_IMAGE = "not_image"
     NOT_MR = "not_mr"
+    UNDECODABLE = "undecodable"
     CONTRAST_UNKNOWN = "contrast_unknown"
     INCOMPLETE = "incomplete"
     DUPLICATE = "duplicate"
@@ -100,6 +101,7 @@ MEANINGS: Mapping[Status | Reason, str] = {
     Reason.MR_SPECTROSCOPY: "Spectroscopy. Nothing to do.",
     Reason.NOT_IMAGE: "A file without an image that is read. If it should be one, it is damaged: export it again.",
     Reason.NOT_MR: "An object of another modality. Nothing to do.",
+    Reason.UNDECODABLE: "No decoder here reads this transfer syntax. Export the series uncompressed.",
     Reason.CONTRAST_UNKNOWN: "An MR image that is none of T1w, T2w and FLAIR, or after a contrast agent.",
     Reason.INCOMPLETE: "Slices are missing, doubled, unevenly spaced or without position. Export the series again.",
     Reason.DUPLICATE: "Another series or session holds the same images, or shows the same contrast better.",

@@ -99,9 +99,9 @@ def test_the_place_is_the_last_line_of_our_own_code() -> None:
     def work(stage: Stage) -> Outcome:
         stage.name = "preprocess"
         nothing = np.zeros((20, 20, 20), dtype=np.uint8)
-        from qmri_core.preprocessing.session import _grow
+        from qmri_core.preprocessing.session import grown
 
-        _grow(nothing > 0, (1.0, 1.0), 10.0)  # two spacings for three axes: fails inside
+        grown(nothing > 0, (1.0, 1.0), 10.0)  # two spacings for three axes: fails inside
         raise AssertionError
 
     assert "IndexError in session.py:" in at_boundary("ses-1", work).explanation
