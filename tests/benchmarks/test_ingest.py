@@ -161,7 +161,7 @@ def test_a_session_by_stage(
     (plan,) = [plan_session(tuple(chosen.values()))]
     assert plan.placement is not None
     grid = plan.placement.grid
-    names = ("brain_mask", "align", "resample", "bias_field", "segment", "figures_of_contrast", "_grow", "_distance")
+    names = ("brain_mask", "align", "resample", "bias_field", "segment", "figures_of_contrast", "grown", "_distance")
     clock = Clock(session, names, monkeypatch)
     began = time.process_time()
     volumes = {contrast: read_volume(one) for contrast, one in chosen.items()}
