@@ -8,7 +8,7 @@ from typing import IO, Literal
 
 import pydicom
 from pydicom.dataset import Dataset
-from pydicom.pixels import get_decoder
+from pydicom.pixels.decoders.base import get_decoder
 
 from storage.source.damage import PYDICOM, DamagedError, library_errors
 from storage.source.elements import get_number, transfer_syntax
