@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import zarr
 from icechunk import IcechunkStore
 from zarr.buffer import default_buffer_prototype
+from zarr.errors import ZarrUserWarning
 
 from storage.store.cohort import Cohort
 from storage.store.repository import StoreError
@@ -36,7 +39,19 @@ def export_zarr(cohort: Cohort, out: Path, *, progress: Callable[[int, int], Non
         If ``out`` is there already.
     """
     with new_folder(out) as folder:
-        return asyncio.run(_copy(cohort.session.store, folder, progress or (lambda _done, _total: None)))
+        count = asyncio.run(_copy(cohort.session.store, folder, progress or (lambda _done, _total: None)))
+        _consolidate(folder)
+        return count
+
+
+def _consolidate(folder: Path) -> None:
+    """Put into each group the metadata of all below it: readers that look for them there else warn, and are slow."""
+    root = zarr.open_group(folder, mode="r+", use_consolidated=False)
+    groups = ["", *(name for name, member in root.members(max_depth=None) if isinstance(member, zarr.Group))]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ZarrUserWarning)  # that the standard does not have it yet
+        for group in groups:
+            zarr.consolidate_metadata(root.store, path=group)
 
 
 @contextmanager

@@ -237,6 +237,7 @@ def test_a_path_too_long_for_the_system_is_counted(tmp_path: Path) -> None:
     finally:
         os.chdir(here)
     found = discover(root, key=KEY)
+    shutil.rmtree(root)
     assert (found.n_files, dict(found.unreadable)) == (5, {"unreadable_folder": 1})
 
 

@@ -203,6 +203,12 @@ def test_an_export_is_plain_zarr_with_the_same_content(store: Path, tmp_path: Pa
         xr.testing.assert_identical(plain[path].to_dataset()[list(expected.data_vars)].load(), expected.load())
     with pytest.raises(StoreError, match="is there already"):
         export_zarr(Cohort.open(store), out)
+    for options in ({}, {"engine": "zarr"}):
+        with xr.open_datatree(out, **options) as whole:  # by a tool that knows nothing of this project: no warning
+            assert set(whole.groups) == set(tree.groups)
+    for path in (GROUP, OTHER, "catalogue"):
+        with xr.open_zarr(out, group=path) as group:
+            assert set(group.data_vars) == set(tree[path].data_vars)
     (tmp_path / ".old.part").mkdir()  # an export was killed here
     export_zarr(Cohort.open(store, at="nightly-1"), tmp_path / "old")
     group = xr.open_zarr(tmp_path / "old", group=GROUP, consolidated=False)
