@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from distributed import Client
 
 
+QUIET_FOR = 900.0
+"""Seconds for which the files of a session must not have changed, in a deployment's night. A choice, not measured: a
+transfer that stalls for longer costs no more than that its session is made again when it has changed."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reprocessed:
     """Result of a night run.
@@ -36,9 +41,16 @@ class Reprocessed:
     def text(self) -> str:
         """Say in a line what came of it."""
         if self.snapshot is None:
-            return f"nothing new: {self.summary.found} sessions are as they were, nothing was written"
-        taken, made = self.ingested.found - self.ingested.unchanged, self.summary.found - self.summary.unchanged
-        return f"{taken} sessions ingested, maps of {made} inferred; snapshot {self.snapshot}, tag {self.tag}"
+            return f"nothing new: {self.summary.found} sessions are as they were, nothing was written{self._arriving()}"
+        taken, made = (
+            self.ingested.found - self.ingested.unchanged - self.ingested.arriving,
+            self.summary.found - self.summary.unchanged,
+        )
+        text = f"{taken} sessions ingested, maps of {made} inferred; snapshot {self.snapshot}, tag {self.tag}"
+        return text + self._arriving()
+
+    def _arriving(self) -> str:
+        return f"; {self.ingested.arriving} sessions are still arriving" if self.ingested.arriving else ""
 
 
 def reprocess(
@@ -49,6 +61,7 @@ def reprocess(
     client: Client,
     assume: Path | None = None,
     by_software: bool = False,
+    quiet_for: float = 0.0,
     checkpoint: Path | None = None,
     index: Path | None = None,
     out: Path | None = None,
@@ -62,7 +75,7 @@ def reprocess(
 
     Parameters
     ----------
-    assume, by_software, checkpoint
+    assume, by_software, quiet_for, checkpoint
         As those of `ingest` and `infer`.
     index
         File of the user that keeps what was read of the source: what has not changed is not read again.
@@ -81,6 +94,7 @@ def reprocess(
         key=key,
         assume=assume,
         by_software=by_software,
+        quiet_for=quiet_for,
         index=index,
         client=client,
         progress=progress,

@@ -41,6 +41,9 @@ class Settings(BaseSettings):
     """YAML file with what headers are silent about."""
     by_software: bool = False
     """Tell scanners with another software version apart as scanners."""
+    quiet_for: Annotated[float, Field(ge=0, le=100_000)] | None = None
+    """Minutes for which the files of a session must not have changed before it is ingested, so that a transfer that is
+    still running is left for a later run; unset, 15 in ``reprocess-nightly`` and 0 elsewhere."""
     report: Path | None = None
     """Folder for the report and the tables of a deployment; unset, beside a local store."""
     report_url: str | None = None

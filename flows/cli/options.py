@@ -54,6 +54,16 @@ BySoftware = Annotated[
         help="Count another software version as another scanner, and so as another group.",
     ),
 ]
+QuietFor = Annotated[
+    float,
+    typer.Option(
+        "--quiet-for",
+        min=0,
+        envvar="QMRI_QUIET_FOR",
+        metavar="MINUTES",
+        help="Leave sessions whose files have changed within so many minutes for a later run: they may still arrive.",
+    ),
+]
 Out = Annotated[Path, typer.Option("--out", help="Folder to write to; made if it is not there.", show_default=False)]
 CheckpointFile = Annotated[
     Path | None,

@@ -13,6 +13,7 @@ from flows.cli.options import (
     BySoftware,
     CheckpointFile,
     Out,
+    QuietFor,
     Source,
     Store,
     Workers,
@@ -90,6 +91,7 @@ def ingest(
     ] = None,
     assume: Assume = None,
     by_software: BySoftware = False,
+    quiet_for: QuietFor = 0.0,
     workers: Workers = None,
 ) -> None:
     """Read SOURCE, and preprocess what is new or has changed into the store.
@@ -111,6 +113,7 @@ def ingest(
             linkage=linkage,
             assume=assume,
             by_software=by_software,
+            quiet_for=60 * quiet_for,
             index=index_beside(key_file, source),
             client=client,
             progress=progress,

@@ -21,7 +21,7 @@ REPROCESS_NIGHTLY = "reprocess-nightly"
 @task(name="reprocess-sessions", **RESUMED)
 def reprocess_sessions(settings: Settings) -> Reprocessed:
     """Ingest, infer and aggregate what is not current, tag the snapshot, write the report if anything has changed."""
-    from flows.night import reprocess
+    from flows.night import QUIET_FOR, reprocess
     from flows.report.build import write_report
 
     store, folder = settings.require_store(), report_folder(settings)
@@ -33,7 +33,7 @@ def reprocess_sessions(settings: Settings) -> Reprocessed:
             client=client,
             out=folder,
             progress=progress,
-            **ingest_options(settings),
+            **{"quiet_for": QUIET_FOR, **ingest_options(settings)},
         )
         page = None if result.snapshot is None or folder is None else write_report(store, folder, aggregate=tables)
     publish_report(REPROCESS_NIGHTLY, tables, page, settings.report_url)

@@ -73,7 +73,9 @@ def ingest_options(settings: Settings) -> dict[str, Any]:
     from flows.ingest.scanning import index_beside
     from storage.pseudonyms import load_key
 
+    quiet = {} if settings.quiet_for is None else {"quiet_for": 60 * settings.quiet_for}
     return {
+        **quiet,
         "key": load_key(settings.key_file),
         "assume": settings.assume,
         "by_software": settings.by_software,

@@ -43,6 +43,7 @@ def ingest(
     linkage: Path | None = None,
     assume: Path | None = None,
     by_software: bool = False,
+    quiet_for: float = 0.0,
     index: Path | None = None,
     progress: Progress = quiet,
 ) -> RunSummary:
@@ -56,6 +57,8 @@ def ingest(
     ----------
     by_software
         Tell scanners with another software version apart as scanners.
+    quiet_for
+        Seconds for which the files of a session must not have changed; else it is left as it is, for a later run.
     index
         File of the user that keeps what was read of the source; see `storage.source.discovery.scan_source`.
 
@@ -79,7 +82,7 @@ def ingest(
         if linkage is not None:
             write_linkage((scanned.session(session)[1] for session in scanned.sessions), linkage)
         overrides = [entry for entry in entries if isinstance(entry, Override)]
-        run = SourcePlans(scanned, cohort, key, overrides, by_software)
+        run = SourcePlans(scanned, cohort, key, overrides, by_software, quiet_for=quiet_for)
         to_do, snapshot = run.sort_out()
         writer = _Ingest(plan=run.plan)
         ran = run_waves(writer, to_do, cohort=cohort, client=client, per_worker=SESSIONS_PER_WORKER, progress=progress)

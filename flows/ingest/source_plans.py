@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from qmri_core.series.stored_keys import is_short, whole_keys
 from qmri_core.versions import CODE_VERSION
 from storage.source.assume_file import Assumption, Override, load_entries
 from storage.source.discovery import Scanned, scan_source
+from storage.source.files import last_change
 from storage.store.acquisitions import acquisitions_of
 from storage.store.cohort import Cohort
 from storage.store.forget import forgotten
@@ -33,16 +36,37 @@ class SourcePlans:
     """Plans of a source's sessions, made anew each time that they are needed."""
 
     def __init__(
-        self, scanned: Scanned, cohort: Cohort, key: bytes, overrides: Sequence[Override], by_software: bool
+        self,
+        scanned: Scanned,
+        cohort: Cohort,
+        key: bytes,
+        overrides: Sequence[Override],
+        by_software: bool,
+        quiet_for: float = 0.0,
     ) -> None:
         self._scanned, self._cohort, self._overrides, self._by_software = scanned, cohort, overrides, by_software
         self._known = known_rows(cohort)
         self._forgotten = forgotten(cohort, key, scanned.sessions)
         self._unchanged = 0
+        self._quiet_since = time.time() - quiet_for if quiet_for > 0 else math.inf
+        self._arriving: set[str] = set()
         self.used: list[Override] = []
         stored = {name: str(row["group"]) for name, row in self._known.items() if row["group"]}
-        first = (self._first(session) for session in scanned.sessions)
-        self._assignment = assign_groups(first, stored, _whole_keys(cohort, stored))
+        self._assignment = assign_groups(self._first_plans(), stored, _whole_keys(cohort, stored))
+
+    def _first_plans(self) -> Iterator[SessionPlan]:
+        """Plans by a session's own numbers, without new sessions that are still arriving."""
+        for session in self._scanned.sessions:
+            plan = self._first(session)
+            if session not in self._known and self._is_arriving(plan):
+                self._arriving.add(session)
+            else:
+                yield plan
+
+    def _is_arriving(self, plan: SessionPlan) -> bool:
+        if math.isinf(self._quiet_since):
+            return False
+        return last_change(path for series in plan.series for path in series.paths) > self._quiet_since
 
     def _first(self, session: str) -> SessionPlan:
         return plan_session(self._scanned.session(session)[0], self._overrides, by_software=self._by_software)
@@ -57,12 +81,14 @@ class SourcePlans:
         skipped: list[SessionPlan] = []
         snapshot = None
         for session in self._scanned.sessions:
-            if session in self._forgotten:
+            if session in self._forgotten or session in self._arriving:
                 continue
             plan = self.plan(session)
             self.used += [entry for entry in plan.overrides if entry not in self.used]
             if is_done(plan, self._known.get(session)):
                 self._unchanged += 1
+            elif self._is_arriving(plan):
+                self._arriving.add(session)
             elif plan.placement is not None:
                 to_do.append(session)
             else:
@@ -86,6 +112,11 @@ class SourcePlans:
             **known_rows(now),
             **{name: {"session": name, **nowhere} for name in self._forgotten},
         }
+        waiting = {**nowhere, "reason": Reason.STILL_ARRIVING}
+        known = {
+            **{name: {"session": name, **waiting} for name in self._arriving - set(self._forgotten)},
+            **known,
+        }
         lost = [session for session in self._scanned.sessions if session not in known]
         if lost:
             raise StoreError(f"{len(lost)} sessions are in no state after the run: {', '.join(lost[:5])}")
@@ -100,6 +131,7 @@ class SourcePlans:
         return replace(
             summary,
             n_files=self._scanned.n_files,
+            arriving=len(self._arriving - set(self._forgotten)),
             other_files=self._scanned.unreadable,
             small_groups={
                 f"{now.labels[group]} = {group}" if group in now.labels else group: size

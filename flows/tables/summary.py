@@ -44,6 +44,8 @@ class RunSummary:
         Positions of the assume file's entries that matched nothing.
     n_files, other_files
         Files of the source, and those that are no image that is read, by reason.
+    arriving
+        Sessions left as they are because their files are still changing.
     small_groups
         Groups of few sessions in the store, by label and key, with their sizes.
     marks
@@ -69,6 +71,7 @@ class RunSummary:
     unmatched: tuple[int, ...] = ()
     n_files: int = 0
     other_files: Mapping[str, int] = field(default_factory=dict)
+    arriving: int = 0
     small_groups: Mapping[str, int] = field(default_factory=dict)
     marks: Mapping[str, int] = field(default_factory=dict)
     remarks: Mapping[str, int] = field(default_factory=dict)
@@ -116,6 +119,8 @@ class RunSummary:
         lines += [unmatched_line(position) for position in self.unmatched]
         if self.n_files:
             lines.append(files_line(self.n_files, self.other_files))
+        if self.arriving:
+            lines.append(f"{self.arriving} sessions are still arriving: a run takes them when their files are quiet")
         lines += [f"small group: {group} ({size} sessions)" for group, size in self.small_groups.items()]
         if self.marks:
             lines.append("marked: " + ", ".join(f"{count} {mark}" for mark, count in self.marks.items()))

@@ -12,9 +12,10 @@ import io
 import os
 import struct
 import tarfile
+import time
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -133,6 +134,20 @@ def relative(location: str, root: Path) -> str:
         return Path(path).name
     below = Path(path).relative_to(root).as_posix()
     return f"{below}/{member}" if member else below
+
+
+def last_change(locations: Iterable[str]) -> float:
+    """When the newest of some files was written, renamed or made, in seconds since 1970; now of one that is gone.
+
+    The file system's own clock: unlike the time of modification, it is not that of the origin of a copy.
+    """
+    newest = 0.0
+    for path in {_parts(location)[0] for location in locations}:
+        try:
+            newest = max(newest, os.stat(path).st_ctime)  # noqa: PTH116
+        except OSError:
+            return time.time()
+    return newest
 
 
 def folder_of(location: str) -> str:

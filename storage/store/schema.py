@@ -84,6 +84,7 @@ class Reason(StrEnum):
     WORKER_LOST = "worker_lost"
     INTERNAL_ERROR = "internal_error"
     FORGOTTEN = "forgotten"
+    STILL_ARRIVING = "still_arriving"
 
 
 MEANINGS: Mapping[Status | Reason, str] = {
@@ -117,6 +118,7 @@ MEANINGS: Mapping[Status | Reason, str] = {
     Reason.WORKER_LOST: "The worker process ended twice during this session. Give it more memory, or fewer workers.",
     Reason.INTERNAL_ERROR: "A mistake in this project: report the error and the line that the catalogue names.",
     Reason.FORGOTTEN: "The session was removed with ``qmri forget``, and is not ingested again.",
+    Reason.STILL_ARRIVING: "Its files had just changed (``QMRI_QUIET_FOR``) when the run began; a later run takes it.",
 }
 """What each word of the catalogue means, and what can be done."""
 

@@ -191,7 +191,7 @@ def test_compact_deletes_what_a_replaced_session_leaves(store: Path) -> None:
 
 
 def test_an_export_is_plain_zarr_with_the_same_content(store: Path, tmp_path: Path) -> None:
-    out = tmp_path / "plain"
+    out = tmp_path / "plain.zarr"
     said: list[tuple[int, int]] = []
     count = export_zarr(Cohort.open(store), out, progress=lambda done, total: said.append((done, total)))
     assert said[-1] == (count, count) == (len(files(out)),) * 2
