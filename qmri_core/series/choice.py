@@ -91,6 +91,7 @@ def _common_software(candidates: Sequence[Candidate]) -> str:
 
 _PREFERENCES = (
     "nothing speaks of a contrast agent before it",
+    "none of its files is cut short",
     "it covers the brain",
     "its parameters are not assumed",
     "it is as the scanner made it",
@@ -121,6 +122,7 @@ def _ranks(rivals: dict[int, Candidate], software: str) -> dict[int, tuple[float
         is_made_elsewhere = one.context.processed or (one.header.software or software) != software
         ranks[i] = (
             -float(_is_doubtful(one)),
+            -float(one.context.n_cut > 0),
             float(min(size * step for size, step in zip(one.shape, one.spacing, strict=True)) >= HEAD),
             -float(len(one.header.assumed) > 0),
             -float(is_made_elsewhere),
@@ -151,6 +153,12 @@ def _why(best: tuple[float, ...], other: tuple[float, ...]) -> str:
 def _doubts(taken: Candidate, contrast: Contrast) -> Iterator[Remark]:
     """What to know of a series that is taken all the same."""
     which, context = f"{contrast}: series {taken.number}", taken.context
+    if context.n_cut:
+        text = f"{which} has {context.n_cut} files that end within their pixels, and cannot be read"
+        yield Remark(kind=RemarkKind.CUT_SHORT, text=text)
+    if context.in_cut_archive:
+        text = f"{which} lies in an archive that cannot be read to its end, and may lack images"
+        yield Remark(kind=RemarkKind.CUT_ARCHIVE, text=text)
     if context.lossy:
         yield Remark(kind=RemarkKind.LOSSY, text=f"{which} is compressed with loss, and no other copy is there")
     if context.processed:

@@ -70,6 +70,10 @@ class Context:
     """Single images of another kind under the same series identifier, which are left out."""
     n_missing: int = 0
     """Images that the header's own count shows to be missing."""
+    n_cut: int = 0
+    """Files that end within their pixels."""
+    in_cut_archive: bool = False
+    """It lies in an archive that cannot be read to its end."""
     rounding: float = 0.0
     """Millimetres to which positions are rounded, where that makes the steps between slices uneven."""
     n_orientations: int = 1

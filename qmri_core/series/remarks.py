@@ -25,6 +25,8 @@ class RemarkKind(StrEnum):
     AGE_UNKNOWN = "age_unknown"
     NOT_ADULT = "not_adult"
     AGENT = "agent"
+    CUT_SHORT = "cut_short"
+    CUT_ARCHIVE = "cut_archive"
     MISSING = "missing"
     PROCESSED = "processed"
     LOSSY = "lossy"
@@ -81,6 +83,14 @@ MEANINGS: Mapping[RemarkKind, tuple[str, str]] = {
     RemarkKind.AGENT: (
         "a contrast agent may have been given before a series that is taken",
         "look whether vessels are bright; leave the series out of the source if so, since its T1 is not the tissue's",
+    ),
+    RemarkKind.CUT_SHORT: (
+        "files of a series that is taken are shorter than their headers say; the session will fail",
+        "wait until the transfer is complete, or send the series again",
+    ),
+    RemarkKind.CUT_ARCHIVE: (
+        "a series lies in an archive that is cut short, and images may be missing",
+        "wait until the archive is complete, or make it again",
     ),
     RemarkKind.MISSING: (
         "a series has fewer images than its header counts",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -21,7 +21,7 @@ from storage.source.assume_file import Assumption, AssumptionError, fill, load_a
 from storage.source.bids_people import People
 from storage.source.bids_tree import LeftOut
 from storage.source.dates import known_age, sound_date
-from storage.source.dicom import Frame, Instance
+from storage.source.dicom import Frame
 from storage.source.files import SEPARATOR, UNREAD_SESSION, UNREADABLE_FOLDER, relative, walk
 from storage.source.identity import study_of
 from storage.source.index import (
@@ -357,8 +357,6 @@ def _series(volume: Stack, context: Context, who: Who, root: Path, key: bytes) -
         problem, explanation = SkipReason.DUPLICATE, "the same instances as in another copy that is taken"
     elif problem is None and volume.defect:
         problem = SkipReason.INCOMPLETE
-    elif problem is None and (cut := {frame.instance for frame in volume.frames if frame.instance.n_missing}):
-        problem, explanation = SkipReason.INCOMPLETE, _cut_short(cut, len(volume.frames))
     paths = tuple(sorted({frame.instance.path for frame in volume.frames}))
     place = {path: index for index, path in enumerate(paths)}
     age, doubt = known_age(one.stated_age, one.birth, None if who.is_common_date else sound_date(one.date))
@@ -380,7 +378,7 @@ def _series(volume: Stack, context: Context, who: Who, root: Path, key: bytes) -
         frames=tuple((place[frame.instance.path], frame.index) for frame in volume.frames),
         problem=problem,
         explanation=explanation,
-        context=context,
+        context=_with_cuts(volume, context),
         sex=one.sex,
         age=age,
         day=who.day,
@@ -391,9 +389,11 @@ def _series(volume: Stack, context: Context, who: Who, root: Path, key: bytes) -
     return series, row
 
 
-def _cut_short(cut: Collection[Instance], n_slices: int) -> str:
-    missing = sum(one.n_missing for one in cut)
-    return f"{len(cut)} files, of {n_slices} slices, are cut short by {missing} bytes: export them again, or wait"
+def _with_cuts(volume: Stack, context: Context) -> Context:
+    """Tell of files that end within their pixels, and archives that cannot be read to their end."""
+    instances = {id(frame.instance): frame.instance for frame in volume.frames}.values()
+    n_cut, in_cut_archive = sum(one.n_missing > 0 for one in instances), any(one.is_of_cut_archive for one in instances)
+    return replace(context, n_cut=n_cut, in_cut_archive=in_cut_archive) if n_cut or in_cut_archive else context
 
 
 def _digest_of(parts: Iterable[tuple[str, int]]) -> str:

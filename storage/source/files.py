@@ -238,6 +238,7 @@ def _members_of_tar(path: str, allowed: Allowance) -> Iterator[Member]:
             with library_errors(ARCHIVES):
                 member = archive.next()
             if member is None:
+                _check_end(archive)
                 return
             end = member.offset_data + member.size  # what is skipped is decompressed too
             allowed.spend(end - begin)
@@ -262,6 +263,14 @@ class _Locations:
         number = self._n_before[name]
         self._n_before[name] += 1
         return SEPARATOR.join((self._path, name, str(number))) if number else self._path + SEPARATOR + name
+
+
+def _check_end(archive: tarfile.TarFile) -> None:
+    """Refuse a tar that stops between two members, without the block that ends it: it is still being written."""
+    with library_errors(ARCHIVES):
+        archive.fileobj.seek(archive.offset)
+        if archive.fileobj.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
+            raise EOFError
 
 
 def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
@@ -402,10 +411,13 @@ class Reader:
         total = 0
         for member in members(path, "tar", allowance(path)):
             if member.location in wanted:
+                wanted.remove(member.location)
                 self._kept[member.location] = bounded(member.open()).getvalue()
                 total += len(self._kept[member.location])
                 if total > MAX_FILE:
                     raise LimitError(f"a series of more than {MAX_FILE} bytes in one archive")
+                if not wanted:
+                    return  # what follows, and may be damaged, is of others
 
 
 def _inflated(raw: Any, start: bytes) -> bytes:  # noqa: ANN401

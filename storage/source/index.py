@@ -17,7 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
@@ -193,7 +193,15 @@ def _scan_archive(path: str, kind: str, key: bytes, records: list[Record], other
                 other[_reason(error)] += 1
     except NOT_READ as error:
         other[_reason(error)] += 1
+        records[:] = map(_of_cut_archive, records)
     return max(1, number)
+
+
+def _of_cut_archive(record: Record) -> Record:
+    frames = pickle.loads(record.content)  # noqa: S301 - pickled a moment ago
+    instance = replace(frames[0].instance, is_of_cut_archive=True)
+    marked = tuple(replace(frame, instance=instance) for frame in frames)
+    return replace(record, content=pickle.dumps(marked, protocol=pickle.HIGHEST_PROTOCOL))
 
 
 def _scan_member(

@@ -26,7 +26,12 @@ LONG = 1500.0
 
 @contextmanager
 def deployed(processed: Processed, source: Path, folder: Path, **settings: object) -> Iterator[Prefect]:
-    own = {"QMRI_SOURCE": source, "QMRI_STORE": folder / "store", "QMRI_KEY_FILE": processed.key_file}
+    own = {
+        "QMRI_QUIET_FOR": 0,
+        "QMRI_SOURCE": source,
+        "QMRI_STORE": folder / "store",
+        "QMRI_KEY_FILE": processed.key_file,
+    }
     with prefect(folder, lines=readme_lines("Deployments"), QMRI_WORKERS=1, **own, **settings) as installation:
         yield installation
 

@@ -43,7 +43,7 @@ def test_the_night_comes_by_its_schedule(
 ) -> None:
     """A night without anything new, so that little but the schedule is tested; about two minutes."""
     settings: dict[str, object] = {"QMRI_SOURCE": processed.source, "QMRI_STORE": tmp_path / "store", "QMRI_WORKERS": 1}
-    settings |= {"QMRI_KEY_FILE": processed.key_file, "QMRI_CHECKPOINT": processed.checkpoint}
+    settings |= {"QMRI_QUIET_FOR": 0, "QMRI_KEY_FILE": processed.key_file, "QMRI_CHECKPOINT": processed.checkpoint}
     if kind == "postgresql":
         settings["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = request.getfixturevalue("database")
     shutil.copytree(processed.store, tmp_path / "store")

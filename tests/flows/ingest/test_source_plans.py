@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +13,11 @@ from flows.cluster.boundary import Outcome
 from flows.ingest.rows import row_of, values_of
 from flows.ingest.source_plans import SourcePlans, source_problems
 from flows.progress import quiet
+from flows.tables.summary import RunSummary
 from qmri_core.series import grouping
 from qmri_core.series.stored_keys import is_short
 from storage.source.assume_file import load_overrides
-from storage.source.discovery import scan_source
+from storage.source.discovery import Scanned, scan_source
 from storage.store.cohort import Cohort
 from storage.store.repository import writing
 from storage.store.waves import begin_append, commit, write_arrays
@@ -87,3 +90,45 @@ def test_a_store_with_short_keys_has_nothing_to_do(tmp_path: Path, monkeypatch: 
         assert [plan.placement and plan.placement.group for plan in map(plans.plan, scanned.sessions)] == [stored]
         assert plans.sort_out()[0] == []
     assert not is_short(record(folder, str(tmp_path / "new"), assume, by_software=False))
+
+
+def states(scanned: Scanned, store: str, quiet_for: float) -> tuple[list[str], RunSummary]:
+    """Sessions to ingest, and the account of a run in which all of them are."""
+    plans = SourcePlans(scanned, Cohort.open(store), KEY, [], by_software=False, quiet_for=quiet_for)
+    to_do, snapshot = plans.sort_out()
+    return to_do, plans.summary(snapshot)
+
+
+def test_a_new_session_whose_files_have_just_changed_is_left_for_the_next_run(tmp_path: Path) -> None:
+    folder, store = source(tmp_path / "in"), str(tmp_path / "store")
+    with writing(store, create=True):
+        pass
+    for path in folder.rglob("*"):
+        os.utime(path, (0, 0))  # as a copy that keeps the times of its origin
+    with scan_source(folder, key=KEY) as scanned:
+        to_do, summary = states(scanned, store, 3600.0)
+        assert to_do == []
+        assert (summary.found, summary.skipped, summary.arriving) == (1, 1, 1)
+        assert summary.reasons == {"still_arriving": 1}
+        assert "1 sessions are still arriving" in summary.text()
+        assert Cohort.open(store).catalogue.empty  # nothing that would keep a later run from it
+        time.sleep(0.1)
+        assert SourcePlans(scanned, Cohort.open(store), KEY, [], False, 0.05).sort_out()[0] == scanned.sessions
+        assert SourcePlans(scanned, Cohort.open(store), KEY, [], False).sort_out()[0] == scanned.sessions
+        (folder / "1.3" / "IM0").rename(tmp_path / "gone")  # it was there when headers were read
+        assert SourcePlans(scanned, Cohort.open(store), KEY, [], False, 0.05).sort_out()[0] == []
+
+
+def test_a_stored_session_that_gets_more_files_stays_as_it_is_until_they_are_quiet(tmp_path: Path) -> None:
+    folder, store, assume = source(tmp_path / "in"), str(tmp_path / "store"), tmp_path / "assume.yaml"
+    assume.write_text("[]")
+    record(folder, store, assume, by_software=False)
+    with scan_source(folder, key=KEY) as scanned:
+        to_do, summary = states(scanned, store, 3600.0)
+        assert (to_do, summary.unchanged, summary.arriving) == ([], 1, 0)  # nothing that counts has changed
+    write_series(folder / "1.0", voxels(1, seed=5), SeriesNumber="1", ImagePositionPatient=[-80, -80, -80])
+    with scan_source(folder, key=KEY) as scanned:
+        to_do, summary = states(scanned, store, 3600.0)
+        assert (to_do, summary.unchanged, summary.arriving) == ([], 0, 1)
+        assert (summary.found, summary.skipped) == (1, 0)  # what is stored of it counts
+        assert SourcePlans(scanned, Cohort.open(store), KEY, [], False).sort_out()[0] == scanned.sessions

@@ -19,8 +19,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qmri_core.series.classification import SkipReason
-from storage.source.discovery import Discovery, Series, SourceError, decide, discover, read_volume, scan_source
+from qmri_core.series.remarks import RemarkKind
+from storage.source.discovery import (
+    Discovery,
+    ReadError,
+    Series,
+    SourceError,
+    decide_session,
+    discover,
+    read_volume,
+    scan_source,
+)
 from storage.source.files import folder_of, relative
 from tests.storage.slices import STUDY, header, voxels, write, write_series
 
@@ -369,15 +378,47 @@ def only(found: Discovery) -> Series:
 
 @pytest.mark.parametrize("n_bytes", [1, 4, 20, 48])
 @pytest.mark.parametrize("z", [0, 2, 4])
-def test_a_file_that_is_cut_short_spoils_its_series_before_pixels_are_read(
-    tmp_path: Path, n_bytes: int, z: int
-) -> None:
-    """The last slice too, without which the others make a volume that is even, and too short."""
+def test_a_file_that_is_cut_short_is_told_before_pixels_are_read(tmp_path: Path, n_bytes: int, z: int) -> None:
     write_series(tmp_path / "in", voxels(), name="{z}")
     cut(tmp_path / "in" / str(z * 7 % 101), n_bytes)
     one = only(discover(tmp_path / "in", key=KEY))
-    assert (one.problem, one.n_instances) == (SkipReason.INCOMPLETE, 5)
-    assert f"1 files, of 5 slices, are cut short by {n_bytes} bytes" in decide(one).explanation
+    assert (one.n_instances, one.context.n_cut) == (5, 1)
+    (decision,) = decide_session([one])
+    assert [(doubt.kind, doubt.text) for doubt in decision.doubts] == [
+        (RemarkKind.CUT_SHORT, "T1w: series 4 has 1 files that end within their pixels, and cannot be read")
+    ]
+    with pytest.raises(ReadError, match="cannot be decoded"):
+        read_volume(one)
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_of_two_series_the_whole_one_is_taken(tmp_path: Path, is_first: bool) -> None:
+    for number in (1, 2):
+        write_series(tmp_path / str(number), voxels(seed=number), series=number, name="{z}", SeriesNumber=str(number))
+    cut(tmp_path / ("1" if is_first else "2") / "7", 9)
+    found = discover(tmp_path, key=KEY).series
+    taken = [one.number for one, decision in zip(found, decide_session(found), strict=True) if decision.reason is None]
+    assert taken == [2 if is_first else 1]
+
+
+@pytest.mark.parametrize("size", [0.5, "between two members"])
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz", "a.zip"])
+def test_series_of_an_archive_that_is_cut_short_say_so(tmp_path: Path, name: str, size: Any) -> None:
+    """As one that is being written is. A zip has its directory at its end: without it nothing is read."""
+    pack(tmp_path / "in" / name, [(str(z), data) for z, data in enumerate(series_bytes(tmp_path / "part", 1))])
+    write_series(tmp_path / "in" / "whole", voxels(seed=2), series=2, SeriesNumber="2")
+    path = tmp_path / "in" / name
+    content = gzip.decompress(path.read_bytes()) if name == "a.tar.gz" else path.read_bytes()
+    last = content.rfind(b"DICM") - 640  # there the last member begins
+    if name == "a.tar.gz":
+        content = gzip.compress(content, 0)[: last - 2000] if size == 0.5 else gzip.compress(content[:last])
+    else:
+        content = content[: last - 2000 if size == 0.5 else last]
+    path.write_bytes(content)
+    found = discover(tmp_path / "in", key=KEY)
+    assert found.unreadable["unreadable"] in {1, 2}  # the archive, and the member that is cut
+    told = {one.number: one.context.in_cut_archive for one in found.series}
+    assert told == ({2: False} if name == "a.zip" else {1: True, 2: False})
 
 
 def compressed_pixels(path: Path) -> None:
@@ -430,7 +471,7 @@ def test_a_whole_file_of_another_form_is_not_called_cut(tmp_path: Path, change: 
     for path in (tmp_path / "in").iterdir():
         change(path)
     one = only(discover(tmp_path / "in", key=KEY))
-    assert one.problem is None
+    assert (one.problem, one.context.n_cut) == (None, 0)
     np.testing.assert_array_equal(read_volume(one).array[::-1], voxels())
 
 
@@ -440,4 +481,4 @@ def test_a_cut_file_of_another_syntax_is_called_so(tmp_path: Path, name: str) ->
     for path in (tmp_path / "in").iterdir():
         other_syntax(name)(path)
     cut(tmp_path / "in" / "14", 10)
-    assert "cut short by 10 bytes" in decide(only(discover(tmp_path / "in", key=KEY))).explanation
+    assert only(discover(tmp_path / "in", key=KEY)).context.n_cut == 1
