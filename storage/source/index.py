@@ -41,7 +41,7 @@ from storage.source.nifti import is_nifti, scan_nifti, session_by_name
 from storage.source.series import LinkageRow, Series
 from storage.source.sidecars import Folders, stamp_of_sidecars
 
-VERSION = 6
+VERSION = 8
 """Raised when a scan of the same file gives something else."""
 
 BATCH = 64
