@@ -36,10 +36,10 @@ class Overview:
     def of(cls, frames: Iterable[Frame]) -> Self:
         """Overview of a session's frames."""
         moments, lags = set(), set()
-        images: dict[str, set[tuple[str, int]]] = defaultdict(set)
+        images: dict[str, set[object]] = defaultdict(set)
         for frame in frames:
             one = frame.instance
-            images[one.series].add((one.sop_instance or one.path, frame.index))
+            images[one.series].add((one.sop_instance or one.path, frame.index, frame.position))
             if frame.instance.problem is None and frame.moment is not None:
                 moments.add(frame.moment)
             if (lag := _lag(frame)) is not None:

@@ -209,3 +209,8 @@ def test_inversion_times_that_cannot_be_are_unknown(tmp_path: Path, times: list[
     assert decision.reason is (None if known else SkipReason.CONTRAST_UNKNOWN)
     assert found[2][1].reason is None
     assert series.context.odd_inversion_time is (known is None and times != [0.0, 0.0])
+
+
+def test_images_that_share_an_identifier_are_not_missing(tmp_path: Path) -> None:
+    write_series(tmp_path, voxels(12), **NAMED, ImagesInAcquisition="12", SOPInstanceUID=f"{STUDY}.1.1")
+    assert taken(tmp_path)[Contrast.T1W].context.n_missing == 0
