@@ -23,6 +23,7 @@ from storage.source.damage import ARCHIVES, PYDICOM, DamagedError, library_error
 from storage.source.elements import (
     first_item,
     first_number,
+    get_code,
     get_integer,
     get_number,
     get_text,
@@ -428,21 +429,21 @@ def _has_raster(header: Dataset) -> bool:
 def _instance(header: Dataset, location: str, digests: tuple[str, str], problem: SkipReason | None) -> Instance:
     manufacturer, model = get_text(header, "Manufacturer"), get_text(header, "ManufacturerModelName")
     serial = get_text(header, "DeviceSerialNumber")
-    dates = [date_of(header, name) for name in ("StudyDate", "SeriesDate", "AcquisitionDate")]
+    dates = ("StudyDate", "SeriesDate", "AcquisitionDate")
     number = get_text(header, "PatientID")
     patient = number or get_text(header, "PatientName") + get_text(header, "PatientBirthDate")
     return Instance(
         path=location,
         digest=digests[0],
         pixels=digests[1],
-        sop_instance=get_text(header, "SOPInstanceUID"),
-        series=get_text(header, "SeriesInstanceUID"),
+        sop_instance=get_code(header, "SOPInstanceUID"),
+        series=get_code(header, "SeriesInstanceUID"),
         study=get_text(header, "StudyInstanceUID"),
         patient=patient,
         is_numbered=bool(number),
         device="\\".join((manufacturer, model, serial or get_text(header, "StationName"))),
         serial=serial,
-        frame_of_reference=get_text(header, "FrameOfReferenceUID"),
+        frame_of_reference=get_code(header, "FrameOfReferenceUID"),
         number=get_integer(header, "SeriesNumber") or 0,
         instance_number=get_integer(header, "InstanceNumber") or 0,
         transfer_syntax=transfer_syntax(header),
@@ -451,7 +452,7 @@ def _instance(header: Dataset, location: str, digests: tuple[str, str], problem:
         sex=sex_of(header),
         birth=date_of(header, "PatientBirthDate"),
         stated_age=stated_age_of(header),
-        date=next(filter(None, dates), None),
-        acquired=next(filter(None, reversed(dates)), None),
+        date=next(filter(None, (date_of(header, name) for name in dates)), None),
+        acquired=next(filter(None, (date_of(header, name) for name in reversed(dates))), None),
         problem=problem,
     )

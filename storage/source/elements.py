@@ -50,6 +50,20 @@ def get_text(source: Dataset | None, keyword: str) -> str:
     return "" if value is None else _text_of(value)
 
 
+def get_code(source: Dataset, keyword: str) -> str:
+    """Return the text of a date or an identifier, without padding and as it stands in the file; empty if absent.
+
+    Its characters are those of ASCII, so that the library's conversion, which takes longer, is not needed.
+    """
+    try:
+        value = source.get_item(keyword).value if keyword in source else None
+    except PYDICOM:
+        return ""
+    return (
+        value.decode("latin-1").strip(" \0") if isinstance(value, bytes) else "" if value is None else _text_of(value)
+    )
+
+
 def get_words(source: Dataset | None, keyword: str) -> tuple[str, ...]:
     """Return the values of an element as upper-case words; raises as `as_words`."""
     return as_words(get_value(source, keyword))

@@ -16,6 +16,7 @@ from storage.source.elements import (
     first_number,
     first_value,
     first_words,
+    get_code,
     get_number,
     get_text,
     get_words,
@@ -317,7 +318,7 @@ def stated_age_of(header: Dataset) -> int | None:
 
 def date_of(header: Dataset, keyword: str) -> int | None:
     """Ordinal of a date; None if it is absent or none."""
-    text = get_text(header, keyword).replace(".", "").replace("-", "")
+    text = get_code(header, keyword).replace(".", "").replace("-", "")
     try:
         return datetime.date(int(text[:4]), int(text[4:6]), int(text[6:8])).toordinal()
     except ValueError:
