@@ -24,6 +24,8 @@ def is_done(plan: SessionPlan, row: Mapping[str, object] | None) -> bool:
     """Whether a session's row in the catalogue says that nothing is left to do."""
     if row is None or why_images(row, versions_of(plan)):
         return False
+    if str(row["person"]) != plan.person:  # what the archive holds now says more of whose it is
+        return False
     if plan.placement is None:  # the same input, and yet skipped: it has become the copy of another
         return str(row["status"]) == str(plan.status) and str(row["reason"]) == str(plan.reason or "")
     if not _takes_what_was_taken(plan, row):

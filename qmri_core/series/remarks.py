@@ -53,7 +53,7 @@ MEANINGS: Mapping[RemarkKind, tuple[str, str]] = {
         "give every person an identifier in the source, or do not use what depends on persons",
     ),
     RemarkKind.VISIT_PARTED: (
-        "one study identifier stands for several visits; each is a session",
+        "one study identifier stands for several visits; each is a session, or left out where it makes none",
         "look whether the parts are visits; if not, correct date, scanner or frame of reference in the source",
     ),
     RemarkKind.VISIT_JOINED: (
@@ -168,9 +168,11 @@ MEANINGS: Mapping[RemarkKind, tuple[str, str]] = {
 """Of each kind what it says, and what to do about it."""
 
 
-READ_OTHERWISE = frozenset({RemarkKind.PLACED, RemarkKind.ROUNDED, RemarkKind.STRAY})
+READ_OTHERWISE = frozenset(
+    {RemarkKind.PLACED, RemarkKind.ROUNDED, RemarkKind.STRAY, RemarkKind.DATE_UNKNOWN, RemarkKind.AGE_UNKNOWN}
+)
 """Kinds by which a series is read otherwise than its files say at first sight, and than release 0.1 read it: they are
-part of what a session's images rest on."""
+part of what a session's images, its day and its age rest on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)

@@ -23,7 +23,7 @@ from storage.source.bids_tree import LeftOut
 from storage.source.dates import known_age, sound_date
 from storage.source.dicom import Frame
 from storage.source.files import SEPARATOR, UNREAD_SESSION, UNREADABLE_FOLDER, relative, walk
-from storage.source.identity import study_of
+from storage.source.identity import session_of, study_of
 from storage.source.index import (
     BATCH,
     Index,
@@ -127,7 +127,8 @@ class Scanned:
             remark = Remark(kind=RemarkKind.UNREAD, text=text)
             series[0] = replace(series[0], remarks=(*series[0].remarks, remark))
         first, *others = sorted(series, key=_place)
-        return (replace(first, remarks=(*first.remarks, *who.remarks)), *others), rows[0]
+        named = (row for row in rows if session_of(row.patient_id, row.study_instance_uid, self._key) == session)
+        return (replace(first, remarks=(*first.remarks, *who.remarks)), *others), next(named, rows[0])
 
     def _series(self, units: Mapping[str, int], who: Who) -> tuple[list[Series], list[LinkageRow]]:
         frames, found = self._index.content(units)

@@ -57,3 +57,9 @@ def test_what_is_read_otherwise_is_another_input(kind: RemarkKind) -> None:
     after = planned([remarked, *members[1:]])
     assert (after.input_digest != before.input_digest) == (kind in READ_OTHERWISE)
     assert is_done(after, stored(before)) == (kind not in READ_OTHERWISE)
+
+
+def test_a_session_of_another_person_than_stored_is_not_done() -> None:
+    """An archive that has grown may say that one identifier stands for several people."""
+    plan = planned([series(kind) for kind in HEADERS])
+    assert not is_done(plan, stored(plan) | {"person": "sub-other"})

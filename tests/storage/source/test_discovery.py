@@ -27,6 +27,7 @@ from storage.source.discovery import (
     read_volume,
     scan_source,
 )
+from storage.source.identity import session_of
 from tests.storage.slices import PATIENT_ID, SECRETS, STUDY, header, voxels, write, write_series
 
 KEY = b"a key for tests, of thirty-two b"
@@ -251,6 +252,8 @@ def test_a_visit_is_one_session_whatever_its_identifiers(tmp_path: Path, trouble
     assert taken(found, session) == WHOLE
     assert told(found) == expected
     assert {one.day for one in found.series} == {0}
+    (row,) = found.linkage
+    assert session_of(row.patient_id, row.study_instance_uid, KEY) == row.session == session
 
 
 @pytest.mark.parametrize("order", ["names", "batches"])
