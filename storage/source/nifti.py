@@ -95,7 +95,7 @@ def scan_nifti(
         problem=problem,
         explanation=explanation or doubt,
         named=None if other is not None or name is None else CONTRASTS.get(name.suffix),
-        context=Context(contrast_agent=_agent(name, values)),
+        context=Context(contrast_agent=_agent(name, values), n_inversion_times=2 if _is_inversion(name) else 1),
         sex=sex_of({"sex": text(values, "PatientSex")}, Columns({}))[0],
         age=age_in_words(text(values, "PatientAge"))[0],
         remarks=tuple(remarks),
@@ -146,6 +146,11 @@ def _agent(name: BidsName | None, values: Mapping[str, Any]) -> bool:
     """Whether the name or the sidecar says that a contrast agent was given."""
     named = name is not None and has_agent(name)
     return named or any(names_agent(text(values, f"ContrastBolus{what}")) for what in ("Agent", "Ingredient"))
+
+
+def _is_inversion(name: BidsName | None) -> bool:
+    """Whether an image is one of several inversion times by its name."""
+    return name is not None and "inv" in name.entities
 
 
 def _no_volume(image: _ImageHeader) -> tuple[SkipReason | None, str]:

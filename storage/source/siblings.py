@@ -125,13 +125,25 @@ def with_siblings(members: Sequence[Series]) -> list[Series]:
             series.context,
             combined=combined,
             n_echoes=1 if combined else series.context.n_echoes,
-            n_inversion_times=max(1, _n_different(one.inversion_time for one in headers)),
+            n_inversion_times=max(
+                1, _n_different(one.inversion_time for one in headers), _named_inversions(series, volumes) + 1
+            ),
             n_flip_angles=max(1, _n_different(one.flip_angle for one in same_echo)),
             n_sibling_echoes=1 if combined else max(1, n_echoes),
             has_phase=any({"P", "PHASE"} & set(one.header.image_type) for one in alike),
         )
         result.append(replace(series, context=context))
     return result
+
+
+def _named_inversions(series: Series, volumes: Iterable[Series]) -> int:
+    """How many images of the same cycle and shape are named as one of several inversion times, as of an MP2RAGE."""
+    return sum(
+        one.context.n_inversion_times > 1
+        and one.shape == series.shape
+        and _close(one.header.repetition_time, series.header.repetition_time)
+        for one in volumes
+    )
 
 
 _PHASE = {"P", "PHASE", "R", "REAL", "I", "IMAGINARY"}

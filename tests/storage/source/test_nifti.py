@@ -303,6 +303,20 @@ def test_a_flair_named_t2w_takes_the_place_of_neither(tmp_path: Path) -> None:
     assert sorted(chosen, key=len) == [{"T1w": 4, "FLAIR": 3}, {"T1w": 4, "T2w": 2, "FLAIR": 3}]
 
 
+@pytest.mark.parametrize("cycle", [0.006, 3.0, 5.0])
+def test_what_was_made_of_an_mp2rage_beside_it_is_no_t1w(tmp_path: Path, cycle: float) -> None:
+    parts = {
+        f"inv-{n}_MP2RAGE": T1W | {"RepetitionTime": cycle, "InversionTime": 0.8 * n, "SeriesNumber": n} for n in (1, 2)
+    }
+    made = {name: value for name, value in T1W.items() if name != "InversionTime"} | {"RepetitionTime": cycle}
+    write_visit(tmp_path, "sub-01", contrasts=parts | {"T1w": made, "acq-mprage_T1w": T1W | {"SeriesNumber": 9}})
+    (plan,) = plan_sessions(discover(tmp_path, key=KEY).series)
+    decisions = {one.number: decision for one, decision in zip(plan.series, plan.decisions, strict=True)}
+    assert (decisions[9].contrast, decisions[9].reason) == (Contrast.T1W, None)
+    assert decisions[4].reason is SkipReason.CONTRAST_UNKNOWN
+    assert "though named T1w" in decisions[4].explanation
+
+
 def test_a_user_counts_for_more_than_numbers(tmp_path: Path) -> None:
     write_nifti(tmp_path / "sub-01_T2w.nii.gz", PD | {"EchoTime": 0.05})
     (tmp_path / "a.yaml").write_text("- {match: '*T2w*', contrast: T2w}")
