@@ -32,23 +32,31 @@ class Effect(StrEnum):
     """A tumour with oedema in one person of eight."""
     AGEING = "ageing"
     """Ventricles, sulci, cortex and T1 follow the person's age."""
+    VESSELS = "vessels"
+    """Vessels, dura and choroid plexus are there; they and lesions take up agent in a T1w that follows one."""
+    CONTRAST_AGENT = "contrast-agent"
+    """Every T1w follows a contrast agent of which no header says anything; brings the vessels."""
 
 
 DEFAULT_EFFECTS = frozenset(
     {Effect.NOISE, Effect.FIELDS, Effect.MOTION, Effect.LESIONS, Effect.SLICE_PROFILE, Effect.NORMALISATION}
 )
 """What a cohort has if nothing is asked for."""
+BY_NAME_ONLY = frozenset({Effect.VESSELS, Effect.CONTRAST_AGENT})
+"""Effects that ``all`` does not bring: what came later, and what a native scan does not have."""
 
 
 def effects_of(text: str) -> frozenset[Effect]:
     """Effects by names separated by commas; ``default``, ``all``, ``none``; ``+name`` and ``-name`` change the default.
+
+    ``all`` is all but `BY_NAME_ONLY`.
 
     Raises
     ------
     ValueError
         If a name is not known.
     """
-    named = {"default": DEFAULT_EFFECTS, "all": frozenset(Effect), "none": frozenset[Effect]()}
+    named = {"default": DEFAULT_EFFECTS, "all": frozenset(Effect) - BY_NAME_ONLY, "none": frozenset[Effect]()}
     parts = [part.strip() for part in text.split(",") if part.strip()]
     chosen: set[Effect] = set(DEFAULT_EFFECTS) if parts and all(part[0] in "+-" for part in parts) else set()
     for part in parts:

@@ -32,6 +32,7 @@ from qmri_core.simulation.faults import Fault
 from qmri_core.simulation.kspace import draw_distortion
 from qmri_core.simulation.protocols import SimulatedSeries
 from qmri_core.simulation.signals import ideal_signal
+from qmri_core.simulation.vessels import with_vessels
 
 SCALE_SPREAD = 0.03
 """Standard deviation of the log of a series' scale between sessions of one group; assumed."""
@@ -74,6 +75,7 @@ def simulate_session(plan: PlannedSession, atlas: Atlas, *, resolution: float) -
         Spacing of the anatomy in millimetres and finest voxel spacing of any series.
     """
     anatomy = head_of(plan, atlas, resolution=resolution)
+    anatomy, enhanced = _with_and_without_agent(plan, anatomy)
     rng = plan.generator(1)
     fields = draw_fields(rng)
     if Effect.FIELDS not in plan.effects:
@@ -91,10 +93,29 @@ def simulate_session(plan: PlannedSession, atlas: Atlas, *, resolution: float) -
             moved = pose @ rigid(np.array([8.0, -4.0, 11.0]), np.array([12.0, -10.0, 13.0]))
         if (plan.fault, one.contrast) in _NOT_ACQUIRED:
             continue
-        series += _series(plan, one, anatomy, moved, fields, tilt=tilt, number=numbers[index], resolution=resolution)
+        head = enhanced if one.contrast is Contrast.T1W and _follows_agent(plan) else anatomy
+        taken = _series(plan, one, head, moved, fields, tilt=tilt, number=numbers[index], resolution=resolution)
+        if plan.fault is Fault.CONTRAST_AGENT_TOO and enhanced is not anatomy:
+            again = _series(plan, one, enhanced, moved, fields, tilt=tilt, number=numbers[index], resolution=resolution)
+            taken = [*taken[:1], *again[1:]]
+        series += taken
     if plan.fault is None:
         series += further_series(plan, series, atlas, pose, fields)
     return SimulatedSession(plan=plan, anatomy=anatomy, pose=pose, fields=fields, series=tuple(series))
+
+
+def _with_and_without_agent(plan: PlannedSession, anatomy: Anatomy) -> tuple[Anatomy, Anatomy]:
+    """The head before and after a contrast agent; the same one where there are no vessels to see it in."""
+    if not plan.effects & {Effect.VESSELS, Effect.CONTRAST_AGENT}:
+        return anatomy, anatomy
+    native = with_vessels(anatomy)
+    is_given = _follows_agent(plan) or plan.fault is Fault.CONTRAST_AGENT_TOO
+    return native, with_vessels(anatomy, has_agent=True) if is_given else native
+
+
+def _follows_agent(plan: PlannedSession) -> bool:
+    """Whether the first T1w of the session follows an agent, with or without a header that says so."""
+    return Effect.CONTRAST_AGENT in plan.effects or plan.fault is Fault.CONTRAST_AGENT_ONLY
 
 
 _NOT_ACQUIRED = {(Fault.NO_FLAIR, Contrast.FLAIR), (Fault.NO_T1W, Contrast.T1W)}
