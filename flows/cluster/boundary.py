@@ -67,6 +67,7 @@ REASONS: Mapping[str, Reason] = {
     "BrainMaskError": Reason.BRAIN_MASK,
     "TissueError": Reason.BRAIN_MASK,
     "FieldOfViewError": Reason.FIELD_OF_VIEW,
+    "ImageMismatchError": Reason.IMAGE_MISMATCH,
     "FieldStrengthError": Reason.FIELD_STRENGTH,
     "CalibrationError": Reason.NO_CALIBRATION,
     "ReadError": Reason.READ_ERROR,

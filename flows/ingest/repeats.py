@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 from qmri_core.preprocessing.alignment import AlignmentError
 from qmri_core.preprocessing.brain_mask import BrainMaskError, brain_mask
+from qmri_core.preprocessing.checks import ImageMismatchError
 from qmri_core.preprocessing.repeats import Look, look_at, order_of, why_better
 from qmri_core.preprocessing.session import FieldOfViewError, Preprocessed, preprocess
 from qmri_core.preprocessing.tissue import TissueError
-from qmri_core.series.acquisition import Contrast
+from qmri_core.series.acquisition import Acquisition, Contrast
 from qmri_core.series.remarks import Remark, RemarkKind
 from storage.source.discovery import read_volume
 from storage.source.series import ReadError, Series
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from qmri_core.series.geometry import Grid, Volume
 
-UNUSABLE = (AlignmentError, BrainMaskError, FieldOfViewError, TissueError)
+UNUSABLE = (AlignmentError, BrainMaskError, FieldOfViewError, ImageMismatchError, TissueError)
 """Errors of preprocessing that another repeat may not have."""
 MOST_TRIES = 6
 """Combinations of repeats that are tried before a session fails."""
@@ -112,13 +113,16 @@ def _masked(equal: Sequence[Repeat]) -> tuple[Volume, NDArray[np.uint8] | None]:
 
 
 def first_usable(
-    repeats: Mapping[Contrast, list[Repeat]], picks: Mapping[Contrast, Pick], grid: Grid
+    repeats: Mapping[Contrast, list[Repeat]],
+    picks: Mapping[Contrast, Pick],
+    grid: Grid,
+    acquisitions: Mapping[Contrast, Acquisition],
 ) -> tuple[Preprocessed, dict[Contrast, Pick], list[Remark]]:
     """Preprocess the repeats that look best; where that fails, the next ones.
 
     Raises
     ------
-    FieldOfViewError, AlignmentError, BrainMaskError, TissueError
+    FieldOfViewError, AlignmentError, BrainMaskError, ImageMismatchError, TissueError
         That of the first combination, if none of `MOST_TRIES` can be used.
     """
     places = itertools.product(*(range(len(equal)) for equal in repeats.values()))
@@ -127,7 +131,7 @@ def first_usable(
     for chosen in tries:
         taken = {contrast: repeats[contrast][place] for contrast, place in zip(repeats, chosen, strict=True)}
         try:
-            result = preprocess({contrast: one.volume for contrast, one in taken.items()}, grid)
+            result = preprocess({contrast: one.volume for contrast, one in taken.items()}, grid, acquisitions)
         except UNUSABLE as error:
             errors.append(error)
             continue

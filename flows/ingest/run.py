@@ -133,6 +133,7 @@ class _Ingest:
                 slot=wave.slots[name],
                 status=plans[name].status,
                 series={contrast: plans[name].equals_of(contrast) for contrast in plans[name].chosen},
+                acquisitions=plans[name].acquisitions,
                 grid=placement.grid,
                 fork=wave.fork,
             )

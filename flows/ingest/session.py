@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from flows.cluster.boundary import Outcome, Stage, at_boundary
-from qmri_core.series.acquisition import Contrast
+from qmri_core.series.acquisition import Acquisition, Contrast
 from storage.source.series import Series
 from storage.store.schema import Status
 
@@ -26,6 +26,7 @@ class IngestTask:
     status: Status
     series: Mapping[Contrast, tuple[tuple[Series, bool], ...]] = field(repr=False)
     """Of each contrast the series that headers prefer and its repeats, each with whether looks may decide on it."""
+    acquisitions: Mapping[Contrast, Acquisition] = field(repr=False)
     grid: Any = field(repr=False)
     fork: ForkSession = field(repr=False)
 
@@ -47,7 +48,7 @@ def _ingest(task: IngestTask, stage: Stage) -> Outcome:
         repeats, unread = read_repeats(task.series)
     with stage("preprocess"):
         ordered, picks = by_looks(repeats)
-        result, picks, unused = first_usable(ordered, picks, task.grid)
+        result, picks, unused = first_usable(ordered, picks, task.grid, task.acquisitions)
     with stage("signal"):
         signals = tissue_signals(result.images, result.tissue)
     with stage("write"):
@@ -67,7 +68,7 @@ def _ingest(task: IngestTask, stage: Stage) -> Outcome:
         status=task.status,
         fork=fork,
         values=values,
-        remarks=(*unread, *unused),
+        remarks=(*unread, *unused, *result.remarks),
         taken={contrast: (pick.place, pick.why) for contrast, pick in picks.items() if pick.place},
         duration=time.perf_counter() - began,
     )

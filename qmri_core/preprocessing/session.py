@@ -12,12 +12,15 @@ from scipy import ndimage
 from qmri_core.preprocessing.alignment import AlignmentError, align, resample
 from qmri_core.preprocessing.bias_field import bias_field, thinned
 from qmri_core.preprocessing.brain_mask import PLAUSIBLE_LITRES, BrainMaskError, brain_mask
+from qmri_core.preprocessing.checks import ImageMismatchError, check, mirrored_text
 from qmri_core.preprocessing.extent import is_stripped, missing_litres, support_of_stripped
+from qmri_core.preprocessing.mirrored import fits_mirrored
 from qmri_core.preprocessing.quality import figures_of_contrast, is_saturated
 from qmri_core.preprocessing.tissue import segment
-from qmri_core.series.acquisition import CONTRASTS, Contrast
+from qmri_core.series.acquisition import CONTRASTS, Acquisition, Contrast
 from qmri_core.series.geometry import Affine, Grid, Volume, closest_canonical, spacing_of
 from qmri_core.series.grouping import REFERENCES
+from qmri_core.series.remarks import Remark
 
 _MARGIN = 10.0
 """Millimetres around the brain that are kept; beyond, images are NaN, so that no face is stored."""
@@ -52,9 +55,13 @@ class Preprocessed:
     quality: dict[str, float]
     """``brain_volume`` [l], ``coverage`` [1], ``alignment_residual`` [mm], ``<contrast>_alignment`` (mutual
     information, nats), and as ``<contrast>_<figure>`` those of `quality.figures_of_contrast`."""
+    remarks: tuple[Remark, ...] = ()
+    """What is odd about the images; see `qmri_core.preprocessing.checks.check`."""
 
 
-def preprocess(volumes: Mapping[Contrast, Volume], grid: Grid) -> Preprocessed:
+def preprocess(
+    volumes: Mapping[Contrast, Volume], grid: Grid, acquisitions: Mapping[Contrast, Acquisition] | None = None
+) -> Preprocessed:
     """Align, resample once, correct the bias field, mask and segment one session.
 
     The frame is that of the reference contrast (T2w, else FLAIR, else T1w): the grid's axes are its closest-canonical
@@ -66,10 +73,12 @@ def preprocess(volumes: Mapping[Contrast, Volume], grid: Grid) -> Preprocessed:
         Native series by contrast; T1w must be among them.
     grid
         The group's grid.
+    acquisitions
+        What the series are said to be, which the images are then compared with; ``None`` for no comparison.
 
     Raises
     ------
-    FieldOfViewError, AlignmentError, BrainMaskError, TissueError
+    FieldOfViewError, AlignmentError, BrainMaskError, ImageMismatchError, TissueError
         With the reason; all are ``ValueError``.
     """
     t1w = volumes[Contrast.T1W]
@@ -77,7 +86,7 @@ def preprocess(volumes: Mapping[Contrast, Volume], grid: Grid) -> Preprocessed:
     native_spacing = tuple(spacing_of(t1w.affine)[::-1].tolist())
     around = grown(mask > 0, native_spacing, ALIGNMENT_MARGIN).astype(np.uint8)
     others = [contrast for contrast in CONTRASTS if contrast in volumes and contrast is not Contrast.T1W]
-    aligned = {contrast: align(t1w, volumes[contrast], around) for contrast in others}
+    aligned = {contrast: _aligned(contrast, t1w, volumes[contrast], around) for contrast in others}
     quality = {f"{contrast}_alignment": information for contrast, (_, information) in aligned.items()}
     from_t1w: dict[Contrast, Affine] = {Contrast.T1W: np.eye(4), **{name: to for name, (to, _) in aligned.items()}}
     reference = next(contrast for contrast in REFERENCES if contrast in volumes)
@@ -92,6 +101,7 @@ def preprocess(volumes: Mapping[Contrast, Volume], grid: Grid) -> Preprocessed:
     final_mask, quality["coverage"] = _covered(on_grid, images, missing)
     quality["brain_volume"] = float(on_grid.sum()) * litres  # voxels times litres
     images, fields = _without_fields(images, final_mask, grown(on_grid, grid.spacing[::-1], _MARGIN), grid)
+    remarks = check(images, final_mask, grid.spacing, acquisitions) if acquisitions is not None else ()
     tissue = segment(images, final_mask)
     inside = {
         contrast: mask > 0 if contrast is Contrast.T1W else brain_in(volumes[contrast], from_t1w[contrast], t1w, mask)
@@ -110,6 +120,7 @@ def preprocess(volumes: Mapping[Contrast, Volume], grid: Grid) -> Preprocessed:
         bias_fields=fields,
         marks=tuple(_marks(volumes, inside)),
         quality=quality,
+        remarks=remarks,
     )
 
 
@@ -136,6 +147,16 @@ def _marks(volumes: Mapping[Contrast, Volume], inside: Mapping[Contrast, NDArray
             yield f"{contrast}_skull_stripped"
         if is_saturated(volumes[contrast], brain):
             yield f"{contrast}_saturated"
+
+
+def _aligned(contrast: Contrast, t1w: Volume, other: Volume, around: NDArray[np.uint8]) -> tuple[Affine, float]:
+    """See `align`; where that fails, an error that says so if the series fits mirrored."""
+    try:
+        return align(t1w, other, around)
+    except AlignmentError as error:
+        if fits_mirrored(t1w, other, around):
+            raise ImageMismatchError(mirrored_text((Contrast.T1W, contrast))) from error
+        raise
 
 
 def _covered(

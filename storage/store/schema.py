@@ -79,6 +79,7 @@ class Reason(StrEnum):
     FIELD_STRENGTH = "field_strength"
     ALIGNMENT = "alignment"
     BRAIN_MASK = "brain_mask"
+    IMAGE_MISMATCH = "image_mismatch"
     READ_ERROR = "read_error"
     NO_CALIBRATION = "no_calibration"
     WORKER_LOST = "worker_lost"
@@ -113,6 +114,7 @@ MEANINGS: Mapping[Status | Reason, str] = {
     Reason.FIELD_STRENGTH: "No tissue values are known for this field strength: images are stored, no maps are made.",
     Reason.ALIGNMENT: "The series of the session do not come to lie on each other: moved, or of two people.",
     Reason.BRAIN_MASK: "No plausible brain was found, or too little of it to tell tissues apart.",
+    Reason.IMAGE_MISMATCH: "An image does not look like what it is called, or is mirrored; the error says which.",
     Reason.READ_ERROR: "The pixels of a series cannot be turned into a volume. Export the series again.",
     Reason.NO_CALIBRATION: "No session of the group has enough white matter in all its contrasts to set the scales.",
     Reason.WORKER_LOST: "The worker process ended twice during this session. Give it more memory, or fewer workers.",

@@ -25,6 +25,7 @@ from qmri_core.calibration.session_model import PersonLevels
 from qmri_core.mapping.checkpoint import load_checkpoint
 from qmri_core.preprocessing.alignment import AlignmentError
 from qmri_core.preprocessing.brain_mask import BrainMaskError
+from qmri_core.preprocessing.checks import ImageMismatchError
 from qmri_core.preprocessing.session import FieldOfViewError
 from qmri_core.preprocessing.tissue import TissueError
 from qmri_core.series.acquisition import Acquisition, Contrast, PulseSequence
@@ -41,6 +42,7 @@ OWN: dict[type[Exception], Reason] = {
     BrainMaskError: Reason.BRAIN_MASK,
     TissueError: Reason.BRAIN_MASK,
     FieldOfViewError: Reason.FIELD_OF_VIEW,
+    ImageMismatchError: Reason.IMAGE_MISMATCH,
     FieldStrengthError: Reason.FIELD_STRENGTH,
     CalibrationError: Reason.NO_CALIBRATION,
     ReadError: Reason.READ_ERROR,
@@ -159,6 +161,7 @@ def test_a_damaged_file_is_a_failed_session_without_a_name(tmp_path: Path) -> No
             slot=wave.slots[series.session],
             status=Status.COMPLETE,
             series={Contrast.T1W: ((series, True),)},
+            acquisitions={},
             grid=GRID,
             fork=wave.fork,
         )

@@ -17,6 +17,7 @@ from flows.ingest.rows import is_done, row_of, values_of
 from flows.ingest.session_plan import SessionPlan, taken_plan
 from qmri_core.preprocessing.alignment import AlignmentError
 from qmri_core.preprocessing.brain_mask import BrainMaskError
+from qmri_core.preprocessing.checks import ImageMismatchError
 from qmri_core.preprocessing.session import FieldOfViewError
 from qmri_core.preprocessing.tissue import TissueError
 from qmri_core.series.acquisition import Contrast
@@ -90,19 +91,19 @@ def test_where_no_brain_is_found_headers_decide() -> None:
     assert order[T1W] == [0, 1]
 
 
-@pytest.mark.parametrize("error", [AlignmentError, BrainMaskError, FieldOfViewError, TissueError])
+@pytest.mark.parametrize("error", [AlignmentError, BrainMaskError, FieldOfViewError, ImageMismatchError, TissueError])
 @pytest.mark.parametrize("contrast", [T1W, T2W])
 def test_the_next_repeat_is_tried_where_the_best_one_fails(contrast: Contrast, error: type[ValueError]) -> None:
     bad, good = repeat(0, GHOSTED), repeat(1, GOOD)
     repeats = {one: [repeat(0, GOOD)] for one in Contrast} | {contrast: [bad, good]}
 
-    def preprocess(volumes: Mapping[Contrast, Volume], _grid: Grid) -> str:
+    def preprocess(volumes: Mapping[Contrast, Volume], _grid: Grid, _acquisitions: object) -> str:
         if volumes[contrast] is bad.volume:
             raise error("it fails")
         return "done"
 
     with patch("flows.ingest.repeats.preprocess", preprocess):
-        result, picks, remarks = first_usable(repeats, {one: Pick(place=0) for one in Contrast}, GRID)
+        result, picks, remarks = first_usable(repeats, {one: Pick(place=0) for one in Contrast}, GRID, {})
     assert result == "done"  # type: ignore[comparison-overlap]
     assert {one: pick.place for one, pick in picks.items()} == {one: int(one is contrast) for one in Contrast}
     (remark,) = remarks
@@ -116,7 +117,7 @@ def test_the_first_error_is_told_where_all_fail() -> None:
         patch("flows.ingest.repeats.preprocess", side_effect=lambda *_: (_ for _ in ()).throw(next(errors))),
         pytest.raises(AlignmentError, match="first"),
     ):
-        first_usable(repeats, {T1W: Pick(place=0), T2W: Pick(place=0)}, GRID)
+        first_usable(repeats, {T1W: Pick(place=0), T2W: Pick(place=0)}, GRID, {})
 
 
 def test_a_repeat_that_cannot_be_read_is_left_out_and_told() -> None:
