@@ -40,9 +40,9 @@ WEAK_FLUID, WEAK_GREY = 0.25, 0.05
 """Log of fluid over brain, and of grey over white matter, below which a prediction decides nothing."""
 LEAST_SHARE = {Contrast.T1W: 0.35, Contrast.T2W: 0.15, Contrast.FLAIR: 0.10}
 """Share of the predicted log of fluid over brain that an image must show. Seen: at least 0.40, 0.42 and 0.27."""
-AGAINST, ALONE_AGAINST = -0.12, -0.25
-"""Least correlation in the brain of two images, in its predicted sense, and of the only two of a session. An image is
-wrong that contradicts all others. Seen: 0.04 and more, once -0.17 between two of three."""
+AGAINST, ALONE_AGAINST = -0.12, -0.3
+"""Least correlation in the brain, in its predicted sense, of an image with all others, and with any of them. Seen: 0.04
+and more, once -0.17 between two of three."""
 PALE, PALE_AGAINST = 0.5, 0.02
 """The share of the predicted fluid below which a T1w is pale, and the least correlation with it that is then asked."""
 ALIKE = 0.95
@@ -233,15 +233,19 @@ def _contradicting(seen: Observed, predicted: Mapping[Contrast, Predicted], *, i
         if min(abs(predicted[one].grey), abs(predicted[other].grey)) >= WEAK_GREY
     ]
     least = AGAINST if len(judged) > 1 else ALONE_AGAINST
+    plain = set()
     bad = set()
     for one, other in judged:
         sense = math.copysign(1, predicted[one].grey * predicted[other].grey)
         limit = PALE_AGAINST if is_pale and one is Contrast.T1W else least
-        if seen.correlation(one, other, seen.brain) * sense < limit:
+        value = seen.correlation(one, other, seen.brain) * sense
+        if value < limit:
             bad.add((one, other))
+        if value < ALONE_AGAINST:
+            plain.add(one)
     for contrast in predicted:
         own = [pair for pair in judged if contrast in pair]
-        if own and bad.issuperset(own):
+        if contrast in plain or (own and bad.issuperset(own)):
             yield contrast
 
 
