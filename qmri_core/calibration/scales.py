@@ -416,7 +416,8 @@ def _logs(sessions: Sequence[Signals], acquisitions: Mapping[Contrast, Acquisiti
     names = observations(acquisitions)
     rows = [[session.get(contrast, {}).get(tissue, math.nan) for contrast, tissue in names] for session in sessions]
     values = np.asarray(rows, dtype=np.float64)
-    is_seen = [tissue != "CSF" or not _is_inverted(acquisitions[contrast]) for contrast, tissue in names]
+    seen = [tissue != "CSF" or not _is_inverted(acquisitions[contrast]) for contrast, tissue in names]
+    is_seen = np.asarray(seen, dtype=bool)  # of a session without acquisitions too
     return np.log(np.where((values > 0) & is_seen, values, np.nan))
 
 

@@ -65,8 +65,7 @@ def _to_version_4(root: zarr.Group) -> None:
 
 def _add_remarks(root: zarr.Group) -> None:
     """Older ingests made none: the column is empty until a session is ingested again."""
-    catalogue = group_of(root, "catalogue")
-    create_variable(catalogue, CATALOGUE_COLUMNS["remarks"], (len(column(array_of(catalogue, "session"))),))
+    _create(group_of(root, "catalogue"), [CATALOGUE_COLUMNS["remarks"]])
 
 
 def _add_figures(root: zarr.Group) -> None:
