@@ -12,7 +12,7 @@ INGEST_SECONDS = (18.0, 2.4e-6)
 """Processor seconds of one session, and further ones per voxel of its grid; measured, see the page on performance."""
 INFERENCE_SECONDS = (0.5, 0.95e-6)
 """The same of its maps, without a GPU."""
-MEMORY = (0.9e9, 190.0)
+MEMORY = (1.5e9, 120.0)
 """Bytes of a worker, and further ones per voxel of the largest grid."""
 DISK = (0.3e6, 5.1)
 """Bytes in the store of one session with its maps, and further ones per voxel of its grid."""
