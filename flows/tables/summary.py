@@ -89,7 +89,11 @@ class RunSummary:
         return SESSIONS_FAILED if self.failed else 0
 
     def account(self) -> dict[str, Any]:
-        """What is kept of the run in the store: counts and codes, the same for the same source and outcome."""
+        """What is kept of the run in the store: counts and codes, the same for the same source and outcome.
+
+        Without remarks it is what release 0.1 kept: a store of it that has nothing to do is not written.
+        """
+        remarks = {"remarks": dict(self.remarks)} if self.remarks else {}
         return {
             "found": self.found,
             "complete": self.complete,
@@ -100,7 +104,7 @@ class RunSummary:
             "files": self.n_files,
             "other_files": dict(sorted(self.other_files.items())),
             "marks": dict(self.marks),
-            "remarks": dict(self.remarks),
+            **remarks,
         }
 
     def text(self) -> str:

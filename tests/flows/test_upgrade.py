@@ -55,6 +55,8 @@ def as_release_0_1(root: zarr.Group, checkpoint: bytes, *, is_held: bool) -> Non
         node.attrs["record"] = {}
         root.attrs[PROMOTED] = file
     del root["catalogue/remarks"], root.attrs[LABELS]
+    last: Any = root.attrs["last_ingest"]
+    root.attrs["last_ingest"] = {name: value for name, value in last.items() if name != "remarks"}
     root.attrs["schema_version"] = 3
 
 

@@ -46,6 +46,7 @@ def running(
 ) -> Iterator[Prefect]:
     folder = tmp_path_factory.mktemp("prefect")
     settings = {"QMRI_SOURCE": source, "QMRI_STORE": folder / "store", "QMRI_KEY_FILE": processed.key_file}
+    settings |= {"QMRI_QUIET_FOR": 0}  # files are new here
     address = workers.scheduler.address  # Dask workers that know nothing of Prefect, and serve all that asks them
     with prefect(folder, lines=readme_lines("Deployments"), QMRI_SCHEDULER=address, **settings) as installation:
         yield installation
