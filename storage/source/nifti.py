@@ -12,7 +12,6 @@ from typing import Any
 import nibabel
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from qmri_core.series.classification import Context, SkipReason
 from qmri_core.series.geometry import Volume, spacing_of
@@ -221,6 +220,8 @@ def _finite(array: NDArray[np.float32], where: str) -> NDArray[np.float32]:
 
 def _lost_tissue(array: NDArray[np.float32], missing: NDArray[np.bool_]) -> int:
     """Voxels of NaN that tissue surrounds: enclosed in the image, in holes whose rim is not dark."""
+    from scipy import ndimage  # memory of its own, which reading headers does not need
+
     holes, count = ndimage.label(ndimage.binary_fill_holes(~missing) & missing)
     bright = DARK_RIM * float(np.percentile(array[~missing], 98))
     lost = 0

@@ -9,10 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import highdicom
 import numpy as np
 import pydicom
-from highdicom.spatial import get_volume_positions
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.pixels.utils import pixel_array
@@ -244,6 +242,9 @@ def _affine(
     pixel_spacing: tuple[float, ...],
 ) -> NDArray[np.float64]:
     """RAS affine from highdicom's volume; it must agree with the one that discovery derived."""
+    import highdicom  # memory of its own, which reading headers does not need
+    from highdicom.spatial import get_volume_positions
+
     spacing, order = get_volume_positions(positions, orientation, rtol=0.05, perpendicular_tol=2e-3)
     if spacing is None or order is None:
         raise ReadError(_complaint(series, 0, "and its neighbours make no evenly spaced volume"))
