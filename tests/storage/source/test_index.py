@@ -286,7 +286,7 @@ def process(source: Path, kept: Path, pause: float) -> subprocess.Popen[str]:
 
 def told(run: subprocess.Popen[str]) -> tuple[str, str, int]:
     out, error = run.communicate(timeout=600)
-    return out.splitlines()[-1], error, run.returncode
+    return (out.splitlines() or [""])[-1], error, run.returncode
 
 
 def at_once(source: Path, kept: Path, n_runs: int, expected: str) -> None:
