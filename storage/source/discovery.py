@@ -94,10 +94,10 @@ class Scanned:
         self._used: set[int] = set()
         self.n_files = index.n_files
         self.unreadable = index.other
+        self._unread = index.unread
         self._visits = Visits(index.units(), key=key, holding=self._holding)
         self.sessions = self._visits.sessions
         self._people = People(key, self.sessions)
-        self._unread = index.unread
         if absent := len(set(self._unread) - set(self.sessions)):
             self.unreadable[UNREAD_SESSION] = absent
 
@@ -191,6 +191,7 @@ def scan_source(
         if not kept.n_files:
             raise SourceError(_no_file(source, kept.other))
         scanned = Scanned(kept, source, key, assume)
+        on_error.push(scanned)
         if not scanned.sessions:
             raise SourceError(_nothing(source, scanned.n_files, scanned.unreadable))
         on_error.pop_all()

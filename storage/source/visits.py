@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import NamedTuple
@@ -134,6 +135,12 @@ class Visits:
     def __init__(self, units: Iterable[Met], *, key: bytes, holding: Holding) -> None:
         self._key, self._holding = key, holding
         self._database = sqlite3.connect("", isolation_level=None)
+        with ExitStack() as on_error:
+            on_error.callback(self._database.close)
+            self._fill(units)
+            on_error.pop_all()
+
+    def _fill(self, units: Iterable[Met]) -> None:
         run = self._database.execute
         run("PRAGMA journal_mode = OFF").fetchall()
         run(f"CREATE TABLE unit ({_UNIT}, first, last, n_files)")

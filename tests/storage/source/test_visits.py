@@ -5,7 +5,8 @@ from __future__ import annotations
 import datetime
 import itertools
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ DAY = datetime.date(2020, 3, 5).toordinal()
 NOON = 43_200.0
 T1W, T2W, FLAIR = Contrast.T1W, Contrast.T2W, Contrast.FLAIR
 ALL = (T1W, T2W, FLAIR)
+OPEN = ExitStack()
 
 
 class Archive:
@@ -63,7 +65,15 @@ class Archive:
         units = list(self.units)
         if seed is not None:
             random.Random(seed).shuffle(units)  # noqa: S311
-        return Visits(units, key=KEY, holding=self.holding)
+        visits = Visits(units, key=KEY, holding=self.holding)
+        OPEN.callback(visits.close)
+        return visits
+
+
+@pytest.fixture(autouse=True)
+def _closed() -> Iterator[None]:
+    yield
+    OPEN.close()
 
 
 def contents(visits: Visits) -> dict[str, list[str]]:
