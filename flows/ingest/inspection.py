@@ -99,44 +99,59 @@ def inspect_source(
             return plan_session(scanned.session(session)[0], overrides, by_software=by_software)
 
         assignment = assign_groups(map(first_plan, scanned.sessions), {})
-        sizes: Counter[str] = Counter()
-        states: Counter[tuple[str, str]] = Counter()
-        remarks: Counter[str] = Counter()
-        spoilt: Counter[str] = Counter()
-        need = Need()
-        used: list[Override] = []
-        n_series = 0
+        tally = _Tally()
         for done, session in enumerate(scanned.sessions, start=1):
             plan = finish_plan(first_plan(session), assignment, overrides, by_software=by_software)
-            used += [entry for entry in plan.overrides if entry not in used]
-            sizes.update([plan.placement.group] if plan.placement is not None else [])
-            n_series += len(plan.series)
-            states.update([(str(plan.status), str(plan.reason or ""))])
-            remarks.update({str(remark.kind) for remark in plan.remarks})
-            spoilt.update(str(decision.reason) for decision in plan.decisions if _is_spoilt(decision))
-            need += Need() if is_done(plan, known.get(session)) else need_of(plan)
+            tally.add(plan, known.get(session))
             table.write(json.dumps([_series_rows(plan), _session_row(plan), _remark_rows(plan)]) + "\n")
             progress(done, len(scanned.sessions), "decide")
-        unmatched = unmatched_entries(entries, scanned.unmatched, used)
+        unmatched = unmatched_entries(entries, scanned.unmatched, tally.used)
         yield Inspection(
             n_sessions=len(scanned.sessions),
-            n_series=n_series,
+            n_series=tally.n_series,
             n_files=scanned.n_files,
             other_files=scanned.unreadable,
-            group_sizes=dict(sizes),
+            group_sizes=dict(tally.sizes),
             unmatched=unmatched,
-            problems=tuple(
-                problems(
-                    sessions=states,
-                    series=spoilt,
-                    remarks=remarks,
-                    groups=sizes,
-                    files=scanned.unreadable,
-                    n_unmatched=len(unmatched),
-                )
-            ),
-            need=need,
+            problems=tally.problems(scanned.unreadable, len(unmatched)),
+            need=tally.need,
             table=table,
+        )
+
+
+@dataclass(slots=True)
+class _Tally:
+    """Counts over the plans of a source, for `flows.ingest.problems.problems`."""
+
+    n_series: int = 0
+    need: Need = field(default_factory=Need)
+    used: list[Override] = field(default_factory=list)
+    sizes: Counter[str] = field(default_factory=Counter)
+    states: Counter[tuple[str, str]] = field(default_factory=Counter)
+    remarks: Counter[str] = field(default_factory=Counter)
+    spoilt: Counter[str] = field(default_factory=Counter)
+
+    def add(self, plan: SessionPlan, row: Mapping[str, object] | None) -> None:
+        """Count one plan; ``row`` is the session's in the catalogue."""
+        self.n_series += len(plan.series)
+        self.need += Need() if is_done(plan, row) else need_of(plan)
+        self.used += [entry for entry in plan.overrides if entry not in self.used]
+        self.sizes.update([plan.placement.group] if plan.placement is not None else [])
+        self.states.update([(str(plan.status), str(plan.reason or ""))])
+        self.remarks.update({str(remark.kind) for remark in plan.remarks})
+        self.spoilt.update(str(decision.reason) for decision in plan.decisions if _is_spoilt(decision))
+
+    def problems(self, files: Mapping[str, int], n_unmatched: int) -> tuple[Problem, ...]:
+        """What somebody has to decide."""
+        return tuple(
+            problems(
+                sessions=self.states,
+                series=self.spoilt,
+                remarks=self.remarks,
+                groups=self.sizes,
+                files=files,
+                n_unmatched=n_unmatched,
+            )
         )
 
 
