@@ -7,6 +7,7 @@ versions is skipped.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -157,8 +158,16 @@ class Other:
         )
 
     def __call__(self, code: str, *arguments: str) -> str:
-        process = self.start(code, *arguments)
-        output, _ = process.communicate(timeout=600)
+        """Output of a process that must end well.
+
+        With Icechunk 2.3 and Python 3.13, 2 of some 220 processes that only read ended by SIGSEGV, on a store that all
+        others read: such a one is asked once more.
+        """
+        for tries_left in (1, 0):
+            process = self.start(code, *arguments)
+            output, _ = process.communicate(timeout=600)
+            if not (tries_left and code == CHECK and process.returncode == -signal.SIGSEGV):
+                break
         assert process.returncode == 0, output
         return output
 
