@@ -22,8 +22,9 @@ from flows.ingest.forecast import Forecast, Need, durations_of, forecast, need_o
 from flows.ingest.problems import SPOILT_SERIES, Problem, problems
 from flows.ingest.rows import is_done
 from flows.ingest.session_plan import SessionPlan, assign_groups, finish_plan, plan_session, unmatched_entries
+from flows.ingest.source_plans import known_rows
 from flows.progress import Progress, quiet
-from flows.tables.text import labels_of, records
+from flows.tables.text import labels_of
 from qmri_core.series.classification import Decision, SkipReason
 from qmri_core.series.grouping import grid_of
 from qmri_core.series.stored_keys import shortened
@@ -199,11 +200,9 @@ def _remark_rows(plan: SessionPlan) -> list[list[str]]:
     return [[plan.session, str(remark.kind), remark.text] for remark in plan.remarks]
 
 
-def rows_in(store: str | None) -> dict[str, dict[str, object]]:
+def rows_in(store: str | None) -> Mapping[str, Mapping[str, object]]:
     """Rows of a store's catalogue by session; none without a store."""
-    if store is None or not exists(store):
-        return {}
-    return {str(row["session"]): row for row in records(Cohort.open(store).catalogue)}
+    return {} if store is None or not exists(store) else known_rows(Cohort.open(store))
 
 
 def forecast_of(
