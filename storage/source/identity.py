@@ -70,11 +70,6 @@ class Met(NamedTuple):
     n_files: int = 1
 
 
-def person_of(frame: Frame) -> str:
-    """What tells the person of a file from others."""
-    return frame.instance.patient or study_of(frame)
-
-
 def study_of(frame: Frame) -> str:
     """What tells the study of a file from others; without identifier, the day of the person's visit."""
     one = frame.instance

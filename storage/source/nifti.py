@@ -62,12 +62,8 @@ def scan_nifti(
     doubt = sidecar.problem or impossible_times(values)
     number = values.get("SeriesNumber")
     number = number if isinstance(number, int) else 0
-    remarks = (
-        [Remark(kind=RemarkKind.PLACED, text=f"series {number}: {image.place.remark}")] if image.place.remark else []
-    )
     if doubt:
         values = without_times(values)
-        remarks.append(Remark(kind=RemarkKind.SIDECAR, text=f"series {number}: {doubt}"))
     header = header_of(values)
     software = text(values, "SoftwareVersions")
     if software:
@@ -97,10 +93,15 @@ def scan_nifti(
         context=Context(contrast_agent=_agent(name, values), n_inversion_times=2 if _is_inversion(name) else 1),
         sex=sex_of({"sex": text(values, "PatientSex")}, Columns({}))[0],
         age=age_in_words(text(values, "PatientAge"))[0],
-        remarks=tuple(remarks),
+        remarks=_remarks(number, {RemarkKind.PLACED: image.place.remark, RemarkKind.SIDECAR: doubt}),
     )
     folder = PurePosixPath(relative).parent.as_posix()
     return series, LinkageRow(session=series.session, patient_id=person, study_instance_uid=session, path=folder)
+
+
+def _remarks(number: int, texts: Mapping[RemarkKind, str]) -> tuple[Remark, ...]:
+    """Remarks on one series, of the kinds with something to say."""
+    return tuple(Remark(kind=kind, text=f"series {number}: {text}") for kind, text in texts.items() if text)
 
 
 def session_by_name(relative: str, *, key: bytes) -> str:
