@@ -93,7 +93,7 @@ def verify(
     Each problem is named by session and variable; exit status 1 says that there are some.
     """
     from storage.store.cohort import Cohort
-    from storage.store.verify import verify
+    from storage.store.lifecycle.verify import verify
 
     cohort = Cohort.open(store)
     with reporting("verify") as progress:
@@ -142,7 +142,7 @@ def rollback(
     store: Store,
 ) -> None:
     """Make an earlier state the current one; the present one stays under a tag."""
-    from storage.store.lifecycle import rollback
+    from storage.store.lifecycle.upkeep import rollback
 
     snapshot, saved = rollback(store, tag)
     typer.echo(f"rolled back to {tag}; snapshot {snapshot}. What was current until now is tagged {saved}")
@@ -156,7 +156,7 @@ def compact(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done; do nothing.")] = False,
 ) -> None:
     """End old commits that have no tag, and delete what no other commit needs; the current state stays."""
-    from storage.store.lifecycle import compact
+    from storage.store.lifecycle.upkeep import compact
 
     done = compact(store, keep_days=keep_days, dry_run=dry_run)
     would = "would end" if dry_run else "ended"
@@ -174,7 +174,7 @@ def forget(
     """Remove a session from the store and its history, for ever; the next ingest does not bring it back."""
     from flows.cli.options import settings_or_usage_error
     from storage.pseudonyms import load_key
-    from storage.store.forget import forget, holding
+    from storage.store.lifecycle.forget import forget, holding
 
     held = holding(store, session)
     typer.echo(f"{session} will be removed; all earlier commits end, and cannot be opened or rolled back to any more")
@@ -188,7 +188,7 @@ def forget(
 
 def migrate(store: Store) -> None:
     """Bring a store that an older version wrote up to date."""
-    from storage.store.lifecycle import migrate
+    from storage.store.lifecycle.upkeep import migrate
 
     before, after = migrate(store)
     typer.echo(f"schema {before} -> {after}" if before != after else f"schema {after} is up to date")

@@ -24,7 +24,7 @@ from storage.source.discovery import Scanned, scan_source
 from storage.source.files import last_change
 from storage.store.acquisitions import acquisitions_of
 from storage.store.cohort import Cohort
-from storage.store.forget import forgotten
+from storage.store.lifecycle.forget import forgotten
 from storage.store.repository import StoreError
 from storage.store.schema import Reason, Status
 from storage.store.waves import commit

@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from qmri_core.series.acquisition import Contrast, SeriesHeader
-from storage.source.header import code_words, field_strength, manufacturer_of, slug
+from storage.source.dicom.header import code_words, field_strength, manufacturer_of, slug
 
 Words = str | tuple[str, ...]
 

@@ -18,12 +18,13 @@ from qmri_core.series.geometry import Volume
 from qmri_core.series.remarks import Remark, RemarkKind
 from storage.pseudonyms import pseudonym
 from storage.source.assume_file import Assumption, AssumptionError, fill, load_assumptions, matching
-from storage.source.bids_people import People
-from storage.source.bids_tree import LeftOut
+from storage.source.bids.nifti import read_nifti
+from storage.source.bids.people import People
+from storage.source.bids.tree import LeftOut
 from storage.source.dates import known_age, sound_date
-from storage.source.dicom import Frame
+from storage.source.dicom.frames import Frame
+from storage.source.dicom.pixels import read_dicom
 from storage.source.files import SEPARATOR, UNREAD_SESSION, UNREADABLE_FOLDER, relative, walk
-from storage.source.identity import session_of, study_of
 from storage.source.index import (
     BATCH,
     Index,
@@ -34,9 +35,6 @@ from storage.source.index import (
     remove_index,
     scan_files,
 )
-from storage.source.nifti import read_nifti
-from storage.source.parting import Held
-from storage.source.pixels import read_dicom
 from storage.source.series import (
     LinkageRow,
     ReadError,
@@ -48,7 +46,9 @@ from storage.source.series import (
 )
 from storage.source.siblings import Overview, context_in, context_of, with_siblings
 from storage.source.stacks import Stack, alike_parts, join, stack, stacks, without_strays
-from storage.source.visits import Visits, Who, covers_head, middle_of
+from storage.source.visits.identity import session_of, study_of
+from storage.source.visits.parting import Held
+from storage.source.visits.rule import Visits, Who, covers_head, middle_of
 
 __all__ = [
     "Assumption", "AssumptionError", "Discovery", "LinkageRow", "ReadError", "Scanned", "Series", "SourceError",

@@ -22,8 +22,10 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
+from storage.source.bids.nifti import is_nifti, scan_nifti, session_by_name
+from storage.source.bids.sidecars import Folders, stamp_of_sidecars
 from storage.source.damage import DamagedError
-from storage.source.dicom import Frame, scan_file, scan_stream
+from storage.source.dicom.frames import Frame, scan_file, scan_stream
 from storage.source.files import (
     UNREADABLE_FOLDER,
     Allowance,
@@ -36,12 +38,10 @@ from storage.source.files import (
     read_some,
     relative,
 )
-from storage.source.identity import Met, Unit, clock_of, unit_of, unit_of_labels
-from storage.source.nifti import is_nifti, scan_nifti, session_by_name
 from storage.source.series import LinkageRow, Series
-from storage.source.sidecars import Folders, stamp_of_sidecars
+from storage.source.visits.identity import Met, Unit, clock_of, unit_of, unit_of_labels
 
-VERSION = 8
+VERSION = 9
 """Raised when a scan of the same file gives something else."""
 
 BATCH = 64

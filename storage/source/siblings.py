@@ -10,7 +10,7 @@ from typing import Self
 
 from qmri_core.series.acquisition import SeriesHeader
 from qmri_core.series.classification import Context, SkipReason, is_mprage
-from storage.source.dicom import Frame
+from storage.source.dicom.frames import Frame
 from storage.source.series import Series
 from storage.source.stacks import Stack, same_orientation, same_timing
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from qmri_core.series.acquisition import SeriesHeader
-from storage.source.dicom import Frame
+from storage.source.dicom.frames import Frame
 from storage.source.series import NO_AFFINE, Matrix
 
 SAME_DIRECTION = 2e-3  # cosines: writers round them to six digits, and some scanners jitter in the last

@@ -2,8 +2,8 @@
 
 A group node ``/<scanner>/<protocol>`` holds `IMAGES`, `BIAS_FIELDS`, `AFFINE`, `DIGEST`, `PER_SESSION` and the
 coordinates ``session``, ``image``, ``z``, ``y``, ``x``; the node ``/catalogue`` holds `CATALOGUE`. A change here is a
-change of the store's contract: raise `SCHEMA_VERSION`, teach `storage.store.lifecycle` the step, and renew the copy
-of the metadata that the tests compare with.
+change of the store's contract: raise `SCHEMA_VERSION`, teach `storage.store.lifecycle.upkeep` the step, and renew the
+copy of the metadata that the tests compare with.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from flows.settings import Settings
 from flows.statistics.aggregate import aggregate
 from storage.store.checkpoints import register
 from storage.store.cohort import Cohort, commit, history
-from storage.store.lifecycle import compact
+from storage.store.lifecycle.upkeep import compact
 from tests.benchmarks.test_orchestration import make_store
 
 N_SESSIONS = 3

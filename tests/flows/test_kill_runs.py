@@ -17,8 +17,8 @@ from distributed import Client
 
 from flows.maps.infer import infer
 from storage.store.cohort import Cohort, open_repository
+from storage.store.lifecycle.verify import verify
 from storage.store.repository import StoreError
-from storage.store.verify import verify
 from tests.flows.end_to_end import (
     ROOT,
     Processed,

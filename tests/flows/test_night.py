@@ -23,7 +23,7 @@ from flows.tables.summary import RunSummary
 from qmri_core.series.acquisition import Contrast
 from storage.store.checkpoints import register
 from storage.store.cohort import Cohort, history, open_cohort, open_repository
-from storage.store.verify import verify
+from storage.store.lifecycle.verify import verify
 from tests.flows.end_to_end import Processed, arrays, assert_same_arrays, last_snapshot, other_weights, values
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(1800)]  # four minutes; test_deployments.py has the empty night

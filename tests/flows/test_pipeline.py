@@ -45,9 +45,9 @@ from qmri_core.series.acquisition import Contrast
 from qmri_core.statistics import densest
 from storage.store.acquisitions import acquisitions_of
 from storage.store.cohort import Cohort
+from storage.store.lifecycle.verify import verify
 from storage.store.repository import writing
 from storage.store.tables import write_table
-from storage.store.verify import verify
 from tests.flows.end_to_end import Processed, arrays, assert_same_arrays, finite, last_snapshot, names_below, values
 from tests.storage.residues import texts
 

@@ -18,11 +18,11 @@ from qmri_core.mapping.checkpoint import load_checkpoint
 from storage.store.checkpoints import NODE, PROMOTED
 from storage.store.cohort import Cohort, StoreError, open_repository, writing
 from storage.store.labels import LABELS
-from storage.store.lifecycle import migrate
+from storage.store.lifecycle.upkeep import migrate
+from storage.store.lifecycle.verify import verify
 from storage.store.schema import SCHEMA_VERSION
 from storage.store.slots import group_paths
 from storage.store.tables import change
-from storage.store.verify import verify
 from tests.flows.end_to_end import Processed, arrays, assert_same_arrays, values
 
 FLAGS = {"tissue": ("none", "csf", "grey_matter", "white_matter"), "brain_mask": ("outside", "brain")}

@@ -20,7 +20,7 @@ from flows.ingest.session_plan import SessionPlan
 from flows.maps.infer import infer
 from qmri_core.series.acquisition import Contrast
 from storage.store.cohort import Cohort
-from storage.store.verify import verify
+from storage.store.lifecycle.verify import verify
 from tests.flows.end_to_end import Processed, last_snapshot, names_below, qmri
 from tests.flows.tiny_cohort import make_store
 

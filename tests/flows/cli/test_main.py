@@ -180,10 +180,10 @@ def test_verify_finds_a_store_as_it_was_written(store: str) -> None:
 
 
 def test_verify_ends_with_1_where_something_is_damaged(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from storage.store.verify import Problem
+    from storage.store.lifecycle.verify import Problem
 
     problem = Problem(session="ses-1", variable="T1map", message="its content is not what was written")
-    monkeypatch.setattr("storage.store.verify.verify", lambda *_args, **_options: [problem])
+    monkeypatch.setattr("storage.store.lifecycle.verify.verify", lambda *_args, **_options: [problem])
     result = qmri("verify", "--store", store)
     assert result.exit_code == 1
     assert "ses-1  T1map  its content is not what was written" in result.output

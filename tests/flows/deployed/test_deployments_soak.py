@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from storage.store.cohort import Cohort, history, open_cohort, open_repository
-from storage.store.verify import verify
+from storage.store.lifecycle.verify import verify
 from tests.flows.deployed.test_deployments import one_session
 from tests.flows.end_to_end import Processed, arrays, assert_same_arrays
 from tests.flows.prefect_processes import Prefect, prefect, readme_lines, wait_until

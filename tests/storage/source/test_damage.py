@@ -16,15 +16,17 @@ import numpy as np
 import pytest
 from pydicom.dataset import Dataset
 
-from storage.source import assume_file, dicom, elements, files, header, index, nifti, pixels
+from storage.source import assume_file, files, index
+from storage.source.bids import nifti
 from storage.source.damage import PYDICOM, DamagedError, library_errors
+from storage.source.dicom import elements, frames, header, pixels
 from storage.source.discovery import discover, read_volume
 from storage.source.index import ScanTask, scan_files
 from tests.storage.slices import voxels, write_enhanced, write_series
 
 KEY = b"a key for tests, of thirty-two b"
 MISTAKES = (AttributeError, TypeError, KeyError, ValueError)
-MODULES = (assume_file, dicom, elements, files, header, index, nifti, pixels)
+MODULES = (assume_file, elements, files, frames, header, index, nifti, pixels)
 CALLED_BY_A_LIBRARY = {"_past_classic"}  # pydicom asks it where to stop; it compares two numbers
 Patch = pytest.MonkeyPatch
 

@@ -27,7 +27,7 @@ from storage.source.discovery import (
     read_volume,
     scan_source,
 )
-from storage.source.identity import session_of
+from storage.source.visits.identity import session_of
 from tests.storage.slices import PATIENT_ID, SECRETS, STUDY, header, voxels, write, write_series
 
 KEY = b"a key for tests, of thirty-two b"

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from storage.source.dicom import Frame, scan_stream
+from storage.source.dicom.frames import Frame, scan_stream
 from storage.source.discovery import ReadError, Series, decide, discover, read_volume
 from storage.source.index import ScanTask, scan_files
 from tests.storage.slices import header, voxels, write

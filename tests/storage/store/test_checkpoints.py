@@ -10,8 +10,8 @@ import zarr
 
 from storage.store.checkpoints import promote, register
 from storage.store.cohort import Cohort, history, open_cohort, open_repository, writing
+from storage.store.lifecycle.verify import verify
 from storage.store.repository import StoreError
-from storage.store.verify import verify
 
 
 @pytest.fixture

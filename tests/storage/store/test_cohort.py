@@ -24,9 +24,9 @@ from storage.store.cohort import (
     write_arrays,
     writing,
 )
+from storage.store.lifecycle.verify import verify
 from storage.store.repository import StorageFaultError
 from storage.store.schema import CATALOGUE, NOT_COMPUTED, PER_SESSION, SCHEMA_VERSION
-from storage.store.verify import verify
 from tests.storage.cohorts import GRID, GROUP, images, infer, ingest, maps, placement, row
 
 SESSIONS = ("ses-b", "ses-a", "ses-c")

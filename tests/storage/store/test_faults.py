@@ -24,10 +24,10 @@ from storage.store.cohort import (
     write_arrays,
     writing,
 )
+from storage.store.lifecycle.verify import verify
 from storage.store.locations import StorageFaultError
 from storage.store.slots import find_slots
 from storage.store.tables import read_rows
-from storage.store.verify import verify
 from tests.storage.cohorts import images, infer, ingest, placement, row
 
 ROOT = Path(__file__).parents[3]

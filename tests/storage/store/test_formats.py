@@ -19,11 +19,11 @@ import pytest
 
 from storage.store.cohort import Cohort, begin_append, begin_update, history, open_cohort, open_repository
 from storage.store.formats import FORMAT, create_repository
-from storage.store.lifecycle import compact, migrate, rollback
+from storage.store.lifecycle.upkeep import compact, migrate, rollback
+from storage.store.lifecycle.verify import verify
 from storage.store.locations import StorageFaultError, StoreError, repository_config, storage_of
 from storage.store.repository import exists, tags, writing
 from storage.store.schema import WORKER_VARIABLES, create_root, rounded
-from storage.store.verify import verify
 from tests.storage.cohorts import images, infer, ingest, maps, placement
 from tests.storage.conftest import BUCKET
 
@@ -192,14 +192,14 @@ for session in sys.argv[2:]:
 CHECK = """
 import sys
 from storage.store.cohort import Cohort
-from storage.store.verify import verify
+from storage.store.lifecycle.verify import verify
 from tests.storage.store.test_formats import assert_holds
 assert verify(Cohort.open(sys.argv[1])) == []
 assert_holds(sys.argv[1], *sys.argv[2:], names=("T1w", "tissue", "T1map"))
 """
 LIFE = """
 import sys
-from storage.store.lifecycle import compact, rollback
+from storage.store.lifecycle.upkeep import compact, rollback
 from storage.store.repository import tag, writing
 with writing(sys.argv[1]) as repository:
     tag(repository, "there")

@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 
 from storage.store.cohort import Cohort
+from storage.store.lifecycle.verify import verify
 from storage.store.repository import StoreError, history, open_repository, writing
 from storage.store.schema import IMAGE_NAMES
 from storage.store.slots import find_slots
 from storage.store.tables import column, group_of, read_rows
-from storage.store.verify import verify
 from storage.store.waves import begin_append, begin_update, commit, write_arrays
 from tests.storage.cohorts import images, ingest, maps, placement, row
 

@@ -19,11 +19,11 @@ from storage.store.cohort import (
     write_arrays,
     writing,
 )
-from storage.store.forget import forget
 from storage.store.labels import LABELS, model_name, with_labels
-from storage.store.lifecycle import migrate, rollback
+from storage.store.lifecycle.forget import forget
+from storage.store.lifecycle.upkeep import migrate, rollback
+from storage.store.lifecycle.verify import verify
 from storage.store.tables import change
-from storage.store.verify import verify
 from tests.storage.cohorts import images, ingest, placement, row
 
 SKYRA, OTHER_SKYRA, PRISMA = (

@@ -27,10 +27,10 @@ from storage.store.cohort import (
     writing,
 )
 from storage.store.formats import create_repository
+from storage.store.lifecycle.verify import verify
 from storage.store.locations import StorageFaultError, local_path, storage_of
 from storage.store.repository import open_waves
 from storage.store.schema import WORKER_VARIABLES, rounded
-from storage.store.verify import verify
 from tests.storage.cohorts import images, infer, ingest, maps, placement, row
 from tests.storage.conftest import BUCKET, credentials
 from tests.storage.faulty_proxy import DROP, FaultyProxy, faulty_proxy, first

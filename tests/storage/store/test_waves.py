@@ -32,9 +32,9 @@ from storage.store.cohort import (
     write_table,
     writing,
 )
+from storage.store.lifecycle.verify import verify
 from storage.store.schema import IMAGE_NAMES, WORKER_VARIABLES, rounded
 from storage.store.tables import load_table
-from storage.store.verify import verify
 from storage.store.waves import check_whole_chunks
 from tests.storage.cohorts import GRID, GROUP, images, infer, ingest, maps, placement, row
 

@@ -1,0 +1,202 @@
+"""Who was imaged and when, as the tables of a BIDS tree say it: ``participants``, ``sessions`` and ``scans``.
+
+- Age: that of the session in ``sessions.tsv``; else that of the person in ``participants.tsv``, which is taken for the
+  age at the first session; else that of the sidecar.
+- Sex: ``sessions.tsv``, ``participants.tsv``, sidecar.
+- Day: from ``acq_time`` of ``sessions.tsv``, else the first of ``scans.tsv``, since the first session of the person in
+  the source. Dates may be shifted, as BIDS asks for, as long as all of a person are alike.
+
+What contradicts itself is said in remarks. No date leaves this module.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import OrderedDict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from qmri_core.series.remarks import Remark, RemarkKind
+from storage.pseudonyms import pseudonym
+from storage.source.bids.names import parse, stem_of
+from storage.source.bids.sidecars import folders_of
+from storage.source.bids.tables import TOP, Columns, Row, Table, age_of, date_of, read_table, sex_of
+from storage.source.series import Series
+
+_PEOPLE = 2048  # people of whom the tables are kept
+_YEAR = 365.2425
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Visit:
+    """What the tables say of one session; dates as ordinals, ``text`` as it is written."""
+
+    row: Row = field(default_factory=dict, repr=False)
+    date: int | None = field(default=None, repr=False)
+    text: str = field(default="", repr=False)
+    scanned: int | None = field(default=None, repr=False)
+    """First date of its scans."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Person:
+    rows: tuple[Row, ...] = field(repr=False)
+    of_person: Columns
+    of_visit: Columns
+    visits: Mapping[str, _Visit]
+    problems: tuple[str, ...]
+
+
+class People:
+    """Tables of the datasets of one source, read when they are needed.
+
+    Parameters
+    ----------
+    key
+        Key of the pseudonyms.
+    sessions
+        Pseudonyms of the sessions of the source.
+    """
+
+    def __init__(self, key: bytes, sessions: Collection[str]) -> None:
+        self._key, self._sessions = key, frozenset(sessions)
+        self._datasets: dict[str, tuple[dict[str, list[Row]], Columns, str]] = {}
+        self._people: OrderedDict[tuple[str, str], _Person] = OrderedDict()
+
+    def told(self, members: Sequence[Series]) -> list[Series]:
+        """The NIfTI series of one session, with age, sex and day from the tables, and remarks on the first."""
+        result = list(members)
+        first = True
+        for place, one in enumerate(members):
+            folder, file = os.path.split(one.paths[0])
+            name = parse(stem_of(file))
+            if one.kind != "nifti" or name is None:
+                continue
+            person = self._person(folders_of(folder, name.person)[0], name.person)
+            changed, doubts = self._stated(one, person, name.person, name.session)
+            result[place] = replace(changed, remarks=(*changed.remarks, *doubts)) if first else changed
+            first = False
+        return result
+
+    def _stated(self, one: Series, person: _Person, label: str, session: str) -> tuple[Series, list[Remark]]:
+        doubts = list(person.problems)
+        visit = person.visits.get(session, _Visit())
+        day, doubt = self._day(person, label, session)
+        doubts += [doubt] if doubt else []
+        own = [row for row in person.rows if _is_of(row, session)]
+        age = _agreed([age_of(visit.row, person.of_visit), *_at_first(own, person, day), (one.age, "")], doubts)
+        sexes = [sex_of(visit.row, person.of_visit), *(sex_of(row, person.of_person) for row in own), (one.sex, "")]
+        doubts += [why for _, why in sexes if why]
+        known = [sex for sex, _ in sexes if sex]
+        doubts += ["the sex is stated in two ways: the first of sessions, participants and sidecar is taken"] * (
+            len(set(known)) > 1
+        )
+        sex = known[0] if known else ""
+        remarks = [Remark(kind=RemarkKind.TABLES, text=doubt) for doubt in dict.fromkeys(doubts)]
+        if (age, sex, day) == (one.age, one.sex, one.day):
+            return one, remarks
+        digest = hashlib.sha256(f"{one.digest}\0{age} {sex} {day}".encode()).hexdigest()
+        return replace(one, age=age, sex=sex, day=day, digest=digest), remarks
+
+    def _day(self, person: _Person, label: str, session: str) -> tuple[int | None, str]:
+        """Days since the person's first session in the source, and why they are not known though dates are stated."""
+        present = {
+            name: visit
+            for name, visit in person.visits.items()
+            if pseudonym(self._key, "session", label, name) in self._sessions
+        }
+        visit = present.get(session, _Visit())
+        if visit.date is not None and visit.scanned is not None and abs(visit.date - visit.scanned) > 1:
+            return None, "the dates of sessions and scans differ: the day is not known"
+        texts = [one.text for one in present.values() if one.text]
+        if len(texts) > 1 and len(set(texts)) == 1:
+            return None, f"{len(texts)} sessions have the same date and time: the day is not known"
+        dates = {name: one.scanned if one.date is None else one.date for name, one in present.items()}
+        known = [date for date in dates.values() if date is not None]
+        date = dates.get(session)
+        return (None if date is None else date - min(known)), ""
+
+    def _person(self, root: str, label: str) -> _Person:
+        place = root, label
+        if place not in self._people:
+            if len(self._people) >= _PEOPLE:
+                self._people.popitem(last=False)
+            rows, columns, problem = self._dataset(root)
+            folder = os.path.join(root, label)  # noqa: PTH118
+            visits, visit_problem = _visits(folder, label)
+            self._people[place] = _Person(
+                rows=tuple(rows.get(label.removeprefix("sub-"), ())),
+                of_person=columns,
+                of_visit=Columns.of(
+                    os.path.join(folder, f"{label}_sessions.json"),  # noqa: PTH118
+                    os.path.join(root, "sessions.json"),  # noqa: PTH118
+                ),
+                visits=visits,
+                problems=tuple(text for text in (problem, visit_problem) if text),
+            )
+        return self._people[place]
+
+    def _dataset(self, root: str) -> tuple[dict[str, list[Row]], Columns, str]:
+        """Rows of the participants of a dataset by their labels."""
+        if root not in self._datasets:
+            table = read_table(os.path.join(root, "participants.tsv"), "participant_id")  # noqa: PTH118
+            rows: dict[str, list[Row]] = {}
+            for row in table.rows:
+                rows.setdefault(row["participant_id"].removeprefix("sub-"), []).append(row)
+            columns = Columns.of(os.path.join(root, "participants.json"))  # noqa: PTH118
+            self._datasets[root] = rows, columns, _said("participants.tsv", table)
+        return self._datasets[root]
+
+
+def _said(name: str, table: Table) -> str:
+    return f"{name} is not read: {table.problem}" if table.problem else ""
+
+
+def _visits(folder: str, label: str) -> tuple[dict[str, _Visit], str]:
+    """What the tables in a person's folder say of the sessions, by their names; empty for the only one without."""
+    table = read_table(os.path.join(folder, f"{label}_sessions.tsv"), "session_id")  # noqa: PTH118
+    visits: dict[str, _Visit] = {}
+    for row in table.rows:
+        name = f"ses-{row['session_id'].removeprefix('ses-')}"
+        text = row.get("acq_time", "")
+        visits[name] = _Visit(row=row, date=date_of(text), text=text if date_of(text) is not None else "")
+    try:
+        names = sorted(name for name in os.listdir(folder) if name.startswith("ses-"))  # noqa: PTH208
+    except OSError:
+        names = []
+    problem = _said("sessions.tsv", table)
+    for name in names or [""]:
+        scans = read_table(os.path.join(folder, name, "_".join(filter(None, (label, name, "scans.tsv")))), "filename")  # noqa: PTH118
+        problem = problem or _said("scans.tsv", scans)
+        times = [row.get("acq_time", "") for row in scans.rows]
+        text = min((time for time in times if date_of(time) is not None), default="")
+        visit = visits.get(name, _Visit())
+        visits[name] = replace(visit, scanned=date_of(text), text=visit.text or text)
+    return visits, problem
+
+
+def _is_of(row: Row, session: str) -> bool:
+    """Whether a row of participants speaks of a session, where it names one."""
+    stated = row.get("session_id") or row.get("session") or ""
+    return not session or not stated or stated.removeprefix("ses-") == session.removeprefix("ses-")
+
+
+def _at_first(own: Sequence[Row], person: _Person, day: int | None) -> list[tuple[int | None, str]]:
+    """Ages by the person's rows of participants: at this session where the row names it, else at the first one."""
+    result = []
+    for row in own:
+        age, doubt = age_of(row, person.of_person)
+        later = 0 if day is None or row.get("session_id") or row.get("session") else int(day / _YEAR)
+        result.append((None if age is None else min(TOP, age + later), doubt))
+    return result
+
+
+def _agreed(ages: Sequence[tuple[int | None, str]], doubts: list[str]) -> int | None:
+    """The first age that is known; what contradicts it goes to ``doubts``."""
+    doubts += [doubt for _, doubt in ages if doubt]
+    known = [age for age, _ in ages if age is not None]
+    if known and max(known) - min(known) > 1:
+        text = f"the ages by sessions, participants and sidecar differ by {max(known) - min(known)} years"
+        doubts.append(f"{text}: the first of them is taken")
+    return known[0] if known else None

@@ -1,0 +1,1 @@
+"""What a DICOM file holds: elements, header, frames and pixels."""

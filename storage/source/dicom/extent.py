@@ -1,0 +1,82 @@
+"""How far the pixels of a DICOM file reach, and whether the file reaches as far."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import IO, Literal
+
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.pixels.decoders.base import get_decoder
+
+from storage.source.damage import PYDICOM, DamagedError, library_errors
+from storage.source.dicom.elements import get_number, transfer_syntax
+
+NATIVE = frozenset({"", "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"})
+"""Transfer syntaxes that leave pixels as they are; empty where a file names none."""
+
+_PIXELS = {"little": b"\xe0\x7f\x10\x00", "big": b"\x7f\xe0\x00\x10"}
+_BIG_ENDIAN = "1.2.840.10008.1.2.2"
+_IMPLICIT = frozenset({"", "1.2.840.10008.1.2"})
+_UNKNOWN_LENGTH = 0xFFFFFFFF
+
+
+@lru_cache(maxsize=256)
+def is_decodable(syntax: str) -> bool:
+    """Whether a decoder that is installed reads pixels of a transfer syntax: no video, nothing that lies elsewhere."""
+    if syntax in NATIVE:
+        return True
+    try:
+        return bool(get_decoder(syntax).is_available)
+    except NotImplementedError:  # how pydicom says that it knows none
+        return False
+
+
+def pixel_bytes(header: Dataset) -> int:
+    """Bytes of the pixels, if they are not compressed."""
+    bits = 1.0
+    for name, default in (("Rows", 0), ("Columns", 0), ("BitsAllocated", 16), ("NumberOfFrames", 1)):
+        bits *= get_number(header, name) or default
+    if not math.isfinite(bits):
+        raise DamagedError("OverflowError")
+    return int(bits / 8)
+
+
+def may_hold_pixels(header: Dataset, size: int) -> bool:
+    """Whether a file is long enough for its pixels, if they are not compressed."""
+    return transfer_syntax(header) not in NATIVE or size >= pixel_bytes(header)
+
+
+def start_of_pixels(raw: IO[bytes], *, force: bool) -> int:
+    """Where pixels begin in a file, however few there are: then it was cut short, and reading it must fail."""
+    raw.seek(0)
+    with library_errors(PYDICOM):
+        pydicom.dcmread(raw, stop_before_pixels=True, specific_tags=["Rows"], force=force)
+    return raw.tell()
+
+
+def missing_bytes(raw: IO[bytes], header: Dataset, size: int, *, force: bool) -> int:
+    """Bytes of the pixels that a file lacks, by what the element of the pixels says; 0 of those that are compressed."""
+    syntax = transfer_syntax(header)
+    if syntax not in NATIVE:
+        return 0
+    order: Literal["big", "little"] = "big" if syntax == _BIG_ENDIAN else "little"
+    expected = size - pixel_bytes(header)
+    for start in (expected - 12, expected - 8):  # nearly always the pixels end the file
+        if start > 0 and _length_at(raw, start, order, is_long=start == expected - 12) == size - expected:
+            return 0
+    start = start_of_pixels(raw, force=force)
+    length = _length_at(raw, start, order, is_long=syntax not in _IMPLICIT)
+    begin = start + (8 if syntax in _IMPLICIT else 12)
+    return 0 if length is None else max(0, begin + length - size)
+
+
+def _length_at(raw: IO[bytes], start: int, order: Literal["big", "little"], *, is_long: bool) -> int | None:
+    """Length of the element of the pixels that starts there; None if none does, or it does not say."""
+    raw.seek(start)
+    element = raw.read(12)
+    if element[:4] != _PIXELS[order] or len(element) < 12:
+        return None
+    length = int.from_bytes(element[8:12] if is_long else element[4:8], order)
+    return None if length == _UNKNOWN_LENGTH else length

@@ -1,0 +1,1 @@
+"""Which files are one session, of whom and when."""
