@@ -95,7 +95,7 @@ def evaluate_real(
     made = identities_of_maps(stored)
     if not made:
         raise StoreError("no stored session has maps; run `qmri infer` and then `qmri aggregate` first")
-    statistics = up_to_date(read_statistics(cohort), made, cohort.slots)
+    statistics = up_to_date(read_statistics(cohort), made, stored)
     if missing := set(made) - set(statistics["session"]):
         raise StoreError(
             f"{len(missing)} of {len(made)} sessions with maps lack statistics; run `qmri aggregate` first"

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from flows.tables.text import records
 from qmri_core.calibration.odd_scales import COMMON, Part
 from qmri_core.calibration.scales import ScaleCalibration, Signals, is_nobodys, odd_scales
 from qmri_core.series.acquisition import CONTRASTS, Acquisition, Contrast
@@ -61,13 +60,15 @@ def oddity_of(
 def marked_sessions(stored: pd.DataFrame) -> frozenset[str]:
     """Stored sessions whose maps rest on their own signals, or on nothing: they stand for nobody in statistics."""
     ours = {*MARKS.values(), SIGNALS_MARK}
-    return frozenset(str(row["session"]) for row in records(stored) if ours & set(str(row["quality_marks"]).split(",")))
+    marks = zip(stored["session"], stored["quality_marks"], strict=True)
+    return frozenset(str(session) for session, marked in marks if ours & set(str(marked).split(",")))
 
 
 def suspects_of(catalogue: pd.DataFrame) -> frozenset[str]:
     """Sessions whose headers leave a scale open."""
+    told = zip(catalogue["session"], catalogue["remarks"], strict=True)
     return frozenset(
-        str(row["session"])
-        for row in records(catalogue)
-        if any(remark.kind is RemarkKind.SCALE_UNKNOWN for remark in remarks_of(str(row["remarks"])))
+        str(session)
+        for session, text in told
+        if any(remark.kind is RemarkKind.SCALE_UNKNOWN for remark in remarks_of(str(text)))
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,9 +12,9 @@ import xarray as xr
 
 from flows.cluster.driver import required
 from flows.maps.odd_sessions import marked_sessions
-from flows.maps.staleness import maps_identity
+from flows.maps.staleness import IMAGES_REST_ON, MAPS_REST_ON, maps_identity
 from flows.progress import Progress, quiet
-from flows.statistics.session import SummariseTask, summarise_session
+from flows.statistics.session import summarise_sessions, summarise_tasks
 from flows.tables.text import labels_of, records
 from qmri_core.statistics import Moments, inter_group_variation
 from storage.store.cohort import Cohort, latest
@@ -24,9 +24,9 @@ from storage.store.tables import write_table
 if TYPE_CHECKING:
     from distributed import Client
 
-    from storage.store.slots import Slot
-
 KEYS = ["session", "group", "tissue", "map"]
+VALUES = ("status", "quality_marks", *MAPS_REST_ON, *IMAGES_REST_ON)
+"""Per-session values that say which statistics are to be taken, and which count."""
 _FIGURES = ["n", "mean", "sd", "median", "mode", "q05", "q25", "q75", "q95"]
 
 
@@ -69,20 +69,13 @@ def aggregate(
         If the workers or the storage fail: run it again.
     """
     cohort = latest(store)
-    made = identities_of_maps(cohort.sessions)
+    stored = cohort.values_of(VALUES)
+    made = identities_of_maps(stored)
     table = read_statistics(cohort)
     lacking = table["mode"].isna() & (table["n"] > 0)
-    kept = up_to_date(table[~table["session"].isin(table.loc[lacking, "session"])], made, cohort.slots)
+    kept = up_to_date(table[~table["session"].isin(table.loc[lacking, "session"])], made, stored)
     due = sorted(set(made) - set(kept["session"]))
-    tasks = [SummariseTask(cohort=cohort, slot=cohort.slots[name]) for name in due]
-    failure = "statistics of its maps could not be taken"
-    rows = [
-        {**row, "made_with": made[task.slot.session]}
-        for task, outcome in required(
-            client, summarise_session, tasks, name="aggregate", failure=failure, progress=progress
-        )
-        for row in outcome.rows
-    ]
+    rows = _taken(cohort, due, made, client, progress)
     snapshot = None
     if rows or len(kept) != len(table):
         table = pd.concat([kept, pd.DataFrame(rows, columns=table.columns)], ignore_index=True) if rows else kept
@@ -95,13 +88,36 @@ def aggregate(
                 message=f"Aggregate {len(rows) // 9} sessions",
                 metadata={"run": "aggregate"},
             )
-    result_tables = tables_of(table[[*KEYS, *_FIGURES]], left_out=marked_sessions(cohort.sessions))
+    result_tables = tables_of(table[[*KEYS, *_FIGURES]], left_out=marked_sessions(stored))
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         for name, frame in asdict_frames(result_tables).items():
             frame.to_csv(out / f"{name}.csv", index=False)
     labels = labels_of(result_tables.groups["group"], cohort.labels)
     return replace(result_tables, labels=labels, snapshot=snapshot)
+
+
+def _taken(
+    cohort: Cohort, due: Sequence[str], made: Mapping[str, str], client: Client, progress: Progress
+) -> list[dict[str, object]]:
+    """Rows of the sessions that are due, taken on workers."""
+    tasks = list(summarise_tasks(cohort, due))
+    failure = "statistics of its maps could not be taken"
+    rows: list[dict[str, object]] = []
+    done = 0
+    progress(done, len(due), "aggregate")
+    for task, outcome in required(
+        client,
+        summarise_sessions,
+        tasks,
+        name="aggregate",
+        failure=failure,
+        session=lambda task: task.slots[0].session,
+    ):
+        rows += ({**row, "made_with": made[str(row["session"])]} for row in outcome.rows)
+        done += len(task.slots)
+        progress(done, len(due), "aggregate")
+    return rows
 
 
 def read_statistics(cohort: Cohort) -> pd.DataFrame:
@@ -113,19 +129,16 @@ def read_statistics(cohort: Cohort) -> pd.DataFrame:
 
 
 def identities_of_maps(stored: pd.DataFrame) -> dict[str, str]:
-    """What the maps of each session were made from, of all stored sessions that have maps."""
+    """What the maps of each session were made from, of all stored sessions that have maps; by `VALUES` of them."""
     has_maps = (stored["checkpoint_digest"] != "") & (stored["status"] != Status.FAILED)
-    return {str(row["session"]): maps_identity(row) for row in records(stored[has_maps])}
+    return {str(row["session"]): maps_identity(row) for row in records(stored.loc[has_maps, ["session", *VALUES]])}
 
 
-def up_to_date(table: pd.DataFrame, made: Mapping[str, str], places: Mapping[str, Slot]) -> pd.DataFrame:
-    """Rows of the stored statistics that are of maps as they are now."""
-    current = {
-        str(row["session"])
-        for row in records(table)
-        if made.get(str(row["session"])) == row["made_with"] and row["group"] == places[str(row["session"])].group
-    }
-    return table[table["session"].isin(current)]
+def up_to_date(table: pd.DataFrame, made: Mapping[str, str], stored: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the stored statistics that are of maps as they are now, of sessions in the groups where they lie now."""
+    groups = dict(zip(stored["session"], stored["group"], strict=True))
+    is_current = (table["session"].map(made) == table["made_with"]) & (table["session"].map(groups) == table["group"])
+    return table[table["session"].isin(set(table.loc[is_current, "session"]))]
 
 
 def tables_of(statistics: pd.DataFrame, *, left_out: Collection[str] = frozenset()) -> AggregateResult:
@@ -137,9 +150,8 @@ def tables_of(statistics: pd.DataFrame, *, left_out: Collection[str] = frozenset
     pooled = statistics[~statistics["session"].isin(list(left_out))]
     for (tissue, name), of_map in pooled.groupby(["tissue", "map"], sort=True):
         start = {"tissue": tissue, "map": name}
-        by_group = [
-            (group, members.astype({"median": float, "mode": float})) for group, members in of_map.groupby("group")
-        ]
+        figures = of_map[["median", "mode"]].astype(float)
+        by_group = [(group, figures.loc[members]) for group, members in of_map.groupby("group").groups.items()]
         for group, members in by_group:
             medians, modes = Moments.of(members["median"]), Moments.of(members["mode"])
             groups.append(

@@ -11,6 +11,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from storage.store.nodes import Nodes
 from storage.store.repository import StoreError, faults
 from storage.store.schema import (
     DIGEST,
@@ -22,7 +23,7 @@ from storage.store.schema import (
     rounded,
 )
 from storage.store.slots import Slot, check_owner
-from storage.store.tables import array_of, group_of
+from storage.store.tables import array_of, column, group_of
 
 
 def write_arrays(fork: icechunk.ForkSession, slot: Slot, arrays: Mapping[str, NDArray[Any]]) -> icechunk.ForkSession:
@@ -41,7 +42,7 @@ def write_arrays(fork: icechunk.ForkSession, slot: Slot, arrays: Mapping[str, ND
     """
     with faults():
         group = zarr.open_group(fork.store, path=slot.group, mode="r+", zarr_format=3)
-        check_owner(group, slot)
+        check_owner(list(column(array_of(group, "session"))), slot)
         checked: list[tuple[zarr.Array[Any], Variable, NDArray[Any]]] = []
         for name, values in arrays.items():
             if name not in WORKER_VARIABLES:
@@ -71,14 +72,30 @@ def check_whole_chunks(array: zarr.Array[Any], slot: Slot, shape: tuple[int, ...
         raise StoreError(f"{slot.session}: {array.path} has volumes of {array.shape[1:]}, {shape} was given")
 
 
-def read_arrays(root: zarr.Group, slot: Slot, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+def read_arrays(nodes: Nodes, slot: Slot, names: Sequence[str]) -> dict[str, NDArray[Any]]:
     """One session's values of the variables as stored; see `storage.store.cohort.Cohort.read`."""
-    group = group_of(root, slot.group)
-    check_owner(group, slot)
+    _check(nodes, [slot], names)
+    return {name: np.asarray(nodes.array(slot.group, name)[slot.index]) for name in names}
+
+
+def read_together(nodes: Nodes, slots: Sequence[Slot], names: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """Values of several sessions of one group; see `storage.store.cohort.Cohort.read_together`."""
+    _check(nodes, slots, names)
+    (group,) = {slot.group for slot in slots}
+    index = np.asarray([slot.index for slot in slots])
+    arrays = {name: nodes.array(group, name) for name in names}
+    return {
+        name: np.asarray(array.oindex[(index, *(slice(None) for _ in array.shape[1:]))])
+        for name, array in arrays.items()
+    }
+
+
+def _check(nodes: Nodes, slots: Sequence[Slot], names: Sequence[str]) -> None:
+    for slot in slots:
+        check_owner(nodes.members(slot.group), slot)
     unknown = [name for name in names if name not in WORKER_VARIABLES and name not in SESSION_VARIABLES]
     if unknown:
-        raise StoreError(f"{slot.session}: no such variables: {', '.join(unknown)}")
-    return {name: np.asarray(array_of(group, name)[slot.index]) for name in names}
+        raise StoreError(f"{slots[0].session}: no such variables: {', '.join(unknown)}")
 
 
 def digests_of(root: zarr.Group, slot: Slot) -> dict[str, str]:

@@ -5,24 +5,27 @@ Writing is in `repository`, `waves` and `tables` beside it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property, lru_cache
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import icechunk
+import numpy as np
 import pandas as pd
 import xarray as xr
 import zarr
 from numpy.typing import NDArray
 
 from storage.store import checkpoints
-from storage.store.arrays import read_arrays
+from storage.store.arrays import read_arrays, read_together
 from storage.store.labels import LABEL, labels_in
 from storage.store.locations import absolute
+from storage.store.nodes import Nodes
 from storage.store.repository import (
     MAIN,
     Snapshot,
@@ -35,9 +38,9 @@ from storage.store.repository import (
     tag,
     writing,
 )
-from storage.store.schema import CATALOGUE_COLUMNS, IMAGE_NAMES, PER_SESSION, SESSION_VARIABLES
+from storage.store.schema import CATALOGUE_COLUMNS, IMAGE_NAMES, PER_SESSION, SESSION_VARIABLES, SHARED
 from storage.store.slots import Placement, Slot, find_slots
-from storage.store.tables import TableName, column, group_of, groups_of, load_table, read_rows, write_table
+from storage.store.tables import TableName, groups_of, load_table, read_rows, write_table
 from storage.store.waves import Wave, begin_append, begin_update, commit, write_arrays
 
 __all__ = [
@@ -136,17 +139,40 @@ class Cohort:
         return pd.DataFrame(read_rows(self.root))
 
     @cached_property
+    def nodes(self) -> Nodes:
+        """Arrays of the snapshot, each opened once."""
+        return Nodes(self.root)
+
+    @cached_property
     def sessions(self) -> pd.DataFrame:
         """One row per stored session: its group, index along the session axis, and all per-session values."""
-        tables = []
-        for path in sorted(set(groups_of(self.root).values())):
-            arrays = dict(group_of(self.root, path).arrays())  # all at once: one by one they take longer than reading
-            names = column(arrays["session"])
-            table: dict[str, Any] = {"session": names, "group": path, "index": range(len(names))}
-            table |= {variable.name: column(arrays[variable.name]) for variable in PER_SESSION}
-            tables.append(pd.DataFrame(table))
-        empty = pd.DataFrame(columns=["session", "group", "index", *(variable.name for variable in PER_SESSION)])
-        return pd.concat(tables, ignore_index=True) if tables else empty
+        return self.values_of(variable.name for variable in PER_SESSION)
+
+    def values_of(self, names: Iterable[str]) -> pd.DataFrame:
+        """The same with some of the per-session values: those that stand in the catalogue too cost nothing more.
+
+        Parameters
+        ----------
+        names
+            Of variables of `storage.store.schema.PER_SESSION`, in the order of the columns.
+        """
+        names = list(names)
+        slots = sorted(self.slots.values(), key=lambda slot: (slot.group, slot.index))
+        rows = self.catalogue.set_index("session").loc[[slot.session for slot in slots]]
+        table: dict[str, Any] = {
+            "session": rows.index.to_numpy(),
+            "group": rows["group"].to_numpy(),
+            "index": [slot.index for slot in slots],
+        }
+        own = [name for name in names if name not in SHARED]
+        parts: dict[str, list[Any]] = {name: [] for name in own}
+        for group, members in groupby(slots, key=lambda slot: slot.group) if own else ():
+            index = [slot.index for slot in members]
+            for name, values in self.nodes.columns(group, own).items():
+                parts[name].append(values[index])
+        for name in names:
+            table[name] = np.concatenate([[], *parts[name]]) if name in parts else rows[name].to_numpy()
+        return pd.DataFrame(table, columns=["session", "group", "index", *names])
 
     @cached_property
     def slots(self) -> dict[str, Slot]:
@@ -201,8 +227,21 @@ class Cohort:
             If the store cannot be opened or does not answer any more. Where it does, and the session's chunks alone
             cannot be read, the error of the library goes on: that is the session's own.
         """
+        with self._asked():
+            return read_arrays(self.nodes, slot, names)
+
+    def read_together(self, slots: Sequence[Slot], names: Sequence[str]) -> dict[str, NDArray[Any]]:
+        """The same of several sessions of one group, along a first axis in their order.
+
+        Faster for small volumes: each read costs about a millisecond, whatever it reads.
+        """
+        with self._asked():
+            return read_together(self.nodes, slots, names)
+
+    @contextmanager
+    def _asked(self) -> Iterator[None]:
         try:
-            return read_arrays(self.root, slot, names)
+            yield
         except (OSError, icechunk.IcechunkError) as error:
             self._check_door(error)
             raise

@@ -148,9 +148,8 @@ def remove(root: zarr.Group, path: str, session: str) -> None:
     _resize(group, last)
 
 
-def check_owner(group: zarr.Group, slot: Slot) -> None:
-    """Raise `StoreError` unless the slot is still this session's."""
-    names = array_of(group, "session")
-    owner = str(names[slot.index]) if slot.index < names.shape[0] else "nobody"
+def check_owner(members: Sequence[object], slot: Slot) -> None:
+    """Raise `StoreError` unless the slot is still this session's, of the sessions along the axis of its group."""
+    owner = str(members[slot.index]) if slot.index < len(members) else "nobody"
     if owner != slot.session:
         raise StoreError(f"{slot.session}: its slot {slot.index} in {slot.group} belongs to {owner}; begin a new wave")

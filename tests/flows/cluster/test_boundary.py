@@ -18,7 +18,7 @@ from flows.cluster.dispatch import ClusterError
 from flows.ingest.session import IngestTask, ingest_session
 from flows.maps.session import InferTask, infer_session
 from flows.maps.weights import Weights
-from flows.statistics.session import SummariseTask, summarise_session
+from flows.statistics.session import SummariseTask, summarise_sessions, summarise_tasks
 from qmri_core.calibration.population import FieldStrengthError
 from qmri_core.calibration.scales import CalibrationError
 from qmri_core.calibration.session_model import PersonLevels
@@ -246,7 +246,7 @@ def test_a_scale_that_is_none_fails_the_session(store: str, checkpoint: Path) ->
 
 def test_statistics_of_a_session(store: str) -> None:
     slot = Cohort.open(store).slots[sorted(Cohort.open(store).slots)[1]]
-    outcome = summarise_session(SummariseTask(cohort=Cohort.open(store), slot=slot))
+    outcome = summarise_sessions(SummariseTask(cohort=Cohort.open(store), slots=(slot,)))
     stored = Cohort.open(store).read(slot, ["T2map", "tissue"])
     (row,) = (row for row in outcome.rows if (row["tissue"], row["map"]) == ("GM", "T2map"))
     inside = stored["T2map"][stored["tissue"] == 2]
@@ -257,5 +257,35 @@ def test_statistics_of_a_session(store: str) -> None:
 
 def test_a_slot_that_belongs_to_another_fails(store: str) -> None:
     first, second, *_ = (slot for slot in Cohort.open(store).slots.values() if slot.group == GROUPS[0])
-    outcome = summarise_session(SummariseTask(cohort=Cohort.open(store), slot=replace(first, session=second.session)))
+    taken = replace(first, session=second.session)
+    outcome = summarise_sessions(SummariseTask(cohort=Cohort.open(store), slots=(taken,)))
     assert (outcome.status, outcome.error, outcome.stage) == (Status.FAILED, "StoreError", "read")
+
+
+def test_sessions_in_one_task_have_the_rows_that_they_have_alone(store: str) -> None:
+    cohort = Cohort.open(store)
+    slots = tuple(slot for slot in cohort.slots.values() if slot.group == GROUPS[0])[::-1]
+    together = summarise_sessions(SummariseTask(cohort=cohort, slots=slots))
+    alone = [summarise_sessions(SummariseTask(cohort=cohort, slots=(slot,))) for slot in slots]
+    assert len(slots) > 1
+    assert repr(together.rows) == repr(tuple(row for outcome in alone for row in outcome.rows))  # NaN is not itself
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_of_sessions_in_one_task_the_one_that_fails_is_named(store: str, place: int) -> None:
+    cohort = Cohort.open(store)
+    slots = [slot for slot in cohort.slots.values() if slot.group == GROUPS[0]]
+    slots[place] = replace(slots[place], session=f"ses-{place}")
+    outcome = summarise_sessions(SummariseTask(cohort=cohort, slots=tuple(slots)))
+    assert (outcome.session, outcome.status, outcome.stage) == (f"ses-{place}", Status.FAILED, "read")
+
+
+def test_as_many_sessions_are_in_one_task_as_their_volumes_allow(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    cohort = Cohort.open(store)
+    names = sorted(cohort.slots)
+    by_group = [{slot.group for slot in task.slots} for task in summarise_tasks(cohort, names)]
+    assert sorted(group for (group,) in by_group) == sorted(GROUPS)
+    monkeypatch.setattr("flows.statistics.session.VOXELS_PER_TASK", 1)
+    single = list(summarise_tasks(cohort, names))
+    assert sorted(slot.session for task in single for slot in task.slots) == names
+    assert {len(task.slots) for task in single} == {1}
