@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from storage.store.slots import Slot
 
 VOXELS_PER_TASK = 4_000_000
-"""Voxels of the sessions of one task: one session at 1 mm, and of small ones as many as make up for what a task costs."""
+"""Voxels of the sessions of one task: a session at 1 mm, of small ones as many as make up for what a task costs."""
 MOST_SESSIONS = 64
 """Sessions of one task at most: what is lost where a worker dies, and the grain of the progress."""
 

@@ -1,4 +1,4 @@
-"""Nodes of one snapshot for reading, each opened once: opening an array takes as long as reading a small chunk of it."""
+"""Nodes of one snapshot for reading, each opened once: to open an array takes as long as to read a small chunk."""
 
 from __future__ import annotations
 
