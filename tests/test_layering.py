@@ -24,7 +24,19 @@ ORDER: dict[str, list[str]] = {
     ],
     "storage": ["pseudonyms", "source", "store", "exports", "simulated"],
     "storage/source": [
-        *("damage", "files", "dates", "series", "dicom", "stacks", "assume_file", "siblings", "bids", "visits"),
+        *(
+            "damage",
+            "full_disk",
+            "files",
+            "dates",
+            "series",
+            "dicom",
+            "stacks",
+            "assume_file",
+            "siblings",
+            "bids",
+            "visits",
+        ),
         *("index", "discovery"),
     ],
     "flows": [

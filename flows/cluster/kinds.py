@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
@@ -21,6 +20,7 @@ from distributed.system import MEMORY_LIMIT
 
 from flows.cluster.dispatch import ClusterError
 from flows.settings import Settings
+from storage.source.full_disk import temporary_folder
 
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -91,6 +91,8 @@ def started_cluster(settings: Settings, *, processes: bool = True) -> Iterator[A
     ------
     ClusterError
         If the kind needs a package that is not installed, or a GPU and there is none.
+    DiskFullError
+        If there is no place for the workers' files.
     """
     kind = settings.scheduler or "local"
     with dask.config.set(CONFIGURATION), ExitStack() as stack:
@@ -99,7 +101,7 @@ def started_cluster(settings: Settings, *, processes: bool = True) -> Iterator[A
             return
         # what the driver has set would win over Dask's own defaults
         stack.enter_context(_environment(ONE_THREAD if processes else {}))
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="qmri-dask-", ignore_cleanup_errors=True))
+        folder = stack.enter_context(temporary_folder("qmri-dask-"))
         if kind == "gpu":
             yield stack.enter_context(_gpu_cluster(visible_gpus(), folder, settings))
         else:

@@ -11,7 +11,6 @@ from io import StringIO
 from math import prod
 from pathlib import Path
 from shutil import disk_usage
-from tempfile import TemporaryFile
 from types import MappingProxyType
 from typing import IO
 
@@ -30,6 +29,7 @@ from qmri_core.series.grouping import grid_of
 from qmri_core.series.stored_keys import shortened
 from storage.source.assume_file import Assumption, Override, load_entries
 from storage.source.discovery import Runner, in_turn, scan_source
+from storage.source.full_disk import temporary_files, temporary_table
 from storage.store.cohort import Cohort
 from storage.store.labels import with_labels
 from storage.store.repository import exists
@@ -87,13 +87,15 @@ def inspect_source(
     ------
     SourceError, AssumptionError
         If the source is missing or empty, or the assume file is wrong.
+    DiskFullError
+        If there is no place for temporary files.
     """
     entries = load_entries(assume) if assume is not None else ()
     assumptions = [entry for entry in entries if isinstance(entry, Assumption)]
     overrides = [entry for entry in entries if isinstance(entry, Override)]
     with (
         scan_source(source, key=key, assume=assumptions, progress=progress, index=index, runner=runner) as scanned,
-        TemporaryFile("w+", encoding="utf-8") as table,
+        temporary_table() as table,
     ):
 
         def first_plan(session: str) -> SessionPlan:
@@ -104,8 +106,11 @@ def inspect_source(
         for done, session in enumerate(scanned.sessions, start=1):
             plan = finish_plan(first_plan(session), assignment, overrides, by_software=by_software)
             tally.add(plan, known.get(session))
-            table.write(json.dumps([_series_rows(plan), _session_row(plan), _remark_rows(plan)]) + "\n")
+            with temporary_files():
+                table.write(json.dumps([_series_rows(plan), _session_row(plan), _remark_rows(plan)]) + "\n")
             progress(done, len(scanned.sessions), "decide")
+        with temporary_files():
+            table.flush()
         unmatched = unmatched_entries(entries, scanned.unmatched, tally.used)
         yield Inspection(
             n_sessions=len(scanned.sessions),

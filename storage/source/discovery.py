@@ -25,6 +25,7 @@ from storage.source.dates import known_age, sound_date
 from storage.source.dicom.frames import Frame
 from storage.source.dicom.pixels import read_dicom
 from storage.source.files import SEPARATOR, UNREAD_SESSION, UNREADABLE_FOLDER, relative, walk
+from storage.source.full_disk import temporary_files
 from storage.source.index import (
     BATCH,
     Index,
@@ -182,6 +183,8 @@ def scan_source(
     ------
     SourceError
         If the source is missing, empty or holds no image at all.
+    DiskFullError
+        If there is no place for temporary files.
     """
     if not source.exists():
         raise SourceNotFoundError(f"source {source} does not exist; give an existing folder of DICOM or NIfTI files")
@@ -211,7 +214,8 @@ def _indexed(
             return kept
     except IndexUnusableError as error:
         if location is None:
-            raise
+            with temporary_files():
+                raise (error.__cause__ or error) from None
         if error.is_damaged:
             remove_index(location)
         _log.warning("the index of headers cannot be used (%s): all files are read, and read again next time", error)

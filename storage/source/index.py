@@ -38,6 +38,7 @@ from storage.source.files import (
     read_some,
     relative,
 )
+from storage.source.full_disk import is_full
 from storage.source.series import LinkageRow, Series
 from storage.source.visits.identity import Met, Unit, clock_of, unit_of, unit_of_labels
 
@@ -238,12 +239,12 @@ def _nifti_record(found: Nifti) -> Record:
 class IndexUnusableError(OSError):
     """The index cannot be read or written, or has lost what was in it; its text names no path.
 
-    ``is_damaged`` says that it is to be made again.
+    ``is_damaged`` says that it is to be made again, ``is_full`` that its disk, or that of temporary files, is full.
     """
 
-    def __init__(self, text: str, *, is_damaged: bool = False) -> None:
+    def __init__(self, text: str, *, is_damaged: bool = False, is_full: bool = False) -> None:
         super().__init__(text)
-        self.is_damaged = is_damaged
+        self.is_damaged, self.is_full = is_damaged, is_full
 
 
 class Index:
@@ -432,8 +433,10 @@ def _database_errors() -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
+        if is_full(error):
+            raise IndexUnusableError("its disk, or that of temporary files, is full", is_full=True) from error
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        raise IndexUnusableError(str(error), is_damaged=code in _DAMAGE) from None
+        raise IndexUnusableError(str(error), is_damaged=code in _DAMAGE) from error
 
 
 def remove_index(location: Path) -> None:
@@ -449,7 +452,7 @@ def _opened(location: Path | None, mark: str) -> sqlite3.Connection:
             location.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             os.close(os.open(location, os.O_CREAT | os.O_RDWR, 0o600))
         except OSError as error:
-            raise IndexUnusableError(error.strerror or type(error).__name__) from None
+            raise IndexUnusableError(error.strerror or type(error).__name__, is_full=is_full(error)) from None
     with _database_errors(), ExitStack() as on_error:
         # In the rollback mode that is the default, unlike in WAL, several machines may share a file.
         database = sqlite3.connect("" if location is None else location, isolation_level=None, timeout=WAIT)

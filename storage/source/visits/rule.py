@@ -20,6 +20,7 @@ from qmri_core.series.acquisition import CONTRASTS
 from qmri_core.series.remarks import Remark, RemarkKind
 from storage.pseudonyms import pseudonym
 from storage.source.dates import CAPPED
+from storage.source.full_disk import temporary_files
 from storage.source.series import Series
 from storage.source.visits.identity import Met, Unit
 from storage.source.visits.parting import (
@@ -130,12 +131,17 @@ class Visits:
         Key of the pseudonyms.
     holding
         Tells what some units would hold as a session; asked only where identifiers contradict each other.
+
+    Raises
+    ------
+    DiskFullError
+        If there is no place for the tables.
     """
 
     def __init__(self, units: Iterable[Met], *, key: bytes, holding: Holding) -> None:
         self._key, self._holding = key, holding
         self._database = sqlite3.connect("", isolation_level=None)
-        with ExitStack() as on_error:
+        with ExitStack() as on_error, temporary_files():
             on_error.callback(self._database.close)
             self._fill(units)
             on_error.pop_all()
