@@ -5,7 +5,6 @@ The rule is in docs/explanation/visits.md. Its result depends on what the files 
 
 from __future__ import annotations
 
-import datetime
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -23,6 +22,7 @@ from storage.source.dates import CAPPED
 from storage.source.full_disk import temporary_files
 from storage.source.series import Series
 from storage.source.visits.identity import Met, Unit
+from storage.source.visits.one_date import AT_ONE_TIME, Visit, against, is_new_year
 from storage.source.visits.parting import (
     SAME_FIELD,
     Device,
@@ -50,10 +50,7 @@ MANY_A_DAY = 50
 """Visits on one scanner and date, above which the date is taken for one that stands in for none."""
 
 ALIKE = 3
-"""People of an archive who, if all have one date, have one that stands in for none; two if it is a 1 January."""
-
-AT_ONE_TIME = 600.0
-"""Seconds that two scanners must overlap until nobody can have been in both: their clocks differ by minutes."""
+"""People of an archive whose one date is asked whether it stands in for none; two if it is a 1 January."""
 
 SAME_HEAD = 120.0
 """Millimetres between the middles of two images of one head, both measured from the isocentre."""
@@ -406,13 +403,32 @@ class Visits:
                 self._database.execute("UPDATE part SET person = ? WHERE session = ?", (person, session))
                 self._remark(session, [Remark(kind=RemarkKind.PERSON_UNSURE, text=text)])
 
+    def _against_date(self, date: int) -> str:
+        """Why the one date of the archive stands in for none; see `storage.source.visits.one_date.against`."""
+        query = f"SELECT {', '.join(_PART)} FROM part WHERE date IS NOT NULL ORDER BY person, session"  # noqa: S608
+        visits: list[Visit] = []
+        n_again = 0
+        for person, rows in groupby(
+            map(PartRow._make, self._database.execute(query).fetchall()), lambda row: row.person
+        ):
+            parts = list(rows)
+            visits += [Visit(person=person, device=_device(row), first=row.first, last=row.last) for row in parts]
+            if len(parts) > 1:
+                n_again += sum(is_session(self._holding(self.units(row.session))) for row in parts) > 1
+        return against(date, visits, n_again)
+
     def _check_dates(self) -> None:
         """Forget dates that stand in for none, seen over all of the archive."""
         run = self._database.execute
         people, first, last = run("SELECT COUNT(DISTINCT person), MIN(date), MAX(date) FROM part "
                                   "WHERE date IS NOT NULL").fetchone()  # fmt: skip
-        if first is not None and first == last and people >= (2 if _is_new_year(first) else ALIKE):
-            text = f"all {people} people of the archive have one date"
+        if (
+            first is not None
+            and first == last
+            and people >= (2 if is_new_year(first) else ALIKE)
+            and (reason := self._against_date(first))
+        ):
+            text = f"all {people} people of the archive have one date, {reason}"
             run("UPDATE part SET is_common = 1, doubt = ?, date = NULL WHERE date IS NOT NULL", (text,))
         crowded = run("SELECT date, maker, model, serial FROM part WHERE date IS NOT NULL GROUP BY date, maker, model, "
                       "serial HAVING COUNT(*) > ?", (MANY_A_DAY,)).fetchall()  # fmt: skip
@@ -422,11 +438,6 @@ class Visits:
                 "serial = ?", (text, *place))  # fmt: skip
         run("INSERT INTO remark SELECT session, ?, doubt || '; its day is not known' FROM part WHERE doubt != '' AND "
             "date IS NULL", (str(RemarkKind.DATE_UNKNOWN),))  # fmt: skip
-
-
-def _is_new_year(ordinal: int) -> bool:
-    day = datetime.date.fromordinal(ordinal)
-    return (day.month, day.day) == (1, 1)
 
 
 def _device(part: PartRow) -> Device:

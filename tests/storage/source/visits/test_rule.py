@@ -299,19 +299,58 @@ def test_alike_people_with_a_study_per_series_are_put_together_by_their_frames()
     assert len({who.person for who in all_of(visits)}) == 2
 
 
+NEW_YEAR = datetime.date(2019, 1, 1).toordinal()
+
+
 @pytest.mark.parametrize(
-    ("date", "people", "known"),
-    [(DAY, 3, False), (DAY, 2, True), (datetime.date(2019, 1, 1).toordinal(), 2, False)],
-    ids=["three people", "two people", "two on a 1 January"],
-)
-def test_one_date_everywhere_is_no_date(date: int, people: int, *, known: bool) -> None:
+    ("date", "people", "clocks", "known", "reason"),
+    [
+        (DAY, 4, (NOON, NOON + 1800, NOON + 3600, NOON + 5400), True, ""),
+        (DAY, 3, (NOON, NOON + 1800, None), True, ""),
+        (DAY, 2, (None, None), True, ""),
+        (NEW_YEAR, 2, (NOON, NOON + 1800), False, "a 1 January"),
+        (DAY, 3, (None, None, None), False, "no time of the day"),
+        (DAY, 4, (None, None, None, NOON), False, "no time of the day"),
+        (DAY, 3, (NOON, NOON, NOON), False, "one time of the day"),
+        (DAY, 3, (NOON, NOON + 1800, NOON + 1820), False, "one scanner at one time"),
+        (DAY, 3, (NOON, NOON + 1800, NOON + 1800 + 300), False, "one scanner at one time"),
+    ],
+    ids=[
+        "a day", "a day, one time lost", "two people", "two on a 1 January", "no times", "few times", "one time",
+        "two begin at once", "two overlap",
+    ],
+)  # fmt: skip
+def test_one_date_everywhere_is_a_day_unless_something_speaks_against_it(
+    date: int, people: int, clocks: tuple[float | None, ...], reason: str, *, known: bool
+) -> None:
     archive = Archive()
-    for number in range(people):
-        archive.add(f"p{number}", f"s{number}", *ALL, date=date, day=date)
-    found = all_of(archive.found())
+    for number, clock in enumerate(clocks):
+        archive.add(f"p{number}", f"s{number}", *ALL, date=date, day=date, clock=clock, minutes=25.0)
+    found = all_of(archive.found(seed=people))
     assert [who.day for who in found] == [0 if known else None] * people
     assert all(who.is_common_date is not known for who in found)
     assert all(("date_unknown" in kinds(who)) is not known for who in found)
+    assert all(reason in remark.text for who in found for remark in who.remarks)
+
+
+def test_people_in_several_scanners_at_one_time_are_those_of_a_day() -> None:
+    archive = Archive()
+    for number in range(6):
+        archive.add(
+            f"p{number}", f"s{number}", *ALL, serial=f"s{number % 3}", clock=NOON + 1800 * (number // 3) + number
+        )
+    assert [who.day for who in all_of(archive.found())] == [0] * 6
+
+
+@pytest.mark.parametrize(("held", "people", "known"), [(ALL, 3, False), (ALL, 12, True), ((T1W,), 3, True)])
+def test_whole_visits_again_on_the_one_date_speak_against_it(
+    held: tuple[Contrast, ...], people: int, *, known: bool
+) -> None:
+    archive = Archive()
+    for number in range(people):
+        archive.add(f"p{number}", f"s{number}", *ALL, clock=20_000.0 + 3600 * number)
+    archive.add("p0", "again", *held, clock=20_000.0 + 3600 * people, frame="other")
+    assert {who.day for who in all_of(archive.found())} == ({0} if known else {None})
 
 
 def test_a_date_that_a_crowd_shares_is_no_date_and_the_others_stay() -> None:
