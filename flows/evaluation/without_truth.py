@@ -168,13 +168,15 @@ def _task(cohort: Cohort, row: Mapping[str, Any], acquisitions: Mapping[Contrast
 
 def _picture(cohort: Cohort, stored: pd.DataFrame) -> bytes:
     """The first session of each group, then the second, up to `MAX_PICTURED`."""
-    from flows.pictures.volumes import maps_picture
+    from flows.pictures.volumes import StoredSession, maps_picture
 
     ordered = stored.sort_values(["group", "session"])
     turn = ordered.groupby("group").cumcount()
     chosen = ordered.assign(turn=turn).sort_values(["turn", "group"], kind="stable").head(MAX_PICTURED)
-    tree = cohort.tree()
-    shown = {
-        str(row["session"]): tree[str(row["group"])].to_dataset().sel(session=row["session"]) for row in records(chosen)
+    rows = {
+        str(row["session"]): row
+        for row in records(cohort.catalogue[cohort.catalogue["session"].isin(chosen["session"])])
     }
-    return maps_picture(shown)
+    return maps_picture(
+        [StoredSession(cohort=cohort, slot=cohort.slots[name], row=rows[name]) for name in map(str, chosen["session"])]
+    )

@@ -14,7 +14,7 @@ from flows.ingest.rows import is_done, row_of, values_of
 from flows.ingest.scanning import scan_on_workers
 from flows.ingest.session import IngestTask, ingest_session
 from flows.ingest.session_plan import SessionPlan, taken_plan, unmatched_entries
-from flows.ingest.source_plans import SourcePlans, known_rows
+from flows.ingest.source_plans import SourcePlans
 from flows.maps.calibrate import calibrate
 from flows.progress import Progress, quiet
 from flows.tables.summary import RunSummary
@@ -122,7 +122,7 @@ class _Ingest:
         return ingest_session
 
     def begin(self, repository: icechunk.Repository, cohort: Cohort, items: Sequence[str]) -> Begun[SessionPlan] | None:
-        known = known_rows(cohort)
+        known = cohort.rows_of(items)
         plans = {name: plan for name in items if not is_done(plan := self.plan(name), known.get(name))}
         if not plans:
             return None

@@ -50,6 +50,7 @@ class SourcePlans:
         self._unchanged = 0
         self._quiet_since = time.time() - quiet_for if quiet_for > 0 else math.inf
         self._arriving: set[str] = set()
+        self._done: dict[str, str] = {}
         self.used: list[Override] = []
         stored = {name: str(row["group"]) for name, row in self._known.items() if row["group"]}
         self._assignment = assign_groups(self._first_plans(), stored, _whole_keys(cohort, stored))
@@ -60,8 +61,11 @@ class SourcePlans:
             plan = self._first(session)
             if session not in self._known and self._is_arriving(plan):
                 self._arriving.add(session)
-            else:
-                yield plan
+                continue
+            if is_done(plan, self._known.get(session)):
+                self._done[session] = plan.group
+                self._use(plan)
+            yield plan
 
     def _is_arriving(self, plan: SessionPlan) -> bool:
         if math.isinf(self._quiet_since):
@@ -70,6 +74,16 @@ class SourcePlans:
 
     def _first(self, session: str) -> SessionPlan:
         return plan_session(self._scanned.session(session)[0], self._overrides, by_software=self._by_software)
+
+    def _is_still_done(self, session: str) -> bool:
+        """Whether a session that is done by its own numbers is so by those of all: its plan stays as it was."""
+        if session not in self._done or session in self._assignment.twins:
+            return False
+        group = self._done[session]
+        return not group or self._assignment.groups.get(session, group) == group
+
+    def _use(self, plan: SessionPlan) -> None:
+        self.used += [entry for entry in plan.overrides if entry not in self.used]
 
     def plan(self, session: str) -> SessionPlan:
         """Make the plan of one session."""
@@ -83,8 +97,11 @@ class SourcePlans:
         for session in self._scanned.sessions:
             if session in self._forgotten or session in self._arriving:
                 continue
+            if self._is_still_done(session):  # as most are on most nights: not planned twice
+                self._unchanged += 1
+                continue
             plan = self.plan(session)
-            self.used += [entry for entry in plan.overrides if entry not in self.used]
+            self._use(plan)
             if is_done(plan, self._known.get(session)):
                 self._unchanged += 1
             elif self._is_arriving(plan):

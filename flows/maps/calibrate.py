@@ -46,12 +46,12 @@ def calibrate(store: Cohort | str, *, again: bool = False, progress: Progress = 
         The new snapshot; None if there was nothing to do.
     """
     cohort = latest(store)
-    if not _due(read_calibrations(cohort), cohort.sessions, again):
+    if not _due(read_calibrations(cohort), cohort, again):
         return None
     with cohort.writing() as repository:
         cohort = cohort.refreshed()  # another process may have been faster
         table, stored = read_calibrations(cohort), cohort.sessions
-        due = _due(table, stored, again)
+        due = _due(table, cohort, again)
         if not due:
             return None
         suspects = suspects_of(cohort.catalogue)
@@ -68,12 +68,13 @@ def calibrate(store: Cohort | str, *, again: bool = False, progress: Progress = 
         )
 
 
-def _due(table: pd.DataFrame, stored: pd.DataFrame, again: bool) -> list[str]:
+def _due(table: pd.DataFrame, cohort: Cohort, again: bool) -> list[str]:
     """Groups that can be calibrated and have no calibration; with ``again`` all that can be."""
-    if stored.empty:
+    lacking = set(cohort.catalogue["group"]) - {""} - (set() if again else set(table["group"]))
+    if not lacking:  # as in most nights: no value of a session is read
         return []
-    lacking = set(stored["group"]) - (set() if again else set(table["group"]))
-    usable = _sessions_of_groups(stored[stored["group"].isin(lacking)]) if lacking else {}
+    stored = cohort.sessions
+    usable = _sessions_of_groups(stored[stored["group"].isin(lacking)])
     return sorted(group for group, one in usable.items() if is_calibrated_by(one.signals, one.acquisitions))
 
 

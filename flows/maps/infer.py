@@ -88,7 +88,7 @@ class _Infer:
         self, repository: icechunk.Repository, cohort: Cohort, items: Sequence[MapsPlan]
     ) -> Begun[MapsPlan] | None:
         """Sessions that another run has changed since they were planned are left alone."""
-        rows = {str(row["session"]): row for row in records(cohort.catalogue)}
+        rows = cohort.rows_of(plan.slot.session for plan in items)
         plans = {
             plan.slot.session: plan for plan in items if _is_as_planned(rows.get(plan.slot.session), plan, self.weights)
         }
@@ -113,7 +113,7 @@ class _Infer:
     def record(self, cohort: Cohort, begun: Begun[MapsPlan], outcomes: Sequence[Outcome]) -> WaveRecord:
         good = sum(outcome.fork is not None for outcome in outcomes)
         digest = self.weights.digest
-        remarks = {str(row["session"]): str(row["remarks"]) for row in records(cohort.catalogue)}
+        remarks = {name: str(row["remarks"]) for name, row in cohort.rows_of(begun.plans).items()}
         return WaveRecord(
             forks=[o.fork or clear_maps(cohort, begun.wave.slots[o.session], begun.wave.fork) for o in outcomes],
             values={name: _values(plan, digest) for name, plan in begun.plans.items()},

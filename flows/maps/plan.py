@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flows.maps.calibrate import current_calibrations, signals_of
 from flows.maps.odd_sessions import Oddity, oddity_of
-from flows.maps.staleness import made_with, obstacle, why_maps
+from flows.maps.staleness import DECIDE_ON_MAPS, made_with, obstacle, why_maps
 from flows.tables.text import records
-from qmri_core.calibration.scales import calibrated_acquisitions, session_person, session_scales
+from qmri_core.calibration.scales import ScaleCalibration, calibrated_acquisitions, session_person, session_scales
 from qmri_core.calibration.session_model import PersonLevels
 from qmri_core.series.acquisition import Acquisition, Contrast
 from storage.store.acquisitions import acquisitions_of
@@ -40,9 +40,9 @@ class MapsPlan:
 def plan_maps(cohort: Cohort, weights: Weights) -> tuple[list[MapsPlan], dict[str, Reason]]:
     """Sessions whose maps are to be made, and those that get none for a reason that is not recorded yet."""
     calibrations = current_calibrations(cohort)
-    plans: list[MapsPlan] = []
+    due: list[str] = []
     without: dict[str, Reason] = {}
-    for row in records(cohort.sessions.sort_values("session")):
+    for row in records(cohort.values_of(DECIDE_ON_MAPS).sort_values("session")):
         if row["status"] == Status.SKIPPED:  # its input has changed since its images were stored, and is not usable
             continue
         reason = obstacle(row, calibrations)
@@ -50,23 +50,31 @@ def plan_maps(cohort: Cohort, weights: Weights) -> tuple[list[MapsPlan], dict[st
             if row["reason"] != str(reason):
                 without[str(row["session"])] = reason
             continue
-        version, scales, _ = calibrations[str(row["group"])]
         digest = weights.as_recorded(str(row["checkpoint_digest"]))
-        if not why_maps(row, checkpoint=digest, calibration=made_with(version)):
-            continue
-        acquisitions = calibrated_acquisitions(scales, acquisitions_of(row))
-        of_session = scales, signals_of(row, acquisitions), acquisitions
-        oddity = oddity_of(*of_session)
-        plans.append(
-            MapsPlan(
-                slot=cohort.slots[str(row["session"])],
-                acquisitions=acquisitions,
-                scales=session_scales(*of_session),
-                person=session_person(*of_session),
-                oddity=oddity,
-                marks=oddity.marks(str(row["quality_marks"])),
-                made_with=made_with(version),
-                input_digest=str(row["input_digest"]),
-            )
-        )
-    return plans, without
+        if why_maps(row, checkpoint=digest, calibration=made_with(calibrations[str(row["group"])][0])):
+            due.append(str(row["session"]))
+    if not due:
+        return [], without
+    stored = cohort.sessions[cohort.sessions["session"].isin(due)].sort_values("session")
+    return [_plan(cohort, row, calibrations) for row in records(stored)], without
+
+
+def _plan(
+    cohort: Cohort,
+    row: Mapping[str, Any],
+    calibrations: Mapping[str, tuple[int, dict[Contrast, ScaleCalibration], str]],
+) -> MapsPlan:
+    version, scales, _ = calibrations[str(row["group"])]
+    acquisitions = calibrated_acquisitions(scales, acquisitions_of(row))
+    of_session = scales, signals_of(row, acquisitions), acquisitions
+    oddity = oddity_of(*of_session)
+    return MapsPlan(
+        slot=cohort.slots[str(row["session"])],
+        acquisitions=acquisitions,
+        scales=session_scales(*of_session),
+        person=session_person(*of_session),
+        oddity=oddity,
+        marks=oddity.marks(str(row["quality_marks"])),
+        made_with=made_with(version),
+        input_digest=str(row["input_digest"]),
+    )

@@ -28,6 +28,9 @@ MAPS_REST_ON = {
 }
 """The same of its maps. New images take these two away, so that maps never outlive the images they were made from."""
 
+DECIDE_ON_MAPS = ("status", "reason", "magnetic_field_strength", *MAPS_REST_ON)
+"""Per-session values that decide whether a session gets new maps."""
+
 
 def why_images(row: Mapping[str, Any] | None, current: Mapping[str, object]) -> str:
     """Why a session is to be ingested; empty if its images, or the record that it has none, hold.
@@ -72,11 +75,10 @@ def stale_sessions(cohort: Cohort) -> dict[str, str]:
     from flows.tables.text import records
 
     ours: dict[str, object] = {"preprocessing_version": str(versions.PREPROCESSING)}
-    stale = {
-        str(row["session"]): why for row in records(cohort.catalogue) if (why := why_images(row, ours)) and row["group"]
-    }
+    seen = cohort.catalogue[["session", "group", *IMAGES_REST_ON]]
+    stale = {str(row["session"]): why for row in records(seen) if (why := why_images(row, ours)) and row["group"]}
     calibrations, weights = current_calibrations(cohort), chosen_weights(cohort)
-    for record in records(cohort.sessions):
+    for record in records(cohort.values_of(DECIDE_ON_MAPS)):
         if record["status"] == Status.SKIPPED or obstacle(record, calibrations) is not None:
             continue
         digest = weights.as_recorded(str(record["checkpoint_digest"]))

@@ -6,18 +6,21 @@ import base64
 import io
 import math
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import xarray as xr
 from numpy.typing import NDArray
 
 from flows.tables.text import MAP_FORMATS, labels_of
 from qmri_core.series.acquisition import CONTRASTS
 from qmri_core.tissues import MAPS
+
+if TYPE_CHECKING:
+    from storage.store.cohort import Cohort
+    from storage.store.slots import Slot
 
 MAP_WINDOWS: dict[str, tuple[float, float, float, str]] = {
     "T1map": (1000.0, 300.0, 2500.0, "T1 [ms]"),
@@ -44,24 +47,46 @@ class Picture:
     alt: str
 
 
-def session_picture(session: xr.Dataset, title: str) -> Picture:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredSession:
+    """A session of a cohort to be drawn: what is shown of its volumes is read when it is drawn.
+
+    ``row`` is its row of the catalogue.
+    """
+
+    cohort: Cohort
+    slot: Slot
+    row: Mapping[str, Any]
+
+    def section(self, name: str, *place: int | slice) -> NDArray[Any]:
+        """Part of a variable, by its z, y and x; default: the whole."""
+        return self.cohort.read_part(self.slot, name, place)
+
+    @property
+    def spacing(self) -> tuple[float, float]:
+        """Millimetres between rows and between columns."""
+        y, x = (self.cohort.nodes.array(self.slot.group, axis)[:2] for axis in "yx")
+        return tuple(float(np.diff(steps)[0]) if len(steps) > 1 else 1.0 for steps in (y, x))  # type: ignore[return-value]
+
+
+def session_picture(session: StoredSession, title: str) -> Picture:
     """Draw the slice through the middle of the brain mask of one stored session, seen from below (radiological).
 
-    ``session`` has the variables of a group without the session axis. Variables that hold nothing stay empty frames.
+    Variables that hold nothing stay empty frames.
     """
     from matplotlib.figure import Figure
 
-    mask = np.asarray(session["brain_mask"].values) == 1
+    mask = session.section("brain_mask") == 1
     index, rows, columns = _section(mask)
     shown = mask[index, rows, columns]
-    spacing = _spacing(session)
+    spacing = session.spacing
     names = (*CONTRASTS, *MAPS)
     height = 2.3 * shown.shape[0] * spacing[0] / (shown.shape[1] * spacing[1])
     figure = Figure(figsize=(2.3 * len(names), height + 1.1), layout="constrained", facecolor="white")
-    quality, marks = quality_text(session)
+    quality, marks = quality_text(session.row)
     figure.suptitle(quality, fontsize=8, color="#b00020" if marks else "#222222")
     for axes, name in zip(figure.subplots(1, len(names)), names, strict=True):
-        section = np.asarray(session[name][index, rows, columns].values)
+        section = session.section(name, index, rows, columns)
         _draw(figure, axes, name, section, shown, spacing)
     what = ", ".join(name for name in names)
     return Picture(
@@ -70,27 +95,24 @@ def session_picture(session: xr.Dataset, title: str) -> Picture:
     )
 
 
-def maps_picture(sessions: Mapping[str, xr.Dataset]) -> bytes:
+def maps_picture(sessions: Sequence[StoredSession]) -> bytes:
     """Draw the middle axial slice of some stored sessions as PNG: a row each, with its pseudonym beside it.
 
     Columns are FLAIR (T2w where it holds nothing in the slice), the maps, and the standard uncertainty of T1, with
-    their units. The datasets have the variables of a group without the session axis.
+    their units.
     """
     from matplotlib.figure import Figure
 
-    places = [_section(np.asarray(session["brain_mask"].values) == 1) for session in sessions.values()]
+    places = [_section(session.section("brain_mask") == 1) for session in sessions]
     columns = (*MAPS, "T1map_sd")
     figure = Figure(figsize=(2.3 * (1 + len(columns)), 3.6 * len(sessions)), layout="constrained", facecolor="white")
     rows = figure.subfigures(len(sessions), 1, squeeze=False)[:, 0]
-    for row, (name, session), (index, *shown) in zip(rows, sessions.items(), places, strict=True):
-        sections = {
-            column: np.asarray(session[column][index, shown[0], shown[1]].values)
-            for column in ("FLAIR", "T2w", "brain_mask", *columns)
-        }
+    for row, session, place in zip(rows, sessions, places, strict=True):
+        sections = {column: session.section(column, *place) for column in ("FLAIR", "T2w", "brain_mask", *columns)}
         image = "FLAIR" if np.isfinite(sections["FLAIR"]).any() else "T2w"
-        row.supylabel(name, fontsize=9)
+        row.supylabel(session.slot.session, fontsize=9)
         for axes, column in zip(row.subplots(1, 1 + len(columns)), (image, *columns), strict=True):
-            _draw(row, axes, column, sections[column], sections["brain_mask"] == 1, _spacing(session))
+            _draw(row, axes, column, sections[column], sections["brain_mask"] == 1, session.spacing)
     return png_of(figure)
 
 
@@ -162,14 +184,14 @@ def _limits(values: NDArray[np.float64]) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def quality_text(session: xr.Dataset) -> tuple[str, str]:
-    """Quality figures of one session in one line, and the names of those that are marked."""
+def quality_text(row: Mapping[str, Any]) -> tuple[str, str]:
+    """Quality figures of one session in one line, and the names of those that are marked, from the catalogue."""
 
     def shown(name: str, form: str) -> str:
-        value = float(session[name].values) if name in session else math.nan
+        value = float(row[name])
         return format(value, form) if math.isfinite(value) else "-"
 
-    marks = str(session["quality_marks"].values) if "quality_marks" in session else ""
+    marks = str(row["quality_marks"])
     parts = [
         f"brain {shown('brain_volume', '.2f')} l",
         f"coverage {shown('coverage', '.2f')}",
@@ -222,9 +244,3 @@ def _section(mask: NDArray[np.bool_]) -> tuple[int, slice, slice]:
     rows = slice(max(0, int(y.min()) - _MARGIN), int(y.max()) + _MARGIN + 1)
     columns = slice(max(0, int(x.min()) - _MARGIN), int(x.max()) + _MARGIN + 1)
     return index, rows, columns
-
-
-def _spacing(session: xr.Dataset) -> tuple[float, float]:
-    """Millimetres between rows and between columns."""
-    steps = [float(np.diff(session[axis].values[:2])[0]) if session.sizes[axis] > 1 else 1.0 for axis in "yx"]
-    return steps[0], steps[1]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from flows.pictures.volumes import Picture, session_picture
+from flows.pictures.volumes import Picture, StoredSession, session_picture
 from flows.tables.text import (
     WORTHLESS_ALONE,
     Rows,
@@ -26,8 +26,6 @@ from storage.store.cohort import Cohort, latest
 from storage.store.repository import snapshot_of
 
 if TYPE_CHECKING:
-    import xarray as xr
-
     from flows.evaluation.with_truth import EvaluateResult
     from flows.statistics.aggregate import AggregateResult
 
@@ -70,7 +68,8 @@ def write_report(
     environment = Environment(
         loader=PackageLoader("flows.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    page = environment.get_template("template.html").render(
+    pictured = _pictured(rows, labels)
+    page = environment.get_template("template.html").stream(
         totals=_totals(rows),
         overview=_overview(rows, labels),
         labels=labels,
@@ -80,7 +79,8 @@ def write_report(
         worthless_alone=WORTHLESS_ALONE,
         evaluation=evaluation_table(evaluation.table) if evaluation is not None else None,
         literature=_literature(),
-        pictures=_pictures(cohort, aggregate.sessions, labels),
+        pictures=_pictures(cohort, aggregate.sessions, pictured, labels),
+        n_pictures=len(pictured),
         n_groups=len(labels),
         unfinished=_unfinished(rows, labels),
         max_listed=_MAX_LISTED,
@@ -89,8 +89,10 @@ def write_report(
     )
     out.mkdir(parents=True, exist_ok=True)
     path = out / "report.html"
-    path.write_text(page, encoding="utf-8")
-    return path
+    unfinished = out / "report.html.part"
+    with unfinished.open("w", encoding="utf-8") as file:  # as it is made: no picture is kept
+        file.writelines(page)
+    return unfinished.replace(path)
 
 
 def _totals(rows: pd.DataFrame) -> list[tuple[str, int]]:
@@ -134,26 +136,29 @@ def _literature() -> Rows:
     ]
 
 
-def _pictures(cohort: Cohort, sessions: pd.DataFrame, labels: Mapping[str, str]) -> list[tuple[str, str, str, Picture]]:
-    """Label, group, session and picture of the largest groups."""
-    tree = cohort.tree()
-    sizes = {group: int(tree[group].sizes["session"]) for group in labels}
-    largest = sorted(labels, key=lambda group: (-sizes[group], group))[:MAX_PICTURES]
-    result = []
-    for group in (group for group in labels if group in largest):
-        node = tree[group].to_dataset()
-        name = _representative(node, sessions[sessions["group"] == group])
-        title = f"{labels[group]}, session {name}"
-        result.append((labels[group], group, name, session_picture(node.sel(session=name), title)))
-    return result
+def _pictured(rows: pd.DataFrame, labels: Mapping[str, str]) -> list[str]:
+    """The largest groups, in the order of the labels."""
+    sizes = Counter(rows["group"])
+    largest = set(sorted(labels, key=lambda group: (-sizes[group], group))[:MAX_PICTURES])
+    return [group for group in labels if group in largest]
 
 
-def _representative(node: xr.Dataset, statistics: pd.DataFrame) -> str:
+def _pictures(
+    cohort: Cohort, sessions: pd.DataFrame, groups: Sequence[str], labels: Mapping[str, str]
+) -> Iterator[tuple[str, str, str, Picture]]:
+    """Label, group, session and picture of each of the groups, drawn when its turn comes."""
+    white = sessions[(sessions["tissue"] == "WM") & (sessions["map"] == "T1map")]
+    catalogue = cohort.catalogue.set_index("session", drop=False)
+    for group in groups:
+        name = _representative(cohort.nodes.members(group), white[white["group"] == group])
+        session = StoredSession(cohort=cohort, slot=cohort.slots[name], row=catalogue.loc[name].to_dict())
+        yield labels[group], group, name, session_picture(session, f"{labels[group]}, session {name}")
+
+
+def _representative(stored: Sequence[str], white: pd.DataFrame) -> str:
     """Session whose white-matter T1 lies in the middle of its group; without maps, the first."""
-    white = statistics[(statistics["tissue"] == "WM") & (statistics["map"] == "T1map")].dropna(subset=["median"])
-    stored = [str(name) for name in node["session"].values]
-    white = white[white["session"].isin(stored)].sort_values(["median", "session"])
-    return str(white["session"].iloc[(len(white) - 1) // 2]) if len(white) else sorted(stored)[0]
+    known = white[white["session"].isin(stored)].dropna(subset=["median"]).sort_values(["median", "session"])
+    return str(known["session"].iloc[(len(known) - 1) // 2]) if len(known) else min(stored)
 
 
 def _unfinished(rows: pd.DataFrame, labels: Mapping[str, str]) -> Rows:

@@ -78,6 +78,12 @@ def read_arrays(nodes: Nodes, slot: Slot, names: Sequence[str]) -> dict[str, NDA
     return {name: np.asarray(nodes.array(slot.group, name)[slot.index]) for name in names}
 
 
+def read_part(nodes: Nodes, slot: Slot, name: str, place: Sequence[int | slice]) -> NDArray[Any]:
+    """Part of one session's values of a variable; see `storage.store.cohort.Cohort.read_part`."""
+    _check(nodes, [slot], [name])
+    return np.asarray(nodes.array(slot.group, name)[(slot.index, *place)])
+
+
 def read_together(nodes: Nodes, slots: Sequence[Slot], names: Sequence[str]) -> dict[str, NDArray[Any]]:
     """Values of several sessions of one group; see `storage.store.cohort.Cohort.read_together`."""
     _check(nodes, slots, names)

@@ -22,7 +22,7 @@ import zarr
 from numpy.typing import NDArray
 
 from storage.store import checkpoints
-from storage.store.arrays import read_arrays, read_together
+from storage.store.arrays import read_arrays, read_part, read_together
 from storage.store.labels import LABEL, labels_in
 from storage.store.locations import absolute
 from storage.store.nodes import Nodes
@@ -40,7 +40,7 @@ from storage.store.repository import (
 )
 from storage.store.schema import CATALOGUE_COLUMNS, IMAGE_NAMES, PER_SESSION, SESSION_VARIABLES, SHARED
 from storage.store.slots import Placement, Slot, find_slots
-from storage.store.tables import TableName, groups_of, load_table, read_rows, write_table
+from storage.store.tables import TableName, groups_of, load_table, read_rows, read_some_rows, write_table
 from storage.store.waves import Wave, begin_append, begin_update, commit, write_arrays
 
 __all__ = [
@@ -174,6 +174,14 @@ class Cohort:
             table[name] = np.concatenate([[], *parts[name]]) if name in parts else rows[name].to_numpy()
         return pd.DataFrame(table, columns=["session", "group", "index", *names])
 
+    def rows_of(self, sessions: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """Rows of some sessions of the catalogue, as far as they are in it; what it holds of others is not read."""
+        if "catalogue" in self.__dict__:
+            known = self.catalogue
+            known = known[known["session"].isin(list(sessions))]
+            return {str(row["session"]): row for row in known.to_dict("records")}
+        return read_some_rows(self.root, sessions)
+
     @cached_property
     def slots(self) -> dict[str, Slot]:
         """Where each stored session lies."""
@@ -237,6 +245,11 @@ class Cohort:
         """
         with self._asked():
             return read_together(self.nodes, slots, names)
+
+    def read_part(self, slot: Slot, name: str, place: Sequence[int | slice]) -> NDArray[Any]:
+        """Part of one session's values of a variable, along its other axes; with an empty ``place`` the whole."""
+        with self._asked():
+            return read_part(self.nodes, slot, name, place)
 
     @contextmanager
     def _asked(self) -> Iterator[None]:

@@ -34,6 +34,19 @@ def read_rows(root: zarr.Group) -> dict[str, NDArray[Any]]:
     return {variable.name: column(array_of(catalogue, variable.name)) for variable in CATALOGUE}
 
 
+def read_some_rows(root: zarr.Group, sessions: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Rows of the catalogue by session, of those ``sessions`` that it has."""
+    catalogue = group_of(root, "catalogue")
+    wanted = set(sessions)
+    names = [str(name) for name in column(array_of(catalogue, "session"))]
+    index = np.asarray([place for place, name in enumerate(names) if name in wanted], dtype=np.intp)
+    if not index.size:
+        return {}
+    columns = {variable.name: array_of(catalogue, variable.name).oindex[index] for variable in CATALOGUE}
+    rows = zip(*(np.asarray(values).tolist() for values in columns.values()), strict=True)
+    return {str(row["session"]): row for row in (dict(zip(columns, row, strict=True)) for row in rows)}
+
+
 def groups_of(root: zarr.Group, sessions: Iterable[str] | None = None) -> dict[str, str]:
     """Group of each session that has arrays, from the catalogue."""
     catalogue = group_of(root, "catalogue")

@@ -154,7 +154,7 @@ def test_a_fault_inside_the_work_of_a_session_comes_through_the_workers(
     threads: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Callable[..., None], kind: type[Exception]
 ) -> None:
     store = tiny_cohort.make_store(tmp_path)
-    monkeypatch.setattr(Cohort, "read", fault)
+    monkeypatch.setattr(Cohort, "read_together", fault)
     with pytest.raises(kind, match="answer"):
         aggregate(store, client=threads)
 
@@ -163,7 +163,7 @@ def test_damage_of_one_session_names_the_session_and_the_command_that_finds_it(
     threads: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = tiny_cohort.make_store(tmp_path)
-    monkeypatch.setattr("storage.store.cohort.read_arrays", damaged)
+    monkeypatch.setattr("storage.store.cohort.read_together", damaged)
     with pytest.raises(StoreError, match=r"^ses-0+\d: statistics .* OSError in .*; run `qmri verify`$") as raised:
         aggregate(store, client=threads)
     assert not isinstance(raised.value, StorageFaultError)

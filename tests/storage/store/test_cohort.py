@@ -3,11 +3,13 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import icechunk
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 import zarr
@@ -27,6 +29,7 @@ from storage.store.cohort import (
 from storage.store.lifecycle.verify import verify
 from storage.store.repository import StorageFaultError
 from storage.store.schema import CATALOGUE, NOT_COMPUTED, PER_SESSION, SCHEMA_VERSION
+from storage.store.tables import column
 from tests.storage.cohorts import GRID, GROUP, images, infer, ingest, maps, placement, row
 
 SESSIONS = ("ses-b", "ses-a", "ses-c")
@@ -315,3 +318,48 @@ def test_chunks_that_are_lost_are_of_their_session_and_a_store_that_has_gone_is_
     shutil.rmtree(copy)
     with pytest.raises(StorageFaultError, match="no such folder"):
         cohort.read(slot, ["T1map"])
+
+
+def test_some_values_are_those_of_the_table_of_all(location: Path) -> None:
+    cohort = Cohort.open(location)
+    names = ["age", "status", "T1w_sequence", "checkpoint_digest"]  # in groups alone, and in the catalogue too
+    some = Cohort.open(location).values_of(names)
+    pd.testing.assert_frame_equal(some, cohort.sessions[["session", "group", "index", *names]])
+    for name in (variable.name for variable in PER_SESSION):
+        stored = column(cohort.root[f"{GROUP}/{name}"])
+        assert repr(cohort.sessions[name].tolist()) == repr(stored.tolist())  # NaN is not itself
+
+
+@pytest.mark.parametrize("is_read", [False, True])
+def test_rows_of_some_sessions_are_those_of_the_catalogue(location: Path, is_read: bool) -> None:
+    cohort = Cohort.open(location)
+    expected = {str(row["session"]): row for row in Cohort.open(location).catalogue.to_dict("records")}
+    if is_read:
+        assert len(cohort.catalogue) == 4
+    rows = cohort.rows_of(["ses-d", "ses-a", "unknown"])
+    assert {name: repr(row) for name, row in rows.items()} == {n: repr(expected[n]) for n in ("ses-a", "ses-d")}
+    assert cohort.rows_of([]) == cohort.rows_of(["unknown"]) == {}
+
+
+def test_sessions_read_together_are_those_read_alone(location: Path) -> None:
+    cohort = Cohort.open(location)
+    slots = [cohort.slots[name] for name in ("ses-c", "ses-b")]  # not in their order
+    together = cohort.read_together(slots, ["T1map", "tissue"])
+    for place, slot in enumerate(slots):
+        alone = cohort.read(slot, ["T1map", "tissue"])
+        assert all(together[name][place].tobytes() == alone[name].tobytes() for name in alone)
+        part = cohort.read_part(slot, "T1map", (2, slice(3, 5)))
+        assert part.tobytes() == alone["T1map"][2, 3:5].tobytes()
+
+
+@pytest.mark.parametrize("fault", ["owner", "name"])
+def test_what_is_no_value_of_a_session_is_not_read(location: Path, fault: str) -> None:
+    cohort = Cohort.open(location)
+    slots = [cohort.slots[name] for name in ("ses-b", "ses-c")]
+    if fault == "owner":
+        slots[1] = replace(slots[1], session="ses-x")
+    name, told = ("T1map", "ses-x: its slot") if fault == "owner" else ("nothing", "no such variables: nothing")
+    with pytest.raises(StoreError, match=told):
+        cohort.read_together(slots, [name])
+    with pytest.raises(StoreError, match=told):
+        cohort.read_part(slots[1], name, ())
