@@ -65,8 +65,11 @@ class StoredSession:
     @property
     def spacing(self) -> tuple[float, float]:
         """Millimetres between rows and between columns."""
-        y, x = (self.cohort.nodes.array(self.slot.group, axis)[:2] for axis in "yx")
-        return tuple(float(np.diff(steps)[0]) if len(steps) > 1 else 1.0 for steps in (y, x))  # type: ignore[return-value]
+        return self._step("y"), self._step("x")
+
+    def _step(self, axis: str) -> float:
+        places = np.asarray(self.cohort.nodes.array(self.slot.group, axis)[:2])
+        return float(np.diff(places)[0]) if places.size > 1 else 1.0
 
 
 def session_picture(session: StoredSession, title: str) -> Picture:

@@ -148,10 +148,9 @@ def _pictures(
 ) -> Iterator[tuple[str, str, str, Picture]]:
     """Label, group, session and picture of each of the groups, drawn when its turn comes."""
     white = sessions[(sessions["tissue"] == "WM") & (sessions["map"] == "T1map")]
-    catalogue = cohort.catalogue.set_index("session", drop=False)
     for group in groups:
         name = _representative(cohort.nodes.members(group), white[white["group"] == group])
-        session = StoredSession(cohort=cohort, slot=cohort.slots[name], row=catalogue.loc[name].to_dict())
+        session = StoredSession(cohort=cohort, slot=cohort.slots[name], row=cohort.rows_of([name])[name])
         yield labels[group], group, name, session_picture(session, f"{labels[group]}, session {name}")
 
 

@@ -176,10 +176,12 @@ class Cohort:
 
     def rows_of(self, sessions: Iterable[str]) -> dict[str, dict[str, Any]]:
         """Rows of some sessions of the catalogue, as far as they are in it; what it holds of others is not read."""
-        if "catalogue" in self.__dict__:
-            known = self.catalogue
-            known = known[known["session"].isin(list(sessions))]
-            return {str(row["session"]): row for row in known.to_dict("records")}
+        if "catalogue" in self.__dict__:  # it has been read
+            rows = self.catalogue[self.catalogue["session"].isin(list(sessions))]
+            return {
+                name: {str(key): value for key, value in row.items()}
+                for name, row in zip(rows["session"], rows.to_dict("records"), strict=True)
+            }
         return read_some_rows(self.root, sessions)
 
     @cached_property

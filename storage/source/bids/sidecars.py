@@ -14,6 +14,7 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import PurePath
 from typing import Any
 
@@ -82,12 +83,16 @@ def paths_of(path: str, folders: Folders) -> list[str]:
     return result
 
 
-def folders_of(folder: str, person: str) -> list[str]:
-    """Folders from the root of the dataset, which holds the person's, down to the one given."""
+@lru_cache(maxsize=256)
+def folders_of(folder: str, person: str) -> tuple[str, ...]:
+    """Folders from the root of the dataset, which holds the person's, down to the one given.
+
+    Kept, since it is asked for every image of a folder.
+    """
     parts = PurePath(folder).parts
     places = [place for place, part in enumerate(parts) if part == person]
     first = places[-1] if places else len(parts)
-    return [str(PurePath(*parts[:end])) for end in range(max(1, first), len(parts) + 1)]
+    return tuple(str(PurePath(*parts[:end])) for end in range(max(1, first), len(parts) + 1))
 
 
 def stamp_of_sidecars(path: str, folders: Folders) -> str:
