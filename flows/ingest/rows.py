@@ -60,7 +60,7 @@ def values_of(plan: SessionPlan, outcome: Outcome) -> dict[str, object]:
     """Per-session values of a session that was ingested."""
     first = next(iter(plan.chosen.values()))
     values: dict[str, object] = {
-        "sex": first.sex,
+        "sex": plan.sex,
         "age": plan.age,
         "day": first.day,
         "magnetic_field_strength": first.header.magnetic_field_strength,

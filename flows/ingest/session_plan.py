@@ -96,13 +96,38 @@ class SessionPlan:
         """What to know of the session before it is ingested."""
         given = chain.from_iterable(one.remarks for one in self.series)
         doubts = chain.from_iterable(one.doubts for one in self.decisions)
-        own = (_misnamed(self), _repeats(self), _unscaled(self), _not_adult(self))
+        own = (_misnamed(self), _repeats(self), _unscaled(self), _not_adult(self), _two_people(self))
         return ordered([*given, *doubts, *chain.from_iterable(own), *self.on_taking])
 
     @property
     def age(self) -> int | None:
-        """Age of the person in whole years, by the first series that is taken."""
-        return next((one.age for one in self.chosen.values()), None)
+        """Age of the person in whole years, by the series that are taken; None if it is not known, or they differ."""
+        ages = _stated_ages(self)
+        return min(ages) if ages and max(ages) - min(ages) <= 1 else None
+
+    @property
+    def sex(self) -> str:
+        """Sex of the person by the series that are taken; empty if it is not known, or they differ."""
+        sexes = _stated_sexes(self)
+        return sexes.pop() if len(sexes) == 1 else ""
+
+
+def _stated_ages(plan: SessionPlan) -> set[int]:
+    return {one.age for one in plan.chosen.values() if one.age is not None}
+
+
+def _stated_sexes(plan: SessionPlan) -> set[str]:
+    return {one.sex for one in plan.chosen.values() if one.sex}
+
+
+def _two_people(plan: SessionPlan) -> Iterator[Remark]:
+    """Ages and sexes in which the series of one session differ."""
+    ages = _stated_ages(plan)
+    if ages and max(ages) - min(ages) > 1:
+        text = f"the ages that its series state differ by {max(ages) - min(ages)} years; the age is not known"
+        yield Remark(kind=RemarkKind.AGE_UNKNOWN, text=text)
+    if len(_stated_sexes(plan)) > 1:
+        yield Remark(kind=RemarkKind.AGE_UNKNOWN, text="its series state different sexes; the sex is not known")
 
 
 def _not_adult(plan: SessionPlan) -> Iterator[Remark]:

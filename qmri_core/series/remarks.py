@@ -73,8 +73,8 @@ MEANINGS: Mapping[RemarkKind, tuple[str, str]] = {
         "nothing, unless days between visits are needed: then correct the dates in the source",
     ),
     RemarkKind.AGE_UNKNOWN: (
-        "the age contradicts itself, or nobody is so old; it is not known",
-        "nothing, unless ages are needed: then correct them in the source",
+        "the age or the sex contradicts itself, or nobody is so old; it is not known",
+        "look whether its images are of one person; correct age and sex in the source",
     ),
     RemarkKind.NOT_ADULT: (
         "the person is younger than those of whom the reference values of the maps are",

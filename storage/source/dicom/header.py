@@ -308,12 +308,12 @@ def _is_of_a_scanner(strength: float) -> bool:
 
 
 def stated_age_of(header: Dataset) -> int | None:
-    """Whole years as stated, `NO_NUMBER` for zero; None if nothing is stated."""
-    match = re.fullmatch(r"(\d{1,3})([YMWD])", get_text(header, "PatientAge").upper())
+    """Whole years as stated, `NO_NUMBER` for zero; None if nothing is stated. A number alone is one of years."""
+    match = re.fullmatch(r"(\d{1,3})\s*([YMWD]?)", get_text(header, "PatientAge").upper())
     if match is None:
         return None
     number = int(match[1])
-    return number // {"Y": 1, "M": 12, "W": 52, "D": 365}[match[2]] if number else NO_NUMBER
+    return number // {"": 1, "Y": 1, "M": 12, "W": 52, "D": 365}[match[2]] if number else NO_NUMBER
 
 
 def date_of(header: Dataset, keyword: str) -> int | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, combinations
 from typing import TypeVar
 
 import numpy as np
@@ -103,8 +103,9 @@ def parts_of_study(units: Iterable[Met], holding: Holding, liars: frozenset[str]
     result: list[Part] = []
     for members in by_sex:
         result += split.by_number(members, holding, is_trusted=len(by_sex) == 1)
+    by_number, result = result, [one for part in result for one in split.by_frame(part, holding)]
     result.sort(key=lambda part: order(part.members))
-    reasons = _reasons(by_scanner, by_day, by_sex, result)
+    reasons = _reasons(by_scanner, by_day, by_sex, by_number, result)
     _attach(result, others, liars)
     n_parts = len(result)
     result = _folded(result, holding)
@@ -138,7 +139,7 @@ def _people(part: Part) -> frozenset[tuple[str, str | None, int | None]]:
 
 
 def _reasons(*stages: Sequence[object]) -> str:
-    names = ("scanner", "day", "sex or day of birth", "patient identifier")
+    names = ("scanner", "day", "sex or day of birth", "patient identifier", "frame of reference")
     counts = [1, *(len(stage) for stage in stages)]
     return " and ".join(name for name, before, after in zip(names, counts, counts[1:], strict=False) if after > before)
 
@@ -233,6 +234,30 @@ class _Split:
                 one
             )
         return result
+
+    def by_frame(self, part: Part, holding: Holding) -> list[Part]:
+        """Part what was acquired twice: T1w and another contrast under each of several frames of reference.
+
+        Other frames go with the one that was used last before them.
+        """
+        groups: dict[str, list[Met]] = defaultdict(list)
+        for one in part.members:
+            groups["" if one.unit.frame in self._liars else one.unit.frame].append(one)
+        able = [frame for frame in sorted(groups) if frame and sum(one.n_files for one in groups[frame]) > 1]
+        if not 1 < len(able) <= MANY_PARTS:
+            return [part]
+        held = {frame: set(holding(_counted(groups[frame]))) for frame in able}
+        whole = [frame for frame in able if Contrast.T1W in held[frame] and len(held[frame]) > 1]
+        if not any(Contrast.T1W in held[a] & held[b] and len(held[a] & held[b]) > 1 for a, b in combinations(whole, 2)):
+            return [part]
+        parts = {frame: Part(members=groups[frame], remarks=[*part.remarks]) for frame in whole}
+        begins = {frame: order(groups[frame]) for frame in whole}
+        for frame in sorted(set(groups) - set(whole)):
+            for one in groups[frame]:
+                before = [known for known in whole if begins[known] <= order([one])]
+                host = max(before, key=begins.__getitem__) if before else min(whole, key=begins.__getitem__)
+                parts[host].members.append(one)
+        return list(parts.values())
 
     def _share(self, groups: Sequence[Sequence[Met]]) -> bool:
         """Whether groups hang together by frames of reference."""

@@ -244,14 +244,16 @@ class Visits:
             time for one in part.members if one.unit.is_image for time in (one.first, one.last) if time is not None
         ]
         sexes, births = ({value(one) for one in images} - {None} for value in (sex_of, birth_of))
+        days = {one.day for one in images if one.day is not None}
+        apart = max(days) - min(days) if days else 0
         return PartRow(
             session=session,
             person=unit.person,
             label=unit.label,
             standing=unit.standing,
-            date=unit.day if is_by_day else unit.date,
+            date=None if apart > 1 else unit.day if is_by_day else unit.date,
             day=unit.day,
-            doubt=unit.doubt,
+            doubt=f"its images, of one frame of reference, bear dates {apart} days apart" if apart > 1 else unit.doubt,
             maker=maker,
             model=model,
             serial=serial,
@@ -321,7 +323,7 @@ class Visits:
                 self._join_some([PartRow(*row) for row in run(query, (label, day))], frames_only=False)
         frames = run(
             "SELECT DISTINCT part.label, unit.frame FROM unit JOIN member ON member.unit = unit.digest JOIN part "
-            "ON part.session = member.session WHERE part.label != '' AND unit.is_image AND unit.frame != '' "
+            "ON part.session = member.session WHERE unit.is_image AND unit.frame != '' "
             "GROUP BY part.label, unit.frame HAVING COUNT(DISTINCT part.session) > 1 ORDER BY part.label, unit.frame"
         ).fetchall()
         for label, frame in frames:
@@ -332,7 +334,8 @@ class Visits:
                 "ON part.session = member.session WHERE part.label = ? AND unit.frame = ? ORDER BY part.session"
             )
             parts = [PartRow(*row) for row in run(query, (label, frame))]
-            if label in liars or any(part.day is None for part in parts):
+            is_one_day = len({part.day for part in parts} - {None}) == 1 and all(part.day is not None for part in parts)
+            if not label or label in liars or not is_one_day:
                 self._join_some(parts, frames_only=True)
 
     def _join_some(self, parts: Sequence[PartRow], *, frames_only: bool) -> None:
@@ -374,16 +377,14 @@ class Visits:
                 ))
             )]  # fmt: skip
             first = next((part for part in family if is_session(held[part.session])), family[0])
-            self._merge(first, [*family, *bare])
+            self._merge(first, [*family, *bare], "frame of reference" if frames_only else "patient, day and scanner")
 
-    def _merge(self, lead: PartRow, parts: Sequence[PartRow]) -> None:
+    def _merge(self, lead: PartRow, parts: Sequence[PartRow], common: str) -> None:
         others = [(lead.session, part.session) for part in parts if part.session != lead.session]
         for table in ("member", "remark"):
             self._database.executemany(f"UPDATE {table} SET session = ? WHERE session = ?", others)  # noqa: S608
         self._database.executemany("DELETE FROM part WHERE session = ?", [(part,) for _, part in others])
-        text = (
-            f"files of one patient, day and scanner bear {len(parts)} study identifiers; they are taken as one session"
-        )
+        text = f"files of one {common} bear {len(parts)} study identifiers; they are taken as one session"
         self._remark(lead.session, [Remark(kind=RemarkKind.VISIT_JOINED, text=text)])
 
     def _frames_of(self, session: str) -> set[str]:
@@ -444,8 +445,9 @@ def _device(part: PartRow) -> Device:
     return (part.maker, part.model, part.serial, part.field)
 
 
-def _when(part: PartRow) -> tuple[float, str]:
-    return (float("inf") if part.first is None else part.first, part.session)
+def _when(part: PartRow) -> tuple[float, float, str]:
+    never = float("inf")
+    return (never if part.day is None else part.day, never if part.first is None else part.first, part.session)
 
 
 def _union(held: Iterable[Held]) -> Held:

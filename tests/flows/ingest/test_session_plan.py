@@ -245,6 +245,34 @@ def test_doubts_of_the_series_taken_are_remarks_and_those_of_others_are_not() ->
 
 
 @pytest.mark.parametrize(
+    ("ages", "age", "told"),
+    [
+        ((None, 67, 67), 67, 0),
+        ((67, 66, None), 66, 0),  # a birthday, or a number that was rounded
+        ((12, None, 67), None, 1),
+        ((40, 45, 45), None, 1),
+        ((None, None, 11), 11, 0),
+    ],
+)
+def test_the_age_is_that_of_all_series_that_are_taken(
+    ages: tuple[int | None, ...], age: int | None, told: int
+) -> None:
+    made = plan(*(series(contrast, age=one) for contrast, one in zip(Contrast, ages, strict=True)))
+    assert made.age == age
+    assert sum(remark.kind is RemarkKind.AGE_UNKNOWN for remark in made.remarks) == told
+    assert any(remark.kind is RemarkKind.NOT_ADULT for remark in made.remarks) == (age == 11)
+
+
+@pytest.mark.parametrize(("sexes", "sex"), [(("F", "", "F"), "F"), (("", "M", ""), "M"), (("F", "M", "F"), "")])
+def test_the_sex_is_that_of_all_series_that_are_taken(sexes: tuple[str, ...], sex: str) -> None:
+    made = plan(*(series(contrast, sex=one) for contrast, one in zip(Contrast, sexes, strict=True)))
+    assert made.sex == sex
+    assert [remark.text for remark in made.remarks] == ["its series state different sexes; the sex is not known"] * (
+        not sex
+    )
+
+
+@pytest.mark.parametrize(
     ("age", "is_child"), [(7, True), (17, True), (0, True), (18, False), (90, False), (None, False)]
 )
 @pytest.mark.parametrize("mark", ["", "coverage"])

@@ -286,6 +286,8 @@ def test_another_scanner_under_the_study_is_left_out_and_named(tmp_path: Path) -
     ("changes", "age", "day", "expected"),
     [
         ({"PatientAge": "082Y"}, 82, 0, []),
+        ({"PatientAge": "82"}, 82, 0, []),
+        ({"PatientAge": "082 Y"}, 82, 0, []),
         ({"PatientAge": "045Y"}, None, 0, ["age_unknown"]),
         ({"PatientAge": "000Y"}, None, 0, ["age_unknown"]),
         ({"PatientAge": "999Y"}, None, 0, ["age_unknown"]),

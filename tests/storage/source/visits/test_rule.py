@@ -249,6 +249,64 @@ def test_a_visit_across_midnight_is_one(frame: str) -> None:
     assert len(apart.found().sessions) == 2
 
 
+@pytest.mark.parametrize("patient", ["anna", ""])
+def test_a_study_renewed_at_midnight_is_one_visit_by_its_frame(patient: str) -> None:
+    archive = Archive()
+    archive.add(patient, "s1", T1W, T2W, clock=85_000.0, frame="f")
+    archive.add(patient, "s2", FLAIR, clock=600.0, frame="f", date=DAY + 1, day=DAY + 1)
+    (who,) = all_of(archive.found())
+    assert (who.session, who.day, kinds(who)) == (f"ses-{patient}-s1", 0, {"visit_joined"})
+    assert "one frame of reference bear 2 study identifiers" in who.remarks[0].text
+
+
+def test_a_study_per_series_of_nobody_is_one_visit_by_its_frame_and_no_other() -> None:
+    archive = Archive()
+    for person, (number, contrast) in itertools.product("ab", enumerate(ALL)):
+        archive.add("", f"{person}{number}", contrast, frame=f"f{person}", clock=NOON + 60 * number)
+    visits = archive.found()
+    assert [len(units) for units in contents(visits).values()] == [3, 3]
+    assert len({who.person for who in all_of(visits)}) == 2
+    unframed = Archive()
+    for number, contrast in enumerate(ALL):
+        unframed.add("", f"s{number}", contrast, frame="")
+    assert len(unframed.found().sessions) == 3
+    shared = Archive()  # one frame for two scanners is none
+    for number, contrast in enumerate(ALL):
+        shared.add("", f"s{number}", contrast, frame="f", serial=str(number % 2))
+    assert len(shared.found().sessions) == 3
+
+
+@pytest.mark.parametrize("second", [ALL, (T1W, T2W), (T1W, FLAIR)])
+def test_what_was_acquired_twice_under_two_frames_is_two_visits(second: tuple[Contrast, ...]) -> None:
+    """Two people under one identifier, or one who got up between: no session mixes them."""
+    archive = Archive()
+    archive.add("anna", "s1", *ALL, frame="f1", clock=NOON)
+    archive.add("anna", "s1", frame="f0", clock=NOON + 60)  # a localizer, say
+    archive.add("anna", "s1", *second, frame="f2", clock=NOON + 7200)
+    visits = archive.found()
+    assert list(contents(visits).values()) in ([["u0000", "u0001"], ["u0002"]], [["u0002"], ["u0000", "u0001"]])
+    assert all("told apart by frame of reference" in who.remarks[0].text for who in all_of(visits))
+
+
+@pytest.mark.parametrize("second", [(T1W,), (T2W, FLAIR), (FLAIR,), ()])
+def test_a_part_again_under_another_frame_is_the_same_visit(second: tuple[Contrast, ...]) -> None:
+    archive = Archive()
+    archive.add("anna", "s1", T1W, T2W, frame="f1", clock=NOON)
+    archive.add("anna", "s1", *second, frame="f2", clock=NOON + 1200)
+    (who,) = all_of(archive.found())
+    assert who.remarks == ()
+
+
+@pytest.mark.parametrize("apart", [2, 9])
+def test_dates_that_differ_within_one_frame_are_not_known(apart: int) -> None:
+    archive = Archive()
+    archive.add("anna", "s1", T1W, frame="f")
+    archive.add("anna", "s1", T2W, frame="f", date=DAY + apart, day=DAY + apart)
+    (who,) = all_of(archive.found())
+    assert (who.day, kinds(who)) == (None, {"date_unknown"})
+    assert f"{apart} days apart" in who.remarks[0].text
+
+
 def test_what_a_workstation_made_stays_with_its_study_whatever_its_marks() -> None:
     archive = Archive()
     archive.add("anna", "s1", *ALL)
