@@ -254,9 +254,7 @@ def test_doubts_of_the_series_taken_are_remarks_and_those_of_others_are_not() ->
         ((None, None, 11), 11, 0),
     ],
 )
-def test_the_age_is_that_of_all_series_that_are_taken(
-    ages: tuple[int | None, ...], age: int | None, told: int
-) -> None:
+def test_the_age_is_that_of_all_series_that_are_taken(ages: tuple[int | None, ...], age: int | None, told: int) -> None:
     made = plan(*(series(contrast, age=one) for contrast, one in zip(Contrast, ages, strict=True)))
     assert made.age == age
     assert sum(remark.kind is RemarkKind.AGE_UNKNOWN for remark in made.remarks) == told
