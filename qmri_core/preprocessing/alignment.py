@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 - the name that its documentation uses
 from numpy.typing import NDArray
+from scipy import ndimage
 
-from qmri_core.series.geometry import Affine, Grid, Volume, spacing_of
+from qmri_core.preprocessing.distances import grown
+from qmri_core.series.geometry import Affine, Grid, Volume, block_means, coarser, spacing_of
 
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 MOST_SAMPLES = 8
 """Largest number of samples of native data along each axis of a voxel of the grid."""
+_SPLINE_REACH = 12
+"""Voxels beyond which a value does not change a cubic spline: its weight falls to 0.27 with each voxel."""
+_BLOCK = 2**18
+"""Voxels of a grid that are interpolated at a time."""
 MAX_ROTATION = np.deg2rad(30.0)
 """Largest rotation between series of one visit, in radians; more is a failed registration."""
 HISTOGRAM_BINS = 48
@@ -22,8 +30,7 @@ clinical sessions when right, about 0.1 when wrong."""
 COARSE = 4.0
 """Millimetres of smoothing for the choice of a start."""
 MOVING_SPACING = 2.0
-"""Millimetres to about which every axis of the moving image is brought. What is finer is smoothed away in any case;
-thick slices would lead the search astray: the metric smooths its gradient by the widest spacing along all axes."""
+"""Millimetres to about which every axis of the moving image is brought: what is finer is smoothed away in any case."""
 SCHEDULES = ((6.0, 3.0, 1.0), (3.0, 1.0), (1.0,))
 """Millimetres of smoothing per level: the wide search, and closer ones for when that goes astray."""
 LAST_STEP = {6.0: 0.1, 3.0: 0.05, 1.0: 2e-3}
@@ -56,7 +63,7 @@ def to_ras(transform: sitk.Euler3DTransform) -> Affine:
     return np.asarray(RAS_TO_LPS @ matrix @ RAS_TO_LPS, dtype=np.float64)
 
 
-def align(fixed: Volume, moving: Volume, mask: NDArray[np.uint8]) -> tuple[Affine, float]:
+def align(fixed: Volume, moving: Volume, mask: NDArray[np.uint8], margin: float = 0.0) -> tuple[Affine, float]:
     """Find where each point of ``fixed`` lies in ``moving``.
 
     Rigid, six parameters, Mattes mutual information over three resolutions, started where it is most informative
@@ -67,7 +74,9 @@ def align(fixed: Volume, moving: Volume, mask: NDArray[np.uint8]) -> tuple[Affin
     fixed, moving
         Volumes of any contrast and sampling.
     mask
-        Where ``fixed`` counts, shape of its array; usually the dilated brain.
+        The brain in ``fixed``, shape of its array.
+    margin
+        Millimetres around the mask that count as well.
 
     Returns
     -------
@@ -80,25 +89,24 @@ def align(fixed: Volume, moving: Volume, mask: NDArray[np.uint8]) -> tuple[Affin
     AlignmentError
         If the images do not overlap or the motion found is not plausible for one visit.
     """
-    if not mask.any():
+    # every voxel of a coarser fixed image: as fast as random samples of the fine one, and without their noise
+    shrink = [max(1, round(_WORKING_SPACING / spacing)) for spacing in spacing_of(fixed.affine)[::-1]]
+    inside = block_means(mask, shrink) >= 0.5
+    if not inside.any():
         raise AlignmentError("the brain mask is empty; nothing to align")
+    fixed = coarser(fixed, shrink)
+    inside = grown(inside, tuple(spacing_of(fixed.affine)[::-1].tolist()), margin)
+    moving = coarser(moving, [max(1, int(MOVING_SPACING / s + 0.05)) for s in spacing_of(moving.affine)[::-1]])
     foreground = moving.array > moving.array.mean()
     if not foreground.any():
         raise AlignmentError("an image is the same everywhere; nothing to align")
-    fixed_image, moving_image = to_image(_clipped(fixed, mask > 0)), to_image(_clipped(moving, foreground))
-    mask_image = sitk.GetImageFromArray(np.ascontiguousarray(mask.astype(np.uint8)))
-    mask_image.CopyInformation(fixed_image)
-    centre_index = np.append(np.argwhere(mask).mean(axis=0)[::-1], 1.0)
+    centre_index = np.append(np.argwhere(inside).mean(axis=0)[::-1], 1.0)
     centre = (RAS_TO_LPS @ fixed.affine @ centre_index)[:3]
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)  # the metric adds up in the order in which threads end
-    # every voxel of a coarser fixed image: as fast as random samples of the fine one, and without their noise;
-    # means of blocks lie where the coarser voxels do, thinned out samples of an even factor half a voxel beside
-    shrink = [max(1, round(_WORKING_SPACING / spacing)) for spacing in fixed_image.GetSpacing()]
-    shrink_moving = [max(1, int(MOVING_SPACING / spacing + 0.05)) for spacing in moving_image.GetSpacing()]
-    moving_image = sitk.BinShrink(moving_image, shrink_moving)
+    fixed_image, moving_image = to_image(_clipped(fixed, inside)), to_image(_clipped(moving, foreground))
+    mask_image = sitk.GetImageFromArray(inside.astype(np.uint8))
+    mask_image.CopyInformation(fixed_image)
     moving_image = sitk.Expand(moving_image, [max(1, round(s / MOVING_SPACING)) for s in moving_image.GetSpacing()])
-    fixed_image = sitk.BinShrink(fixed_image, shrink)
-    mask_image = sitk.Cast(sitk.BinShrink(sitk.Cast(mask_image, sitk.sitkFloat32), shrink) >= 0.5, sitk.sitkUInt8)
     start = _best_start(fixed_image, moving_image, mask_image, centre)
     transform, information = start, _information(fixed_image, moving_image, mask_image, start)
     for sigmas in SCHEDULES:
@@ -119,7 +127,13 @@ def align(fixed: Volume, moving: Volume, mask: NDArray[np.uint8]) -> tuple[Affin
 
 
 def resample(
-    volume: Volume, grid: Grid, affine: Affine, transform: Affine | None = None, *, nearest: bool = False
+    volume: Volume,
+    grid: Grid,
+    affine: Affine,
+    transform: Affine | None = None,
+    *,
+    order: int = 3,
+    where: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.float32]:
     """Values of ``volume`` on a grid, interpolated once from its native voxels.
 
@@ -134,37 +148,66 @@ def resample(
         Target grid and the affine of its voxels to RAS mm of the reference series.
     transform
         4 x 4 matrix from RAS mm of the reference series to RAS mm of ``volume``; identity if not given.
-    nearest
-        Nearest neighbour (labels) instead of cubic B-spline (limited to the range of the native values).
+    order
+        Of the B-spline: 3, or 1 (linear), or 0 (nearest neighbour, for labels: no means).
+    where
+        Voxels of the grid that are wanted, of its shape; all if not given.
 
     Returns
     -------
     ndarray
-        Shape of the grid (z, y, x); NaN where ``volume`` was not acquired.
+        Shape of the grid (z, y, x), within the range of the native values; NaN where ``volume`` was not acquired, and
+        where nothing is wanted.
     """
-    world = affine if transform is None else transform @ affine
-    image = to_image(volume)
-    steps = spacing_of(np.linalg.inv(volume.affine) @ world)  # native voxels per voxel of the grid
-    counts = np.ones(3, dtype=int) if nearest else np.clip(np.rint(steps), 1, MOST_SAMPLES).astype(int)
-    within = np.diag([*(1 / counts), 1.0])
-    within[:3, 3] = (1 / counts - 1) / 2
-    lps = RAS_TO_LPS @ world @ within
-    to_moving = sitk.AffineTransform(3)
-    to_moving.SetMatrix(lps[:3, :3].ravel().tolist())
-    to_moving.SetTranslation(lps[:3, 3].tolist())
-    method = sitk.ResampleImageFilter()
-    method.SetNumberOfThreads(1)
-    method.SetSize((np.asarray(grid.shape[::-1]) * counts).tolist())
-    method.SetTransform(to_moving)
-    method.SetDefaultPixelValue(float("nan"))
-    method.SetInterpolator(sitk.sitkNearestNeighbor if nearest else sitk.sitkBSpline3)
-    method.SetOutputPixelType(sitk.sitkFloat32)
-    sampled = method.Execute(image)
-    n_z, n_y, n_x = grid.shape
-    samples = sitk.GetArrayViewFromImage(sampled).reshape(n_z, counts[2], n_y, counts[1], n_x, counts[0])
-    result = samples.mean(axis=(1, 3, 5))
-    low, high = float(volume.array.min()), float(volume.array.max())
-    return np.asarray(np.clip(result, low, high), dtype=np.float32)
+    to_native = np.linalg.inv(volume.affine) @ (affine if transform is None else transform @ affine)
+    turn, start = to_native[2::-1, 2::-1], to_native[2::-1, 3:]  # both ends in the order z, y, x
+    steps = spacing_of(to_native)[::-1]  # native voxels per voxel of the grid
+    counts = np.clip(np.rint(steps), 1, MOST_SAMPLES).astype(int) if order else np.ones(3, dtype=int)
+    within = np.stack([part.ravel() for part in np.indices(tuple(counts.tolist()))])
+    shifts = turn @ ((within + 0.5) / counts[:, None] - 0.5)  # of the samples from the middle of their voxel
+    lowest = -0.5 - shifts.min(axis=1, keepdims=True)
+    highest = np.asarray(volume.array.shape)[:, None] - 0.5 - shifts.max(axis=1, keepdims=True)
+    wanted = np.broadcast_to(np.True_, grid.shape) if where is None else where
+    box = _native_box(volume, wanted, turn, start, reach=np.abs(shifts).max(axis=1) + _SPLINE_REACH)
+    first = np.asarray([part.start for part in box])[:, None]
+    coefficients = volume.array[box]
+    if order > 1:
+        coefficients = ndimage.spline_filter(coefficients, order, output=np.float32, mode="mirror")
+    result = np.full(grid.shape, np.nan, dtype=np.float32)
+    n_planes = max(1, _BLOCK // (grid.shape[1] * grid.shape[2]))
+    for plane in range(0, grid.shape[0], n_planes):
+        block = result[plane : plane + n_planes]
+        index = np.stack(np.nonzero(wanted[plane : plane + n_planes]))
+        places = turn @ (index + np.asarray([[plane], [0], [0]])) + start
+        is_acquired = np.all((places >= lowest) & (places < highest), axis=0)
+        index, places = index[:, is_acquired], places[:, is_acquired] - first
+        total = np.zeros(places.shape[1])
+        for shift in shifts.T:
+            total += ndimage.map_coordinates(
+                coefficients, places + shift[:, None], order=order, mode="mirror", prefilter=False
+            )
+        block[tuple(index)] = total / shifts.shape[1]
+    return np.clip(result, float(volume.array.min()), float(volume.array.max()), out=result)
+
+
+def _native_box(
+    volume: Volume,
+    wanted: NDArray[np.bool_],
+    turn: NDArray[np.float64],
+    start: NDArray[np.float64],
+    reach: NDArray[np.float64],
+) -> tuple[slice, slice, slice]:
+    """What of the native array the wanted voxels of a grid need, at least one voxel of it."""
+    ends = []
+    for axis in range(3):
+        along = np.flatnonzero(wanted.any(axis=tuple(other for other in range(3) if other != axis)))
+        ends.append((along[0], along[-1]) if along.size else (0, 0))
+    corners = turn @ np.asarray(list(itertools.product(*ends)), dtype=np.float64).T + start
+    last = np.asarray(volume.array.shape) - 1
+    low = np.clip(np.floor(corners.min(axis=1) - reach), 0, last).astype(int)
+    high = np.clip(np.ceil(corners.max(axis=1) + reach), 0, last).astype(int)
+    z, y, x = (slice(int(one), int(other) + 1) for one, other in zip(low, high, strict=True))
+    return z, y, x
 
 
 def _search(

@@ -21,6 +21,7 @@ from scipy import ndimage
 from qmri_core.physics.registry import signal
 from qmri_core.preprocessing.mirrored import mirrored_contrasts
 from qmri_core.series.acquisition import Acquisition, Contrast
+from qmri_core.series.geometry import block_means
 from qmri_core.series.remarks import Remark, RemarkKind
 from qmri_core.tissues import REFERENCE_VALUES, TISSUES
 
@@ -170,9 +171,9 @@ def _observed(
 ) -> Observed | None:
     """What to look at; ``None`` where voxels are too few or too large to judge."""
     steps = tuple(max(1, int(_WORKING_SPACING / step + 0.05)) for step in spacing[::-1])
-    coarse = {contrast: _averaged(image, steps) for contrast, image in images.items()}
+    coarse = {contrast: block_means(image, steps) for contrast, image in images.items()}
     wide = tuple(step * size for step, size in zip(steps[::-1], spacing, strict=True))
-    inside = _averaged(mask.astype(np.float32), steps) > 0.5
+    inside = block_means(mask, steps) > 0.5
     known = inside & np.logical_and.reduce([np.isfinite(image) for image in coarse.values()])
     inner = known & (ndimage.distance_transform_edt(inside, sampling=wide[::-1]) > RIM)
     if inner.sum() < LEAST_VOXELS or sorted(spacing)[1] > COARSEST:
@@ -187,14 +188,6 @@ def _observed(
         brain=inner & (t1w >= middle),
         spacing=(wide[0], wide[1], wide[2]),
     )
-
-
-def _averaged(array: NDArray[np.float32], steps: tuple[int, ...]) -> NDArray[np.float32]:
-    """Means of blocks; what does not fill a block at the end is left out."""
-    sizes = [size // step for size, step in zip(array.shape, steps, strict=True)]
-    whole = array[tuple(slice(0, size * step) for size, step in zip(sizes, steps, strict=True))]
-    split = [part for pair in zip(sizes, steps, strict=True) for part in pair]
-    return np.asarray(whole.reshape(split).mean(axis=(1, 3, 5)), dtype=np.float32)
 
 
 def _shows_fluid(seen: Observed, contrast: Contrast, expected: Predicted) -> bool:

@@ -55,12 +55,12 @@ def mirrored_contrasts(
     return (Contrast.T1W,) if len(turned) == len(others) else tuple(turned)
 
 
-def fits_mirrored(t1w: Volume, other: Volume, around: NDArray[np.uint8]) -> bool:
-    """Whether a series that does not align with the T1w does so mirrored left to right."""
+def fits_mirrored(t1w: Volume, other: Volume, mask: NDArray[np.uint8], margin: float = 0.0) -> bool:
+    """Whether a series that does not align with the T1w does so mirrored left to right; see `align`."""
     axis = 2 - int(np.argmax(np.abs(other.affine[0, :3])))
     mirrored = Volume(array=np.ascontiguousarray(np.flip(other.array, axis)), affine=other.affine)
     try:
-        align(t1w, mirrored, around)
+        align(t1w, mirrored, mask, margin)
     except AlignmentError:
         return False
     return True

@@ -14,7 +14,7 @@ from scipy import fft, ndimage
 
 from qmri_core.preprocessing.tissue import core
 from qmri_core.series.acquisition import Contrast
-from qmri_core.series.geometry import Volume, spacing_of
+from qmri_core.series.geometry import Volume, coarser, spacing_of
 from qmri_core.tissues import GREY_MATTER, WHITE_MATTER
 
 LIMITS: dict[str, tuple[float, float]] = {
@@ -219,20 +219,18 @@ def _coarser(volume: Volume) -> tuple[NDArray[np.float32], tuple[float, ...]]:
     """Array with finer axes averaged to about `_WORKING_SPACING`, and its spacing, both in array order."""
     native = spacing_of(volume.affine)[::-1]
     steps = [max(1, round(_WORKING_SPACING / spacing)) for spacing in native]
-    sizes = [size // step for size, step in zip(volume.array.shape, steps, strict=True)]
-    whole = volume.array[tuple(slice(0, size * step) for size, step in zip(sizes, steps, strict=True))]
-    blocks = whole.reshape(sizes[0], steps[0], sizes[1], steps[1], sizes[2], steps[2])
-    spacing = tuple(float(step * size) for step, size in zip(steps, native, strict=True))
-    return np.asarray(blocks.mean(axis=(1, 3, 5)), dtype=np.float32), spacing
+    coarse = coarser(volume, steps)
+    return coarse.array, tuple(spacing_of(coarse.affine)[::-1].tolist())
 
 
 def _filled(head: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Without holes in any plane: sinuses and ears are no air around the head."""
     result = head.copy()
+    cross = ndimage.generate_binary_structure(3, 1)
     for axis in range(3):
-        for index in range(head.shape[axis]):
-            plane = (slice(None),) * axis + (index,)
-            result[plane] |= ndimage.binary_fill_holes(head[plane])
+        in_plane = cross.copy()
+        in_plane[(slice(None),) * axis + ([0, 2],)] = False
+        result |= ndimage.binary_fill_holes(head, in_plane)
     return result
 
 

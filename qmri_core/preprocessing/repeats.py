@@ -11,8 +11,8 @@ from scipy import ndimage
 
 from qmri_core.preprocessing.alignment import AlignmentError, align
 from qmri_core.preprocessing.quality import focus
-from qmri_core.preprocessing.session import ALIGNMENT_MARGIN, brain_in, grown
-from qmri_core.series.geometry import Volume, spacing_of
+from qmri_core.preprocessing.session import ALIGNMENT_MARGIN, brain_in
+from qmri_core.series.geometry import Volume
 
 EQUAL_SHARE = 0.03
 """Shares of the brain that repeats show and that differ by less are equal: edges of a mask move by a voxel."""
@@ -50,9 +50,8 @@ def look_at(volume: Volume, t1w: Volume, mask: NDArray[np.uint8]) -> Look | None
     """
     transform = np.eye(4)
     if volume is not t1w:
-        around = grown(mask > 0, tuple(spacing_of(t1w.affine)[::-1].tolist()), ALIGNMENT_MARGIN)
         try:
-            transform, _ = align(t1w, volume, around.astype(np.uint8))
+            transform, _ = align(t1w, volume, mask, ALIGNMENT_MARGIN)
         except AlignmentError:
             return None
     inside = brain_in(volume, transform, t1w, mask)

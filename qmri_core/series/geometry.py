@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +53,28 @@ class Volume:
 
     array: NDArray[np.float32]
     affine: Affine
+
+
+def block_means(array: NDArray[Any], steps: Sequence[int]) -> NDArray[np.float32]:
+    """Means of blocks of so many voxels along each axis; what does not fill a block at the end is left out."""
+    result = array
+    for axis, step in enumerate(steps):
+        if step == 1:
+            continue
+        size = result.shape[axis] // step
+        whole = result[(slice(None),) * axis + (slice(0, size * step),)]
+        blocks = whole.reshape(*whole.shape[:axis], size, step, *whole.shape[axis + 1 :])
+        result = blocks.mean(axis=axis + 1, dtype=np.float32)
+    return np.asarray(result, dtype=np.float32)
+
+
+def coarser(volume: Volume, steps: Sequence[int]) -> Volume:
+    """The volume with means of blocks as voxels; ``steps`` in array order."""
+    affine = volume.affine.copy()
+    along = np.asarray(steps[::-1])
+    affine[:3, 3] += affine[:3, :3] @ ((along - 1) / 2)
+    affine[:3, :3] *= along
+    return Volume(array=block_means(volume.array, steps), affine=affine)
 
 
 def closest_canonical(affine: Affine) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:

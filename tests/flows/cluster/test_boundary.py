@@ -101,7 +101,7 @@ def test_the_place_is_the_last_line_of_our_own_code() -> None:
     def work(stage: Stage) -> Outcome:
         stage.name = "preprocess"
         nothing = np.zeros((20, 20, 20), dtype=np.uint8)
-        from qmri_core.preprocessing.session import grown
+        from qmri_core.preprocessing.distances import grown
 
         grown(nothing > 0, (1.0, 1.0), 10.0)  # two spacings for three axes: fails inside
         raise AssertionError

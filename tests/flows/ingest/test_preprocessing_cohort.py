@@ -43,7 +43,7 @@ def test_masks_and_tissue_of_a_small_cohort_are_near_the_truth(processed: Proces
         true = Volume(array=np.asarray(image.dataobj, dtype=np.float32).T, affine=np.asarray(image.affine))
         spacing = tuple(float(step) for step in np.linalg.norm(stored["affine"][:3, :3], axis=0))
         grid = Grid(shape=stored["tissue"].shape, spacing=(spacing[0], spacing[1], spacing[2]))
-        tissue = np.nan_to_num(resample(true, grid, stored["affine"], nearest=True))
+        tissue = np.nan_to_num(resample(true, grid, stored["affine"], order=0))
         assert dice(stored["brain_mask"] == 1, tissue > 0) > 0.94
         assert dice(stored["tissue"] == GREY, tissue == GREY) > 0.80
         assert dice(stored["tissue"] == WHITE, tissue == WHITE) > 0.80
@@ -87,7 +87,7 @@ def measure(truth: SimulatedSession, folder: Path, monkeypatch: pytest.MonkeyPat
         difference = matrix - poses[contrast] @ np.linalg.inv(poses[Contrast.T1W])
         errors.append(np.linalg.norm(points @ difference[:3, :3].T + difference[:3, 3], axis=1))
     true = Volume(array=anatomy.tissue.astype(np.float32), affine=truth.pose @ anatomy.affine)
-    tissue = np.nan_to_num(resample(true, grid, result.affine, nearest=True))
+    tissue = np.nan_to_num(resample(true, grid, result.affine, order=0))
     return Measured(
         group=plan.placement.group,
         true_group=truth.plan.group,

@@ -152,3 +152,37 @@ def test_what_was_not_acquired_is_nan_and_values_stay_in_range() -> None:
     assert inside.sum() == pytest.approx(20**3, rel=0.2)
     assert result[inside].min() >= volume.array.min()
     assert result[inside].max() <= volume.array.max()
+
+
+@pytest.mark.parametrize("order", [0, 1, 3])
+def test_wanted_voxels_are_the_same_as_among_all(order: int) -> None:
+    volume = smooth_volume((20, 24, 22), spacing=2.0)
+    grid = Grid(shape=(12, 30, 30), spacing=(1.5, 1.5, 4.0))
+    rotation = Rotation.from_euler("xyz", (10.0, -20.0, 5.0), degrees=True).as_matrix()
+    affine = grid.affine(rotation, (volume.affine @ [10.0, 9.0, 8.0, 1.0])[:3])
+    wanted = np.zeros(grid.shape, dtype=bool)
+    wanted[3:9, 8:20, 10:17] = True
+    every, some = resample(volume, grid, affine, order=order), resample(volume, grid, affine, order=order, where=wanted)
+    assert np.isfinite(every[wanted]).sum() > 500
+    np.testing.assert_allclose(some[wanted], every[wanted], rtol=1e-5)
+    assert np.isnan(some[~wanted]).all()
+
+
+def test_no_voxel_wanted_is_none_found() -> None:
+    volume = smooth_volume((20, 20, 20), spacing=2.0)
+    grid = Grid(shape=(10, 10, 10), spacing=(2.0, 2.0, 2.0))
+    result = resample(volume, grid, grid.affine(np.eye(3), np.zeros(3)), where=np.zeros(grid.shape, dtype=bool))
+    assert np.isnan(result).all()
+
+
+@pytest.mark.parametrize("margin", [6.0, 12.0])
+def test_what_lies_beside_the_mask_counts_within_the_margin(
+    brain: tuple[Volume, Volume, NDArray[np.uint8]], margin: float
+) -> None:
+    """Beside the brain both images are noise, which informs of nothing."""
+    rng = np.random.default_rng(0)
+    noisy = [np.where(brain[2] > 0, one.array, rng.uniform(0, 2, one.array.shape)) for one in brain[:2]]
+    fixed, moving = (Volume(array=one.astype(np.float32), affine=brain[0].affine) for one in noisy)
+    _, within = align(fixed, moving, brain[2])
+    _, around = align(fixed, moving, brain[2], margin)
+    assert around < 0.9 * within
