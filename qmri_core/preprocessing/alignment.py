@@ -249,6 +249,7 @@ def _metric(mask: sitk.Image) -> sitk.ImageRegistrationMethod:
     method = sitk.ImageRegistrationMethod()
     method.SetMetricAsMattesMutualInformation(HISTOGRAM_BINS)
     method.SetMetricFixedMask(mask)
+    method.SetMetricUseMovingImageGradientFilter(False)  # differences at the samples: the image is smooth already
     method.SetInterpolator(sitk.sitkLinear)
     return method
 
