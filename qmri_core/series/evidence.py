@@ -95,10 +95,10 @@ def _agent(one: Candidate, others: Sequence[Candidate]) -> Objection:
     """Whether a contrast agent was given before a series."""
     says = not _is_everywhere([one, *others]) and _names_agent(one)
     if one.decision.contrast is not Contrast.T1W:
-        text = f"{one.decision.contrast}: the name of series {one.number} says contrast agent"
+        text = f"{one.decision.contrast}: the name of series {one.number}, or a note, says contrast agent"
         return Remark(kind=RemarkKind.AGENT, text=text) if says else None
     if says:
-        return SkipReason.CONTRAST_UNKNOWN, "after a contrast agent, as its name says"
+        return SkipReason.CONTRAST_UNKNOWN, "after a contrast agent, as its name or a note says"
     before = [other for other in others if _is_before(other, one)]
     given = next((other for other in before if _has_agent(other)), None)
     if given is not None and not one.context.named_native:
@@ -106,7 +106,7 @@ def _agent(one: Candidate, others: Sequence[Candidate]) -> Objection:
     named = [] if _is_everywhere([one, *others]) else [other for other in before if _names_agent(other)]
     twin = next((other for other in named if is_repeat(other, one)), None)
     if twin is not None and not one.context.named_native:
-        text = f"acquired after series {twin.number} of equal numbers, whose name says contrast agent"
+        text = f"acquired after series {twin.number} of equal numbers, whose name or a note says contrast agent"
         return SkipReason.CONTRAST_UNKNOWN, text
     if given is not None or named:
         number = (given or named[0]).number

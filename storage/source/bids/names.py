@@ -44,7 +44,9 @@ _SUFFIXES: Mapping[str, SkipReason] = {
 """Suffixes that make an image none of the contrasts; the last are weighted by something else, of a set, or two in one.
 """
 
-_AGENT = re.compile(r"gad(?!get)|gd$|^gd|gbca|postcontrast|postgd|t1c$|^ce$|^ce[0-9]*$", re.IGNORECASE)
+_AGENT = re.compile(
+    r"gad(?!get)|gd$|^gd|gbca|postcontrast|postgd|t1ce?$|^ce[0-9]*$|^post(inj\w*|con\w*|km|c)?$|km$", re.IGNORECASE
+)
 """Labels of ``acq`` by which a T1w is named as one after a contrast agent."""
 
 
@@ -90,6 +92,8 @@ def other_kind(relative: str, name: BidsName | None, stem: str) -> tuple[SkipRea
         return SkipReason.DERIVED, "a file of the BIDS kind derived"
     if name is None:
         return None
+    if before := [part for part in stem.split("_")[:-1] if part in CONTRASTS]:
+        return SkipReason.DERIVED, f"made from an image of the BIDS kind {before[0]}"
     if name.entities.get("part") in {"phase", "real", "imag"}:
         return SkipReason.PHASE, f"a file of the BIDS kind part-{name.entities['part']}"
     if "inv" in name.entities:

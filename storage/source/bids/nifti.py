@@ -31,7 +31,8 @@ from storage.source.bids.sidecars import (
 )
 from storage.source.bids.tables import Columns, age_in_words, sex_of
 from storage.source.damage import NIBABEL, DamagedError, library_errors
-from storage.source.dicom.header import names_agent
+from storage.source.dicom.header import names_agent, notes_agent
+from storage.source.dicom.names import traits_of_names
 from storage.source.dicom.pixels import check_size
 from storage.source.series import NO_AFFINE, LinkageRow, ReadError, Series
 from storage.source.stacks import matrix
@@ -98,13 +99,25 @@ def scan_nifti(
         problem=problem,
         explanation=explanation or doubt,
         named=None if other is not None or name is None else CONTRASTS.get(name.suffix),
-        context=Context(contrast_agent=_agent(name, values), n_inversion_times=2 if _is_inversion(name) else 1),
+        context=_context(name, values),
         sex=sex_of({"sex": text(values, "PatientSex")}, Columns({}))[0],
         age=age_in_words(text(values, "PatientAge"))[0],
         remarks=_remarks(number, {RemarkKind.PLACED: image.place.remark, RemarkKind.SIDECAR: doubt}),
     )
     folder = PurePosixPath(relative).parent.as_posix()
     return series, LinkageRow(session=series.session, patient_id=person, study_instance_uid=session, path=folder)
+
+
+def _context(name: BidsName | None, values: Mapping[str, Any]) -> Context:
+    """What the name and the texts of the sidecar say, as coded traits."""
+    traits = set(traits_of_names(text(values, "SeriesDescription"), text(values, "ProtocolName")))
+    if any(notes_agent(text(values, f"ContrastBolus{what}")) for what in ("Agent", "Ingredient")):
+        traits.add("named_agent")
+    return Context(
+        contrast_agent=_agent(name, values),
+        n_inversion_times=2 if _is_inversion(name) else 1,
+        **dict.fromkeys(traits, True),
+    )
 
 
 def _remarks(number: int, texts: Mapping[RemarkKind, str]) -> tuple[Remark, ...]:

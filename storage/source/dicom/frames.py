@@ -80,6 +80,7 @@ _KEYWORDS = words_of(
     "Modality ConversionType "
     "Manufacturer ManufacturerModelName StationName DeviceSerialNumber SoftwareVersions PatientName PatientID "
     "PatientBirthDate PatientSex PatientAge ContrastBolusAgent ContrastBolusVolume ContrastBolusTotalDose "
+    "ContrastBolusIngredient "
     "SeriesDescription ProtocolName SequenceName PulseSequenceName TriggerTime "
     "ScanningSequence SequenceVariant ScanOptions MRAcquisitionType AngioFlag SliceThickness RepetitionTime "
     "EchoTime InversionTime InversionTimes FlipAngle EchoTrainLength EchoNumbers MagneticFieldStrength "

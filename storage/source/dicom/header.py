@@ -75,9 +75,14 @@ _MODELS = (
 )
 # Gadolinium agents; the header field is free text, so that a mere note in it must not count.
 _AGENTS = re.compile(
-    r"gad|gd-|gbca|omniscan|magnevist|dotarem|prohance|multihance|clariscan|elucirem|vueway|eovist|primovist|"
-    r"\d\s*ml\b|mmol"
+    r"gad|gd-|gbca|omniscan|magnevist|magne[gv]ita|dotarem|dotagraf|dotagita|prohance|multihance|clariscan|cyclolux|"
+    r"elucirem|vueway|eovist|primovist|artirem|ferumoxytol|feraheme|[1-9]\d*\s*ml\b|mmol"
 )
+_NO_AGENT = re.compile(
+    r"\b(no|non|none|not|nein|kein\w*|nil|null|without|w/o|ohne|sans|sin|senza|nativ\w*|unenhanced|unknown|false|"
+    r"n/?a|n)\b|^[\s0.,]*(ml|cc)?\s*$"
+)
+"""What says in such a text that none was given, or nothing."""
 _TOF_SEQUENCE = re.compile(r"fl[23]d\d*r_t\d|^\*?tof", re.IGNORECASE)
 # Sequence names of Siemens for echo trains with an inversion: *tir2d1_16fs, *spcir_242ns.
 _INVERSION_SEQUENCE = re.compile(r"^\*?(t?ir[23b_]|spc3?d?ir)", re.IGNORECASE)
@@ -213,8 +218,11 @@ def traits_of_frame(sources: tuple[Dataset, ...]) -> frozenset[str]:
     if first_value(sources, "AngioFlag") == "Y":
         found.add("angiography")
     given = (first_number(sources, "ContrastBolusVolume") or 0) + (first_number(sources, "ContrastBolusTotalDose") or 0)
-    if given > 0 or names_agent(str(first_value(sources, "ContrastBolusAgent") or "")):
+    notes = [str(first_value(sources, f"ContrastBolus{what}") or "") for what in ("Agent", "Ingredient")]
+    if given > 0 or any(map(names_agent, notes)):
         found.add("contrast_agent")
+    elif any(map(notes_agent, notes)):
+        found.add("named_agent")
     if _has_odd_inversion_time(sources):
         found.add("odd_inversion_time")
     return frozenset(found)
@@ -246,6 +254,11 @@ def _diffusion_weighting(top: Dataset) -> float:
 def names_agent(text: str) -> bool:
     """Whether a free text about a contrast agent names one."""
     return _AGENTS.search(text.lower()) is not None
+
+
+def notes_agent(text: str) -> bool:
+    """Whether a free text about a contrast agent says something, and not that none was given: evidence, no proof."""
+    return bool(text.strip(" \0.-")) and _NO_AGENT.search(text.lower()) is None
 
 
 def manufacturer_of(name: str, model: str) -> str:

@@ -40,6 +40,7 @@ _NATIVE = re.compile(
     rf"(?<!\w)pre[ .\-]?(?:{_MEDIUM})?(?!\w|[ \-]?op)|"
     r"(?<!\w)(?:nativ\w*|native|nat|unenhanced|non[ -]?enhanced|nonenhanced|noncontrast|plain|basale?|"
     r"kontrasts[i\u0131]z)(?!\w)|"
+    r"\u5e73\u626b|\u5e73\u6383|\u5358\u7d14|\u975e\u9020\u5f71|\u672a\u589e\u5f37|"
     r"(?<![\w+])c-(?!\w)|(?<!\w)[-\u2013]c(?!\w)",
     re.IGNORECASE,
 )  # fmt: skip
@@ -59,7 +60,8 @@ _AGENT = re.compile(
     r"(?<!\w)post(?:contrast|gad\w*|gd|km|kontrast\w*|inj\w*)(?!\w)|"
     r"(?<!\w)post(?!\w)(?![ .\-]*(?:"
     r"op|fossa|proc|mort|traum|stim|tx|treat|ther|rad|surg|biop|exer|erior|rt|ct|chemo|task|rest))|"
-    r"(?<!\w)t1w?(?:c|ce|gd|gad|km|post)(?!\w)",
+    r"(?<!\w)t1w?(?:c|ce|gd|gad|km|post)(?!\w)|(?<!\w)(?:ivi|pg)(?!\w)|"
+    r"\u9020\u5f71|\u589e\u5f3a|\u589e\u5f37|\uc870\uc601|\u043a\u043e\u043d\u0442\u0440\u0430\u0441\u0442",
     re.IGNORECASE,
 )  # fmt: skip
 

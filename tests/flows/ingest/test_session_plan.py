@@ -219,7 +219,7 @@ def test_a_session_without_native_t1w_says_why() -> None:
     named = Context(named_agent=True)
     made = plan(series(Contrast.T2W), series(Contrast.FLAIR), series(Contrast.T1W, number=24, context=named))
     assert (made.status, made.reason) == (Status.SKIPPED, Reason.MISSING_CONTRAST)
-    assert made.explanation.endswith("; T1w series 24 is left out: after a contrast agent, as its name says")
+    assert made.explanation.endswith("; T1w series 24 is left out: after a contrast agent, as its name or a note says")
 
 
 def test_half_a_flair_leaves_a_partial_session_that_says_why() -> None:

@@ -99,7 +99,7 @@ def test_a_t1w_after_a_series_with_agent_is_none_though_its_own_fields_are_empty
 def test_the_only_t1w_after_an_agent_is_not_taken_and_says_why() -> None:
     found = decided(T2W, FLAIR, volume("T1w", 4, acquired=900.0, named_agent=True))
     assert found[4].reason is SkipReason.CONTRAST_UNKNOWN
-    assert "its name says" in found[4].explanation
+    assert "its name or a note says" in found[4].explanation
 
 
 def test_a_name_of_before_and_after_or_of_the_whole_examination_takes_the_earlier_or_says_nothing() -> None:

@@ -284,6 +284,52 @@ def test_numbers_that_do_not_contradict_a_name_leave_it(tmp_path: Path, suffix: 
     assert plan.remarks == ()
 
 
+@pytest.mark.parametrize("words", [{"SeriesDescription": "t2_tirm_tra_dark-fluid"}, {"ProtocolName": "AX T2 FLAIR"}])
+def test_a_t2w_that_its_sidecar_names_flair_is_not_modelled_as_one(tmp_path: Path, words: dict[str, Any]) -> None:
+    for suffix, sidecar in (("T1w", T1W), ("T2w", T2W | words | {"RepetitionTime": 9})):
+        write_nifti(tmp_path / f"sub-01_{suffix}.nii.gz", sidecar)
+    (plan,) = plan_sessions(discover(tmp_path, key=KEY).series)
+    assert set(plan.chosen) == {Contrast.T1W}
+    assert "named FLAIR" in plan.explanation
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("run-2", {"SeriesDescription": "t1_mprage +C"}),
+        ("run-2", {"ProtocolName": "MPRAGE nach KM"}),
+        ("run-2", {"ContrastBolusAgent": "yes"}),
+        ("acq-post", {}),
+        ("acq-T1CE", {}),
+        ("acq-mprageKM", {}),
+    ],
+)
+def test_a_t1w_after_an_agent_by_its_sidecar_or_label_is_not_taken(
+    tmp_path: Path, name: str, words: dict[str, Any]
+) -> None:
+    write_nifti(tmp_path / "sub-01_T1w.nii.gz", T1W | {"SeriesNumber": 4})
+    write_nifti(tmp_path / f"sub-01_{name}_T1w.nii.gz", T1W | words | {"SeriesNumber": 24})
+    write_nifti(tmp_path / "sub-01_T2w.nii.gz", T2W)
+    (plan,) = plan_sessions(discover(tmp_path, key=KEY).series)
+    assert plan.chosen[Contrast.T1W].number == 4
+
+
+@pytest.mark.parametrize("suffix", ["acq-space_T1w", "acq-posterior_T1w", "acq-highres_T1w"])
+def test_other_labels_speak_of_no_agent(tmp_path: Path, suffix: str) -> None:
+    write_nifti(tmp_path / f"sub-01_{suffix}.nii.gz", T1W)
+    (series,) = discover(tmp_path, key=KEY).series
+    assert decide(series).reason is None
+
+
+@pytest.mark.parametrize("made", ["brain", "defaced", "bet"])
+def test_what_was_made_from_an_image_is_told_by_what_follows_its_suffix(tmp_path: Path, made: str) -> None:
+    write_nifti(tmp_path / "sub-01_T1w.nii.gz", T1W)
+    write_nifti(tmp_path / f"sub-01_T1w_{made}.nii.gz", T1W)
+    found = {one.paths[0].rpartition("_")[2]: decide(one) for one in discover(tmp_path, key=KEY).series}
+    assert found["T1w.nii.gz"].reason is None
+    assert found[f"{made}.nii.gz"].reason is SkipReason.DERIVED
+
+
 @pytest.mark.parametrize("codes", ["SE", "SE_IR"])
 def test_a_flair_without_inversion_time_is_not_guessed(tmp_path: Path, codes: str) -> None:
     write_nifti(tmp_path / "sub-01_FLAIR.nii.gz", T2W | {"ScanningSequence": codes})

@@ -232,3 +232,29 @@ def test_garbage_is_no_dicom(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
     frames = scan_file(str(path))
     assert not frames or frames[0].instance.problem is not None
+
+
+@pytest.mark.parametrize(
+    ("note", "proof", "evidence"),
+    [
+        ({"ContrastBolusAgent": "GADOVIST 1.0"}, True, False),
+        ({"ContrastBolusAgent": "Magnegita"}, True, False),
+        ({"ContrastBolusIngredient": "GADOLINIUM"}, True, False),
+        ({"ContrastBolusAgent": "KM"}, False, True),
+        ({"ContrastBolusAgent": "Yes"}, False, True),
+        ({"ContrastBolusAgent": "7.5"}, False, True),
+        ({"ContrastBolusAgent": "NONE"}, False, False),
+        ({"ContrastBolusAgent": "no contrast"}, False, False),
+        ({"ContrastBolusAgent": "ohne KM"}, False, False),
+        ({"ContrastBolusAgent": "0"}, False, False),
+        ({"ContrastBolusAgent": "0.0 ml"}, False, False),
+        ({"ContrastBolusAgent": "N/A"}, False, False),
+        ({"ContrastBolusAgent": "-"}, False, False),
+    ],
+)
+def test_a_note_on_an_agent_is_proof_where_it_names_one_and_evidence_where_it_denies_none(
+    tmp_path: Path, note: dict[str, Any], proof: bool, evidence: bool
+) -> None:
+    write_series(tmp_path, voxels(), **note)
+    (series,) = discover(tmp_path, key=KEY).series
+    assert (series.context.contrast_agent, series.context.named_agent) == (proof, evidence)

@@ -14,7 +14,8 @@ AGENT = (
     "T1 po kontrascie",
     "t1_mpr_KM", "T1_SE_CE", "T1+Gd", "T1 Gadovist", "ax t1 post", "T1_POST", "T1C", "T1GD", "T1 contrast",
     "T1 nach iv KM",
-    "MPRAGE+KM", "T1 POST INJ", "T1 enhanced",
+    "MPRAGE+KM", "T1 POST INJ", "T1 enhanced", "3D T1 TFE IVI", "AX T1 PG", "\u9020\u5f71 T1", "T1 \u589e\u5f3a",
+    "T1 \uc870\uc601", "\u0422\u0031 \u0441 \u043a\u043e\u043d\u0442\u0440\u0430\u0441\u0442\u043e\u043c",
 )  # fmt: skip
 NATIVE = (
     "T1 without contrast", "T1 W/O CONTRAST", "AX T1 WO CONTRAST", "T1 ohne KM", "t1 nativ", "T1_native", "T1 pre",
@@ -22,7 +23,7 @@ NATIVE = (
     "T1 pre-contrast", "T1 precontrast", "T1 vor KM", "T1 sans injection", "T1 sans gado", "T1 sin contraste",
     "T1 senza mdc",
     "T1 sem contraste", "T1 zonder contrast", "T1 non contrast", "T1 noncontrast", "T1 unenhanced", "T1 C-", "T1 o. KM",
-    "T1 avant injection", "T1 uden kontrast", "T1 bez kontrastu",
+    "T1 avant injection", "T1 uden kontrast", "T1 bez kontrastu", "T1 \u5e73\u626b", "\u975e\u9020\u5f71 T1",
 )  # fmt: skip
 SILENT = (
     "t1_mprage_sag_p2_iso", "T1 high contrast", "T1 HighContrast", "MPRAGE post op", "T1 pre-op", "T1 posterior fossa",
