@@ -51,7 +51,7 @@ class Context:
     named_flair: bool = False
     named_agent: bool = False
     named_native: bool = False
-    """The last six: words of a name, and for an agent of a note, which only weigh where numbers leave something open."""
+    """The last six: words of a name, or a note on an agent, which only weigh where numbers leave something open."""
     odd_inversion_time: bool = False
     """Inversion times are written, none of which can be one."""
     lossy: bool = False
@@ -97,9 +97,9 @@ class Decision:
     """What a series is taken for: a contrast and family, or a reason to leave it out.
 
     ``reason`` is None exactly for series to be ingested. ``contrast`` may be given beside a reason (a duplicate T1w is
-    still a T1w). ``assumed`` is True where the contrast was stated by a user, or by a BIDS name alone. ``place`` is that
-    among the equal series of a contrast: 0 of the one taken, 1 and more of its repeats in the order of preference, None
-    of all others. ``doubts`` are what to know of a series that is taken all the same.
+    still a T1w). ``assumed`` is True where the contrast was stated by a user, or by a BIDS name alone. ``place`` is
+    that among the equal series of a contrast: 0 of the one taken, 1 and more of its repeats in the order of preference,
+    None of all others. ``doubts`` are what to know of a series that is taken all the same.
     """
 
     contrast: Contrast | None

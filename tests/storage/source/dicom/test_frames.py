@@ -253,7 +253,7 @@ def test_garbage_is_no_dicom(tmp_path: Path, content: bytes) -> None:
     ],
 )
 def test_a_note_on_an_agent_is_proof_where_it_names_one_and_evidence_where_it_denies_none(
-    tmp_path: Path, note: dict[str, Any], proof: bool, evidence: bool
+    tmp_path: Path, note: dict[str, str], proof: bool, evidence: bool
 ) -> None:
     write_series(tmp_path, voxels(), **note)
     (series,) = discover(tmp_path, key=KEY).series
