@@ -65,7 +65,7 @@ class Context:
     combined: bool = False
     """Made of several echoes that lie beside it."""
     acquired: float | None = None
-    """Seconds from the first acquisition of the session to this one."""
+    """Seconds from the first acquisition of the session to this one, or from midnight; differences count alone."""
     n_strays: int = 0
     """Single images of another kind under the same series identifier, which are left out."""
     n_missing: int = 0

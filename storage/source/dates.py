@@ -28,6 +28,12 @@ NO_NUMBER = -1
 """Stands for a stated age of zero, which many tools write for none."""
 
 
+def is_new_year(ordinal: int) -> bool:
+    """Whether a date is a 1 January, which tools write for what they know by the year alone."""
+    day = datetime.date.fromordinal(ordinal)
+    return (day.month, day.day) == (1, 1)
+
+
 def sound_date(date: int | None) -> int | None:
     """A date that an examination can have whatever the day of birth."""
     return visit_date(date, None, datetime.date.today().toordinal())[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import re
 import secrets
@@ -83,10 +84,23 @@ def faults(location: str | Path | None = None) -> Iterator[None]:
                 f"{where}the clock of this machine does not fit the store ({_first_line(error)}); set it right, and "
                 "run it again; what is committed stays"
             ) from error
+        if _is_full(error):
+            raise StorageFaultError(
+                f"{where}the disk of the store is full, or a quota on it; what is committed stays: free space there, "
+                "and run it again"
+            ) from error
         raise StorageFaultError(
             f"{where}the storage does not answer as it should ({_first_line(error)}); what is committed stays, run it "
             "again"
         ) from error
+
+
+def _is_full(error: OSError | icechunk.IcechunkError) -> bool:
+    """Whether the file system takes no more; Icechunk tells by the number of the system's error."""
+    numbers = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    if isinstance(error, OSError):
+        return error.errno in numbers
+    return any(f"(os error {number})" in str(error) for number in numbers)
 
 
 def open_repository(location: str | Path, *, outdated: bool = False) -> icechunk.Repository:

@@ -23,6 +23,7 @@ from storage.source.bids.place import Place, place_of
 from storage.source.bids.sidecars import (
     Folders,
     as_text,
+    clock_in,
     impossible_times,
     read_sidecar,
     text,
@@ -116,6 +117,7 @@ def _context(name: BidsName | None, values: Mapping[str, Any]) -> Context:
     return Context(
         contrast_agent=_agent(name, values),
         n_inversion_times=2 if _is_inversion(name) else 1,
+        acquired=clock_in(values),
         **dict.fromkeys(traits, True),
     )
 

@@ -4,7 +4,8 @@
   age at the first session; else that of the sidecar.
 - Sex: ``sessions.tsv``, ``participants.tsv``, sidecar.
 - Day: from ``acq_time`` of ``sessions.tsv``, else the first of ``scans.tsv``, since the first session of the person in
-  the source. Dates may be shifted, as BIDS asks for, as long as all of a person are alike.
+  the source. Dates may be shifted, as BIDS asks for, as long as all of a person are alike. Of a person of whom no table
+  says a date, those of the sidecars count: tables may be shifted where sidecars are not, so that they never mix.
 
 What contradicts itself is said in remarks. No date leaves this module.
 """
@@ -19,9 +20,10 @@ from dataclasses import dataclass, field, replace
 
 from qmri_core.series.remarks import Remark, RemarkKind
 from storage.pseudonyms import pseudonym
-from storage.source.bids.names import parse, stem_of
-from storage.source.bids.sidecars import folders_of
+from storage.source.bids.names import CONTRASTS, parse, stem_of
+from storage.source.bids.sidecars import Folders, date_in, folders_of, read_sidecar
 from storage.source.bids.tables import TOP, Columns, Row, Table, age_of, date_of, read_table, sex_of
+from storage.source.dates import is_new_year
 from storage.source.series import Series
 
 _PEOPLE = 2048  # people of whom the tables are kept
@@ -125,6 +127,8 @@ class People:
             rows, columns, problem = self._dataset(root)
             folder = os.path.join(root, label)  # noqa: PTH118
             visits, visit_problem = _visits(folder, label)
+            if all(visit.date is None and visit.scanned is None for visit in visits.values()):
+                visits = _dated_by_sidecars(visits, folder)
             self._people[place] = _Person(
                 rows=tuple(rows.get(label.removeprefix("sub-"), ())),
                 of_person=columns,
@@ -174,6 +178,24 @@ def _visits(folder: str, label: str) -> tuple[dict[str, _Visit], str]:
         visit = visits.get(name, _Visit())
         visits[name] = replace(visit, scanned=date_of(text), text=visit.text or text)
     return visits, problem
+
+
+def _dated_by_sidecars(visits: Mapping[str, _Visit], folder: str) -> dict[str, _Visit]:
+    """Visits with the first date that sidecars of their images state; a 1 January stands in for none."""
+    result = dict(visits)
+    folders = Folders()
+    for name, visit in visits.items():
+        place = os.path.join(folder, name, "anat")  # noqa: PTH118
+        _, stems = folders.of(place)
+        images = [stem for stem in sorted(stems) if (parsed := parse(stem)) is not None and parsed.suffix in CONTRASTS]
+        texts = [date_in(read_sidecar(os.path.join(place, f"{stem}.nii"), folders).values) for stem in images]  # noqa: PTH118
+        text = min((text for text in texts if _is_day(date_of(text))), default="")
+        result[name] = replace(visit, date=date_of(text), text=text)
+    return result
+
+
+def _is_day(date: int | None) -> bool:
+    return date is not None and not is_new_year(date)
 
 
 def _is_of(row: Row, session: str) -> bool:

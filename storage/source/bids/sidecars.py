@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -177,6 +178,27 @@ def impossible_times(values: Mapping[str, Any]) -> str:
 def without_times(values: Mapping[str, Any]) -> dict[str, Any]:
     """Values without any time, so that none is taken beside one that is wrong."""
     return {name: value for name, value in values.items() if name not in _TIMES}
+
+
+_DATES = ("AcquisitionDateTime", "AcquisitionDate", "SeriesDate", "StudyDate")
+_CLOCK = re.compile(r"(?:.*[T ]|\d{8})?(\d\d):?(\d\d):?(\d\d(?:\.\d*)?)(?:Z|[+-]\d\d:?\d\d)?")
+
+
+def date_in(values: Mapping[str, Any]) -> str:
+    """Date of the acquisition as it is written, with its time where there is one; empty if nothing says."""
+    stated = next((written for name in _DATES if (written := text(values, name).strip())), "")
+    clock = text(values, "AcquisitionTime").strip()
+    if stated and clock and not _CLOCK.fullmatch(stated):
+        return f"{stated}T{clock}"
+    return re.sub(r"^(\d{8})(?=\d{6})", r"\1T", stated)  # as DICOM writes it
+
+
+def clock_in(values: Mapping[str, Any]) -> float | None:
+    """Seconds since midnight at the acquisition; None if nothing says, or midnight itself, which stands in for none."""
+    for name in ("AcquisitionDateTime", "AcquisitionTime"):
+        if match := _CLOCK.fullmatch(text(values, name).strip()):
+            return int(match[1]) * 3600.0 + int(match[2]) * 60.0 + float(match[3]) or None
+    return None
 
 
 def number(value: object) -> float | None:

@@ -6,10 +6,10 @@ unless something else says that it cannot be the day: see `against`.
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from storage.source.dates import is_new_year
 from storage.source.visits.parting import Device
 
 AT_ONE_TIME = 600.0
@@ -30,12 +30,6 @@ class Visit:
     device: Device
     first: float | None
     last: float | None
-
-
-def is_new_year(ordinal: int) -> bool:
-    """Whether a date is a 1 January, which tools write for what they know by the year alone."""
-    day = datetime.date.fromordinal(ordinal)
-    return (day.month, day.day) == (1, 1)
 
 
 def against(date: int, visits: Sequence[Visit], n_again: int) -> str:

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from qmri_core.series.acquisition import CONTRASTS
 from qmri_core.series.remarks import Remark, RemarkKind
 from storage.pseudonyms import pseudonym
-from storage.source.dates import CAPPED
+from storage.source.dates import CAPPED, is_new_year
 from storage.source.full_disk import temporary_files
 from storage.source.series import Series
 from storage.source.visits.identity import Met, Unit
-from storage.source.visits.one_date import AT_ONE_TIME, Visit, against, is_new_year
+from storage.source.visits.one_date import AT_ONE_TIME, Visit, against
 from storage.source.visits.parting import (
     SAME_FIELD,
     Device,

@@ -207,7 +207,7 @@ def test_a_full_disk_of_the_index_costs_the_index_and_nothing_else(
 
     monkeypatch.setattr(index, "_prepare", with_little_room)
     assert found(source, kept) == found(source, None)
-    assert "cannot be used (database or disk is full)" in caplog.text
+    assert "cannot be used (its disk, or that of temporary files, is full)" in caplog.text
 
 
 def test_an_index_that_a_running_scan_uses_may_be_removed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

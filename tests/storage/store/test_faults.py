@@ -50,7 +50,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_ends_the_run_and_leaves_the_store(small_disk: Path) -> None:
     location = small_disk / "store"
     done: list[str] = []
-    with pytest.raises(StorageFaultError, match="No space left"):
+    with pytest.raises(StorageFaultError, match="disk of the store is full"):
         fill(location, done)
     assert len(done) > 1
     assert set(Cohort.open(location).slots) == set(done)  # readable all the time
@@ -68,7 +68,7 @@ def test_a_write_that_is_cut_short_by_a_quota_ends_the_run_and_leaves_the_store(
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (3000, hard))  # bytes per file: a chunk is larger
     try:
-        with pytest.raises(StorageFaultError, match="File too large"):
+        with pytest.raises(StorageFaultError, match="disk of the store is full"):
             ingest(location, [placement("ses-2")])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -7,13 +7,15 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from qmri_core.series.acquisition import Contrast
 from qmri_core.series.remarks import RemarkKind
 from storage.source.bids.tables import Columns, age_in_words, date_of, sex_of
 from storage.source.discovery import discover, scan_source
-from storage.source.series import Series
-from tests.storage.niftis import SIDECARS, T1W, T2W, write_visit
+from storage.source.series import Series, decide_session
+from tests.storage.niftis import SIDECARS, T1W, T2W, write_nifti, write_visit
 
 KEY = bytes(32)
 
@@ -237,3 +239,72 @@ def test_no_date_and_no_name_leaves_the_reader(tmp_path: Path, caplog: pytest.Lo
     assert "tables" in everything
     for secret in ("zyxwvut", "quentin", "2018", "18:37", str(tmp_path).lower()):
         assert secret not in everything
+
+
+def dated(root: Path, person: str, visit: str, **values: Any) -> None:
+    write_visit(root, person, visit, {name: sidecar | values for name, sidecar in SIDECARS.items()})
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"AcquisitionDateTime": "2018-10-01T18:37:40.5"}, {"AcquisitionDateTime": "2019-11-05T09:12:00.0"}),
+        ({"AcquisitionDate": "20181001"}, {"StudyDate": "2019-11-05"}),
+        ({"StudyDate": 20181001}, {"SeriesDate": "20191105", "AcquisitionTime": "09:12:00"}),
+        ({"AcquisitionDateTime": "20181001183740.25"}, {"AcquisitionDateTime": "20191105091200"}),
+    ],
+)
+def test_days_come_from_sidecars_where_no_table_says_a_date(
+    tmp_path: Path, first: dict[str, Any], second: dict[str, Any]
+) -> None:
+    dated(tmp_path, "sub-01", "ses-01", **first)
+    dated(tmp_path, "sub-01", "ses-02", **second)
+    write_visit(tmp_path, "sub-01", "ses-03")
+    found = {session: day for (_, session), (_, _, day) in told(tmp_path).items()}
+    assert found == {"ses-01": 0, "ses-02": 400, "ses-03": None}
+    assert remarks(tmp_path) == []
+
+
+def test_tables_and_sidecars_of_a_person_never_mix(tmp_path: Path) -> None:
+    dated(tmp_path, "sub-01", "ses-01", AcquisitionDateTime="2018-10-01T18:37:40")
+    dated(tmp_path, "sub-01", "ses-02", AcquisitionDateTime="2019-11-05T18:37:40")
+    table(tmp_path / "sub-01" / "sub-01_sessions.tsv", "session_id acq_time", "ses-01 1890-02-01T18:37:40")
+    assert {session: day for (_, session), (_, _, day) in told(tmp_path).items()} == {"ses-01": 0, "ses-02": None}
+
+
+@pytest.mark.parametrize("written", ["1900-01-01T00:00:00", "20000101", "2018", "18.10.2018", ["20181001"], None, ""])
+def test_a_sidecar_whose_date_is_none_says_no_day(tmp_path: Path, written: Any) -> None:
+    dated(tmp_path, "sub-01", "ses-01", AcquisitionDateTime=written)
+    dated(tmp_path, "sub-01", "ses-02", AcquisitionDateTime=written)
+    assert {day for _, _, day in told(tmp_path).values()} == {None}
+
+
+def test_one_date_in_the_sidecars_of_two_sessions_is_told(tmp_path: Path) -> None:
+    for visit in ("ses-01", "ses-02"):
+        dated(tmp_path, "sub-01", visit, StudyDate="20180704")
+    assert {day for _, _, day in told(tmp_path).values()} == {None}
+    assert set(remarks(tmp_path)) == {"2 sessions have the same date and time: the day is not known"}
+    assert "2018" not in repr([one for series in sessions(tmp_path).values() for one in series])
+
+
+@pytest.mark.parametrize(
+    ("times", "taken"),
+    [
+        (({"AcquisitionTime": "18:50:00.5"}, {"AcquisitionTime": "18:40:00"}), 1),
+        (({"AcquisitionDateTime": "2018-10-01T18:40:00"}, {"AcquisitionDateTime": "2018-10-01T18:50:00"}), 2),
+    ],
+)
+def test_of_two_runs_the_one_acquired_later_is_preferred(
+    tmp_path: Path, times: tuple[dict[str, Any], ...], taken: int
+) -> None:
+    folder = write_visit(tmp_path, "sub-01", "", {"T2w": T2W | {"AcquisitionTime": "18:30:00"}})
+    for number, values in enumerate(times, start=1):
+        data = np.random.default_rng(number).integers(0, 2000, (4, 5, 6)).astype(np.int16)
+        path = folder / "anat" / f"sub-01_run-{number}_T1w.nii.gz"
+        write_nifti(path, T1W | {"SeriesNumber": 10 + number} | values, data=data)
+    (members,) = sessions(tmp_path).values()
+    decisions = zip(members, decide_session(members), strict=True)
+    runs = {one.number: decision for one, decision in decisions if decision.contrast is Contrast.T1W}
+    assert [number for number, decision in runs.items() if decision.reason is None] == [10 + taken]
+    (other,) = [decision for decision in runs.values() if decision.reason is not None]
+    assert other.explanation.endswith("it was acquired later")
