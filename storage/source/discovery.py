@@ -23,7 +23,9 @@ from storage.source.bids.people import People
 from storage.source.bids.tree import LeftOut
 from storage.source.dates import known_age, sound_date
 from storage.source.dicom.frames import Frame
+from storage.source.dicom.layout import Known
 from storage.source.dicom.pixels import read_dicom
+from storage.source.dicom.scale import Scale
 from storage.source.files import SEPARATOR, UNREAD_SESSION, UNREADABLE_FOLDER, relative, walk
 from storage.source.full_disk import temporary_files
 from storage.source.index import (
@@ -378,6 +380,7 @@ def _series(volume: Stack, context: Context, who: Who, root: Path, key: bytes) -
         affine=volume.affine,
         n_instances=len({id(frame.instance) for frame in volume.frames}),
         digest=_digest_of((frame.instance.digest, frame.index) for frame in volume.frames),
+        known=None if problem else _known(paths, volume.frames),
         content=_digest_of((frame.instance.pixels, frame.index) for frame in volume.frames) if one.pixels else "",
         kind="dicom",
         paths=paths,
@@ -393,6 +396,21 @@ def _series(volume: Stack, context: Context, who: Who, root: Path, key: bytes) -
     folder = PurePosixPath(relative(one.path.partition(SEPARATOR)[0], root)).parent.as_posix()
     row = LinkageRow(session=series.session, patient_id=one.patient, study_instance_uid=one.study, path=folder)
     return series, row
+
+
+def _known(paths: tuple[str, ...], frames: Sequence[Frame]) -> Known | None:
+    """What was noted of files and slices; None if it is nothing."""
+    notes = {frame.instance.path: frame.instance.layout for frame in frames}
+    first, shared = frames[0], dict[Scale | None, Scale | None]()
+    if first.orientation is None or first.pixel_spacing is None or not any(notes.values()):
+        return None
+    return Known(
+        notes=tuple(notes[path] for path in paths),
+        scales=tuple(shared.setdefault(frame.scale, frame.scale) for frame in frames),
+        positions=tuple(frame.position for frame in frames),
+        orientation=first.orientation,
+        pixel_spacing=first.pixel_spacing,
+    )
 
 
 def _with_cuts(volume: Stack, context: Context) -> Context:

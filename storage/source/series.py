@@ -11,6 +11,7 @@ from qmri_core.series.choice import choose
 from qmri_core.series.classification import Context, Decision, SkipReason, classify
 from qmri_core.series.evidence import Candidate
 from qmri_core.series.remarks import Remark
+from storage.source.dicom.layout import Known
 
 Matrix = tuple[tuple[float, float, float, float], ...]
 """A 4 x 4 affine as nested tuples: hashable and cheap to pickle."""
@@ -55,6 +56,8 @@ class Series:
     paths: tuple[str, ...] = field(repr=False)
     frames: tuple[tuple[int, int], ...] = field(repr=False)
     """For each slice in the order of z: index into ``paths`` and frame in that file."""
+    known: Known | None = field(default=None, repr=False)
+    """What decoding needs of the headers of a DICOM series, see `storage.source.dicom.layout`."""
     content: str = field(default="", repr=False)
     """Digest of the pixels alone: the same for a copy whose identifiers were rewritten."""
     problem: SkipReason | None = None

@@ -149,3 +149,9 @@ def write_enhanced(
     dataset = pydicom.dcmread(path)
     dataset.Rows = pixels.shape[1]
     dataset.save_as(path)
+
+
+def add_private_scale(dataset: Dataset, scale: float, *, block: int = 0x10) -> None:
+    """Give a file the scale slope of Philips."""
+    dataset.add_new((0x2005, block), "LO", "Philips MR Imaging DD 001")
+    dataset.add_new((0x2005, (block << 8) + 0x0E), "FL", scale)

@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any
 
 from pydicom.datadict import tag_for_keyword
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag
@@ -35,15 +36,17 @@ def get_value(source: Dataset | None, keyword: str) -> Any:  # noqa: ANN401  # w
     """Return the value of an element; None if it is absent or cannot be converted."""
     if source is None:
         return None
-    tag = _tag_of(keyword)
+    tag = tag_of(keyword)  # half the time of asking by keyword
     try:
-        return source[tag].value if tag in source else None  # half the time of asking by keyword
+        item: DataElement | RawDataElement | None = source.get_item(tag)
+        return None if item is None else item.value if isinstance(item, DataElement) else source[tag].value
     except PYDICOM:
         return None
 
 
 @cache
-def _tag_of(keyword: str) -> BaseTag:
+def tag_of(keyword: str) -> BaseTag:
+    """Tag of an element."""
     tag = tag_for_keyword(keyword)
     if tag is None:
         raise ValueError(f"{keyword!r} is no keyword of DICOM")
@@ -181,6 +184,9 @@ def first_item(source: Dataset, keyword: str) -> Dataset | None:
     return next(iter(items_of(get_value(source, keyword))), None)
 
 
+_SYNTAX = BaseTag(0x00020010)
+
+
 def transfer_syntax(dataset: Dataset) -> str:
     """Return the identifier of the transfer syntax; empty if the file has none.
 
@@ -190,7 +196,8 @@ def transfer_syntax(dataset: Dataset) -> str:
         If it cannot be converted.
     """
     with library_errors(PYDICOM):
-        return str(getattr(getattr(dataset, "file_meta", None), "TransferSyntaxUID", ""))
+        meta = getattr(dataset, "file_meta", None)
+        return str(meta[_SYNTAX].value) if meta is not None and _SYNTAX in meta else ""
 
 
 def private_value(source: Dataset | None, group: int, creator: str, element: int) -> Any:  # noqa: ANN401  # what pydicom gives

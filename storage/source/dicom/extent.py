@@ -16,9 +16,11 @@ from storage.source.dicom.elements import get_number, transfer_syntax
 NATIVE = frozenset({"", "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"})
 """Transfer syntaxes that leave pixels as they are; empty where a file names none."""
 
-_PIXELS = {"little": b"\xe0\x7f\x10\x00", "big": b"\x7f\xe0\x00\x10"}
-_BIG_ENDIAN = "1.2.840.10008.1.2.2"
-_IMPLICIT = frozenset({"", "1.2.840.10008.1.2"})
+PIXELS = {"little": b"\xe0\x7f\x10\x00", "big": b"\x7f\xe0\x00\x10"}
+"""Tag of the element of the pixels, by the order of bytes."""
+BIG_ENDIAN = "1.2.840.10008.1.2.2"
+IMPLICIT = frozenset({"", "1.2.840.10008.1.2"})
+"""Transfer syntaxes whose elements do not name their kind of value."""
 _UNKNOWN_LENGTH = 0xFFFFFFFF
 
 
@@ -61,14 +63,14 @@ def missing_bytes(raw: IO[bytes], header: Dataset, size: int, *, force: bool) ->
     syntax = transfer_syntax(header)
     if syntax not in NATIVE:
         return 0
-    order: Literal["big", "little"] = "big" if syntax == _BIG_ENDIAN else "little"
+    order: Literal["big", "little"] = "big" if syntax == BIG_ENDIAN else "little"
     expected = size - pixel_bytes(header)
     for start in (expected - 12, expected - 8):  # nearly always the pixels end the file
         if start > 0 and _length_at(raw, start, order, is_long=start == expected - 12) == size - expected:
             return 0
     start = start_of_pixels(raw, force=force)
-    length = _length_at(raw, start, order, is_long=syntax not in _IMPLICIT)
-    begin = start + (8 if syntax in _IMPLICIT else 12)
+    length = _length_at(raw, start, order, is_long=syntax not in IMPLICIT)
+    begin = start + (8 if syntax in IMPLICIT else 12)
     return 0 if length is None else max(0, begin + length - size)
 
 
@@ -76,7 +78,7 @@ def _length_at(raw: IO[bytes], start: int, order: Literal["big", "little"], *, i
     """Length of the element of the pixels that starts there; None if none does, or it does not say."""
     raw.seek(start)
     element = raw.read(12)
-    if element[:4] != _PIXELS[order] or len(element) < 12:
+    if element[:4] != PIXELS[order] or len(element) < 12:
         return None
     length = int.from_bytes(element[8:12] if is_long else element[4:8], order)
     return None if length == _UNKNOWN_LENGTH else length

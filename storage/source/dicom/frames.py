@@ -8,14 +8,13 @@ import warnings
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import IO, Any, cast
+from typing import IO, Any, NamedTuple, cast
 
 import pydicom
 import pydicom.config
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_partial
-from pydicom.tag import BaseTag
 
 from qmri_core.series.acquisition import SeriesHeader
 from qmri_core.series.classification import SkipReason
@@ -56,7 +55,9 @@ from storage.source.dicom.header import (
     traits_of_scale,
     words_of,
 )
+from storage.source.dicom.layout import layout_of, note_of
 from storage.source.dicom.moments import moment_of
+from storage.source.dicom.scale import PHILIPS_NESTED, Scale, constant_scale
 from storage.source.files import MAX_FILE, Allowance, LimitError, bounded, folder_of
 
 # Archives hold many small violations of the standard, and a validation warning would quote the value.
@@ -88,16 +89,15 @@ _KEYWORDS = words_of(
     "ComplexImageComponent DiffusionBValue StudyInstanceUID SeriesInstanceUID SeriesNumber AcquisitionNumber "
     "InstanceNumber TemporalPositionIdentifier ImagePositionPatient ImageOrientationPatient NumberOfFrames "
     "BitsAllocated Rows Columns PixelSpacing SamplesPerPixel SpacingBetweenSlices ImagesInAcquisition "
-    "LossyImageCompression SharedFunctionalGroupsSequence "
-    "PerFrameFunctionalGroupsSequence"
+    "LossyImageCompression SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence "
+    "PhotometricInterpretation BitsStored PixelRepresentation RescaleSlope RescaleIntercept "
+    "RealWorldValueMappingSequence ExtendedOffsetTable"
 )
 _PHILIPS_SCALE = 0x2005100E
 """The scale slope, in the first block of group 2005, where all files seen have it."""
-PHILIPS_NESTED = "Philips MR Imaging DD 005"
-"""Creator of the block that nests a classic header in each frame of an enhanced Philips file."""
 _SIEMENS_FRAME = "SIEMENS MR SDI 02"
 _TAGS: list[Any] = [
-    BaseTag(tag)
+    int(tag)  # pydicom looks each element up among them, and its own tags take several times as long to compare
     for tag in (
         *(cast(int, tag_for_keyword(keyword)) for keyword in sorted(_KEYWORDS)),
         *(0x00190010, 0x0019100C, 0x00430010, 0x00431039, 0x00650010, 0x00651009),  # b-values of vendors
@@ -145,6 +145,8 @@ class Instance:
     """Bytes that the file is shorter than its pixels say: it was cut short, or is still being written."""
     is_of_cut_archive: bool = False
     """Whether the file lies in an archive that cannot be read to its end."""
+    layout: bytes = field(default=b"", repr=False)
+    """Where its pixels lie and how they are stored, see `storage.source.dicom.layout`; empty if it is to be parsed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,6 +174,8 @@ class Frame:
     """Millimetres between slices, as the header says."""
     n_declared: int | None = None
     """Images of the acquisition, as the header says."""
+    scale: Scale | None = field(default=None, repr=False)
+    """How stored values become others; None if the file is to be parsed for it."""
 
 
 class UnreadableError(OSError):
@@ -263,6 +267,7 @@ def _scan(raw: IO[bytes], location: str, allowed: Allowance | None) -> tuple[Fra
         _check_deflated(raw, allowed)
     with library_errors(PYDICOM):
         header: Dataset = read_partial(cast(Any, raw), _past_classic, force=force, specific_tags=_TAGS)
+    read_to = raw.tell()
     if force and "Rows" not in header and "SOPClassUID" not in header:
         return None
     size = raw.seek(0, 2)
@@ -272,13 +277,25 @@ def _scan(raw: IO[bytes], location: str, allowed: Allowance | None) -> tuple[Fra
         raw.seek(0)
         with library_errors(PYDICOM):
             header = pydicom.dcmread(raw, stop_before_pixels=True, specific_tags=_TAGS, force=force)
-        has_pixels = raw.tell() < size
-    return _frames(header, location, has_pixels, raw, size, force=force)
+        read_to = raw.tell()
+        has_pixels = read_to < size
+    return _frames(header, location, has_pixels, _Raw(raw, size, read_to, force))
+
+
+class _Raw(NamedTuple):
+    """A file whose header has been read."""
+
+    stream: IO[bytes]
+    size: int
+    read_to: int
+    """Where reading of the header ended."""
+    force: bool
+    """Whether it starts without preamble."""
 
 
 def _past_classic(tag: int, _vr: str | None, _length: int) -> bool:
     """Stop behind the last element that a classic file is asked for; what follows is long and private."""
-    return tag > _PHILIPS_SCALE
+    return int.__gt__(tag, _PHILIPS_SCALE)  # pydicom's own comparison is called for each element, and is slow
 
 
 def _looks_bare(start: bytes) -> bool | None:
@@ -289,37 +306,51 @@ def _looks_bare(start: bytes) -> bool | None:
     return True if bare else None
 
 
-def _digests(raw: IO[bytes], header: Dataset, size: int, *, force: bool) -> tuple[str, str]:
-    """Digests of all bytes and of those of the pixels."""
+class _Noted(NamedTuple):
+    """What is noted of the bytes of a file; see `Instance`."""
+
+    digest: str = ""
+    pixels: str = ""
+    layout: bytes = b""
+
+
+def _noted(raw: _Raw, header: Dataset) -> _Noted:
+    """Digests of all bytes and of those of the pixels, and where these lie."""
     length = pixel_bytes(header)
-    native = transfer_syntax(header) in NATIVE and 0 < length < size
-    begin = size - length if native else start_of_pixels(raw, force=force)
-    raw.seek(0)
+    native = transfer_syntax(header) in NATIVE and 0 < length < raw.size
+    begin = raw.size - length if native else start_of_pixels(raw.stream, force=raw.force)
+    raw.stream.seek(0)
     parts = [hashlib.sha256(), hashlib.sha256()]
-    for digest, rest in zip(parts, (min(begin, size), max(0, size - begin)), strict=True):
-        while rest > 0 and (data := raw.read(min(rest, _CHUNK))):
+    for digest, rest in zip(parts, (min(begin, raw.size), max(0, raw.size - begin)), strict=True):
+        while rest > 0 and (data := raw.stream.read(min(rest, _CHUNK))):
             digest.update(data)
             rest -= len(data)
-    return hashlib.sha256(parts[0].digest() + parts[1].digest()).hexdigest(), parts[1].hexdigest()[:32]
+    head = parts[0].digest()
+    note = note_of(header, raw.stream, read_to=raw.read_to, begin=begin, size=raw.size, head=head)
+    return _Noted(hashlib.sha256(head + parts[1].digest()).hexdigest(), parts[1].hexdigest()[:32], note)
 
 
-def _frames(
-    header: Dataset, location: str, has_pixels: bool, raw: IO[bytes], size: int, *, force: bool
-) -> tuple[Frame, ...]:
+def _frames(header: Dataset, location: str, has_pixels: bool, raw: _Raw) -> tuple[Frame, ...]:
     sop_class = get_text(header, "SOPClassUID")
     if sop_class == _DIRECTORY:
         return ()
     problem = _object_problem(header, sop_class, has_pixels)
     # Only what may be ingested is read whole.
-    digests = ("", "") if problem else _digests(raw, header, size, force=force)
-    instance = _instance(header, location, digests, problem)
-    if problem is None and (n_missing := missing_bytes(raw, header, size, force=force)):
+    noted = _Noted() if problem else _noted(raw, header)
+    instance = _instance(header, location, noted, problem)
+    if (
+        problem is None
+        and not noted.layout
+        and (n_missing := missing_bytes(raw.stream, header, raw.size, force=raw.force))
+    ):
         instance = replace(instance, n_missing=n_missing)
     if problem is not None:
         return (Frame(instance=instance, index=0),)
     software = software_of(header)
     groups = items_of(required_value(header, "PerFrameFunctionalGroupsSequence"))
     if groups:
+        if instance.layout and layout_of(instance.layout).n_frames != len(groups):
+            instance = replace(instance, layout=b"")
         shared = items_of(required_value(header, "SharedFunctionalGroupsSequence"))
         return tuple(_enhanced_frames(header, shared[0] if shared else Dataset(), groups, instance, software))
     n_frames = int(get_number(header, "NumberOfFrames") or 1)
@@ -343,6 +374,7 @@ def _frames(
             created=date_of(header, "InstanceCreationDate"),
             step=get_number(header, "SpacingBetweenSlices"),
             n_declared=get_integer(header, "ImagesInAcquisition"),
+            scale=constant_scale(header, None, None) if instance.layout and n_frames == 1 else None,
         ),
     )
 
@@ -398,6 +430,7 @@ def _enhanced_frames(
             moment=moment_of(sources),
             created=created,
             step=first_number(sources, "SpacingBetweenSlices"),
+            scale=constant_scale(header, shared, group) if instance.layout else None,
         )
 
 
@@ -434,7 +467,7 @@ def _has_raster(header: Dataset) -> bool:
     return bool(required_value(header, "Rows") and required_value(header, "Columns"))
 
 
-def _instance(header: Dataset, location: str, digests: tuple[str, str], problem: SkipReason | None) -> Instance:
+def _instance(header: Dataset, location: str, noted: _Noted, problem: SkipReason | None) -> Instance:
     manufacturer, model = get_text(header, "Manufacturer"), get_text(header, "ManufacturerModelName")
     serial = get_text(header, "DeviceSerialNumber")
     dates = ("StudyDate", "SeriesDate", "AcquisitionDate")
@@ -442,8 +475,8 @@ def _instance(header: Dataset, location: str, digests: tuple[str, str], problem:
     patient = number or get_text(header, "PatientName") + get_text(header, "PatientBirthDate")
     return Instance(
         path=location,
-        digest=digests[0],
-        pixels=digests[1],
+        digest=noted.digest,
+        pixels=noted.pixels,
         sop_instance=get_code(header, "SOPInstanceUID"),
         series=get_code(header, "SeriesInstanceUID"),
         study=get_text(header, "StudyInstanceUID"),
@@ -463,4 +496,5 @@ def _instance(header: Dataset, location: str, digests: tuple[str, str], problem:
         date=next(filter(None, (date_of(header, name) for name in dates)), None),
         acquired=next(filter(None, (date_of(header, name) for name in reversed(dates))), None),
         problem=problem,
+        layout=noted.layout,
     )

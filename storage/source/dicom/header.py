@@ -26,6 +26,7 @@ from storage.source.dicom.elements import (
     transfer_syntax,
 )
 from storage.source.dicom.names import traits_of_names
+from storage.source.dicom.scale import PHILIPS_SCALE
 
 
 def words_of(text: str) -> frozenset[str]:
@@ -92,8 +93,6 @@ LONGEST_INVERSION = 20_000.0
 
 PHILIPS = "Philips Imaging DD 001"
 """Creator of the Philips block of group 2001."""
-PHILIPS_SCALE = "Philips MR Imaging DD 001"
-"""Creator of the block of group 2005 that holds the scale slope."""
 
 
 def header_values(sources: tuple[Dataset, ...], image_type: tuple[str, ...], top: Dataset) -> SeriesHeader:

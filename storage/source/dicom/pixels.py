@@ -7,29 +7,20 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.pixels.utils import pixel_array
 
 from qmri_core.series.geometry import Volume
-from storage.source.damage import DECODERS, PYDICOM, DamagedError, library_errors
-from storage.source.dicom.elements import (
-    first_item,
-    get_number,
-    get_text,
-    get_value,
-    get_vector,
-    items_of,
-    private_item,
-    private_number,
-    transfer_syntax,
-)
-from storage.source.dicom.frames import PHILIPS_NESTED
-from storage.source.dicom.header import PHILIPS_SCALE
+from storage.source.damage import PYDICOM, DamagedError, library_errors
+from storage.source.dicom.decoding import Encoded, decode, decode_parsed
+from storage.source.dicom.elements import first_item, get_number, get_text, get_vector
+from storage.source.dicom.layout import layout_of
+from storage.source.dicom.scale import Scale, groups_of, scale_of
 from storage.source.files import Reader
 from storage.source.series import ReadError, Series
 
@@ -44,12 +35,8 @@ _TAGS: list[Any] = [
 ]  # fmt: skip
 MAX_VOXELS = 2**29
 """Of one volume: 2 GiB in memory; a head at 0.4 mm has a quarter of it."""
-_DECODERS = {
-    "1.2.840.10008.1.2.4.90": "pillow", "1.2.840.10008.1.2.4.91": "pillow",  # JPEG 2000
-    "1.2.840.10008.1.2.4.80": "pyjpegls", "1.2.840.10008.1.2.4.81": "pyjpegls",  # JPEG-LS
-    "1.2.840.10008.1.2.4.50": "pillow",  # JPEG baseline
-}  # fmt: skip
-"""Decoders that raise an error on damaged streams, where pydicom's first choice, gdcm, ends the process."""
+_BATCH = 2**24
+"""Bytes of slices that are decoded at once."""
 _SAME_TOP = 0.02
 """Of the largest stored value: slices whose own ones differ by less were inverted together."""
 _AFFINE_TOLERANCE = 0.01  # mm at the far corner, between the headers read by discovery and by the library
@@ -72,29 +59,150 @@ def read_dicom(series: Series) -> Volume:
 
 
 def _read(series: Series, reader: Reader) -> Volume:
-    files: dict[int, Dataset] = {}
-    columns, rows, n_slices = series.shape
-    array = np.empty((n_slices, rows, columns), dtype=np.float32)
-    positions: list[tuple[float, ...]] = []
-    orientation: tuple[float, ...] = ()
-    pixel_spacing: tuple[float, ...] = ()
-    inverted: list[_Inverted] = []
-    for z, (file, frame) in enumerate(series.frames):
-        if file not in files:
-            files = {file: _open(series, reader, file)}  # one file at a time is enough: slices of a file are neighbours
-        dataset = files[file]
+    slices = _Slices(series)
+    batch: list[_Piece] = []
+    file = None
+    for z, (number, frame) in enumerate(series.frames):
+        if file is None or file.number != number:  # one at a time is enough: slices of a file are neighbours
+            file = _File(series, number, reader)
+        piece = file.piece(z, frame)
+        if batch and (piece is None or not piece.continues(batch)):
+            slices.add_known(batch)
+            batch = []
+        if piece is None:
+            slices.add_parsed(z, file, frame)
+        else:
+            batch.append(piece)
+    if batch:
+        slices.add_known(batch)
+    return slices.volume()
+
+
+_Plane = tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]
+"""Position, orientation and pixel spacing of a slice."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Piece:
+    """A slice of whose header all is known that decoding needs."""
+
+    z: int
+    file: _File
+    encoded: Encoded
+    scale: Scale
+    plane: _Plane
+
+    def continues(self, batch: Sequence[_Piece]) -> bool:
+        """Whether it is to be decoded with those of a batch."""
+        return self.encoded.goes_with(batch[0].encoded) and (len(batch) + 1) * self.encoded.n_bytes <= _BATCH
+
+
+class _File:
+    """One file of a series, in memory."""
+
+    def __init__(self, series: Series, number: int, reader: Reader) -> None:
+        self._series, self.number = series, number
+        try:
+            self._data = reader.read(series.paths[number])
+        except (DamagedError, OSError, MemoryError) as error:
+            raise self._complaint(error) from None
+        known = series.known
+        self._layout = layout_of(known.notes[number]) if known is not None and known.notes[number] else None
+        self._value = None if self._layout is None else self._layout.pixels(self._data)
+
+    def piece(self, z: int, frame: int) -> _Piece | None:
+        """A slice, if its header is known; None if the file is to be parsed for it."""
+        known = self._series.known
+        if known is None or self._layout is None or self._value is None or len(known.scales) != self._series.shape[2]:
+            return None
+        scale, position = known.scales[z], known.positions[z]
+        if scale is None or position is None or frame >= self._layout.n_frames:
+            return None
+        encoded = Encoded(layout=self._layout, value=self._value, frame=frame)
+        plane = position, known.orientation, known.pixel_spacing
+        return _Piece(z=z, file=self, encoded=encoded, scale=scale, plane=plane)
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """What pydicom reads."""
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                with library_errors(PYDICOM):
+                    return pydicom.dcmread(io.BytesIO(self._data), force=True, specific_tags=_TAGS)
+        except (DamagedError, OSError, MemoryError) as error:
+            raise self._complaint(error) from None
+
+    def _complaint(self, error: Exception) -> ReadError:
+        kind = error.kind if isinstance(error, DamagedError) else type(error).__name__
+        return ReadError(
+            f"session {self._series.session}, series {self._series.number}: file {self.number + 1} of "
+            f"{len(self._series.paths)} cannot be read ({kind}); copy it again from its origin"
+        )
+
+
+class _Slices:
+    """A volume that is being read."""
+
+    def __init__(self, series: Series) -> None:
+        columns, rows, n_slices = series.shape
+        self._series = series
+        self._array = np.empty((n_slices, rows, columns), dtype=np.float32)
+        self._planes: list[_Plane] = []
+        self._inverted: list[_Inverted] = []
+        self._is_philips = series.header.manufacturer == "Philips"
+
+    def add_known(self, batch: Sequence[_Piece]) -> None:
+        """Add slices whose headers are known; if they cannot be decoded, their files are parsed to say why."""
+        try:
+            stored = decode([piece.encoded for piece in batch], *self._array.shape[1:])
+        except DamagedError:
+            for piece in batch:
+                self.add_parsed(piece.z, piece.file, piece.encoded.frame)
+            return
+        for piece, values in zip(batch, stored, strict=True):
+            self._planes.append(piece.plane)
+            self._add_values(piece.z, values, piece.scale, is_inverted=piece.encoded.layout.is_inverted)
+
+    def add_parsed(self, z: int, file: _File, frame: int) -> None:
+        """Add a slice by what its header says."""
+        dataset, shape = file.dataset, self._array.shape[1:]
         instance = int(get_number(dataset, "InstanceNumber") or 0)
-        array[z], linear = _pixels(series, dataset, frame, instance, (rows, columns))
-        if get_text(dataset, "PhotometricInterpretation") == "MONOCHROME1":
-            inverted.append(linear)
-        position, orientation_here, spacing_here = _plane(dataset, frame)
-        if position is None or orientation_here is None or spacing_here is None:
-            raise ReadError(_complaint(series, instance, "lost its position between discovery and reading"))
-        positions.append(position)
-        if z == 0:
-            orientation, pixel_spacing = orientation_here, spacing_here
-    affine = _affine(series, array, positions, orientation, pixel_spacing)
-    return Volume(array=_upright(array, inverted), affine=affine)
+        try:
+            stored = decode_parsed(dataset, frame)
+        except DamagedError as error:
+            raise ReadError(_complaint(self._series, instance, f"cannot be decoded ({error.kind})")) from None
+        if stored.shape != shape:
+            raise ReadError(_complaint(self._series, instance, f"has {stored.shape} pixels, not {shape}"))
+        scale = scale_of(dataset, frame, philips=self._is_philips)
+        is_inverted = get_text(dataset, "PhotometricInterpretation") == "MONOCHROME1"
+        self._add_values(z, stored, scale, is_inverted=is_inverted)
+        position, orientation, spacing = _plane(dataset, frame)
+        if position is None or orientation is None or spacing is None:
+            raise ReadError(_complaint(self._series, instance, "lost its position between discovery and reading"))
+        self._planes.append((position, orientation, spacing))
+
+    def _add_values(self, z: int, stored: NDArray[Any], scale: Scale, *, is_inverted: bool) -> None:
+        slope, intercept, private = scale
+        divisor = slope * private if self._is_philips and private and slope else None
+        if slope == 1 and intercept == 0 and divisor is None and stored.itemsize <= 4:
+            self._array[z] = stored
+        else:
+            values = stored * slope
+            values += intercept
+            if divisor is not None:
+                values /= divisor
+            self._array[z] = values
+        if is_inverted:
+            linear = (slope, intercept) if divisor is None else (1 / (private or 1), intercept / divisor)
+            self._inverted.append(_Inverted(slope=linear[0], intercept=linear[1], top=float(stored.max())))
+
+    def volume(self) -> Volume:
+        """The volume, once all slices are there."""
+        positions = [position for position, _, _ in self._planes]
+        _, orientation, pixel_spacing = self._planes[0]
+        affine = _affine(self._series, self._array, positions, orientation, pixel_spacing)
+        return Volume(array=_upright(self._array, self._inverted), affine=affine)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,53 +235,6 @@ def _upright(array: NDArray[np.float32], slices: Sequence[_Inverted]) -> NDArray
     return np.asarray(zero - array, dtype=np.float32)
 
 
-def _open(series: Series, reader: Reader, file: int) -> Dataset:
-    try:
-        data = reader.read(series.paths[file])
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with library_errors(PYDICOM):
-                return pydicom.dcmread(io.BytesIO(data), force=True, specific_tags=_TAGS)
-    except (DamagedError, OSError, MemoryError) as error:
-        kind = error.kind if isinstance(error, DamagedError) else type(error).__name__
-        raise ReadError(
-            f"session {series.session}, series {series.number}: file {file + 1} of {len(series.paths)} cannot be read "
-            f"({kind}); copy it again from its origin"
-        ) from None
-
-
-def _pixels(
-    series: Series, dataset: Dataset, frame: int, instance: int, shape: tuple[int, int]
-) -> tuple[NDArray[np.float32], _Inverted]:
-    """Values of one frame, and how they follow from the stored ones."""
-    try:
-        stored = _decoded(dataset, frame)
-    except DamagedError as error:
-        raise ReadError(_complaint(series, instance, f"cannot be decoded ({error.kind})")) from None
-    stored = stored.reshape(stored.shape[-2:]) if stored.ndim == 3 and stored.shape[0] == 1 else stored
-    if stored.shape != shape:
-        raise ReadError(_complaint(series, instance, f"has {stored.shape} pixels, not {shape}"))
-    philips = series.header.manufacturer == "Philips"
-    slope, intercept, scale = _rescale(dataset, frame, philips=philips)
-    top = float(stored.max())
-    if philips and scale and slope:
-        linear = _Inverted(slope=1 / scale, intercept=intercept / (slope * scale), top=top)
-        return np.asarray((stored * slope + intercept) / (slope * scale), dtype=np.float32), linear
-    linear = _Inverted(slope=slope, intercept=intercept, top=top)
-    return np.asarray(stored * slope + intercept, dtype=np.float32), linear
-
-
-def _decoded(dataset: Dataset, frame: int) -> NDArray[Any]:
-    """Stored values of one frame; `DamagedError` if they cannot be decoded."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        options: dict[str, Any] = {"decoding_plugin": _DECODERS.get(transfer_syntax(dataset), "")}
-        if int(get_number(dataset, "NumberOfFrames") or 1) != 1:
-            options["index"] = frame
-        with library_errors(DECODERS):
-            return pixel_array(dataset, **options)
-
-
 def check_size(series: Series) -> None:
     """Refuse a volume that no memory would hold, before a byte of it is read.
 
@@ -189,40 +250,10 @@ def check_size(series: Series) -> None:
         )
 
 
-def _groups(dataset: Dataset, frame: int) -> tuple[Dataset, Dataset]:
-    shared = first_item(dataset, "SharedFunctionalGroupsSequence") or Dataset()
-    per_frame = items_of(get_value(dataset, "PerFrameFunctionalGroupsSequence"))
-    return shared, per_frame[frame] if per_frame else Dataset()
-
-
-def _rescale(dataset: Dataset, frame: int, *, philips: bool) -> tuple[float, float, float | None]:
-    """Slope, intercept and, where a Philips file has it, scale slope of one frame."""
-    shared, own = _groups(dataset, frame)
-    source = first_item(own, "PixelValueTransformationSequence") or first_item(
-        shared, "PixelValueTransformationSequence"
-    )
-    source = source or dataset
-    slope, intercept = get_number(source, "RescaleSlope"), get_number(source, "RescaleIntercept")
-    if slope is None and philips:  # some exports keep only the real-world mapping, with the same numbers
-        mapping = first_item(own, "RealWorldValueMappingSequence") or first_item(
-            dataset, "RealWorldValueMappingSequence"
-        )
-        if mapping is not None:
-            slope, intercept = (
-                get_number(mapping, "RealWorldValueSlope"),
-                get_number(mapping, "RealWorldValueIntercept"),
-            )
-    scale = private_number(dataset, 0x2005, PHILIPS_SCALE, 0x0E)
-    nested = private_item(own, 0x2005, PHILIPS_NESTED, 0x0F)
-    if nested is not None:
-        scale = private_number(nested, 0x2005, PHILIPS_SCALE, 0x0E) or scale
-    return (1.0 if slope is None else slope), (intercept or 0.0), scale
-
-
 def _plane(
     dataset: Dataset, frame: int
 ) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None, tuple[float, ...] | None]:
-    shared, own = _groups(dataset, frame)
+    shared, own = groups_of(dataset, frame)
 
     def find(sequence: str, keyword: str, size: int) -> tuple[float, ...] | None:
         return get_vector(first_item(own, sequence) or first_item(shared, sequence) or dataset, keyword, size)

@@ -104,25 +104,33 @@ def try_one(data: bytes, tally: Tally) -> None:
 
 
 def read_all(root: Path) -> list[str]:
-    """Discover a folder of mutants and read each series, however little of a volume it is."""
+    """Discover a folder of mutants and read each series, however little of a volume it is: as if nothing were known."""
     results = []
     for series in discover(root, key=KEY).series:
         decide(series)
         for one in _readable(series):
-            try:
-                volume = read_volume(one)
-            except ReadError as error:
-                results.append(str(error))
-                continue
-            assert volume.array.shape == one.shape[::-1]
-            results.append("read")
+            result = _outcome(one)
+            assert result == _outcome(replace(one, known=None))
+            results.append(result if isinstance(result, str) else "read")
     return results
+
+
+def _outcome(series: Series) -> str | bytes:
+    """Values, or the error that is told."""
+    try:
+        volume = read_volume(series)
+    except ReadError as error:
+        return str(error)
+    assert volume.array.shape == series.shape[::-1]
+    return volume.array.tobytes()
 
 
 def _readable(series: Series) -> list[Series]:
     """The series, and its first slice alone, so that pixels are decoded too."""
-    single = replace(series, frames=series.frames[:1], shape=(*series.shape[:2], 1)) if series.frames else None
-    return [series] if single is None or series.problem else [series, single]
+    if not series.frames or series.problem:
+        return [series]
+    known = series.known and replace(series.known, scales=series.known.scales[:1], positions=series.known.positions[:1])
+    return [series, replace(series, frames=series.frames[:1], shape=(*series.shape[:2], 1), known=known)]
 
 
 def fuzz(folder: Path, data: tuple[bytes, ...], count: int, *, read_every: int, seed: int) -> Tally:
