@@ -23,9 +23,7 @@ from storage.source.bids.people import People
 from storage.source.bids.tree import LeftOut
 from storage.source.dates import known_age, sound_date
 from storage.source.dicom.frames import Frame
-from storage.source.dicom.layout import Known
 from storage.source.dicom.pixels import read_dicom
-from storage.source.dicom.scale import Scale
 from storage.source.files import SEPARATOR, UNREAD_SESSION, UNREADABLE_FOLDER, relative, walk
 from storage.source.full_disk import temporary_files
 from storage.source.index import (
@@ -39,8 +37,10 @@ from storage.source.index import (
     scan_files,
 )
 from storage.source.series import (
+    Known,
     LinkageRow,
     ReadError,
+    Scale,
     Series,
     SourceError,
     SourceNotFoundError,

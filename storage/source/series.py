@@ -11,12 +11,31 @@ from qmri_core.series.choice import choose
 from qmri_core.series.classification import Context, Decision, SkipReason, classify
 from qmri_core.series.evidence import Candidate
 from qmri_core.series.remarks import Remark
-from storage.source.dicom.layout import Known
 
 Matrix = tuple[tuple[float, float, float, float], ...]
 """A 4 x 4 affine as nested tuples: hashable and cheap to pickle."""
 
 NO_AFFINE: Matrix = ((1.0, 0.0, 0.0, 0.0), (0.0, 1.0, 0.0, 0.0), (0.0, 0.0, 1.0, 0.0), (0.0, 0.0, 0.0, 1.0))
+
+
+Scale = tuple[float, float, float | None]
+"""Slope, intercept and, where a file has it, Philips' scale slope."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What was noted of the files and slices of a DICOM series, so that decoding need not parse their headers again."""
+
+    notes: tuple[bytes, ...] = field(repr=False)
+    """Of each file, see `storage.source.dicom.layout`; empty for one that is to be parsed."""
+    scales: tuple[Scale | None, ...] = field(repr=False)
+    """Of each slice; None for one that is to be parsed."""
+    positions: tuple[tuple[float, ...] | None, ...] = field(repr=False)
+    """Of each slice, as its header says."""
+    orientation: tuple[float, ...]
+    """Of the first slice."""
+    pixel_spacing: tuple[float, ...]
+    """Of the first slice."""
 
 
 class SourceError(ValueError):
@@ -57,7 +76,7 @@ class Series:
     frames: tuple[tuple[int, int], ...] = field(repr=False)
     """For each slice in the order of z: index into ``paths`` and frame in that file."""
     known: Known | None = field(default=None, repr=False)
-    """What decoding needs of the headers of a DICOM series, see `storage.source.dicom.layout`."""
+    """What decoding needs of the headers of a DICOM series; None if its files are to be parsed."""
     content: str = field(default="", repr=False)
     """Digest of the pixels alone: the same for a copy whose identifiers were rewritten."""
     problem: SkipReason | None = None

@@ -57,8 +57,9 @@ from storage.source.dicom.header import (
 )
 from storage.source.dicom.layout import layout_of, note_of
 from storage.source.dicom.moments import moment_of
-from storage.source.dicom.scale import PHILIPS_NESTED, Scale, constant_scale
+from storage.source.dicom.scale import PHILIPS_NESTED, constant_scale
 from storage.source.files import MAX_FILE, Allowance, LimitError, bounded, folder_of
+from storage.source.series import Scale
 
 # Archives hold many small violations of the standard, and a validation warning would quote the value.
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
@@ -277,8 +278,7 @@ def _scan(raw: IO[bytes], location: str, allowed: Allowance | None) -> tuple[Fra
         raw.seek(0)
         with library_errors(PYDICOM):
             header = pydicom.dcmread(raw, stop_before_pixels=True, specific_tags=_TAGS, force=force)
-        read_to = raw.tell()
-        has_pixels = read_to < size
+        has_pixels = (read_to := raw.tell()) < size
     return _frames(header, location, has_pixels, _Raw(raw, size, read_to, force))
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import re
 import struct
-from dataclasses import dataclass, field
 from typing import IO, Literal, NamedTuple
 
 from pydicom.dataelem import DataElement, RawDataElement
@@ -17,7 +16,7 @@ from pydicom.dataset import Dataset
 
 from storage.source.dicom.elements import get_integer, tag_of, transfer_syntax
 from storage.source.dicom.extent import BIG_ENDIAN, IMPLICIT, NATIVE, PIXELS
-from storage.source.dicom.scale import PHILIPS_SCALE, Scale
+from storage.source.dicom.scale import PHILIPS_SCALE
 
 SYNTAXES = (
     *(f"1.2.840.10008.1.2{end}" for end in ("", ".1", ".2", ".5")),
@@ -169,18 +168,3 @@ def _is_all(raw: IO[bytes], syntax: str, read_to: int, begin: int) -> bool:
         return False
     raw.seek(read_to)
     return _USED.search(raw.read(begin - read_to)) is None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Known:
-    """What was noted of the files and slices of a series."""
-
-    notes: tuple[bytes, ...] = field(repr=False)
-    """Of each file."""
-    scales: tuple[Scale | None, ...] = field(repr=False)
-    """Of each slice; None for one that is to be parsed."""
-    positions: tuple[tuple[float, ...] | None, ...] = field(repr=False)
-    orientation: tuple[float, ...]
-    """Of the first slice."""
-    pixel_spacing: tuple[float, ...]
-    """Of the first slice."""

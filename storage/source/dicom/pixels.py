@@ -20,9 +20,9 @@ from storage.source.damage import PYDICOM, DamagedError, library_errors
 from storage.source.dicom.decoding import Encoded, decode, decode_parsed
 from storage.source.dicom.elements import first_item, get_number, get_text, get_vector
 from storage.source.dicom.layout import layout_of
-from storage.source.dicom.scale import Scale, groups_of, scale_of
+from storage.source.dicom.scale import groups_of, scale_of
 from storage.source.files import Reader
-from storage.source.series import ReadError, Series
+from storage.source.series import ReadError, Scale, Series
 
 _TAGS: list[Any] = [
     "TransferSyntaxUID", "SOPClassUID", "InstanceNumber", "SamplesPerPixel", "PhotometricInterpretation",

@@ -12,15 +12,12 @@ from storage.source.dicom.elements import (
     private_item,
     private_number,
 )
+from storage.source.series import Scale
 
 PHILIPS_SCALE = "Philips MR Imaging DD 001"
 """Creator of the block that holds the scale slope."""
 PHILIPS_NESTED = "Philips MR Imaging DD 005"
 """Creator of the block that nests a classic header in each frame of an enhanced Philips file."""
-
-Scale = tuple[float, float, float | None]
-"""Slope, intercept and, where a file has it, Philips' scale slope."""
-NO_SCALE: Scale = (1.0, 0.0, None)
 
 
 def groups_of(dataset: Dataset, frame: int) -> tuple[Dataset, Dataset]:
