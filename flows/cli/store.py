@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -220,4 +222,18 @@ def _size(cohort: Cohort) -> str:
     folder = local_path(cohort.location)
     if folder is None:
         return f"{cohort.repository.total_chunks_storage() / 1e6:.1f} MB of chunks"
-    return f"{sum(entry.stat().st_size for entry in Path(folder).rglob('*') if entry.is_file()) / 1e6:.1f} MB"
+    return f"{_bytes_in(folder) / 1e6:.1f} MB"
+
+
+def _bytes_in(folder: Path) -> int:
+    """Bytes of all files below a folder; by `os.scandir`, since a store has some hundred files per session."""
+    total, folders = 0, [str(folder)]
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                else:
+                    with suppress(FileNotFoundError):  # another process has just removed it
+                        total += entry.stat(follow_symlinks=False).st_size
+    return total

@@ -113,9 +113,14 @@ def _is_processed(volume: Stack, overview: Overview) -> bool:
 def with_siblings(members: Sequence[Series]) -> list[Series]:
     """Tell each series of one session of its phase images, and of further echoes, inversion times and flip angles."""
     volumes = [one for one in members if one.shape != (0, 0, 0) and one.problem is not SkipReason.DUPLICATE]
+    prepared = {id(one): replace(one.header, echo_time=None) for one in members}
     result = []
     for series in members:
-        alike = [one for one in volumes if one.shape == series.shape and _same_preparation(one, series)]
+        alike = [
+            one
+            for one in volumes
+            if one.shape == series.shape and _same_preparation(prepared[id(one)], prepared[id(series)])
+        ]
         headers = [one.header for one in alike if not _PHASE & set(one.header.image_type)]
         same_angle = [one for one in headers if _close(one.flip_angle, series.header.flip_angle)]
         same_echo = [one for one in headers if _close(one.echo_time, series.header.echo_time)]
@@ -172,8 +177,6 @@ def _n_different(values: Iterable[float | None]) -> int:
     return len(known) and 1 + sum(b - a > 0.01 * b for a, b in pairwise(known))
 
 
-def _same_preparation(one: Series, other: Series) -> bool:
-    return (
-        same_timing(replace(one.header, echo_time=None), replace(other.header, echo_time=None))
-        and one.header.scanning_sequence == other.header.scanning_sequence
-    )
+def _same_preparation(one: SeriesHeader, other: SeriesHeader) -> bool:
+    """Whether two headers without their echo times are of one preparation."""
+    return same_timing(one, other) and one.scanning_sequence == other.scanning_sequence

@@ -93,7 +93,7 @@ def folders_of(folder: str, person: str) -> tuple[str, ...]:
     parts = PurePath(folder).parts
     places = [place for place, part in enumerate(parts) if part == person]
     first = places[-1] if places else len(parts)
-    return tuple(str(PurePath(*parts[:end])) for end in range(max(1, first), len(parts) + 1))
+    return tuple(os.path.join(*parts[:end]) for end in range(max(1, first), len(parts) + 1))  # noqa: PTH118
 
 
 def stamp_of_sidecars(path: str, folders: Folders) -> str:
