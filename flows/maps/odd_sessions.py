@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from qmri_core.calibration.odd_scales import COMMON, Part
+from qmri_core.calibration.estimation import COMMON
+from qmri_core.calibration.odd_scales import Part
 from qmri_core.calibration.scales import ScaleCalibration, Signals, is_nobodys, odd_scales
 from qmri_core.series.acquisition import CONTRASTS, Acquisition, Contrast
 from qmri_core.series.remarks import Remark, RemarkKind, ordered, remarks_of, remarks_text

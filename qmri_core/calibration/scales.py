@@ -18,8 +18,16 @@ from itertools import compress
 import numpy as np
 from numpy.typing import NDArray
 
+from qmri_core.calibration.estimation import (
+    COMMON,
+    GroupDeviations,
+    Prior,
+    estimate,
+    estimated_spreads,
+    weighted_means,
+)
 from qmri_core.calibration.hidden_parameters import GroupContrast, Hidden, moved
-from qmri_core.calibration.odd_scales import COMMON, Part, odd_parts, regular_sessions, with_odd
+from qmri_core.calibration.odd_scales import Part, odd_parts, session_weights, with_odd
 from qmri_core.calibration.population import Population, population
 from qmri_core.calibration.session_model import PersonLevels, Spreads, is_likely, observations, person, posterior
 from qmri_core.preprocessing.tissue import core
@@ -37,7 +45,6 @@ COHORT_WEIGHT = 4.0
 """Number of sessions as which `PRIOR_SPREADS` counts; chosen, not estimated."""
 GROUP_WEIGHT = 12.0
 """Number of sessions as which the spread of the cohort counts in a group; chosen, not estimated."""
-_N_ITERATIONS = 1000
 _N_ROUNDS = 10
 
 Signals = Mapping[Contrast, Mapping[str, float]]
@@ -143,9 +150,10 @@ def calibrate_group(
     values = population(next(iter(acquisitions.values())).field_strength)
     hidden = hidden or {}
     acquisitions = {contrast: _moved(one, hidden.get(contrast, ())) for contrast, one in acquisitions.items()}
-    is_usable = _some_pooled(sessions, acquisitions, cohort, suspects)
+    prior = Prior(spreads=cohort, weight=GROUP_WEIGHT)
+    is_usable, weights = _some_pooled(sessions, acquisitions, prior, suspects)
     logs = _logs(list(compress(sessions, is_usable)), acquisitions)
-    means, spreads = _estimate(logs, acquisitions, cohort, GROUP_WEIGHT)
+    means, spreads = estimate(logs, acquisitions, prior, weights)
     visits = Counter(compress(people if people is not None else range(len(sessions)), is_usable)).values()
     left = posterior(np.where(np.isfinite(means), 0.0, np.nan)[None], acquisitions, spreads).variances[0]
     signals = {key: float(np.exp(mean)) for key, mean in zip(observations(acquisitions), means, strict=True)}
@@ -171,17 +179,17 @@ def calibrate_group(
 def _some_pooled(
     sessions: Sequence[Signals],
     acquisitions: Mapping[Contrast, Acquisition],
-    cohort: Spreads,
+    prior: Prior,
     suspects: Sequence[bool] | None,
-) -> list[bool]:
-    """`_pooled`, of which at least one must be."""
-    is_usable = _pooled(sessions, acquisitions, cohort, GROUP_WEIGHT, suspects)
-    if not any(is_usable):
+) -> tuple[list[bool], NDArray[np.float64]]:
+    """Which sessions count, and how much each of these; at least one does."""
+    weights = _weights(sessions, acquisitions, prior, suspects)
+    if not weights.any():
         raise CalibrationError(
             f"no session of the group has {MIN_CORE_VOXELS} voxels of white matter in all of "
             f"{', '.join(acquisitions)}; their intensity scales cannot be set"
         )
-    return is_usable
+    return [bool(one) for one in weights > 0], weights[weights > 0]
 
 
 def is_calibrated_by(sessions: Sequence[Signals], acquisitions: Mapping[Contrast, Acquisition]) -> bool:
@@ -198,8 +206,9 @@ def group_contrast(
     suspects: Sequence[bool] | None = None,
 ) -> GroupContrast:
     """What a group's signals tell of its hidden parameters; parameters as for `calibrate_group`."""
-    is_usable = _pooled(sessions, acquisitions, cohort, GROUP_WEIGHT, suspects)
-    means = _means(_logs(list(compress(sessions, is_usable)), acquisitions))
+    weights = _weights(sessions, acquisitions, Prior(spreads=cohort, weight=GROUP_WEIGHT), suspects)
+    is_usable = [bool(one) for one in weights > 0]
+    means = weighted_means(_logs(list(compress(sessions, is_usable)), acquisitions), weights[weights > 0])
     logs = dict(zip(observations(acquisitions), means.tolist(), strict=True))
     return GroupContrast(
         log_ratios={contrast: logs[contrast, "GM"] - logs[contrast, ANCHOR] for contrast in acquisitions},
@@ -234,19 +243,27 @@ def scale_spreads(
         Of each group as for `calibrate_group`.
     """
     of_groups: Sequence[Sequence[bool] | None] = [None] * len(groups) if suspects is None else suspects
-    prior, weight, result, before = PRIOR_SPREADS, COHORT_WEIGHT, PRIOR_SPREADS, None
+    start = Prior(spreads=PRIOR_SPREADS, weight=COHORT_WEIGHT)
+    prior, result, before = start, PRIOR_SPREADS, None
     for _ in range(_N_ROUNDS):
-        pools = [_pooled(*group, prior, weight, some) for group, some in zip(groups, of_groups, strict=True)]
-        if pools == before:
+        weights = [_weights(*group, prior, some) for group, some in zip(groups, of_groups, strict=True)]
+        if before is not None and all(map(np.array_equal, weights, before)):
             break
-        prepared = []
-        for (sessions, acquisitions), pool in zip(groups, pools, strict=True):
-            if sum(pool) > 1:
-                logs = _logs(list(compress(sessions, pool)), acquisitions)
-                prepared.append((logs - _means(logs), acquisitions))
-        result = _spreads(prepared, PRIOR_SPREADS, COHORT_WEIGHT)
-        prior, weight, before = result, GROUP_WEIGHT, pools
+        prepared = [
+            _deviations_of(sessions, acquisitions, own)
+            for (sessions, acquisitions), own in zip(groups, weights, strict=True)
+        ]
+        result = estimated_spreads(prepared, start)
+        prior, before = Prior(spreads=result, weight=GROUP_WEIGHT), weights
     return result
+
+
+def _deviations_of(
+    sessions: Sequence[Signals], acquisitions: Mapping[Contrast, Acquisition], weights: NDArray[np.float64]
+) -> GroupDeviations:
+    """Of the sessions that count."""
+    logs, own = _logs(list(compress(sessions, weights > 0)), acquisitions), weights[weights > 0]
+    return GroupDeviations(deviations=logs - weighted_means(logs, own), weights=own, acquisitions=acquisitions)
 
 
 def session_scales(
@@ -267,10 +284,10 @@ def session_scales(
         Of the session, from `calibrated_acquisitions`.
     """
     deviations, spreads, _ = _of_session(calibrations, signals, acquisitions)
-    estimate = posterior(deviations, acquisitions, spreads)
+    estimated = posterior(deviations, acquisitions, spreads)
     return {
         contrast: float(calibrations[contrast].scale * np.exp(shift))
-        for contrast, shift in zip(acquisitions, estimate.shifts[0], strict=True)
+        for contrast, shift in zip(acquisitions, estimated.shifts[0], strict=True)
     }
 
 
@@ -351,36 +368,23 @@ def _of_session(
     return deviations, with_odd(spreads, odd) if odd else spreads, odd
 
 
-def _estimate(
-    logs: NDArray[np.float64],
-    acquisitions: Mapping[Contrast, Acquisition],
-    prior: Spreads,
-    weight: float,
-    wide: float = 1.0,
-) -> tuple[NDArray[np.float64], Spreads]:
-    """Means and spreads of the sessions of one group, whose deviations are taken ``wide`` times."""
-    means = _means(logs)
-    return means, _spreads([((logs - means) * wide, acquisitions)], prior, weight)
-
-
-def _pooled(
+def _weights(
     sessions: Sequence[Signals],
     acquisitions: Mapping[Contrast, Acquisition],
-    prior: Spreads,
-    weight: float,
+    prior: Prior,
     suspects: Sequence[bool] | None,
-) -> list[bool]:
-    """Sessions that the group's means and spreads are of: `_which_count`, and no scale of which is odd."""
+) -> NDArray[np.float64]:
+    """With which each session counts in its group; 0 of one that `_which_count` leaves out, or a scale of it is odd."""
     count = np.asarray(_which_count(sessions, acquisitions), dtype=bool)
+    weights = np.zeros(len(sessions))
     if count.any():
-        count[count] = regular_sessions(
+        weights[count] = session_weights(
             _logs(list(compress(sessions, count)), acquisitions),
             acquisitions,
             prior,
-            lambda logs, wide: _estimate(logs, acquisitions, prior, weight, wide),
             suspects=None if suspects is None else list(compress(suspects, count)),
         )
-    return [bool(one) for one in count]
+    return weights
 
 
 def _which_count(sessions: Sequence[Signals], acquisitions: Mapping[Contrast, Acquisition]) -> list[bool]:
@@ -401,7 +405,7 @@ def _which_count(sessions: Sequence[Signals], acquisitions: Mapping[Contrast, Ac
         likely = is_likely(logs - centre, acquisitions)
         if not likely.any() or np.array_equal(likely, stays):
             break
-        stays, centre = likely, _means(logs[likely])
+        stays, centre = likely, weighted_means(logs[likely], np.ones(int(likely.sum())))
     is_usable[is_usable] = stays
     return [bool(one) for one in is_usable]
 
@@ -424,45 +428,3 @@ def _logs(sessions: Sequence[Signals], acquisitions: Mapping[Contrast, Acquisiti
 def _is_inverted(acquisition: Acquisition) -> bool:
     """Whether fluid is negative behind the magnitude, so that tissue in its voxels cancels it: T1-FLAIR, in slices."""
     return acquisition.sequence is PulseSequence.INVERSION_RECOVERY_TSE
-
-
-def _means(logs: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean over sessions of each column's finite values; NaN without any."""
-    finite = np.isfinite(logs)
-    counts = finite.sum(axis=0)
-    sums = np.where(finite, logs, 0.0).sum(axis=0)
-    return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
-
-
-def _spreads(
-    groups: Sequence[tuple[NDArray[np.float64], Mapping[Contrast, Acquisition]]], prior: Spreads, weight: float
-) -> Spreads:
-    """Spreads of the scales that deviations (session, observation) of groups show; see `scale_spreads`."""
-    names = [*prior.own, COMMON]
-    before = np.asarray([*prior.own.values(), prior.common]) ** 2
-    variances = before
-    for _ in range(_N_ITERATIONS):
-        total, counts = weight * before, np.full(len(names), weight)
-        spreads = _as_spreads(names, variances)
-        for deviations, acquisitions in groups:
-            n = len(deviations)
-            if n < 2:
-                continue
-            # they are from the mean of themselves
-            estimate = posterior(deviations * math.sqrt(n / (n - 1)), acquisitions, spreads)
-            at = [names.index(name) for name in (*acquisitions, COMMON)]
-            total[at] += (np.square(estimate.parts) + estimate.part_variances).sum(axis=0) * (n - 1) / n
-            counts[at] += n - 1
-        moved = np.abs(total / counts / variances - 1).max()
-        variances = total / counts
-        if moved < 1e-5:
-            break
-    return _as_spreads(names, variances)
-
-
-def _as_spreads(names: Sequence[str], variances: NDArray[np.float64]) -> Spreads:
-    deviations = dict(zip(names, np.sqrt(variances).tolist(), strict=True))
-    return Spreads(
-        own={contrast: deviations[contrast] for contrast in CONTRASTS if contrast in deviations},
-        common=deviations[COMMON],
-    )

@@ -312,19 +312,19 @@ def _gain(
     slopes, covariance = _model(acquisitions)
     total = slopes @ covariance @ slopes.T + _scales_and_errors(contrasts, variances)
     use = np.flatnonzero(known)
-    cross = (_membership(contrasts) * variances)[use]
+    cross = (membership(contrasts) * variances)[use]
     gain = np.zeros((len(variances), len(known)))
     gain[:, use] = np.linalg.solve(total[np.ix_(use, use)], cross).T
     return gain, np.diag(variances) - gain[:, use] @ cross
 
 
-def _membership(contrasts: tuple[Contrast, ...]) -> NDArray[np.float64]:
+def membership(contrasts: tuple[Contrast, ...]) -> NDArray[np.float64]:
     """1 where an observation holds a part of the scales, own or common; shape (observation, contrast + 1)."""
     return np.asarray([[*(float(one is c) for c in contrasts), 1.0] for one, _ in observations(contrasts)])
 
 
 def _scales_and_errors(contrasts: tuple[Contrast, ...], variances: tuple[float, ...]) -> NDArray[np.float64]:
-    member = _membership(contrasts)
+    member = membership(contrasts)
     errors = np.diag([measurement_error(*one) ** 2 for one in observations(contrasts)])
     return np.asarray((member * variances) @ member.T + errors)
 

@@ -16,7 +16,7 @@ from flows.maps.odd_sessions import Oddity, marked_sessions, oddity_of, suspects
 from flows.maps.plan import plan_maps
 from flows.maps.weights import chosen_weights
 from flows.statistics.aggregate import tables_of
-from qmri_core.calibration.odd_scales import COMMON
+from qmri_core.calibration.estimation import COMMON
 from qmri_core.calibration.scales import Signals
 from qmri_core.series.acquisition import Contrast
 from qmri_core.series.remarks import Remark, RemarkKind, remarks_of, remarks_text
