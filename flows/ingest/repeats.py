@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -118,7 +118,9 @@ def first_usable(
     grid: Grid,
     acquisitions: Mapping[Contrast, Acquisition],
 ) -> tuple[Preprocessed, dict[Contrast, Pick], list[Remark]]:
-    """Preprocess the repeats that look best; where that fails, the next ones.
+    """Preprocess the repeats that look best; where that fails, or a T1w looks like one after an agent, the next ones.
+
+    If all T1w look so, the best one is used, with its remark.
 
     Raises
     ------
@@ -127,24 +129,51 @@ def first_usable(
     """
     places = itertools.product(*(range(len(equal)) for equal in repeats.values()))
     tries = sorted(places, key=lambda chosen: (sum(chosen), chosen))[:MOST_TRIES]
+    t1w = list(repeats).index(Contrast.T1W)
     errors: list[ValueError] = []
+    enhanced: dict[int, tuple[Preprocessed, tuple[int, ...]]] = {}
     for chosen in tries:
+        if chosen[t1w] in enhanced:
+            continue
         taken = {contrast: repeats[contrast][place] for contrast, place in zip(repeats, chosen, strict=True)}
         try:
             result = preprocess({contrast: one.volume for contrast, one in taken.items()}, grid, acquisitions)
         except UNUSABLE as error:
             errors.append(error)
             continue
-        remarks = []
-        final = dict(picks)
-        for contrast, place in zip(repeats, chosen, strict=True):
-            if place:
-                number = repeats[contrast][0].number
-                remarks.append(_unusable(contrast, number, "could not be aligned or segmented"))
-                why = f"series {number} could not be aligned or segmented"
-                final[contrast] = Pick(place=taken[contrast].place, why=why)
-        return result, final, remarks
+        if not is_enhanced(result):
+            return result, *_picked(repeats, picks, chosen, enhanced)
+        enhanced[chosen[t1w]] = result, chosen
+    if enhanced:
+        result, chosen = next(iter(enhanced.values()))
+        return result, *_picked(repeats, picks, chosen, ())
     raise errors[0]
+
+
+def is_enhanced(result: Preprocessed) -> bool:
+    """Whether the T1w looks like one after a contrast agent."""
+    return any(remark.kind is RemarkKind.AGENT for remark in result.remarks)
+
+
+def _picked(
+    repeats: Mapping[Contrast, list[Repeat]],
+    picks: Mapping[Contrast, Pick],
+    chosen: Sequence[int],
+    enhanced: Container[int],
+) -> tuple[dict[Contrast, Pick], list[Remark]]:
+    """What is taken, and why where it is not the first; ``enhanced`` are the places of T1w that look so."""
+    final, remarks = dict(picks), []
+    for contrast, place in zip(repeats, chosen, strict=True):
+        if not place:
+            continue
+        number = repeats[contrast][0].number
+        if contrast is Contrast.T1W and 0 in enhanced:
+            why = f"series {number} looks like one after a contrast agent"
+        else:
+            remarks.append(_unusable(contrast, number, "could not be aligned or segmented"))
+            why = f"series {number} could not be aligned or segmented"
+        final[contrast] = Pick(place=repeats[contrast][place].place, why=why)
+    return final, remarks
 
 
 def _unusable(contrast: Contrast, number: int, what: str) -> Remark:

@@ -37,7 +37,7 @@ def ingest_session(task: IngestTask) -> Outcome:
 
 
 def _ingest(task: IngestTask, stage: Stage) -> Outcome:
-    from flows.ingest.repeats import by_looks, first_usable, read_repeats
+    from flows.ingest.repeats import by_looks, first_usable, is_enhanced, read_repeats
     from qmri_core.calibration.scales import tissue_signals
     from qmri_core.preprocessing.quality import marks
     from qmri_core.tissues import MEMBERS
@@ -57,7 +57,8 @@ def _ingest(task: IngestTask, stage: Stage) -> Outcome:
         arrays |= {"brain_mask": result.brain_mask, "tissue": result.tissue, "affine": result.affine}
         fork = write_arrays(task.fork, task.slot, arrays)
     values: dict[str, object] = {"reference_contrast": str(result.reference), **result.quality}
-    values["quality_marks"] = ",".join((*marks(result.quality), *result.marks))
+    seen = ("T1w_enhanced",) if is_enhanced(result) else ()
+    values["quality_marks"] = ",".join((*marks(result.quality), *result.marks, *seen))
     values |= {
         f"{contrast}_{member}_signal": signals[contrast][tissue]
         for contrast in signals

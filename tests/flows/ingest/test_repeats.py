@@ -6,13 +6,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import numpy as np
 import pytest
 
 from flows.cluster.boundary import Outcome
-from flows.ingest.repeats import Pick, Repeat, by_looks, first_usable, read_repeats
+from flows.ingest.repeats import Pick, Repeat, by_looks, first_usable, is_enhanced, read_repeats
 from flows.ingest.rows import is_done, row_of, values_of
 from flows.ingest.session_plan import SessionPlan, taken_plan
 from qmri_core.preprocessing.alignment import AlignmentError
@@ -23,6 +24,7 @@ from qmri_core.preprocessing.tissue import TissueError
 from qmri_core.series.acquisition import Contrast
 from qmri_core.series.classification import Context
 from qmri_core.series.geometry import Grid, Volume
+from qmri_core.series.remarks import Remark, RemarkKind
 from storage.source.series import ReadError, Series
 from storage.store.schema import Status
 from tests.flows.ingest.test_session_plan import HEADERS, plan, series
@@ -100,11 +102,10 @@ def test_the_next_repeat_is_tried_where_the_best_one_fails(contrast: Contrast, e
     def preprocess(volumes: Mapping[Contrast, Volume], _grid: Grid, _acquisitions: object) -> str:
         if volumes[contrast] is bad.volume:
             raise error("it fails")
-        return "done"
+        return SimpleNamespace(remarks=())
 
     with patch("flows.ingest.repeats.preprocess", preprocess):
-        result, picks, remarks = first_usable(repeats, {one: Pick(place=0) for one in Contrast}, GRID, {})
-    assert result == "done"  # type: ignore[comparison-overlap]
+        _, picks, remarks = first_usable(repeats, {one: Pick(place=0) for one in Contrast}, GRID, {})
     assert {one: pick.place for one, pick in picks.items()} == {one: int(one is contrast) for one in Contrast}
     (remark,) = remarks
     assert remark.text == f"{contrast}: series 4 could not be aligned or segmented; a repeat of it was taken"
@@ -118,6 +119,35 @@ def test_the_first_error_is_told_where_all_fail() -> None:
         pytest.raises(AlignmentError, match="first"),
     ):
         first_usable(repeats, {T1W: Pick(place=0), T2W: Pick(place=0)}, GRID, {})
+
+
+@pytest.mark.parametrize(
+    ("looks", "taken"),
+    [("en", 1), ("een", 2), ("ee", 0), ("fen", 2), ("ne", 0), ("fe", 1)],
+    ids=["then native", "third native", "none native", "failed, enhanced, native", "native", "failed, enhanced"],
+)
+def test_a_t1w_that_looks_enhanced_gives_way_to_one_that_does_not(looks: str, taken: int) -> None:
+    repeats = {T1W: [repeat(n, GOOD + n) for n in range(len(looks))], T2W: [repeat(n, GOOD) for n in range(2)]}
+    tried: list[int] = []
+
+    def preprocess(volumes: Mapping[Contrast, Volume], *_: object) -> object:
+        place = next(n for n, one in enumerate(repeats[T1W]) if one.volume is volumes[T1W])
+        tried.append(place)
+        if looks[place] == "f":
+            raise AlignmentError("failed")
+        remark = Remark(kind=RemarkKind.AGENT, text="T1w: enhanced")
+        return SimpleNamespace(remarks=(remark,) if looks[place] == "e" else (), place=place)
+
+    with patch("flows.ingest.repeats.preprocess", preprocess):
+        result, picks, remarks = first_usable(repeats, {T1W: Pick(place=0), T2W: Pick(place=0)}, GRID, {})
+    assert result.place == taken  # type: ignore[attr-defined]
+    assert picks[T1W].place == taken
+    assert picks[T2W].place == 0
+    assert is_enhanced(result) is ("n" not in looks)
+    assert all(tried.count(place) == 1 for place in tried if looks[place] == "e")
+    if looks.startswith("e") and taken:
+        assert picks[T1W].why == "series 4 looks like one after a contrast agent"
+        assert remarks == []
 
 
 def test_a_repeat_that_cannot_be_read_is_left_out_and_told() -> None:
