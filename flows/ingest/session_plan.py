@@ -11,6 +11,7 @@ from itertools import chain, groupby
 
 import numpy as np
 
+from flows.ingest.extents import Extents
 from qmri_core.calibration.population import ADULT
 from qmri_core.physics.header import acquisition_from_header
 from qmri_core.series.acquisition import CONTRASTS, Acquisition, AcquisitionError, Contrast
@@ -51,6 +52,8 @@ class SessionPlan:
     """What the user states of the models of this session's group."""
     on_taking: tuple[Remark, ...] = field(default=(), repr=False)
     """What was seen of the series that were taken while the session was ingested."""
+    in_group: tuple[Remark, ...] = ()
+    """What is seen beside the other sessions of the group."""
     groups: tuple[str, ...] = ()
     """Groups that the session may belong to, by headers alone: its own, and those behind bin edges that it is near."""
 
@@ -97,7 +100,7 @@ class SessionPlan:
         given = chain.from_iterable(one.remarks for one in self.series)
         doubts = chain.from_iterable(one.doubts for one in self.decisions)
         own = (_misnamed(self), _repeats(self), _unscaled(self), _not_adult(self), _two_people(self))
-        return ordered([*given, *doubts, *chain.from_iterable(own), *self.on_taking])
+        return ordered([*given, *doubts, *chain.from_iterable(own), *self.in_group, *self.on_taking])
 
     @property
     def age(self) -> int | None:
@@ -199,10 +202,11 @@ def plan_sessions(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupAssignment:
-    """What only all sessions together tell: the group of each, and which hold the same images as another."""
+    """What only all sessions together tell: the group of each, which hold one image twice, and the usual extents."""
 
     groups: Mapping[str, str] = field(default_factory=dict, repr=False)
     twins: Mapping[str, str] = field(default_factory=dict, repr=False)
+    extents: Extents = field(default_factory=Extents, repr=False)
 
 
 def assign_groups(
@@ -221,9 +225,11 @@ def assign_groups(
     """
     candidates: dict[str, tuple[str, ...]] = {}
     holders: dict[str, list[str]] = defaultdict(list)
+    extents = Extents()
     for plan in plans:
         if plan.placement is None:
             continue
+        extents.add(plan.group, plan.chosen)
         candidates[plan.session] = plan.groups
         if plan.content:
             holders[plan.content].append(plan.session)
@@ -232,7 +238,7 @@ def assign_groups(
         first, *others = sorted(sessions, key=lambda session: (session not in stored, session))
         twins |= dict.fromkeys(others, first)
     candidates = as_stored(candidates, stored, whole or {})
-    return GroupAssignment(groups=settle(candidates, stored), twins=twins)
+    return GroupAssignment(groups=settle(candidates, stored), twins=twins, extents=extents)
 
 
 def finish_plan(
@@ -248,10 +254,13 @@ def finish_plan(
             explanation=f"its T1w image is that of session {twin}, under other identifiers",
             placement=None,
         )
-    group = assignment.groups.get(plan.session)
-    if group is None or plan.placement is None or group == plan.placement.group:
+    if plan.placement is None:
         return plan
-    return plan_session(plan.series, overrides, by_software=by_software, group=group)
+    in_group = tuple(assignment.extents.short(plan.group, plan.chosen))
+    group = assignment.groups.get(plan.session)
+    if group is not None and group != plan.group:
+        plan = plan_session(plan.series, overrides, by_software=by_software, group=group)
+    return replace(plan, in_group=in_group) if in_group else plan
 
 
 def plan_session(

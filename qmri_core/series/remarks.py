@@ -93,7 +93,7 @@ MEANINGS: Mapping[RemarkKind, tuple[str, str]] = {
         "wait until the archive is complete, or make it again",
     ),
     RemarkKind.MISSING: (
-        "a series has fewer images than its header counts",
+        "a series has fewer images than its header counts, or covers far less than those of its group",
         "see whether the transfer was complete, and send the series again",
     ),
     RemarkKind.PROCESSED: (
