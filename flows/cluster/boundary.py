@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from traceback import walk_tb
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from distributed import KilledWorker
 
@@ -25,6 +25,8 @@ from storage.store.schema import Reason, Status
 if TYPE_CHECKING:
     from icechunk import ForkSession
 
+
+Result = TypeVar("Result")
 
 PASSING = (ClusterError, StorageFaultError)
 """Errors of what a run stands on, not of a session: they end the run, and another try does what it left."""
@@ -75,8 +77,8 @@ REASONS: Mapping[str, Reason] = {
 """Reason of a failure by the type of its exception; anything else is an internal error."""
 
 
-def at_boundary(session: str, work: Callable[[Stage], Outcome]) -> Outcome:
-    """Run the work of one session; whatever it raises becomes a failed outcome.
+def at_boundary(session: str, work: Callable[[Stage], Result]) -> Result | Outcome:
+    """Run the work of one session, or a step of it; whatever it raises becomes a failed outcome.
 
     A store or a cluster that cannot be used now is no fault of the session: that error goes on, and ends the run.
 

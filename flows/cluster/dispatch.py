@@ -40,11 +40,13 @@ class ClusterError(RuntimeError):
     """The cluster cannot be reached or has no workers left."""
 
 
-def waves_for(client: Client, items: Sequence[Item], per_worker: int) -> Iterator[tuple[Item, ...]]:
+def waves_for(
+    client: Client, items: Sequence[Item], per_worker: Callable[[Client], int] | int
+) -> Iterator[tuple[Item, ...]]:
     """``items`` in order, in tuples of ``per_worker`` for each worker thread that is there by then."""
     done = 0
     while done < len(items):
-        size = per_worker * max(1, threads(client))
+        size = (per_worker if isinstance(per_worker, int) else per_worker(client)) * max(1, threads(client))
         yield tuple(items[done : done + size])
         done += size
 
@@ -81,6 +83,7 @@ def run_bounded(
     key: Callable[[Item], str] | None = None,
     heartbeat: float = HEARTBEAT,
     resource: str | None = None,
+    again: bool = True,
 ) -> Iterator[tuple[Item, Result | BaseException]]:
     """Run ``function`` on every item on the cluster and yield each item with its result as it comes.
 
@@ -107,6 +110,8 @@ def run_bounded(
         Seconds without a result after which the scheduler is asked about the tasks.
     resource
         Workers must have one of it for each item; default: any worker will do.
+    again
+        False yields `distributed.KilledWorker` at once, for callers that try again otherwise.
 
     Raises
     ------
@@ -119,7 +124,8 @@ def run_bounded(
     progress(0, total, text)
     if isinstance(items, Sized) and not items:  # no reason to ask for workers
         return
-    for done, (item, outcome) in enumerate(runner.run_twice(items, in_flight), start=1):
+    run = runner.run_twice if again else runner.run
+    for done, (item, outcome) in enumerate(run(items, in_flight), start=1):
         progress(done, total, text)
         yield item, outcome
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from distributed import Client, KilledWorker
 
 from flows.cluster.boundary import PASSING, Outcome, outcome_of
-from flows.cluster.dispatch import ClusterError, run_bounded, waves_for
+from flows.cluster.dispatch import ClusterError, run_bounded, threads, waves_for
 from flows.progress import Progress, part_of, quiet
 from storage.store.repository import StoreError
 from storage.store.schema import Reason, Status
@@ -31,6 +31,11 @@ Planned = TypeVar("Planned", contravariant=True)
 Plan = TypeVar("Plan")
 Result = TypeVar("Result")
 
+MOST_TOGETHER = 16
+"""Sessions of a batch at most: what is done again where its worker dies."""
+BATCHES_PER_WORKER = 2
+"""Of a wave: while one is done, the next is on its way."""
+
 
 def dispatched(
     client: Client,
@@ -42,6 +47,7 @@ def dispatched(
     key: Callable[[Item], str] | None = None,
     in_flight: int | None = None,
     resource: str | None = None,
+    again: bool = True,
 ) -> Iterator[tuple[Item, Result | BaseException]]:
     """Items with their results as they come; arguments as those of `flows.cluster.dispatch.run_bounded`.
 
@@ -51,7 +57,15 @@ def dispatched(
         If the cluster or the storage fails, wherever: no item is to blame for it.
     """
     for item, result in run_bounded(
-        client, function, items, progress=progress, text=text, key=key, in_flight=in_flight, resource=resource
+        client,
+        function,
+        items,
+        progress=progress,
+        text=text,
+        key=key,
+        in_flight=in_flight,
+        resource=resource,
+        again=again,
     ):
         if isinstance(result, PASSING):
             raise result
@@ -109,6 +123,44 @@ def outcomes(
     """
     for task, result in dispatched(client, work, tasks, progress=progress, text=name, key=session, resource=resource):
         yield task, outcome_of(session(task), name, result)
+
+
+def outcomes_together(
+    client: Client,
+    work: Callable[[tuple[Item, ...]], Sequence[Outcome]],
+    tasks: Sequence[Item],
+    *,
+    name: str,
+    session: Callable[[Item], str] = session_of_task,
+    progress: Progress = quiet,
+    resource: str | None = None,
+) -> Iterator[Outcome]:
+    """Outcomes of tasks that workers do several at a time, neighbours in ``tasks`` together.
+
+    Where a worker dies, or a batch does not come back, each of its sessions is tried again alone.
+    """
+    size = min(MOST_TOGETHER, -(-len(tasks) // (BATCHES_PER_WORKER * max(1, threads(client, resource)))))
+    batches = [tuple(tasks[start : start + size]) for start in range(0, len(tasks), size)]
+    again: list[tuple[Item, ...]] = []
+    done = 0
+    progress(0, len(tasks), name)
+    for some, in_flight in ((batches, None), (again, 1)):
+        is_last = some is again
+        for batch, result in dispatched(
+            client,
+            work,
+            some,
+            key=lambda batch: session(batch[0]),
+            in_flight=in_flight,
+            resource=resource,
+            again=is_last,
+        ):
+            if isinstance(result, BaseException) and not is_last:
+                again += ((task,) for task in batch)
+                continue
+            yield from ([outcome_of(session(batch[0]), name, result)] if isinstance(result, BaseException) else result)
+            done += len(batch)
+            progress(done, len(tasks), name)
 
 
 def required(
@@ -178,6 +230,10 @@ class SessionWriter(Protocol[Planned, Plan]):
     def work(self) -> Callable[[Any], Outcome]:
         """What workers do with a task."""
 
+    @property
+    def together(self) -> Callable[[tuple[Any, ...]], Sequence[Outcome]] | None:
+        """What workers do with several tasks at a time; None where they do them one by one."""
+
     def begin(self, repository: Repository, cohort: Cohort, items: Sequence[Planned]) -> Begun[Plan] | None:
         """Begin a wave of those items that are still to be done in the state of now; None if none are."""
 
@@ -199,7 +255,7 @@ def run_waves(
     *,
     cohort: Cohort,
     client: Client,
-    per_worker: int,
+    per_worker: Callable[[Client], int] | int,
     resource: Callable[[Client], str | None] | None = None,
     progress: Progress = quiet,
 ) -> Ran:
@@ -208,7 +264,7 @@ def run_waves(
     Parameters
     ----------
     per_worker
-        Items of a wave for each worker that is there when it begins.
+        Items of a wave for each worker that is there when it begins; asked at each wave.
     resource
         What workers must have, asked at each wave; default: any worker will do.
     """
@@ -220,17 +276,13 @@ def run_waves(
             begun = writer.begin(repository, now, wave)
             by_others += len(wave) - (0 if begun is None else len(begun.plans))
             if begun is not None:
-                finished = [
-                    outcome
-                    for _, outcome in outcomes(
-                        client,
-                        writer.work,
-                        begun.tasks,
-                        name=writer.name,
-                        progress=part_of(progress, done, len(items)),
-                        resource=None if resource is None else resource(client),
-                    )
-                ]
+                finished = _done(
+                    writer,
+                    begun,
+                    client,
+                    part_of(progress, done, len(items)),
+                    None if resource is None else resource(client),
+                )
                 record = writer.record(now, begun, sorted(finished, key=lambda outcome: outcome.session))
                 snapshot = commit(
                     repository,
@@ -243,3 +295,16 @@ def run_waves(
                 )
         done += len(wave)
     return Ran(snapshot=snapshot, by_others=by_others)
+
+
+def _done(
+    writer: SessionWriter[Any, Plan], begun: Begun[Plan], client: Client, progress: Progress, resource: str | None
+) -> list[Outcome]:
+    if writer.together is not None:
+        return list(
+            outcomes_together(
+                client, writer.together, begun.tasks, name=writer.name, progress=progress, resource=resource
+            )
+        )
+    done = outcomes(client, writer.work, begun.tasks, name=writer.name, progress=progress, resource=resource)
+    return [outcome for _, outcome in done]

@@ -121,6 +121,10 @@ class _Ingest:
     def work(self) -> Callable[[IngestTask], Outcome]:
         return ingest_session
 
+    @property
+    def together(self) -> None:
+        return None
+
     def begin(self, repository: icechunk.Repository, cohort: Cohort, items: Sequence[str]) -> Begun[SessionPlan] | None:
         known = cohort.rows_of(items)
         plans = {name: plan for name in items if not is_done(plan := self.plan(name), known.get(name))}

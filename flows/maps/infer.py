@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from flows.cluster.boundary import Outcome
 from flows.cluster.clusters import inference_resource
 from flows.cluster.driver import Begun, WaveRecord, run_waves
+from flows.maps.batch import infer_session, infer_sessions
 from flows.maps.calibrate import calibrate
 from flows.maps.odd_sessions import KINDS
 from flows.maps.plan import MapsPlan, plan_maps
-from flows.maps.session import InferTask, clear_maps, infer_session
+from flows.maps.session import InferTask, clear_maps
 from flows.maps.staleness import why_maps
 from flows.maps.weights import Weights, chosen_weights
 from flows.progress import Progress, quiet
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from distributed import Client
 
 SESSIONS_PER_WORKER = 8
+SESSIONS_PER_GPU = 64
+"""Of a wave: a device that takes a second per session should seldom wait for a commit."""
 
 
 def infer(
@@ -59,7 +63,7 @@ def infer(
         plans,
         cohort=cohort,
         client=client,
-        per_worker=SESSIONS_PER_WORKER,
+        per_worker=sessions_per_worker,
         resource=inference_resource,
         progress=progress,
     )
@@ -73,6 +77,11 @@ def infer(
     return replace(summary, remarks={kind: n for kind, n in counts.items() if kind in KINDS})
 
 
+def sessions_per_worker(client: Client) -> int:
+    """Sessions of a wave for each worker."""
+    return SESSIONS_PER_WORKER if inference_resource(client) is None else SESSIONS_PER_GPU
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Infer:
     """Inference as `flows.cluster.driver.run_waves` drives it."""
@@ -83,6 +92,10 @@ class _Infer:
     @property
     def work(self) -> Callable[[InferTask], Outcome]:
         return infer_session
+
+    @property
+    def together(self) -> Callable[[tuple[InferTask, ...]], Sequence[Outcome]]:
+        return infer_sessions
 
     def begin(
         self, repository: icechunk.Repository, cohort: Cohort, items: Sequence[MapsPlan]
@@ -95,7 +108,7 @@ class _Infer:
         if not plans:
             return None
         wave = begin_update(repository, sorted(plans))
-        weights = self.weights.seen_from(cohort)
+        weights, fork = self.weights.seen_from(cohort), pickle.dumps(wave.fork)
         tasks = [
             InferTask(
                 cohort=cohort,
@@ -104,9 +117,9 @@ class _Infer:
                 scales=plans[name].scales,
                 person=plans[name].person,
                 weights=weights,
-                fork=wave.fork,
+                fork=fork,
             )
-            for name, slot in wave.slots.items()
+            for name, slot in sorted(wave.slots.items(), key=lambda of_session: (of_session[1].group, of_session[0]))
         ]
         return Begun(wave=wave, plans=plans, tasks=tasks)
 

@@ -1,15 +1,16 @@
-"""What a worker does to infer the maps of one session. Plain, importable, and safe to run twice."""
+"""The steps by which a worker infers the maps of a session. Plain, importable, and safe to run twice."""
 
 from __future__ import annotations
 
-import time
+import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
-from flows.cluster.boundary import Outcome, Stage, at_boundary
+from flows.cluster.boundary import Outcome, Stage
 from qmri_core.calibration.session_model import PersonLevels
 from qmri_core.series.acquisition import Acquisition, Contrast
 from qmri_core.tissues import MAPS
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from icechunk import ForkSession
 
     from flows.maps.weights import Weights
+    from qmri_core.mapping.inference import Prepared
     from storage.store.cohort import Cohort
     from storage.store.slots import Slot
 
@@ -35,40 +37,45 @@ class InferTask:
     scales: Mapping[Contrast, float] = field(repr=False)
     person: PersonLevels = field(repr=False)
     weights: Weights = field(repr=False)
-    fork: ForkSession = field(repr=False)
+    fork: bytes = field(repr=False)
+    """Of the wave, pickled: the sessions of a batch must not share one."""
 
 
-def infer_session(task: InferTask) -> Outcome:
-    """Read one session's images, infer its maps, write them."""
-    return at_boundary(task.slot.session, lambda stage: _infer(task, stage))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Images:
+    """What was read of a session."""
+
+    images: Mapping[Contrast, NDArray[np.float32]] = field(repr=False)
+    mask: NDArray[np.uint8] = field(repr=False)
 
 
-def _infer(task: InferTask, stage: Stage) -> Outcome:
-    from flows.maps.weights import resident_checkpoint
-    from qmri_core.mapping.inference import fastest, session_maps
+def read_images(task: InferTask, stage: Stage) -> Images:
+    """Images and brain mask of a session."""
+    with stage("read"):
+        stored = task.cohort.read(task.slot, [*map(str, task.acquisitions), "brain_mask"])
+        mask = (stored["brain_mask"] == 1).astype(np.uint8)
+        return Images(images={contrast: stored[str(contrast)] for contrast in task.acquisitions}, mask=mask)
+
+
+def prepare(task: InferTask, read: Images, stage: Stage) -> Prepared:
+    """Its parts, as large as the device takes them."""
+    from flows.maps.weights import resident_device
+    from qmri_core.mapping.inference import prepared, slices_of
+
+    with stage("load_model"):
+        device = resident_device(task.weights)
+    with stage("infer"):
+        slices = slices_of(device.place, read.mask.shape, device.voxels)
+        name = task.slot.session
+        return prepared(name, read.images, read.mask, task.acquisitions, task.scales, task.person, slices=slices)
+
+
+def write_maps(task: InferTask, session: Prepared, packed: NDArray[np.float32], stage: Stage) -> Outcome:
+    """Write the maps of a session to a fork of its own: what it may have written when it fails is in nobody else's."""
     from storage.store.waves import write_arrays
 
-    began = time.perf_counter()
-    with stage("read"):
-        names = [str(contrast) for contrast in task.acquisitions]
-        stored = task.cohort.read(task.slot, [*names, "brain_mask"])
-        mask = (stored["brain_mask"] == 1).astype(np.uint8)
-    with stage("load_model"):
-        network = resident_checkpoint(task.weights).network
-    with stage("infer"):
-        images = {contrast: stored[str(contrast)] for contrast in task.acquisitions}
-        device, precision = fastest()
-        maps = session_maps(
-            network,
-            images,
-            mask,
-            task.acquisitions,
-            task.scales,
-            device=device,
-            precision=precision,
-            person=task.person,
-        )
     with stage("write"):
+        maps = session.maps(packed)
         arrays = {
             "T1map": maps.t1,
             "T2map": maps.t2,
@@ -78,8 +85,8 @@ def _infer(task: InferTask, stage: Stage) -> Outcome:
             "PDmap_sd": maps.pd_sd,
             "residual": maps.residual,
         }
-        fork = write_arrays(task.fork, task.slot, arrays)
-    return Outcome(session=task.slot.session, status=Status.COMPLETE, fork=fork, duration=time.perf_counter() - began)
+        fork = write_arrays(pickle.loads(task.fork), task.slot, arrays)  # noqa: S301 - made by `forked`
+    return Outcome(session=task.slot.session, status=Status.COMPLETE, fork=fork)
 
 
 def clear_maps(cohort: Cohort, slot: Slot, fork: ForkSession) -> ForkSession:

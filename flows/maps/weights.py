@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from qmri_core.mapping.checkpoint import Checkpoint
+    from qmri_core.mapping.device import Device
     from storage.store.cohort import Cohort
 
 
@@ -89,6 +90,20 @@ def resident_checkpoint(weights: Weights) -> Checkpoint:
     if loaded.digest != weights.digest:
         raise files.CheckpointError("the checkpoint file changed while the run was using it; start the run again")
     return loaded
+
+
+@lru_cache(maxsize=1)
+def resident_device(weights: Weights) -> Device:
+    """The checkpoint's network on the device of this process, with the bound of memory that has been found there.
+
+    Raises
+    ------
+    CheckpointError, StoreError
+        As `resident_checkpoint`.
+    """
+    from qmri_core.mapping.device import Device
+
+    return Device.here(resident_checkpoint(weights).network)
 
 
 def _title(name: str) -> str:

@@ -1,10 +1,10 @@
-"""Maps of one session from its images, scales and protocol, in blocks of slices."""
+"""Maps of sessions from their images, scales and protocols, in parts of some slices each."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from qmri_core.calibration.population import Population, pd_relation, population
 from qmri_core.calibration.session_model import LEVELS, PersonLevels
-from qmri_core.mapping.network import MULTIPLE, REACH, MapNetwork, assemble
-from qmri_core.mapping.voxelwise import VoxelwiseEstimator, compress, estimator
+from qmri_core.mapping.network import MapNetwork, assemble
+from qmri_core.mapping.parts import Part, mapped, parts_of
+from qmri_core.mapping.voxelwise import VoxelwiseEstimator, compress
 from qmri_core.series.acquisition import CONTRASTS, Acquisition, Contrast
-from qmri_core.series.geometry import inside_of
 
 VOXELS = {"cpu": 1 << 17, "cuda": 1 << 22}
 """Voxels of whole slices per pass, by device: what a pass needs does not grow with the number of slices."""
@@ -86,20 +86,77 @@ def session_maps(
     ValueError
         If images, acquisitions and scales are not of the same contrasts, or a scale is not positive.
     """
-    _check_contrasts(images, acquisitions, scales)
-    inside = inside_of(images.values(), mask)
-    result = {name: np.full(mask.shape, np.nan, dtype=np.float32) for name in Maps.__dataclass_fields__}
-    if not inside.any():
-        return Maps(**result)
     place = torch.device(device)
+    session = prepared("", images, mask, acquisitions, scales, person, slices=block or slices_of(place, mask.shape))
     if network is not None:  # a copy: the caller's weights stay where they are
-        network = copy.deepcopy(network).to(device=place, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    size = block or max(1, VOXELS.get(place.type, VOXELS["cpu"]) // (inside.shape[1] * inside.shape[2]))
-    blocks = [slice(start, start + size) for start in range(0, inside.shape[0], size)]
-    for some, found in _in_blocks(network, images, inside, acquisitions, scales, blocks, place, precision, person):
-        for name, row in zip(Maps.__dataclass_fields__, found.cpu().numpy(), strict=True):
-            result[name][some][inside[some]] = row
-    return Maps(**result)
+        network = on_device(network, place)
+    packed = session.empty()
+    for part in session.parts:
+        (found,) = infer_parts(network, [part], place, precision=precision)
+        session.put(packed, part, found.cpu().numpy())
+    return session.maps(packed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A session whose parts are ready for the device."""
+
+    inside: NDArray[np.bool_]
+    """Where maps are made, shape (z, y, x)."""
+    parts: Sequence[Part]
+
+    def empty(self) -> NDArray[np.float32]:
+        """Room for what `infer_parts` gives of the whole session: shape (7, voxel), only those where maps are made."""
+        return np.empty((len(Maps.__dataclass_fields__), np.count_nonzero(self.inside)), dtype=np.float32)
+
+    def put(self, packed: NDArray[np.float32], part: Part, found: NDArray[np.float32]) -> None:
+        """Put what was found of a part in its place among the session's voxels."""
+        start = np.count_nonzero(self.inside[: part.where.start])
+        packed[:, start : start + found.shape[1]] = found
+
+    def maps(self, packed: NDArray[np.float32]) -> Maps:
+        """The maps of the session, from those of its voxels."""
+        result = {}
+        for name, row in zip(Maps.__dataclass_fields__, packed, strict=True):
+            result[name] = np.full(self.inside.shape, np.nan, dtype=np.float32)
+            result[name][self.inside] = row
+        return Maps(**result)
+
+
+def prepared(
+    owner: str,
+    images: Mapping[Contrast, NDArray[np.float32]],
+    mask: NDArray[np.uint8],
+    acquisitions: Mapping[Contrast, Acquisition],
+    scales: Mapping[Contrast, float],
+    person: PersonLevels | None,
+    *,
+    slices: int,
+) -> Prepared:
+    """Parts of so many slices of a session; ``owner`` is its name, the other arguments are those of `session_maps`.
+
+    Raises
+    ------
+    ValueError
+        As `session_maps`.
+    """
+    _check_contrasts(images, acquisitions, scales)
+    inside = mapped(images, mask)
+    if not inside.any():
+        return Prepared(inside=inside, parts=())
+    parts = parts_of(owner, images, inside, acquisitions, scales, person, slices=slices)
+    return Prepared(inside=inside, parts=parts)
+
+
+def slices_of(place: torch.device, shape: tuple[int, ...], voxels: int | None = None) -> int:
+    """Slices of a part of volumes of a shape (z, y, x): as many as have so many voxels, `VOXELS` of the device."""
+    return max(1, (voxels or VOXELS.get(place.type, VOXELS["cpu"])) // (shape[1] * shape[2]))
+
+
+def on_device(network: MapNetwork, place: torch.device) -> MapNetwork:
+    """A copy of a network on a device, in the fast order of convolutions."""
+    copied: MapNetwork = copy.deepcopy(network).to(device=place, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return copied
 
 
 def _check_contrasts(
@@ -115,46 +172,6 @@ def _check_contrasts(
     for contrast, scale in scales.items():
         if not (np.isfinite(scale) and scale > 0):
             raise ValueError(f"the scale of {contrast} is {scale}; it must be positive: calibrate the group first")
-
-
-def _in_blocks(
-    network: MapNetwork | None,
-    images: Mapping[Contrast, NDArray[np.float32]],
-    inside: NDArray[np.bool_],
-    acquisitions: Mapping[Contrast, Acquisition],
-    scales: Mapping[Contrast, float],
-    blocks: Iterable[slice],
-    place: torch.device,
-    precision: torch.dtype,
-    person: PersonLevels | None,
-) -> Iterator[tuple[slice, Tensor]]:
-    """Each block of slices that holds some brain, and what `infer_block` gives of its voxels."""
-    physics = estimator(acquisitions)
-    # of the images, per unit of signal relative to white matter; a median of zero ends the session with an error
-    units = physics.units(scales)
-    medians = [float(np.median(images[contrast][inside])) for contrast in physics.contrasts]
-    to_median = torch.tensor([unit / median for unit, median in zip(units, medians, strict=True)], device=place)
-    for some in blocks:
-        where = inside[some]
-        if not where.any():
-            continue
-        planes = [images[contrast][some][where] for contrast in physics.contrasts]
-        signals = [plane / unit for plane, unit in zip(planes, units, strict=True)]
-        relative = torch.from_numpy(np.stack(signals, dtype=np.float32))
-        with torch.inference_mode():
-            yield (
-                some,
-                infer_block(
-                    network,
-                    relative.to(place),
-                    torch.from_numpy(cropped(where)).to(place),
-                    acquisitions,
-                    physics,
-                    to_median,
-                    precision=precision,
-                    person=person,
-                ),
-            )
 
 
 def widened(
@@ -198,77 +215,100 @@ def fastest() -> tuple[torch.device, torch.dtype]:
     return torch.device("cpu"), torch.float32
 
 
-def cropped(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """A mask (slice, y, x) without what the network cannot see from within it, in y and x padded to `MULTIPLE`.
-
-    The crop starts at a multiple of `MULTIPLE`: the network averages the same voxels as in the whole slice.
-    """
-    padding = [(0, -size % MULTIPLE) for size in inside.shape[1:]]
-    spans = []
-    for axis, (_, extra) in enumerate(padding, start=1):
-        at = np.flatnonzero(inside.any(axis=tuple({0, 1, 2} - {axis})))
-        first = max(0, at[0] - REACH) // MULTIPLE * MULTIPLE
-        end = min(inside.shape[axis] + extra, at[-1] + 1 + REACH)
-        spans.append(slice(first, end + -end % MULTIPLE))
-    return np.pad(inside, [(0, 0), *padding])[:, spans[0], spans[1]]
-
-
-def infer_block(
-    network: MapNetwork | None,
-    relative: Tensor,
-    inside: Tensor,
-    acquisitions: Mapping[Contrast, Acquisition],
-    physics: VoxelwiseEstimator,
-    to_median: Tensor,
-    *,
-    precision: torch.dtype = torch.float32,
-    person: PersonLevels | None = None,
-) -> Tensor:
-    """Maps, their standard uncertainties and the residual of the voxels of some slices, all on one device.
+def infer_parts(
+    network: MapNetwork | None, parts: Sequence[Part], place: torch.device, *, precision: torch.dtype = torch.float32
+) -> list[Tensor]:
+    """Maps, their standard uncertainties and the residual of the voxels of some parts, in one pass of the network.
 
     Parameters
     ----------
-    relative
-        Signals relative to the reference white matter, shape (contrast, voxel): the voxels of ``inside`` in its order.
-    inside
-        Brain mask, shape (slice, y, x), y and x multiples of `MULTIPLE`.
-    to_median
-        Brain median over the reference white matter, inverted, by contrast.
+    parts
+        Their planes are of one shape.
+    place
+        Where the network is, and where the result stays.
     precision
         Of the network's features.
-    person
-        As in `session_maps`.
 
     Returns
     -------
-    Tensor
-        Shape (7, voxel), in the order of `Maps`.
+    list of Tensor
+        Of each part, shape (7, voxel), in the order of `Maps`.
     """
-    packed = relative[None, :, None]
-    compressed = compress(packed)
-    log_maps = physics(compressed)
-    log_sd = physics.log_sd.to(log_maps)[:, None, None].expand_as(log_maps)
-    if network is not None:
-        ones = torch.ones_like(packed[:, 0])
-        rows = network_inputs(compressed, log_maps, ones, physics)[0, :, 0].T
-        voxels = inside.flatten().nonzero()[:, 0]
-        planes = rows.new_zeros((inside.numel(), rows.shape[1])).index_copy_(0, voxels, rows)
-        planes = planes.reshape(*inside.shape, -1).permute(0, 3, 1, 2)  # channels last: the fast order of convolutions
-        conditions = torch.as_tensor(physics.conditions, device=planes.device).expand(len(planes), -1)
-        levels = planes.new_zeros(len(LEVELS)) if person is None else torch.from_numpy(person.mean).to(planes)
-        with in_precision(precision, planes.device):
-            both = network(planes, conditions, levels.expand(len(planes), -1))
-        log_maps, log_sd = (
-            each.permute(0, 2, 3, 1).flatten(0, 2).index_select(0, voxels).to(relative.dtype).T[None, :, None]
-            for each in both
+    with torch.inference_mode():
+        started = [_Started(part, place) for part in parts]
+        if network is not None:
+            with in_precision(precision, place):
+                conditions = [network.modulations(each.conditions()) for each in started]
+                both = network.modulated(
+                    _one([each.planes() for each in started]),
+                    [_one(of_block) for of_block in zip(*conditions, strict=True)],
+                    _one([each.levels() for each in started]),
+                )
+            sizes = [len(part.inside) for part in parts]
+            for each, log_maps, log_sd in zip(started, *(of_all.split(sizes) for of_all in both), strict=True):
+                each.correct(log_maps, log_sd, network.settings.undetermined)
+        return [each.finished() for each in started]
+
+
+def _one(tensors: Sequence[Tensor]) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors))
+
+
+def _sent(tensor: Tensor, place: torch.device) -> Tensor:
+    """On a GPU by way of pinned memory, from which it is copied while the host goes on."""
+    return tensor.pin_memory().to(place, non_blocking=True) if place.type == "cuda" else tensor.to(place)
+
+
+class _Started:
+    """A part on the device: what is voxelwise is done for each part by itself, and depends on no other."""
+
+    def __init__(self, part: Part, place: torch.device) -> None:
+        self.part = part
+        self.packed = _sent(part.relative, place)[None, :, None]
+        self.inside = _sent(part.inside, place)
+        self.compressed = compress(self.packed)
+        self.log_maps = part.physics(self.compressed)
+        self.log_sd = part.physics.log_sd.to(self.log_maps)[:, None, None].expand_as(self.log_maps)
+
+    def conditions(self) -> Tensor:
+        """Of the network, for each slice."""
+        of_protocol = torch.as_tensor(self.part.physics.conditions, device=self.inside.device)
+        return of_protocol.expand(len(self.inside), -1)
+
+    def levels(self) -> Tensor:
+        """Of the person, for each slice."""
+        person = self.part.person
+        mean = self.packed.new_zeros(len(LEVELS)) if person is None else torch.from_numpy(person.mean).to(self.packed)
+        return mean.expand(len(self.inside), -1)
+
+    def planes(self) -> Tensor:
+        """Inputs of the network, shape (slice, N_INPUTS, y, x), zero where nothing is mapped."""
+        ones = torch.ones_like(self.packed[:, 0])
+        rows = network_inputs(self.compressed, self.log_maps, ones, self.part.physics)[0, :, 0].T
+        voxels = self.inside.flatten().nonzero()[:, 0]
+        planes = rows.new_zeros((self.inside.numel(), rows.shape[1])).index_copy_(0, voxels, rows)
+        # channels last: the fast order of convolutions
+        return planes.reshape(*self.inside.shape, -1).permute(0, 3, 1, 2)
+
+    def correct(self, log_maps: Tensor, log_sd: Tensor, undetermined: Sequence[float]) -> None:
+        """Take what the network makes of the planes, in place of the voxelwise estimate."""
+        voxels = self.inside.flatten().nonzero()[:, 0]
+        self.log_maps, self.log_sd = (
+            each.permute(0, 2, 3, 1).flatten(0, 2).index_select(0, voxels).to(self.packed.dtype).T[None, :, None]
+            for each in (log_maps, log_sd)
         )
-        if person is not None:
-            values = population(next(iter(acquisitions.values())).field_strength)
-            log_maps, log_sd = widened(log_maps, log_sd, person, values, network.settings.undetermined)
-    maps = log_maps.exp() * torch.tensor(physics.white_matter, device=relative.device)[:, None, None]
-    difference = (relative_signals(maps, acquisitions, physics) - packed) * to_median[:, None, None]
-    residual = difference.square().mean(dim=1, keepdim=True).sqrt()
-    return torch.cat([maps, log_sd.exp() * maps, residual], dim=1)[0, :, 0]
+        if self.part.person is not None:
+            values = population(next(iter(self.part.acquisitions.values())).field_strength)
+            self.log_maps, self.log_sd = widened(self.log_maps, self.log_sd, self.part.person, values, undetermined)
+
+    def finished(self) -> Tensor:
+        """Maps, uncertainties and residual, shape (7, voxel)."""
+        physics, place = self.part.physics, self.packed.device
+        maps = self.log_maps.exp() * torch.tensor(physics.white_matter, device=place)[:, None, None]
+        difference = relative_signals(maps, self.part.acquisitions, physics) - self.packed
+        difference = difference * self.part.to_median.to(place)[:, None, None]
+        residual = difference.square().mean(dim=1, keepdim=True).sqrt()
+        return torch.cat([maps, self.log_sd.exp() * maps, residual], dim=1)[0, :, 0]
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -54,9 +55,9 @@ class Block(nn.Module):
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
 
-    def forward(self, x: Tensor, embedded: Tensor) -> Tensor:
-        """Features of shape (slice, outputs, y, x) from (slice, inputs, y, x) and (slice, embedding)."""
-        scale, shift = self.modulation(embedded)[:, :, None, None].chunk(2, dim=1)
+    def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
+        """Features of shape (slice, outputs, y, x) from (slice, inputs, y, x) and (slice, 2 * outputs)."""
+        scale, shift = modulation[:, :, None, None].chunk(2, dim=1)
         hidden = functional.silu(self.first(x)) * (1 + scale) + shift
         result: Tensor = self.shortcut(x) + functional.silu(self.second(hidden))
         return result
@@ -99,12 +100,25 @@ class MapNetwork(nn.Module):
         tuple of Tensor
             Both of shape (slice, 3, y, x): log T1, T2, PD over the reference white matter; log standard deviations.
         """
+        return self.modulated(inputs, self.modulations(conditions), levels)
+
+    def modulations(self, conditions: Tensor) -> list[Tensor]:
+        """What the protocol of each slice does to the blocks, in their order: scales and shifts, (slice, 2 * outputs).
+
+        Matrix products of another number of rows are rounded otherwise: the slices of a session have theirs computed
+        together, whatever else goes through the network with them.
+        """
         embedded = self.embed(conditions)
-        fine = self.down1(inputs, embedded)
-        middle = self.down2(functional.avg_pool2d(fine, 2), embedded)
-        coarse = self.bottom(functional.avg_pool2d(middle, 2), embedded)
-        middle = self.up2(torch.cat([functional.interpolate(coarse, scale_factor=2.0), middle], dim=1), embedded)
-        fine = self.up1(torch.cat([functional.interpolate(middle, scale_factor=2.0), fine], dim=1), embedded)
+        return [block.modulation(embedded) for block in (self.down1, self.down2, self.bottom, self.up2, self.up1)]
+
+    def modulated(self, inputs: Tensor, modulations: Sequence[Tensor], levels: Tensor) -> tuple[Tensor, Tensor]:
+        """What `forward` gives, of conditions that `modulations` has been asked about."""
+        down1, down2, bottom, up2, up1 = modulations
+        fine = self.down1(inputs, down1)
+        middle = self.down2(functional.avg_pool2d(fine, 2), down2)
+        coarse = self.bottom(functional.avg_pool2d(middle, 2), bottom)
+        middle = self.up2(torch.cat([functional.interpolate(coarse, scale_factor=2.0), middle], dim=1), up2)
+        fine = self.up1(torch.cat([functional.interpolate(middle, scale_factor=2.0), fine], dim=1), up1)
         correction, log_sd, shares = self.head(torch.cat([fine, inputs], dim=1)).split(
             [N_MAPS, N_MAPS, N_MAPS * len(LEVELS)], dim=1
         )

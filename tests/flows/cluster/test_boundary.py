@@ -16,7 +16,8 @@ from distributed import KilledWorker
 from flows.cluster.boundary import REASONS, Outcome, Stage, at_boundary, outcome_of
 from flows.cluster.dispatch import ClusterError
 from flows.ingest.session import IngestTask, ingest_session
-from flows.maps.session import InferTask, infer_session
+from flows.maps.batch import infer_session
+from flows.maps.session import InferTask
 from flows.maps.weights import Weights
 from flows.statistics.session import SummariseTask, summarise_sessions, summarise_tasks
 from qmri_core.calibration.population import FieldStrengthError
@@ -212,7 +213,7 @@ def infer_task(store: str, checkpoint: Path) -> InferTask:
         scales={Contrast.T1W: 250.0, Contrast.T2W: 300.0},
         person=PersonLevels(mean=np.zeros(4), determined=np.ones(4), spread=np.full(4, 0.04), n_people=9.0),
         weights=Weights(digest=load_checkpoint(checkpoint).digest, file=checkpoint),
-        fork=wave.fork,
+        fork=pickle.dumps(wave.fork),
     )
 
 

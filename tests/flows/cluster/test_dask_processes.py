@@ -20,7 +20,7 @@ from distributed import Client
 
 from flows.cluster.clusters import ClusterError, dask_client, run_bounded
 from flows.maps.infer import infer
-from flows.maps.weights import resident_checkpoint
+from flows.maps.weights import resident_device
 from flows.settings import Settings
 from storage.store.checkpoints import register
 from storage.store.cohort import Cohort
@@ -132,7 +132,7 @@ def assert_as_expected(store: str, expected: Any) -> None:
 
 
 def loads(dask_worker: Any) -> tuple[str, int, int, bool]:
-    information = resident_checkpoint.cache_info()
+    information = resident_device.cache_info()
     return dask_worker.name, information.misses, information.hits, "prefect" in sys.modules
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -77,8 +78,8 @@ def test_longer_times_come_out_longer() -> None:
 class Painter(MapNetwork):
     """Says that everything is usual white matter, or usual grey matter above some T1: it tells nobody apart."""
 
-    def forward(self, inputs: Tensor, conditions: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
-        del conditions, levels
+    def modulated(self, inputs: Tensor, modulations: Sequence[Tensor], levels: Tensor) -> tuple[Tensor, Tensor]:
+        del modulations, levels
         maps = torch.zeros_like(inputs[:, -4:-1])
         maps[:, 0] = torch.where(inputs[:, -4] > 0.3, 0.5, 0.0)
         return maps, torch.full_like(maps, -3.0)

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from qmri_core.calibration.session_model import LEVELS
-from qmri_core.mapping import inference
+from qmri_core.mapping import inference, parts
 from qmri_core.mapping.checkpoint import load_checkpoint
-from qmri_core.mapping.inference import Maps, cropped, fastest, run_network, session_maps
+from qmri_core.mapping.inference import Maps, fastest, run_network, session_maps
 from qmri_core.mapping.network import MULTIPLE, N_INPUTS, REACH, MapNetwork, NetworkSettings
+from qmri_core.mapping.parts import cropped
 from qmri_core.mapping.voxelwise import N_CONDITIONS, estimator
 from qmri_core.physics.registry import fast_signal
 from qmri_core.series.acquisition import Contrast
@@ -94,7 +95,7 @@ def test_a_crop_leaves_no_seam(shipped: MapNetwork, monkeypatch: pytest.MonkeyPa
         shapes.append(cropped(inside).shape)
         return np.pad(inside, [(0, 0), (0, 3), (0, 2)])
 
-    monkeypatch.setattr(inference, "cropped", whole)
+    monkeypatch.setattr(parts, "cropped", whole)
     assert_same(found, session_maps(shipped, images, mask, PROTOCOL, SCALES))
     assert all(y * x < 0.75 * 152 * 164 for _, y, x in shapes)
 
@@ -103,7 +104,7 @@ def test_a_tighter_crop_would_leave_seams(shipped: MapNetwork, monkeypatch: pyte
     """So the test above can see one."""
     images, mask = head((6, 149, 162))
     expected = session_maps(shipped, images, mask, PROTOCOL, SCALES)
-    monkeypatch.setattr(inference, "REACH", 0)
+    monkeypatch.setattr(parts, "REACH", 0)
     with pytest.raises(AssertionError, match="Not equal to tolerance"):
         assert_same(session_maps(shipped, images, mask, PROTOCOL, SCALES), expected)
 
