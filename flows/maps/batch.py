@@ -85,14 +85,17 @@ class _Batch:
 
     def run(self, tasks: Sequence[InferTask]) -> None:
         from flows.maps.weights import resident_device
+        from qmri_core.mapping.inference import fastest
         from qmri_core.mapping.parts import in_calls
 
         def nothing() -> Found:
             return []
 
         before = nothing
+        is_cpu = fastest()[0].type == "cpu"
         # the device is there once there is a part: making parts asks for it
-        for call in in_calls(self._parts(tasks), lambda: resident_device(self.weights).voxels):
+        calls = in_calls(self._parts(tasks), lambda: resident_device(self.weights).voxels, same_to_the_bit=is_cpu)
+        for call in calls:
             started = self._start(call)
             self._take(before())  # on a GPU, what was started runs meanwhile
             before = started

@@ -244,9 +244,10 @@ def infer_parts(
                     [_one(of_block) for of_block in zip(*conditions, strict=True)],
                     _one([each.levels() for each in started]),
                 )
-            sizes = [len(part.inside) for part in parts]
-            for each, log_maps, log_sd in zip(started, *(of_all.split(sizes) for of_all in both), strict=True):
-                each.correct(log_maps, log_sd, network.settings.undetermined)
+            end = 0
+            for each in started:
+                start, end = end, end + len(each.inside)
+                each.correct(*(of_all[start:end] for of_all in both), network.settings.undetermined)
         return [each.finished() for each in started]
 
 

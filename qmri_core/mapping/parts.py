@@ -135,7 +135,7 @@ def cropped(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return np.pad(inside, [(0, 0), *padding])[:, spans[0], spans[1]]
 
 
-def in_calls(parts: Iterable[Part], voxels: Callable[[], int]) -> Iterator[list[Part]]:
+def in_calls(parts: Iterable[Part], voxels: Callable[[], int], *, same_to_the_bit: bool = True) -> Iterator[list[Part]]:
     """Parts in calls: those whose planes are of one shape together, until so many voxels of planes are full.
 
     Parts are taken one by one, and few wait for company (`WAITING`), however many there are.
@@ -144,15 +144,17 @@ def in_calls(parts: Iterable[Part], voxels: Callable[[], int]) -> Iterator[list[
     ----------
     voxels
         Asked before each part, since it can become less; a part that is larger is a call by itself.
+    same_to_the_bit
+        Let planes share only calls in which PyTorch computes them, on a CPU, as it does without the company.
     """
     waiting: dict[tuple[int, int, bool], list[Part]] = {}
     for part in parts:
         size = voxels()
-        if _is_alone(part):
+        if same_to_the_bit and _is_alone(part):
             yield [part]
             continue
         y, x = part.inside.shape[1:]
-        many = len(part.inside) >= MANY_PLANES
+        many = not same_to_the_bit or len(part.inside) >= MANY_PLANES
         room = max(1, size // (y * x))  # planes
         most = room if many else min(room, MANY_PLANES - 1)
         kind = (y, x, many)

@@ -116,4 +116,6 @@ def digest_of(array: NDArray[Any]) -> str:
     if not is_computed.any():
         return ""
     head = f"{array.dtype.str}{array.shape}".encode()
-    return hashlib.sha256(head + np.ascontiguousarray(array).tobytes()).hexdigest()[:32]
+    digest = hashlib.sha256(head)
+    digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    return digest.hexdigest()[:32]

@@ -466,5 +466,10 @@ def rounded(array: NDArray[Any], variable: Variable) -> NDArray[Any]:
         return result
     if variable.significant_bits >= 23:
         return result
-    bits = BitRound(variable.significant_bits).encode(result).view(np.float32)  # it wraps what is not finite
-    return np.where(np.isfinite(result), bits, np.where(np.isnan(result), np.float32(np.nan), result))
+    keep = BitRound(variable.significant_bits)  # it wraps what is not finite
+    is_finite = np.isfinite(result)
+    if is_finite.all():
+        return np.asarray(keep.encode(result).view(np.float32))
+    few = np.where(np.isnan(result), np.float32(np.nan), result)
+    few[is_finite] = keep.encode(result[is_finite]).view(np.float32)
+    return few

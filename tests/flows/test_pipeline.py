@@ -461,10 +461,11 @@ def test_maps_of_older_weights_do_not_pass_for_those_of_weights_that_failed(
     save_checkpoint(other, MapNetwork(NetworkSettings(widths=(4, 4, 4), embedding=4)), {})
     lost = min(Cohort.open(store).slots)
 
-    def fails_once(client: Client, function: Any, tasks: list[InferTask], **options: Any) -> Iterator[Any]:
+    def fails_once(client: Client, function: Any, batches: list[list[InferTask]], **options: Any) -> Iterator[Any]:
         del client, options
-        for task in tasks:
-            yield task, KilledWorker("infer", None, 3) if task.slot.session == lost else function(task)
+        for batch in batches:
+            is_lost = lost in {task.slot.session for task in batch}
+            yield batch, KilledWorker("infer", None, 3) if is_lost else function(batch)
 
     with monkeypatch.context() as patch:
         patch.setattr("flows.cluster.driver.run_bounded", fails_once)

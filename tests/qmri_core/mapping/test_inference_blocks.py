@@ -197,7 +197,9 @@ def test_memory_of_tensors_does_not_grow_with_the_number_of_slices(
         with AliveBytes() as alive:
             session_maps(shipped, many, np.repeat(mask[1:2], depth, axis=0), PROTOCOL, SCALES)
         most[depth] = alive.most
-    assert most[4] == most[40] < 1.05 * most[2]  # of the pass before, the maps are still there
+    packed = (most[40] - most[4]) / (36 * 64 * 60)  # bytes per voxel of the volume: signals and mask, made beforehand
+    assert packed < 4  # where images have 12, and a pass needs hundreds
+    assert most[4] < 1.05 * most[2]  # of the pass before, the maps are still there
     assert 0 < most[2] < 1000 * 2 * 64 * 60  # bytes per voxel of a pass
 
 
