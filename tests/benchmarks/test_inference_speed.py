@@ -69,7 +69,7 @@ def infer(start, end):
 infer(98, 102)  # makes the tables of the echo trains
 infer(0, side if is_gpu else 1)  # a GPU's allocator and its choice of algorithms
 before = peak()
-inside_block, plain = 0.0, inference.infer_block
+inside_block, plain = 0.0, inference.infer_parts
 
 def timed(*arguments, **keywords):
     global inside_block
@@ -80,7 +80,7 @@ def timed(*arguments, **keywords):
     inside_block += time.perf_counter() - began
     return result
 
-inference.infer_block = timed
+inference.infer_parts = timed
 wall, cpu = time.perf_counter(), time.process_time()
 for _ in range(REPEATS):
     infer(0, side)

@@ -130,8 +130,8 @@ def test_orchestration_per_session(
     with monkeypatch.context() as patch:
         patch.setattr("flows.cluster.driver.run_bounded", in_a_loop)
         infer(store, client=Loop(), checkpoint=next(checkpoints))  # type: ignore[arg-type]  # tables, first calibration
-        work = Timed(flows.maps.infer.infer_session)
-        patch.setattr("flows.maps.infer.infer_session", work)
+        work = Timed(flows.maps.infer.infer_sessions)
+        patch.setattr("flows.maps.infer.infer_sessions", work)
         commits.seconds, commits.calls = 0.0, 0
         loop = seconds(lambda: infer(store, client=Loop(), checkpoint=next(checkpoints)))  # type: ignore[arg-type]
         committing, n_commits = commits.seconds, commits.calls
@@ -157,6 +157,6 @@ def test_orchestration_per_session(
     print(f"\n{n_sessions} sessions, ms per session:", {k: round(1000 * v / n_sessions, 1) for k, v in figures.items()})
     print(f"Dask tasks per session {submit.calls / n_sessions:.2f}, Prefect task runs per run {n_task_runs / 2:.0f}")
     assert len(snapshots) >= 5
-    assert submit.calls == n_sessions  # one Dask task each
+    assert submit.calls <= n_sessions / 2  # batches of several sessions
     assert n_task_runs == 2  # one Prefect task per run, whatever the number of sessions
     assert prefect - dask < 0.5 * dask + 30  # Prefect costs seconds per run, nothing per session
