@@ -247,7 +247,7 @@ def infer_parts(
             end = 0
             for each in started:
                 start, end = end, end + len(each.inside)
-                each.correct(*(of_all[start:end] for of_all in both), network.settings.undetermined)
+                each.correct(both[0][start:end], both[1][start:end], network.settings.undetermined)
         return [each.finished() for each in started]
 
 

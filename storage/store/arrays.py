@@ -117,5 +117,5 @@ def digest_of(array: NDArray[Any]) -> str:
         return ""
     head = f"{array.dtype.str}{array.shape}".encode()
     digest = hashlib.sha256(head)
-    digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()[:32]
