@@ -13,6 +13,7 @@ import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
+from qmri_core.series.acquisition import Contrast
 from qmri_core.series.classification import Context, SkipReason
 from qmri_core.series.geometry import Volume, spacing_of
 from qmri_core.series.remarks import Remark, RemarkKind
@@ -25,6 +26,7 @@ from storage.source.bids.sidecars import (
     as_text,
     clock_in,
     impossible_times,
+    number,
     read_sidecar,
     text,
     with_cycle,
@@ -39,6 +41,9 @@ from storage.source.series import NO_AFFINE, LinkageRow, ReadError, Series
 from storage.source.stacks import matrix
 
 __all__ = ["is_nifti", "read_nifti", "scan_nifti", "session_by_name"]
+
+_DUAL_ECHO = "PDT2"
+"""Suffix of the two echoes of one acquisition in one file, in the order of the sidecar's echo times."""
 
 DARK_RIM = 0.2
 """Of the 98th percentile of an image: a hole of NaN whose rim has its lower quartile below is one of a threshold, which
@@ -68,18 +73,18 @@ def scan_nifti(
     name = parse(stem)
     sidecar = read_sidecar(path, folders or Folders())
     image.digest.update(as_text(sidecar.values))
-    values = with_cycle(sidecar.values)
+    echo, values = _late_echo(image, name, with_cycle(sidecar.values))
     doubt = sidecar.problem or impossible_times(values)
-    number = values.get("SeriesNumber")
-    number = number if isinstance(number, int) else 0
+    stated = values.get("SeriesNumber")
+    series_number = stated if isinstance(stated, int) else 0
     if doubt:
         values = without_times(values)
     header = header_of(values)
     software = text(values, "SoftwareVersions")
     if software:
         header = replace(header, software=pseudonym(key, "software", software))
-    other = other_kind(relative, name, stem)
-    problem, explanation = other or _no_volume(image)
+    other = None if echo is not None else other_kind(relative, name, stem)
+    problem, explanation = other or _no_volume(image, is_one=echo is not None)
     columns, rows, slices = (*image.shape, 1, 1, 1)[:3]
     steps = spacing_of(image.place.affine)
     person, session = labels(relative, name)
@@ -87,7 +92,7 @@ def scan_nifti(
         session=pseudonym(key, "session", person, session),
         person=pseudonym(key, "person", person),
         device=pseudonym(key, "device", header.manufacturer, *_device(values)),
-        number=number,
+        number=series_number,
         header=header,
         shape=(columns, rows, slices),
         spacing=(float(steps[0]), float(steps[1]), float(steps[2])),
@@ -96,14 +101,14 @@ def scan_nifti(
         digest=image.digest.hexdigest(),
         kind="nifti",
         paths=(path,),
-        frames=(),
+        frames=() if echo is None else ((0, echo),),
         problem=problem,
         explanation=explanation or doubt,
-        named=None if other is not None or name is None else CONTRASTS.get(name.suffix),
+        named=_named(name) if other is None else None,
         context=_context(name, values),
         sex=sex_of({"sex": text(values, "PatientSex")}, Columns({}))[0],
         age=age_in_words(text(values, "PatientAge"))[0],
-        remarks=_remarks(number, {RemarkKind.PLACED: image.place.remark, RemarkKind.SIDECAR: doubt}),
+        remarks=_remarks(series_number, {RemarkKind.PLACED: image.place.remark, RemarkKind.SIDECAR: doubt}),
     )
     folder = PurePosixPath(relative).parent.as_posix()
     return series, LinkageRow(session=series.session, patient_id=person, study_instance_uid=session, path=folder)
@@ -176,14 +181,33 @@ def _is_inversion(name: BidsName | None) -> bool:
     return name is not None and "inv" in name.entities
 
 
-def _no_volume(image: _ImageHeader) -> tuple[SkipReason | None, str]:
-    """Why an image is no volume in space, if it is not.
+def _named(name: BidsName | None) -> Contrast | None:
+    """What a BIDS suffix calls an image; the late echo of a dual echo is called a T2w."""
+    return None if name is None else Contrast.T2W if name.suffix == _DUAL_ECHO else CONTRASTS.get(name.suffix)
+
+
+def _late_echo(image: _ImageHeader, name: BidsName | None, values: dict[str, Any]) -> tuple[int | None, dict[str, Any]]:
+    """Place of the later echo in a file of the suffix PDT2, and the sidecar's values for it alone.
+
+    None where the sidecar does not state the echo time of each volume.
+    """
+    times = values.get("EchoTime")
+    if name is None or name.suffix != _DUAL_ECHO or not isinstance(times, list):
+        return None, values
+    known = [number(time) or 0.0 for time in times]
+    if len(image.shape) != 4 or image.shape[3] != len(known) or len(set(known)) != len(known) or min(known) <= 0:
+        return None, values
+    return known.index(max(known)), {**values, "EchoTime": max(known)}
+
+
+def _no_volume(image: _ImageHeader, *, is_one: bool) -> tuple[SkipReason | None, str]:
+    """Why an image is no volume in space, if it is not; ``is_one`` if it is known which of several is meant.
 
     Several volumes in one file may be repeats, echoes, phases or times after a contrast agent: nothing in the header
     says which, so that neither one of them nor their mean is taken.
     """
     shape = image.shape
-    if len(shape) > 3 and any(size != 1 for size in shape[3:]):
+    if not is_one and len(shape) > 3 and any(size != 1 for size in shape[3:]):
         count = int(np.prod(shape[3:]))
         return SkipReason.INCOMPLETE, f"{count} volumes in one file, not one volume; store the one to use by itself"
     if len(shape) < 3:
@@ -213,7 +237,8 @@ def read_nifti(series: Series) -> Volume:
             with image.file_map["image"].get_prepare_fileobj("rb") as file:
                 stored: Any = type(image.header).from_fileobj(file, check=False)  # load() forgets the scale
             scale = [float(stored["scl_slope"]), float(stored["scl_inter"])]
-            data = np.asarray(image.dataobj, dtype=np.float32)
+            chosen = (..., series.frames[0][1]) if series.frames else ...
+            data = np.asarray(image.dataobj[chosen], dtype=np.float32)
     except DamagedError as error:
         raise ReadError(
             f"session {series.session}: a NIfTI file of shape {series.shape} cannot be read ({error.kind}); "
@@ -249,9 +274,9 @@ def _lost_tissue(array: NDArray[np.float32], missing: NDArray[np.bool_]) -> int:
     holes, count = ndimage.label(ndimage.binary_fill_holes(~missing) & missing)
     bright = DARK_RIM * float(np.percentile(array[~missing], 98))
     lost = 0
-    for number, place in enumerate(ndimage.find_objects(holes), start=1):
+    for label, place in enumerate(ndimage.find_objects(holes), start=1):
         around = tuple(slice(max(0, side.start - 1), side.stop + 1) for side in place)
-        hole = holes[around] == number
+        hole = holes[around] == label
         rim = ndimage.binary_dilation(hole) & ~missing[around]
         if rim.any() and float(np.percentile(array[around][rim], 25)) > bright:
             lost += int(hole.sum())

@@ -25,6 +25,8 @@ _SCANNER = 1
 _TEMPLATES = frozenset({3, 4})
 """Codes of Talairach and MNI space; 2 is that of another image, and what libraries write where nothing is said."""
 
+_AGAIN = ": convert the image again from its origin, or correct the wrong transform and set the other's code to 0"
+
 MAX_SCALE = 0.02
 """Largest difference of a voxel's size from ``pixdim``, relative; single precision and rounded headers stay below it.
 A head that is so much larger has 6 % more volume."""
@@ -63,7 +65,7 @@ def place_of(header: Any, shape: tuple[int, ...]) -> Place:  # noqa: ANN401 - of
     if wrong:
         return Place(affine=qform, remark=f"{wrong} ({shown}): the qform is taken")
     if np.linalg.det(qform[:3, :3]) * np.linalg.det(sform[:3, :3]) < 0:
-        return Place(affine=nowhere, problem=f"sform and qform disagree on which side is left ({shown})")
+        return Place(affine=nowhere, problem=f"sform and qform disagree on which side is left ({shown}){_AGAIN}")
     moved = _moved(sform, qform, shape)
     if moved <= 0.5 * float(spacing_of(qform).min()):
         return _told(sform, min(codes.values()), shown)

@@ -429,3 +429,32 @@ def test_several_volumes_in_one_file_say_how_many(tmp_path: Path, count: int) ->
     (series,) = discover(tmp_path, key=KEY).series
     assert decide(series).reason is SkipReason.INCOMPLETE
     assert f"{count} volumes in one file" in decide(series).explanation
+
+
+@pytest.mark.parametrize(("times", "late"), [([0.012, 0.093], 1), ([0.1, 0.02], 0)])
+def test_of_a_dual_echo_the_later_one_is_the_t2w(tmp_path: Path, times: list[float], late: int) -> None:
+    data = np.random.default_rng(1).integers(0, 900, (4, 5, 6, 2)).astype(np.int16)
+    write_nifti(tmp_path / "sub-01_PDT2.nii.gz", T2W | {"EchoTime": times}, data=data)
+    (series,) = discover(tmp_path, key=KEY).series
+    decision = decide(series)
+    assert (decision.reason, decision.contrast) == (None, Contrast.T2W)
+    assert series.header.echo_time == max(times)
+    np.testing.assert_array_equal(read_volume(series).array, data[..., late].T)
+
+
+@pytest.mark.parametrize(
+    ("times", "count"), [(0.093, 2), ([0.093], 2), ([0.01, 0.05, 0.09], 2), ([0.09, 0.09], 2), (["a", 0.09], 2)]
+)
+def test_a_dual_echo_whose_times_are_not_those_of_its_volumes_is_left_out(
+    tmp_path: Path, times: object, count: int
+) -> None:
+    write_nifti(tmp_path / "sub-01_PDT2.nii.gz", T2W | {"EchoTime": times}, data=np.ones((4, 5, 6, count), np.int16))
+    (series,) = discover(tmp_path, key=KEY).series
+    assert decide(series).reason is SkipReason.CONTRAST_UNKNOWN
+
+
+def test_echo_times_of_a_file_of_another_name_choose_no_volume(tmp_path: Path) -> None:
+    data = np.ones((4, 5, 6, 2), np.int16)
+    write_nifti(tmp_path / "sub-01_T2w.nii.gz", T2W | {"EchoTime": [0.012, 0.093]}, data=data)
+    (series,) = discover(tmp_path, key=KEY).series
+    assert decide(series).reason is SkipReason.INCOMPLETE
