@@ -153,12 +153,13 @@ def _scales(rows: pd.DataFrame) -> dict[Contrast, ScaleCalibration]:
 
 
 def _stored_calibration(row: Mapping[str, Any]) -> ScaleCalibration:
-    """From a row of the table; older versions counted sessions, not people, and took headers for complete."""
-    people, hidden = row.get("n_people", math.nan), row.get("hidden", "")
+    """From a row of the table; older versions counted all sessions, not people, and took headers for complete."""
+    people, hidden, left_out = row.get("n_people", math.nan), row.get("hidden", ""), row.get("n_left_out", 0)
     return ScaleCalibration(
         **{name: row[name] for name in SCALE_NUMBERS if not name.startswith("n_")},
         n_sessions=int(row["n_sessions"]),
         n_people=float(people if math.isfinite(people) else row["n_sessions"]),
+        n_left_out=int(left_out) if math.isfinite(left_out) else 0,
         hidden=tuple(Hidden(**one) for one in json.loads(hidden)) if isinstance(hidden, str) and hidden else (),
     )
 

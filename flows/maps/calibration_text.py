@@ -57,7 +57,7 @@ def _scales(table: pd.DataFrame, labels: Mapping[str, str]) -> tuple[list[str], 
             labels[row["group"]],
             row["contrast"],
             str(row["version"]),
-            str(row["n_sessions"]),
+            _of_all(row["n_sessions"], row["n_left_out"]),
             f"{row['scale']:.4g}",
             f"{row['reference_signal']:.4f}",
             f"{row['spread']:.1%}",
@@ -67,6 +67,10 @@ def _scales(table: pd.DataFrame, labels: Mapping[str, str]) -> tuple[list[str], 
         ]
         for row in records(table)
     ]
+
+
+def _of_all(n: int, left_out: int) -> str:
+    return f"{n} of {n + left_out}" if left_out else str(n)
 
 
 def _people(table: pd.DataFrame, labels: Mapping[str, str]) -> tuple[list[str], Rows]:

@@ -66,6 +66,7 @@ class ScaleCalibration:
     data could tell them from biology; ``determined`` is the share of the variance of the scale that a session's signals
     determine: 0 leaves every session the group's scale. ``n_people`` is as many people with one session each as would
     give a mean as certain (Kish 1965, Survey Sampling, section 11.7): a person who comes often counts as one.
+    ``n_left_out`` are sessions with white matter in all series that count for nothing, beside the ``n_sessions``.
     ``hidden`` is what the acquisition's header hides, as far as the cohort tells
     (`qmri_core.calibration.hidden_parameters`): models are taken at the parameters that it moves
     (`calibrated_acquisitions`).
@@ -81,6 +82,7 @@ class ScaleCalibration:
     determined: float
     n_sessions: int
     n_people: float
+    n_left_out: int = 0
     hidden: tuple[Hidden, ...] = ()
 
     def mean_signal(self, tissue: str) -> float:
@@ -154,7 +156,12 @@ def calibrate_group(
     is_usable, weights = _some_pooled(sessions, acquisitions, prior, suspects)
     logs = _logs(list(compress(sessions, is_usable)), acquisitions)
     means, spreads = estimate(logs, acquisitions, prior, weights)
-    visits = Counter(compress(people if people is not None else range(len(sessions)), is_usable)).values()
+    visits: Counter[object] = Counter()
+    for who, weight in zip(
+        compress(people if people is not None else range(len(sessions)), is_usable), weights.tolist(), strict=True
+    ):
+        visits[who] += weight
+    n_usable = sum(_is_usable(session, acquisitions) for session in sessions)
     left = posterior(np.where(np.isfinite(means), 0.0, np.nan)[None], acquisitions, spreads).variances[0]
     signals = {key: float(np.exp(mean)) for key, mean in zip(observations(acquisitions), means, strict=True)}
     result: dict[Contrast, ScaleCalibration] = {}
@@ -170,7 +177,8 @@ def calibrate_group(
             common_spread=spreads.common,
             determined=float(1 - variance / (spreads.own[contrast] ** 2 + spreads.common**2)),
             n_sessions=len(logs),
-            n_people=len(logs) ** 2 / sum(n**2 for n in visits),
+            n_people=float(weights.sum()) ** 2 / sum(n**2 for n in visits.values()),
+            n_left_out=n_usable - len(logs),
             hidden=hidden.get(contrast, ()),
         )
     return result

@@ -9,12 +9,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from flows.cluster.clusters import dask_client
 from flows.maps.calibrate import calibrate, current_calibrations
 from flows.maps.calibration_tables import calibration_table, odd_sessions, unlikely_sessions
 from flows.maps.calibration_text import calibration_lines
+from flows.maps.infer import infer
 from flows.maps.odd_sessions import Oddity, marked_sessions, oddity_of, suspects_of
 from flows.maps.plan import plan_maps
 from flows.maps.weights import chosen_weights
+from flows.settings import Settings
 from flows.statistics.aggregate import tables_of
 from qmri_core.calibration.estimation import COMMON
 from qmri_core.calibration.scales import Signals
@@ -82,6 +85,10 @@ def test_a_stored_session_on_another_scale_is_named_and_moves_no_other(tmp_path:
     assert (row["session"], row["part"]) == (ODD, "T2w")
     assert row["factor"] == pytest.approx(0.04, rel=0.15)
     assert unlikely_sessions(cohort).empty
+    table = cohort.calibrations
+    assert table is not None
+    assert set(zip(table["n_sessions"], table["n_left_out"], strict=True)) == {(5, 1)}
+    assert any("5 of 6" in line for line in calibration_lines(cohort, calibration_table(cohort)))
     assert any(ODD in line and "T2w" in line for line in calibration_lines(cohort, calibration_table(cohort)))
     assert calibration_table(cohort)["session_low"].min() > 0.8
 
@@ -93,6 +100,34 @@ def test_a_stored_session_on_another_scale_is_named_and_moves_no_other(tmp_path:
     [remark] = remarks_of(odd.oddity.remarks(""))
     assert remark.kind is RemarkKind.SCALE_ODD
     assert remark.text == f"T2w: the scale is {row['factor']:.3g} times that of the group"
+
+
+@pytest.mark.parametrize(
+    ("odd", "series", "by", "mark", "text"),
+    [
+        ({1}, (Contrast.T2W,), 0.04, "T2w_scale", "T2w: the scale is"),
+        ({0, 4}, (*PROTOCOL,), 12.0, "scale", "all series: the scale is"),
+    ],
+)
+def test_what_is_odd_reaches_the_summary_and_the_catalogue(
+    tmp_path: Path, odd: set[int], series: tuple[Contrast, ...], by: float, mark: str, text: str
+) -> None:
+    sessions, _ = draw(6, 0.03, seed=4)
+    factors = {contrast: by if contrast in series else 1.0 for contrast in PROTOCOL}
+    now = [scaled(one, factors) if number in odd else one for number, one in enumerate(sessions)]
+    cohort = stored(tmp_path, now)
+    with dask_client(Settings.model_construct(workers=1), processes=False) as client:
+        summary = infer(cohort, client=client)
+    assert summary.remarks == {RemarkKind.SCALE_ODD: len(odd)}
+    assert any("on another scale than its group" in line for line in summary.text().splitlines())
+    cohort = cohort.refreshed()
+    names = {f"ses-{number:012x}" for number in odd}
+    rows = cohort.catalogue.set_index("session")["remarks"]
+    told = {name: remarks_of(str(rows[name])) for name in rows.index}
+    assert {name for name, some in told.items() if some} == names
+    assert all(some[0].text.startswith(text) for name, some in told.items() if name in names)
+    marks = cohort.sessions.set_index("session")["quality_marks"]
+    assert {name for name in marks.index if mark in str(marks[name]).split(",")} == names
 
 
 def test_of_two_stored_sessions_the_header_tells_which_is_odd(tmp_path: Path) -> None:
