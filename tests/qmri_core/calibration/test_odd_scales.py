@@ -447,8 +447,9 @@ def test_what_becomes_of_right_groups(n: int, spread: float) -> None:
         less += calibration[Contrast.T1W].n_people < n - 1e-9
         marked += len(found(calibration, sessions))
     print(
-        f"{n} sessions, {spread:.0%}: in {less / 40:.0%} of 40 groups some count less, {marked / 40 / n:.1%} of sessions "
-        f"are marked; means move by {np.sqrt(np.mean(np.square(changes))):.2%} (root mean square), {max(changes):.1%}"
+        f"{n} sessions, {spread:.0%}: in {less / 40:.0%} of 40 groups some count less, {marked / 40 / n:.1%} of "
+        f"sessions are marked; means move by {np.sqrt(np.mean(np.square(changes))):.2%} (root mean square), "
+        f"{max(changes):.1%} (most)"
     )
     if spread < 0.1:
         assert np.sqrt(np.mean(np.square(changes))) < 0.002
