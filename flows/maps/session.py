@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from storage.store.slots import Slot
 
 OF_INFERENCE = (*MAPS, *(f"{name}_sd" for name in MAPS), "residual")
+"""In the order of `qmri_core.mapping.inference.Maps`."""
+VOXELS_AT_ONCE = 1 << 23
+"""Of volumes that are made to be written, unless one has more: at 1 mm one by one, small ones all together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,17 +78,12 @@ def write_maps(task: InferTask, session: Prepared, packed: NDArray[np.float32], 
     from storage.store.waves import write_arrays
 
     with stage("write"):
-        maps = session.maps(packed)
-        arrays = {
-            "T1map": maps.t1,
-            "T2map": maps.t2,
-            "PDmap": maps.pd,
-            "T1map_sd": maps.t1_sd,
-            "T2map_sd": maps.t2_sd,
-            "PDmap_sd": maps.pd_sd,
-            "residual": maps.residual,
-        }
-        fork = write_arrays(pickle.loads(task.fork), task.slot, arrays)  # noqa: S301 - made by `forked`
+        fork = pickle.loads(task.fork)  # noqa: S301 - of the wave, made by the run
+        at_once = max(1, VOXELS_AT_ONCE // session.inside.size)
+        for start in range(0, len(OF_INFERENCE), at_once):
+            some = slice(start, start + at_once)
+            volumes = zip(OF_INFERENCE[some], map(session.volume, packed[some]), strict=True)
+            fork = write_arrays(fork, task.slot, dict(volumes))
     return Outcome(session=task.slot.session, status=Status.COMPLETE, fork=fork)
 
 

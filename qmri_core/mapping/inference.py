@@ -114,13 +114,15 @@ class Prepared:
         start = np.count_nonzero(self.inside[: part.where.start])
         packed[:, start : start + found.shape[1]] = found
 
+    def volume(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """One of the session's maps, from its values where maps are made; NaN elsewhere."""
+        result = np.full(self.inside.shape, np.nan, dtype=np.float32)
+        result[self.inside] = values
+        return result
+
     def maps(self, packed: NDArray[np.float32]) -> Maps:
-        """The maps of the session, from those of its voxels."""
-        result = {}
-        for name, row in zip(Maps.__dataclass_fields__, packed, strict=True):
-            result[name] = np.full(self.inside.shape, np.nan, dtype=np.float32)
-            result[name][self.inside] = row
-        return Maps(**result)
+        """All of them, from what `infer_parts` gives."""
+        return Maps(**dict(zip(Maps.__dataclass_fields__, map(self.volume, packed), strict=True)))
 
 
 def prepared(
