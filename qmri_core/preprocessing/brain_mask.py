@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from qmri_core.preprocessing.brain_network import Weights, is_brain
 from qmri_core.series.geometry import Volume, closest_canonical
 
 PLAUSIBLE_LITRES = (0.5, 2.2)
 """Volume of parenchyma, ventricles and sulcal CSF; outside, the extraction failed."""
+_SMALL, _LARGE = 128, 256
+"""Samples along each axis of the head in which a box is looked for, and of that box; the networks were trained so."""
+_MARGIN = 0.1
+"""Of the box, as a share of its size."""
 
 
 class BrainMaskError(ValueError):
@@ -44,10 +51,8 @@ def brain_mask(t1w: Volume) -> NDArray[np.uint8]:
     order, flipped = closest_canonical(t1w.affine)
     flips = tuple(axis for axis in range(3) if flipped[axis])
     canonical = np.flip(t1w.array.transpose(2, 1, 0).transpose(order), axis=flips)  # x, y, z towards R, A, S
-    model = _model()
     try:
-        mask = model.run_model(np.ascontiguousarray(canonical, dtype=np.float32))
-        mask = model.postprocess(mask > 0.5)
+        mask = _found(canonical)
     except (AssertionError, ValueError, RuntimeError) as error:
         raise BrainMaskError(f"deepbet found no brain in a volume of shape {t1w.array.shape}") from error
     back = np.flip(mask, axis=flips).transpose(np.argsort(order)).transpose(2, 1, 0)
@@ -57,11 +62,52 @@ def brain_mask(t1w: Volume) -> NDArray[np.uint8]:
     return np.ascontiguousarray(back, dtype=np.uint8)
 
 
+def _found(image: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """What ``deepbet.BrainExtraction.run_model`` and ``postprocess`` find in an image (x, y, z towards R, A, S)."""
+    from deepbet.utils import keep_largest_connected_component
+
+    extraction, of_box, of_brain = _model()
+    small = _sampled(image, (slice(None),) * 3, _SMALL)
+    low, high = torch.quantile(small, torch.tensor([0.005, 0.995])).tolist()
+    head = is_brain(_normalised(small, low, high), of_box).float().numpy()
+    largest = torch.from_numpy(keep_largest_connected_component(head))
+    box = extraction.get_bbox_with_margin(largest, image.shape, _MARGIN)
+    inside = is_brain(_normalised(_sampled(image, box, _LARGE), low, high), of_brain).numpy()
+    mask = np.zeros(image.shape, dtype=np.uint8)
+    back = [_nearest(size, part.stop - part.start) for size, part in zip(inside.shape, box, strict=True)]
+    mask[box] = inside[np.ix_(*back)]
+    extraction.bbox = box
+    return np.asarray(extraction.postprocess(mask), dtype=np.uint8)
+
+
+def _sampled(image: NDArray[np.float32], box: Sequence[slice], size: int) -> torch.Tensor:
+    """Nearest values of the box of an image at so many places along each axis; what is not finite is zero."""
+    places = [
+        part.indices(length)[0] + _nearest(len(range(*part.indices(length))), size)
+        for part, length in zip(box, image.shape, strict=True)
+    ]
+    return torch.nan_to_num_(torch.from_numpy(image[np.ix_(*places)].astype(np.float32, copy=False)))
+
+
+def _nearest(size: int, n_places: int) -> NDArray[np.intp]:
+    """Of so many places evenly over an axis the nearest voxels, as torch's ``nearest-exact`` has it."""
+    return np.minimum(((np.arange(n_places) + 0.5) * (size / n_places)).astype(np.intp), size - 1)
+
+
+def _normalised(image: torch.Tensor, low: float, high: float) -> torch.Tensor:
+    """As ``deepbet.utils.normalize``, in place."""
+    image.sub_(low).div_(high - low).clamp_(0, 1)
+    deviation, mean = torch.std_mean(image)
+    return image.sub_(mean).div_(deviation).mul_(0.226).add_(0.449)
+
+
 @lru_cache(maxsize=1)
-def _model() -> Any:  # noqa: ANN401 - deepbet has no types
+def _model() -> tuple[Any, Weights, Weights]:
+    """deepbet, and the weights of its two networks: the one that finds the head, and the one that finds the brain."""
     from deepbet import BrainExtraction
 
     with warnings.catch_warnings():
         # deepbet ships TorchScript, which torch 2.15 deprecates
         warnings.filterwarnings("ignore", message=".*torch.jit.load")
-        return BrainExtraction(no_gpu=True)
+        extraction = BrainExtraction(no_gpu=True)
+    return extraction, dict(extraction.bbox_model.state_dict()), dict(extraction.model.state_dict())
