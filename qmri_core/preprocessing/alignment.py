@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 - the name that its documentation uses
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from qmri_core.preprocessing.distances import grown
-from qmri_core.series.geometry import Affine, Grid, Volume, block_means, coarser, spacing_of
+from qmri_core.series.geometry import Affine, Grid, Volume, block_means, box_within, coarser, spacing_of
 
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 MOST_SAMPLES = 8
@@ -168,7 +166,9 @@ def resample(
     lowest = -0.5 - shifts.min(axis=1, keepdims=True)
     highest = np.asarray(volume.array.shape)[:, None] - 0.5 - shifts.max(axis=1, keepdims=True)
     wanted = np.broadcast_to(np.True_, grid.shape) if where is None else where
-    box = _native_box(volume, wanted, turn, start, reach=np.abs(shifts).max(axis=1) + _SPLINE_REACH)
+    needed = (ndimage.find_objects(wanted.astype(np.uint8)) or [(slice(0, 1),) * 3])[0]
+    reach = np.abs(shifts).max(axis=1) + _SPLINE_REACH
+    box = box_within(volume.array.shape, needed, to_native, reach)
     first = np.asarray([part.start for part in box])[:, None]
     coefficients = volume.array[box]
     if order > 1:
@@ -188,26 +188,6 @@ def resample(
             )
         block[tuple(index)] = total / shifts.shape[1]
     return np.clip(result, float(volume.array.min()), float(volume.array.max()), out=result)
-
-
-def _native_box(
-    volume: Volume,
-    wanted: NDArray[np.bool_],
-    turn: NDArray[np.float64],
-    start: NDArray[np.float64],
-    reach: NDArray[np.float64],
-) -> tuple[slice, slice, slice]:
-    """What of the native array the wanted voxels of a grid need, at least one voxel of it."""
-    ends = []
-    for axis in range(3):
-        along = np.flatnonzero(wanted.any(axis=tuple(other for other in range(3) if other != axis)))
-        ends.append((along[0], along[-1]) if along.size else (0, 0))
-    corners = turn @ np.asarray(list(itertools.product(*ends)), dtype=np.float64).T + start
-    last = np.asarray(volume.array.shape) - 1
-    low = np.clip(np.floor(corners.min(axis=1) - reach), 0, last).astype(int)
-    high = np.clip(np.ceil(corners.max(axis=1) + reach), 0, last).astype(int)
-    z, y, x = (slice(int(one), int(other) + 1) for one, other in zip(low, high, strict=True))
-    return z, y, x
 
 
 def _search(

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 
+from qmri_core.preprocessing.distances import grown
 from qmri_core.preprocessing.tissue import core
 from qmri_core.series.acquisition import Contrast
 from qmri_core.series.geometry import Volume, coarser, spacing_of
@@ -120,7 +121,7 @@ def artefacts(volume: Volume, head_signal: float) -> float:
     if n_parts == 0:
         return math.nan
     head = labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
-    air = ndimage.distance_transform_edt(~_filled(head), sampling=spacing) > AIR_MARGIN
+    air = ~grown(_filled(head), tuple(spacing), AIR_MARGIN)
     values = array[air]
     if values.size < MIN_AIR * array.size or float((values == np.median(values)).mean()) > 0.3:
         return math.nan

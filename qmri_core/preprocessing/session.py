@@ -13,13 +13,13 @@ from qmri_core.preprocessing.alignment import AlignmentError, align, resample
 from qmri_core.preprocessing.bias_field import bias_field, thinned
 from qmri_core.preprocessing.brain_mask import PLAUSIBLE_LITRES, BrainMaskError, brain_mask
 from qmri_core.preprocessing.checks import ImageMismatchError, check, mirrored_text
-from qmri_core.preprocessing.distances import depth, grown
+from qmri_core.preprocessing.distances import box_around, depth, grown
 from qmri_core.preprocessing.extent import is_stripped, missing_litres, support_of_stripped
 from qmri_core.preprocessing.mirrored import fits_mirrored
 from qmri_core.preprocessing.quality import figures_of_contrast, is_saturated
 from qmri_core.preprocessing.tissue import segment
 from qmri_core.series.acquisition import CONTRASTS, Acquisition, Contrast
-from qmri_core.series.geometry import Affine, Grid, Volume, closest_canonical
+from qmri_core.series.geometry import Affine, Grid, Volume, box_within, closest_canonical
 from qmri_core.series.grouping import REFERENCES
 from qmri_core.series.remarks import Remark
 
@@ -33,6 +33,8 @@ MASK_GROWTH = 1.0
 heads, whose masks then have a Dice of 0.97 instead of 0.955)."""
 _DEPTH_MARGIN = 8.0
 """Millimetres around the brain in which its distance is asked: what half a thick slice and `MASK_GROWTH` reach."""
+_BORDER = 4
+"""Voxels around the tissues that figures of quality look at."""
 MIN_COVERAGE = 0.6
 """Share of the brain that all contrasts must cover; of what the T1w lacks, as the others show it."""
 
@@ -103,7 +105,7 @@ def preprocess(
     missing = missing_litres(t1w, mask, {contrast: volumes[contrast] for contrast in others}, from_t1w) / litres
     final_mask, quality["coverage"] = _covered(on_grid, images, missing)
     quality["brain_volume"] = float(on_grid.sum()) * litres  # voxels times litres
-    images, fields = _without_fields(images, final_mask, grid)
+    fields = _without_fields(images, final_mask, grid)
     remarks = check(images, final_mask, grid.spacing, acquisitions) if acquisitions is not None else ()
     tissue = segment(images, final_mask)
     inside = {
@@ -111,8 +113,9 @@ def preprocess(
         for contrast in images
     }
     quality["alignment_residual"] = _circle(volumes, from_t1w, inside, t1w, mask)
+    box = box_around(tissue > 0, (1.0, 1.0, 1.0), _BORDER)
     for contrast, image in images.items():
-        figures = figures_of_contrast(volumes[contrast], inside[contrast], image, tissue, grid.spacing)
+        figures = figures_of_contrast(volumes[contrast], inside[contrast], image[box], tissue[box], grid.spacing)
         quality |= {f"{contrast}_{name}": value for name, value in figures.items()}
     return Preprocessed(
         images=images,
@@ -179,24 +182,28 @@ def _covered(
 
 def _without_fields(
     images: Mapping[Contrast, NDArray[np.float32]], mask: NDArray[np.uint8], grid: Grid
-) -> tuple[dict[Contrast, NDArray[np.float32]], dict[Contrast, NDArray[np.float32]]]:
-    """Images divided by their bias fields, and the fields, thinned."""
-    corrected, fields = {}, {}
+) -> dict[Contrast, NDArray[np.float32]]:
+    """Divide images by their bias fields, in place; the fields, thinned."""
+    fields = {}
     for contrast, image in images.items():
         field = bias_field(image, mask, grid.spacing)
         fields[contrast] = thinned(field)
-        corrected[contrast] = image / field
-    return corrected, fields
+        image /= field
+    return fields
 
 
 def brain_in(native: Volume, from_t1w: Affine, t1w: Volume, mask: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """The brain in the voxels of another series."""
     to_t1w = np.linalg.inv(t1w.affine) @ np.linalg.inv(from_t1w) @ native.affine
-    z, y, x = native.array.shape
-    turned = to_t1w[2::-1, 2::-1]  # both ends in the order z, y, x
-    return np.asarray(
-        ndimage.affine_transform(mask, turned, offset=to_t1w[2::-1, 3], output_shape=(z, y, x), order=0) > 0
+    box = box_within(
+        native.array.shape, ndimage.find_objects(mask)[0], np.asarray(np.linalg.inv(to_t1w), dtype=np.float64)
     )
+    turned = to_t1w[2::-1, 2::-1]  # both ends in the order z, y, x
+    offset = to_t1w[2::-1, 3] + turned @ [part.start for part in box]
+    size = tuple(part.stop - part.start for part in box)
+    result = np.zeros(native.array.shape, dtype=bool)
+    result[box] = ndimage.affine_transform(mask, turned, offset=offset, output_shape=size, order=0) > 0
+    return result
 
 
 def _circle(

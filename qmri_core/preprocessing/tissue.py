@@ -75,11 +75,14 @@ def segment(images: dict[Contrast, NDArray[np.float32]], mask: NDArray[np.uint8]
         is_mixed = towards_fluid > np.quantile(towards_fluid, 1 - MIXED_SHARE)
         white, _ = _white_probability(features, sample, signs / spread, is_mixed)
     posterior = np.stack([fluid, (1 - fluid) * (1 - white), (1 - fluid) * white], axis=1)
-    smooth = np.zeros((3, *mask.shape), dtype=np.float32)
+    tissue = np.zeros(mask.shape, dtype=np.uint8)
+    box = ndimage.find_objects(inside.astype(np.uint8))[0]  # beyond, probabilities are zero as outside of the array
+    smooth = np.zeros((3, *inside[box].shape), dtype=np.float32)
     for k in range(3):
-        smooth[k][inside] = posterior[:, k]
-        smooth[k] = ndimage.gaussian_filter(smooth[k], SMOOTHING)
-    return np.where(inside, smooth.argmax(axis=0) + 1, 0).astype(np.uint8)
+        smooth[k][inside[box]] = posterior[:, k]
+        smooth[k] = ndimage.gaussian_filter(smooth[k], SMOOTHING, mode="constant")
+    tissue[box] = np.where(inside[box], smooth.argmax(axis=0) + 1, 0)
+    return tissue
 
 
 def _white_probability(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -75,6 +76,31 @@ def coarser(volume: Volume, steps: Sequence[int]) -> Volume:
     affine[:3, 3] += affine[:3, :3] @ ((along - 1) / 2)
     affine[:3, :3] *= along
     return Volume(array=block_means(volume.array, steps), affine=affine)
+
+
+def box_within(
+    shape: Sequence[int], box: Sequence[slice], affine: Affine, reach: NDArray[np.float64] | float = 1.0
+) -> tuple[slice, slice, slice]:
+    """What of an array holds a box of another one, and ``reach`` voxels around it; at least one voxel.
+
+    Parameters
+    ----------
+    shape
+        Of the array, (z, y, x).
+    box
+        Slices of the other array, in its order z, y, x.
+    affine
+        From voxel index (x, y, z) of the other array to voxel index of this one.
+    reach
+        Of all axes, or of each in the order z, y, x.
+    """
+    ends = np.asarray(list(itertools.product(*((part.start, part.stop - 1) for part in box))))
+    places = ends @ affine[2::-1, 2::-1].T + affine[2::-1, 3]
+    last = np.asarray(shape) - 1
+    low = np.clip(np.floor(places.min(axis=0) - reach), 0, last).astype(int)
+    high = np.clip(np.ceil(places.max(axis=0) + reach), 0, last).astype(int)
+    z, y, x = (slice(int(one), int(other) + 1) for one, other in zip(low, high, strict=True))
+    return z, y, x
 
 
 def closest_canonical(affine: Affine) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
