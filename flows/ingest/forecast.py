@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from flows.ingest.session_plan import SessionPlan
 
-INGEST_SECONDS = (18.0, 2.4e-6)
+INGEST_SECONDS = (11.0, 0.6e-6)
 """Processor seconds of one session, and further ones per voxel of its grid; measured, see the page on performance."""
 INFERENCE_SECONDS = (0.5, 0.95e-6)
 """The same of its maps, without a GPU."""

@@ -12,6 +12,10 @@ from qmri_core.series.geometry import FIELD_SHAPE
 _WORKING_SPACING = 6.0
 """Millimetres at which the field is fitted; it is smooth over centimetres."""
 
+CONVERGED = 1e-3
+"""Change of the field from which on a level has done its part. Half of it takes twice as long and moves the field by
+0.04 to 0.4 % (standard deviation in the brain; six images of two simulated sessions)."""
+
 
 def bias_field(
     image: NDArray[np.float32], mask: NDArray[np.uint8], spacing: tuple[float, float, float]
@@ -36,7 +40,7 @@ def bias_field(
     ----------
     Tustison et al. 2010, IEEE Trans Med Imaging 29:1310.
     """
-    full = sitk.GetImageFromArray(np.nan_to_num(np.maximum(image, 0.0)).astype(np.float32))
+    full = sitk.GetImageFromArray(np.fmax(image, np.float32(0)))
     inside = sitk.GetImageFromArray(mask.astype(np.uint8))
     for item in (full, inside):
         item.SetSpacing(spacing)
@@ -44,11 +48,11 @@ def bias_field(
     method = sitk.N4BiasFieldCorrectionImageFilter()
     method.SetNumberOfThreads(1)
     method.SetMaximumNumberOfIterations([15, 15, 10])
-    method.SetConvergenceThreshold(5e-4)
+    method.SetConvergenceThreshold(CONVERGED)
     method.Execute(sitk.Shrink(full, shrink), sitk.Shrink(inside, shrink))
     log_field = sitk.GetArrayFromImage(method.GetLogBiasFieldAsImage(full))
-    log_field = log_field - log_field[mask > 0].mean()
-    return np.asarray(np.exp(log_field), dtype=np.float32)
+    log_field -= log_field[mask > 0].mean()
+    return np.asarray(np.exp(log_field, out=log_field), dtype=np.float32)
 
 
 def thinned(field: NDArray[np.float32]) -> NDArray[np.float32]:
