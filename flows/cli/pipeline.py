@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,6 +24,9 @@ from flows.cli.options import (
 )
 from flows.progress import reporting
 from flows.training import options
+
+if TYPE_CHECKING:
+    from storage.source.index import Scan, ScanTask
 
 
 def add_to(app: typer.Typer) -> None:
@@ -45,6 +49,7 @@ def inspect(
             show_default=False,
         ),
     ] = None,
+    quiet_for: QuietFor = 0.0,
     workers: Workers = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object in place of tables.")] = False,
 ) -> None:
@@ -53,15 +58,22 @@ def inspect(
     No image is read, and no store written. The last lines are what to decide, the gravest first, and a forecast of
     hours, memory and disk.
     """
-    from flows.ingest.inspection import forecast_of, inspect_source, labels_to_be, rows_in, shortages_here
+    from flows.ingest.inspection import cohort_at, forecast_of, inspect_source, labels_to_be, shortages_here
     from flows.ingest.inspection_text import json_parts, text_parts
+    from flows.ingest.rows import known_rows
     from flows.ingest.scanning import index_beside, scan_on_workers
     from storage.pseudonyms import load_key
 
     settings = settings_or_usage_error(workers=workers)
+    cohort = cohort_at(store)
+    known = {} if cohort is None else known_rows(cohort)
+
+    def scan(tasks: Iterable[ScanTask]) -> Iterator[list[Scan]]:
+        with cluster(workers) as client:  # workers end with the scan: nothing else here needs them, or their memory
+            yield from scan_on_workers(client, tasks)
+
     with ExitStack() as stack:
-        known = rows_in(store)
-        with cluster(workers) as client, reporting("read headers") as progress:
+        with reporting("read headers") as progress:
             inspection = stack.enter_context(
                 inspect_source(
                     source,
@@ -69,12 +81,13 @@ def inspect(
                     assume=assume,
                     by_software=by_software,
                     index=index_beside(settings.key_file, source),
-                    runner=lambda tasks: scan_on_workers(client, tasks),
+                    runner=scan,
                     progress=progress,
                     known=known,
+                    quiet_for=60 * quiet_for,
                 )
             )
-        labels, new = labels_to_be(inspection, store)
+        labels, new = labels_to_be(inspection, cohort)
         told = forecast_of(inspection, known, workers=settings.workers)
         parts = json_parts(inspection, labels, told) if as_json else text_parts(inspection, labels, new, told)
         for part in parts:

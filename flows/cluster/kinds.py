@@ -47,6 +47,8 @@ CONFIGURATION: Mapping[str, Any] = {
     "distributed.worker.memory.terminate": 0.95,
     "distributed.scheduler.allowed-failures": 1,  # run_bounded tries suspects again, alone
     "distributed.admin.large-graph-warning-threshold": "100MB",
+    # Workers keep a tree of call stacks for each second of the last hour: 80 MB each after six minutes of headers.
+    "distributed.worker.profile.enabled": False,
     # Dask's default trim threshold of 64 KiB gives the memory of every large array back to the system at once and
     # faults it in again for the next: simulating took 193 s instead of 60 s, most of it in the kernel.
     "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 536_870_912,

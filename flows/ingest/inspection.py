@@ -12,16 +12,16 @@ from math import prod
 from pathlib import Path
 from shutil import disk_usage
 from types import MappingProxyType
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from distributed.system import MEMORY_LIMIT
 
 from flows.cluster.kinds import default_workers
+from flows.ingest.arriving import Quiet, left_for_later
 from flows.ingest.forecast import Forecast, Need, durations_of, forecast, need_of, shortages
 from flows.ingest.problems import SPOILT_SERIES, Problem, problems
 from flows.ingest.rows import is_done
 from flows.ingest.session_plan import SessionPlan, assign_groups, finish_plan, plan_session, unmatched_entries
-from flows.ingest.source_plans import known_rows
 from flows.progress import Progress, quiet
 from flows.tables.text import labels_of
 from qmri_core.series.classification import Decision, SkipReason
@@ -30,9 +30,11 @@ from qmri_core.series.stored_keys import shortened
 from storage.source.assume_file import Assumption, Override, load_entries
 from storage.source.discovery import Runner, in_turn, scan_source
 from storage.source.full_disk import temporary_files, temporary_table
-from storage.store.cohort import Cohort
 from storage.store.labels import with_labels
 from storage.store.repository import exists
+
+if TYPE_CHECKING:
+    from storage.store.cohort import Cohort
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +75,7 @@ def inspect_source(
     runner: Runner = in_turn,
     progress: Progress = quiet,
     known: Mapping[str, Mapping[str, object]] = MappingProxyType({}),
+    quiet_for: float = 0.0,
 ) -> Iterator[Inspection]:
     """Discover, classify and group a source as ingest into an empty store does.
 
@@ -82,6 +85,8 @@ def inspect_source(
         Where the scan is kept, and how it is run; see `storage.source.discovery.scan_source`.
     known
         Rows of the catalogue by session; what is done there needs nothing any more.
+    quiet_for
+        Seconds for which the files of a session must not have changed; else it would be left for a later run.
 
     Raises
     ------
@@ -101,10 +106,23 @@ def inspect_source(
         def first_plan(session: str) -> SessionPlan:
             return plan_session(scanned.session(session)[0], overrides, by_software=by_software)
 
-        assignment = assign_groups(map(first_plan, scanned.sessions), {})
+        def first_plans() -> Iterator[SessionPlan]:
+            for plan in map(first_plan, scanned.sessions):
+                if plan.session not in known and still.is_broken(plan):
+                    arriving.add(plan.session)
+                else:
+                    yield plan
+
+        def final_plan(session: str) -> SessionPlan:
+            plan = finish_plan(first_plan(session), assignment, overrides, by_software=by_software)
+            is_left = session in arriving or (still.is_broken(plan) and not is_done(plan, known.get(session)))
+            return left_for_later(plan) if is_left else plan
+
+        still, arriving = Quiet.of(quiet_for), set[str]()
+        assignment = assign_groups(first_plans(), {})
         tally = _Tally()
         for done, session in enumerate(scanned.sessions, start=1):
-            plan = finish_plan(first_plan(session), assignment, overrides, by_software=by_software)
+            plan = final_plan(session)
             tally.add(plan, known.get(session))
             with temporary_files():
                 table.write(json.dumps([_series_rows(plan), _session_row(plan), _remark_rows(plan)]) + "\n")
@@ -161,13 +179,13 @@ class _Tally:
         )
 
 
-def labels_to_be(inspection: Inspection, store: str | None) -> tuple[dict[str, str], set[str]]:
-    """Labels of the source's groups, and the groups that have none in ``store`` yet.
+def labels_to_be(inspection: Inspection, cohort: Cohort | None) -> tuple[dict[str, str], set[str]]:
+    """Labels of the source's groups, and the groups that have none in ``cohort`` yet.
 
     The latter get theirs by the rule of the store, in the order in which ingest would make the groups if all sessions
     go well; without a store, or before there is one, all are such. A group whose key is short in the store is known.
     """
-    known = Cohort.open(store).labels if store is not None and exists(store) else {}
+    known = {} if cohort is None else cohort.labels
     sizes = inspection.group_sizes
     held = {group: known[key] for group in sizes for key in (shortened(group), group) if key in known}
     return labels_of(sizes, with_labels(sizes, {**known, **held})), set(sizes) - set(held)
@@ -205,9 +223,13 @@ def _remark_rows(plan: SessionPlan) -> list[list[str]]:
     return [[plan.session, str(remark.kind), remark.text] for remark in plan.remarks]
 
 
-def rows_in(store: str | None) -> Mapping[str, Mapping[str, object]]:
-    """Rows of a store's catalogue by session; none without a store."""
-    return {} if store is None or not exists(store) else known_rows(Cohort.open(store))
+def cohort_at(store: str | None) -> Cohort | None:
+    """The cohort of a store that is there."""
+    if store is None or not exists(store):
+        return None
+    from storage.store.cohort import Cohort  # xarray and pandas, which an archive without a store does not need
+
+    return Cohort.open(store)
 
 
 def forecast_of(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from flows.cluster.boundary import Outcome
 from flows.ingest.session_plan import SessionPlan
 from flows.maps.staleness import why_images
+from flows.tables.text import records
 from qmri_core import versions
 from qmri_core.calibration.population import ADULT
 from qmri_core.series.acquisition import Contrast
@@ -16,8 +18,16 @@ from qmri_core.versions import CODE_VERSION
 from storage.store.acquisitions import acquisition_values
 from storage.store.schema import Status
 
+if TYPE_CHECKING:
+    from storage.store.cohort import Cohort
+
 AGE_MARK = "age"
 """Quality mark of a session for whose age the reference values are not known to hold."""
+
+
+def known_rows(cohort: Cohort) -> Mapping[str, Mapping[str, object]]:
+    """Rows of the catalogue by session."""
+    return {str(row["session"]): row for row in records(cohort.catalogue)}
 
 
 def is_done(plan: SessionPlan, row: Mapping[str, object] | None) -> bool:

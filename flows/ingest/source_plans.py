@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from flows.ingest.arriving import Quiet
 from flows.ingest.problems import SMALL_GROUP
-from flows.ingest.rows import is_done, row_of
+from flows.ingest.rows import is_done, known_rows, row_of
 from flows.ingest.session_plan import SessionPlan, assign_groups, finish_plan, plan_session
 from flows.progress import Progress
 from flows.tables.summary import RunSummary, summarise
@@ -21,7 +20,6 @@ from qmri_core.series.stored_keys import is_short, whole_keys
 from qmri_core.versions import CODE_VERSION
 from storage.source.assume_file import Assumption, Override, load_entries
 from storage.source.discovery import Scanned, scan_source
-from storage.source.files import last_change
 from storage.store.acquisitions import acquisitions_of
 from storage.store.cohort import Cohort
 from storage.store.lifecycle.forget import forgotten
@@ -48,7 +46,7 @@ class SourcePlans:
         self._known = known_rows(cohort)
         self._forgotten = forgotten(cohort, key, scanned.sessions)
         self._unchanged = 0
-        self._quiet_since = time.time() - quiet_for if quiet_for > 0 else math.inf
+        self._quiet = Quiet.of(quiet_for)
         self._arriving: set[str] = set()
         self._done: dict[str, str] = {}
         self.used: list[Override] = []
@@ -59,18 +57,13 @@ class SourcePlans:
         """Plans by a session's own numbers, without new sessions that are still arriving."""
         for session in self._scanned.sessions:
             plan = self._first(session)
-            if session not in self._known and self._is_arriving(plan):
+            if session not in self._known and self._quiet.is_broken(plan):
                 self._arriving.add(session)
                 continue
             if is_done(plan, self._known.get(session)):
                 self._done[session] = plan.group
                 self._use(plan)
             yield plan
-
-    def _is_arriving(self, plan: SessionPlan) -> bool:
-        if math.isinf(self._quiet_since):
-            return False
-        return last_change(path for series in plan.series for path in series.paths) > self._quiet_since
 
     def _first(self, session: str) -> SessionPlan:
         return plan_session(self._scanned.session(session)[0], self._overrides, by_software=self._by_software)
@@ -104,7 +97,7 @@ class SourcePlans:
             self._use(plan)
             if is_done(plan, self._known.get(session)):
                 self._unchanged += 1
-            elif self._is_arriving(plan):
+            elif self._quiet.is_broken(plan):
                 self._arriving.add(session)
             elif plan.placement is not None:
                 to_do.append(session)
@@ -195,11 +188,6 @@ def _whole_keys(cohort: Cohort, stored: Mapping[str, str]) -> dict[str, str]:
             keys = tuple(f"{scanner}/{key}" for key in protocol_keys(acquisitions, spacings))
             candidates.append((str(row["session"]), group, keys))
     return whole_keys(candidates)
-
-
-def known_rows(cohort: Cohort) -> Mapping[str, Mapping[str, object]]:
-    """Rows of the catalogue by session."""
-    return {str(row["session"]): row for row in records(cohort.catalogue)}
 
 
 def _record_skipped(cohort: Cohort, plans: Sequence[SessionPlan]) -> str | None:

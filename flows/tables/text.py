@@ -7,11 +7,12 @@ import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, Literal
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, Literal
 
 from qmri_core.tissues import WHITE_FIRST
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MAP_FORMATS: Mapping[str, tuple[str, str, float]] = {
     "T1map": ("T1", "ms", 1000.0),

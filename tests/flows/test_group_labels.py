@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from flows.cli.main import app
 from flows.cluster.clusters import dask_client
 from flows.deployed import publish
-from flows.ingest.inspection import Inspection, labels_to_be
+from flows.ingest.inspection import Inspection, cohort_at, labels_to_be
 from flows.report.build import write_report
 from flows.settings import Settings
 from flows.statistics.aggregate import aggregate
@@ -69,7 +69,7 @@ def test_inspect_shows_the_labels_that_groups_have_or_would_get(store: str, tmp_
     whole = f"{GROUPS[1]}01234567"  # as keys of now end; the store has the short one of release 0.1
     sizes = dict.fromkeys((new, GROUPS[0], whole), 1)
     source = Inspection(n_sessions=3, n_series=3, n_files=3, other_files={}, group_sizes=sizes, unmatched=())
-    labels, unsure = labels_to_be(source, store if is_known else str(tmp_path / "none yet"))
+    labels, unsure = labels_to_be(source, cohort_at(store if is_known else str(tmp_path / "none yet")))
     if is_known:
         assert labels == {GROUPS[0]: "Prisma-4", whole: "Ingenia-7", new: "Prisma-6"}
         assert unsure == {new}
