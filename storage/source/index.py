@@ -466,7 +466,7 @@ def _prepare(database: sqlite3.Connection, mark: str) -> None:
     """Make the tables in a new file; refuse one of another source, key or version."""
     run = database.execute
     run("PRAGMA synchronous = NORMAL")
-    run("PRAGMA cache_size = -20000")
+    run("PRAGMA cache_size = -8000")
     run("BEGIN IMMEDIATE")
     run("CREATE TABLE IF NOT EXISTS mark (value TEXT)")
     marks = run("SELECT value FROM mark").fetchall()

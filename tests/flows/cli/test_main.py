@@ -21,6 +21,7 @@ from flows.cli.main import app
 from flows.errors import explain
 from flows.progress import reporting
 from flows.tables.summary import RunSummary, summarise
+from storage.store.cohort import Cohort
 from tests.flows.tiny_cohort import GROUPS, make_store
 
 ROOT = Path(__file__).parents[3]
@@ -245,6 +246,44 @@ def test_inspect_for_machines_is_one_object_that_names_nobody(tmp_path: Path) ->
     assert [problem["name"] for problem in told["problems"]] == ["partial, missing_contrast", "small"]
     assert (told["forecast"]["n_sessions"], told["forecast"]["workers"]) == (1, 3)
     assert (told["n_sessions"], told["n_series"], told["n_files"]) == (1, 2, 2)
+
+
+@pytest.mark.parametrize("how", ["option", "environment"])
+def test_inspect_names_sessions_that_still_arrive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    source = bids_session(tmp_path / "source")
+    assert "still_arriving" not in qmri("inspect", source).output
+    if how == "environment":
+        monkeypatch.setenv("QMRI_QUIET_FOR", "60")
+    lines = qmri("inspect", source, *(["--quiet-for", 60] if how == "option" else [])).output.splitlines()
+    assert any("skipped" in line and "still_arriving" in line for line in lines)
+    assert lines[lines.index("To decide:") + 1].strip().startswith("1 session skipped, still_arriving: Its files had")
+    assert lines[-2] == "nothing to ingest"
+
+
+def test_inspect_opens_the_store_once(tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    real = Cohort.open
+
+    def counted(location: str, **options: Any) -> Cohort:
+        opened.append(location)
+        return real(location, **options)
+
+    monkeypatch.setattr(Cohort, "open", counted)
+    assert qmri("inspect", bids_session(tmp_path / "source"), "--store", store).exit_code == 0
+    assert opened == [store]
+
+
+def test_inspect_imports_no_more_than_it_needs(tmp_path: Path) -> None:
+    code = (
+        "import sys, flows.cli.main\n"
+        f"try: flows.cli.main.main(['inspect', {str(bids_session(tmp_path / 'source'))!r}])\n"
+        "except SystemExit as end: assert end.code in (0, None)\n"
+        "print(*sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+    modules = set(run.stdout.splitlines()[-1].split())
+    assert {"pydicom", "nibabel"} <= modules
+    assert not {"torch", "SimpleITK", "pandas", "xarray", "prefect", "highdicom", "scipy.ndimage"} & modules
 
 
 def test_inspect_names_assume_entries_that_match_nothing(tmp_path: Path) -> None:

@@ -119,6 +119,18 @@ def test_workers_are_processes_of_one_thread_each(client: Client) -> None:
     assert all(set(environment.values()) == {"1"} for _, _, environment in outcomes)
 
 
+def watched(dask_worker: Any) -> set[str]:
+    """What a worker does now and then."""
+    return set(dask_worker.periodic_callbacks)
+
+
+@pytest.mark.walk
+def test_workers_keep_no_call_stacks_of_the_last_hour(client: Client) -> None:
+    for callbacks in client.run(watched).values():
+        assert "heartbeat" in callbacks
+        assert not {"profile", "profile-cycle"} & callbacks
+
+
 @pytest.mark.walk
 def test_only_the_item_that_kills_workers_fails(client: Client) -> None:
     results = list(run_bounded(client, die, range(12), in_flight=6))
