@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import StringIO
@@ -28,7 +28,7 @@ from qmri_core.series.classification import Decision, SkipReason
 from qmri_core.series.grouping import grid_of
 from qmri_core.series.stored_keys import shortened
 from storage.source.assume_file import Assumption, Override, load_entries
-from storage.source.discovery import Runner, in_turn, scan_source
+from storage.source.discovery import Runner, Scanned, in_turn, scan_source
 from storage.source.full_disk import temporary_files, temporary_table
 from storage.store.labels import with_labels
 from storage.store.repository import exists
@@ -97,33 +97,21 @@ def inspect_source(
     """
     entries = load_entries(assume) if assume is not None else ()
     assumptions = [entry for entry in entries if isinstance(entry, Assumption)]
-    overrides = [entry for entry in entries if isinstance(entry, Override)]
     with (
         scan_source(source, key=key, assume=assumptions, progress=progress, index=index, runner=runner) as scanned,
         temporary_table() as table,
     ):
 
-        def first_plan(session: str) -> SessionPlan:
-            return plan_session(scanned.session(session)[0], overrides, by_software=by_software)
-
-        def first_plans() -> Iterator[SessionPlan]:
-            for plan in map(first_plan, scanned.sessions):
-                if plan.session not in known and still.is_broken(plan):
-                    arriving.add(plan.session)
-                else:
-                    yield plan
-
-        def final_plan(session: str) -> SessionPlan:
-            plan = finish_plan(first_plan(session), assignment, overrides, by_software=by_software)
-            is_left = session in arriving or (still.is_broken(plan) and not is_done(plan, known.get(session)))
-            return left_for_later(plan) if is_left else plan
-
-        still, arriving = Quiet.of(quiet_for), set[str]()
-        assignment = assign_groups(first_plans(), {})
+        plans = _Plans(
+            scanned=scanned,
+            overrides=[entry for entry in entries if isinstance(entry, Override)],
+            by_software=by_software,
+            known=known,
+            still=Quiet.of(quiet_for),
+        )
         tally = _Tally()
-        for done, session in enumerate(scanned.sessions, start=1):
-            plan = final_plan(session)
-            tally.add(plan, known.get(session))
+        for done, plan in enumerate(plans.final(), start=1):
+            tally.add(plan, known.get(plan.session))
             with temporary_files():
                 table.write(json.dumps([_series_rows(plan), _session_row(plan), _remark_rows(plan)]) + "\n")
             progress(done, len(scanned.sessions), "decide")
@@ -141,6 +129,39 @@ def inspect_source(
             need=tally.need,
             table=table,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plans:
+    """Plans of a source's sessions as the next run would make them."""
+
+    scanned: Scanned
+    overrides: Sequence[Override]
+    by_software: bool
+    known: Mapping[str, Mapping[str, object]]
+    still: Quiet
+    arriving: set[str] = field(default_factory=set)
+
+    def final(self) -> Iterator[SessionPlan]:
+        """One plan per session."""
+        assignment = assign_groups(self._first_plans(), {})
+        for session in self.scanned.sessions:
+            plan = finish_plan(self._first(session), assignment, self.overrides, by_software=self.by_software)
+            is_left = session in self.arriving or (
+                self.still.is_broken(plan) and not is_done(plan, self.known.get(session))
+            )
+            yield left_for_later(plan) if is_left else plan
+
+    def _first_plans(self) -> Iterator[SessionPlan]:
+        """Those by a session's own numbers, without new sessions that are still arriving."""
+        for plan in map(self._first, self.scanned.sessions):
+            if plan.session not in self.known and self.still.is_broken(plan):
+                self.arriving.add(plan.session)
+            else:
+                yield plan
+
+    def _first(self, session: str) -> SessionPlan:
+        return plan_session(self.scanned.session(session)[0], self.overrides, by_software=self.by_software)
 
 
 @dataclass(slots=True)

@@ -358,6 +358,30 @@ def read_some(stream: IO[bytes], size: int) -> bytes:
         return stream.read(size)
 
 
+def is_shorter(file: IO[bytes], expected: int) -> bool:
+    """Whether a file, or what is compressed in it, has fewer bytes than expected.
+
+    A gzip file ends with the size of what is in it, modulo 4 GiB. Only where that is another one, since the file was
+    cut, holds more, or consists of several parts, it is decompressed.
+    """
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    if file.read(2) != b"\x1f\x8b":
+        return size < expected
+    file.seek(max(0, size - 4))
+    if int.from_bytes(file.read(4), "little") == expected % 2**32:
+        return False
+    file.seek(0)
+    n_bytes = 0
+    try:
+        with gzip.GzipFile(fileobj=file) as stream:
+            while n_bytes < expected and (part := read_some(cast(IO[bytes], stream), min(_CHUNK, expected - n_bytes))):
+                n_bytes += len(part)
+    except DamagedError:
+        return True
+    return n_bytes < expected
+
+
 class Reader:
     """Reads files by their names, also members of archives; an archive of several wanted members is passed once."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -37,6 +38,7 @@ from storage.source.damage import NIBABEL, DamagedError, library_errors
 from storage.source.dicom.header import names_agent, notes_agent
 from storage.source.dicom.names import traits_of_names
 from storage.source.dicom.pixels import check_size
+from storage.source.files import is_shorter
 from storage.source.series import NO_AFFINE, LinkageRow, ReadError, Series
 from storage.source.stacks import matrix
 
@@ -105,7 +107,7 @@ def scan_nifti(
         problem=problem,
         explanation=explanation or doubt,
         named=_named(name) if other is None else None,
-        context=_context(name, values),
+        context=replace(_context(name, values), n_cut=int(image.is_cut)),
         sex=sex_of({"sex": text(values, "PatientSex")}, Columns({}))[0],
         age=age_in_words(text(values, "PatientAge"))[0],
         remarks=_remarks(series_number, {RemarkKind.PLACED: image.place.remark, RemarkKind.SIDECAR: doubt}),
@@ -148,6 +150,8 @@ class _ImageHeader:
     shape: tuple[int, ...]
     place: Place
     digest: hashlib._Hash
+    is_cut: bool
+    """Whether the file ends within its voxels."""
 
 
 def _image_header(path: str) -> _ImageHeader | None:
@@ -157,11 +161,14 @@ def _image_header(path: str) -> _ImageHeader | None:
             image: Any = nibabel.load(path)
             shape, header = tuple(map(int, image.shape)), image.header
             _ = header["qform_code"], header["sform_code"], header["pixdim"]  # what has none is no NIfTI
+            stored = image.dataobj  # its header has forgotten where voxels begin
+            expected = int(stored.offset) + math.prod(shape) * stored.dtype.itemsize
         with open(path, "rb") as file:  # noqa: PTH123
             digest = hashlib.file_digest(file, "sha256")
+            is_cut = is_shorter(file, expected)
     except (DamagedError, OSError):
         return None
-    return _ImageHeader(shape=shape, place=place_of(header, shape), digest=digest)
+    return _ImageHeader(shape=shape, place=place_of(header, shape), digest=digest, is_cut=is_cut)
 
 
 def _device(values: Mapping[str, Any]) -> tuple[str, str]:

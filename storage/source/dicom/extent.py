@@ -22,6 +22,9 @@ BIG_ENDIAN = "1.2.840.10008.1.2.2"
 IMPLICIT = frozenset({"", "1.2.840.10008.1.2"})
 """Transfer syntaxes whose elements do not name their kind of value."""
 _UNKNOWN_LENGTH = 0xFFFFFFFF
+_DEFLATED = "1.2.840.10008.1.2.1.99"
+_FRAGMENT = b"\xfe\xff\x00\xe0"
+_END_OF_FRAGMENTS = b"\xfe\xff\xdd\xe0"
 
 
 @lru_cache(maxsize=256)
@@ -59,10 +62,12 @@ def start_of_pixels(raw: IO[bytes], *, force: bool) -> int:
 
 
 def missing_bytes(raw: IO[bytes], header: Dataset, size: int, *, force: bool) -> int:
-    """Bytes of the pixels that a file lacks, by what the element of the pixels says; 0 of those that are compressed."""
+    """Bytes of the pixels that a file lacks, by what the element of the pixels, or each of its fragments, says."""
     syntax = transfer_syntax(header)
-    if syntax not in NATIVE:
+    if syntax == _DEFLATED:  # the lengths lie within what is deflated
         return 0
+    if syntax not in NATIVE:
+        return _missing_fragments(raw, size, force=force)
     order: Literal["big", "little"] = "big" if syntax == BIG_ENDIAN else "little"
     expected = size - pixel_bytes(header)
     for start in (expected - 12, expected - 8):  # nearly always the pixels end the file
@@ -72,6 +77,25 @@ def missing_bytes(raw: IO[bytes], header: Dataset, size: int, *, force: bool) ->
     length = _length_at(raw, start, order, is_long=syntax not in IMPLICIT)
     begin = start + (8 if syntax in IMPLICIT else 12)
     return 0 if length is None else max(0, begin + length - size)
+
+
+def _missing_fragments(raw: IO[bytes], size: int, *, force: bool) -> int:
+    """Bytes that lack of the last fragment of compressed pixels, and of the mark behind it that decoding needs.
+
+    Whole fragments may lack too: nothing says how many there are.
+    """
+    raw.seek(max(0, size - 8))
+    if raw.read(4) == _END_OF_FRAGMENTS:  # nearly always it ends the file
+        return 0
+    place = start_of_pixels(raw, force=force) + 12
+    while True:
+        raw.seek(place)
+        fragment = raw.read(8)
+        if len(fragment) < 8 and fragment[:4] != _END_OF_FRAGMENTS:
+            return place + 8 - size
+        if fragment[:4] != _FRAGMENT:
+            return 0  # the mark, or what is no fragment: reading it will tell
+        place += 8 + int.from_bytes(fragment[4:], "little")
 
 
 def _length_at(raw: IO[bytes], start: int, order: Literal["big", "little"], *, is_long: bool) -> int | None:
