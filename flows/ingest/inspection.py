@@ -101,7 +101,6 @@ def inspect_source(
         scan_source(source, key=key, assume=assumptions, progress=progress, index=index, runner=runner) as scanned,
         temporary_table() as table,
     ):
-
         plans = _Plans(
             scanned=scanned,
             overrides=[entry for entry in entries if isinstance(entry, Override)],
