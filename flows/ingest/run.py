@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from flows.cluster.boundary import Outcome
 from flows.cluster.driver import Begun, WaveRecord, run_waves
-from flows.ingest.rows import is_done, known_rows, row_of, values_of
+from flows.ingest.rows import is_done, row_of, values_of
 from flows.ingest.scanning import scan_on_workers
 from flows.ingest.session import IngestTask, ingest_session
 from flows.ingest.session_plan import SessionPlan, taken_plan, unmatched_entries

@@ -93,7 +93,9 @@ def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
 def test_workers_started_by_hand_are_set_as_those_that_a_run_starts() -> None:
     by_hand = flat(load("dask/workers.yaml"))
     for name, value in CONFIGURATION.items():
-        if name.startswith(("distributed.worker.memory", "distributed.worker.profile", "distributed.nanny", "distributed.sch")):
+        if name.startswith(
+            ("distributed.worker.memory", "distributed.worker.profile", "distributed.nanny", "distributed.sch")
+        ):
             assert by_hand[name] == value, name
     assert all(by_hand[f"distributed.nanny.pre-spawn-environ.{name}"] == 1 for name in ONE_THREAD)
 
