@@ -107,10 +107,11 @@ class _Batch:
 
     def _parts(self, tasks: Sequence[InferTask]) -> Iterator[Part]:
         """Parts of all sessions, in their order; a session that cannot be read or prepared has none."""
-        for task, read in self._read_ahead(tasks):
+        for task, reading in self._read_ahead(tasks):
             name = task.slot.session
+            read = reading.result()
             session = read if isinstance(read, Outcome) else at_boundary(name, partial(prepare, task, read))
-            del read
+            del read, reading  # parts hold what is needed of the images
             if isinstance(session, Outcome):
                 self.outcomes[name] = session
                 continue
@@ -120,15 +121,15 @@ class _Batch:
                 self._write(name)
             yield from session.parts
 
-    def _read_ahead(self, tasks: Sequence[InferTask]) -> Iterator[tuple[InferTask, Images | Outcome]]:
+    def _read_ahead(self, tasks: Sequence[InferTask]) -> Iterator[tuple[InferTask, Future[Images | Outcome]]]:
+        """Each task when it is its turn, with the next ones in reading; nothing is kept of what was handed out."""
         waiting: deque[tuple[InferTask, Future[Images | Outcome]]] = deque()
         for task in tasks:
             waiting.append((task, self.pool.submit(self._read, task)))
             if len(waiting) > self.at_once:
-                first, read = waiting.popleft()
-                yield first, read.result()
-        for task, read in waiting:
-            yield task, read.result()
+                yield waiting.popleft()
+        while waiting:
+            yield waiting.popleft()
 
     def _read(self, task: InferTask) -> Images | Outcome:
         self.began[task.slot.session] = time.perf_counter()
