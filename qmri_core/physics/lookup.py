@@ -46,6 +46,8 @@ _PLAIN_SHARE = 0.7
 _NODES_REMAINDER = (9, 10, 130)
 # tables kept, 10 MB each in single precision
 _KEPT = 64
+# tables at one scale kept, 70 kB each: those of all trains of a large cohort
+_KEPT_REDUCED = 512
 # voxels at a time: such that the caches of a processor hold them; on a GPU, where a pass costs its start, many more
 _BLOCKS = {"cpu": 1 << 16, "cuda": 1 << 22}
 
@@ -114,15 +116,18 @@ class Lookup:
         Tensor
             Signal in the unit of ``pd``.
         """
-        scale = transmit_scale if isinstance(transmit_scale, Tensor) else None
-        table = self if scale is not None else _at_scale(self, float(transmit_scale))
-        maps = [pd, t1, t2] if scale is None else [pd, t1, t2, scale.to(t1)]
+        if isinstance(transmit_scale, Tensor):
+            return self.read(pd, t1, t2, transmit_scale.to(t1))
+        return _at_scale(self, float(transmit_scale)).read(pd, t1, t2)
+
+    def read(self, *maps: Tensor) -> Tensor:
+        """The same of ``pd``, ``t1``, ``t2`` and the scale; of a table from `lookup_at`, without the scale."""
         shape = np.broadcast_shapes(*(each.shape for each in maps))
         flat = [each.expand(shape).reshape(-1) for each in maps]
         # several times faster than whole volumes
-        step = _BLOCKS.get(t1.device.type, 1 << 16)
+        step = _BLOCKS.get(maps[1].device.type, 1 << 16)
         blocks = [slice(start, start + step) for start in range(0, max(1, flat[0].numel()), step)]
-        return torch.cat([table._evaluate_block(*(each[block] for each in flat)) for block in blocks]).reshape(shape)
+        return torch.cat([self._evaluate_block(*(each[block] for each in flat)) for block in blocks]).reshape(shape)
 
     def _evaluate_block(self, pd: Tensor, t1: Tensor, t2: Tensor, scale: Tensor | None = None) -> Tensor:
         t1 = t1.clamp(*T1_RANGE)
@@ -144,6 +149,16 @@ class Lookup:
 @functools.lru_cache(maxsize=_KEPT)
 def lookup(train: Train, dtype: torch.dtype = torch.float32, device: torch.device | None = None) -> Lookup:
     """Return the table of ``train``, made on first use and then kept."""
+    return _converted(train, dtype, device)
+
+
+@functools.lru_cache(maxsize=_KEPT_REDUCED)
+def lookup_at(train: Train, scale: float, dtype: torch.dtype, device: torch.device | None = None) -> Lookup:
+    """Return the table of ``train`` at one transmit scale, for `Lookup.read`; the whole table is not kept."""
+    return _at_scale.__wrapped__(_converted(train, dtype, device), scale)
+
+
+def _converted(train: Train, dtype: torch.dtype, device: torch.device | None) -> Lookup:
     table = _build(train)
     return Lookup(
         train=train,
@@ -153,7 +168,7 @@ def lookup(train: Train, dtype: torch.dtype = torch.float32, device: torch.devic
     )
 
 
-@functools.lru_cache(maxsize=_KEPT)
+@functools.lru_cache(maxsize=2)
 def _at_scale(table: Lookup, scale: float) -> Lookup:
     """Reduce a table to one transmit scale: two dimensions instead of three."""
     cell, part = _position(torch.tensor([scale], dtype=torch.float64), 2)

@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor
 
-from qmri_core.physics.lookup import Train, lookup
+from qmri_core.physics.lookup import Train, lookup, lookup_at
 from qmri_core.physics.phase_graph import echo_train
 from qmri_core.physics.sequences import ECHO_TRAINS, SPOILED, check
 from qmri_core.physics.spoiling import rf_spoiled_gradient_echo, rf_spoiled_mprage
@@ -76,8 +76,10 @@ def fast_signal(
     """
     check(acquisition)
     if acquisition.sequence in ECHO_TRAINS:
-        table = lookup(echo_train_of(acquisition), t1.dtype, t1.device)
-        return table.evaluate(pd, t1, t2, transmit_scale=transmit_scale)
+        train = echo_train_of(acquisition)
+        if isinstance(transmit_scale, Tensor):
+            return lookup(train, t1.dtype, t1.device).evaluate(pd, t1, t2, transmit_scale=transmit_scale)
+        return lookup_at(train, float(transmit_scale), t1.dtype, t1.device).read(pd, t1, t2)
     return _closed_form(acquisition, pd, t1, t2, transmit_scale)
 
 

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from qmri_core.physics.registry import fast_signal, signal
+from qmri_core.physics.lookup import lookup
+from qmri_core.physics.registry import echo_train_of, fast_signal, signal
 from qmri_core.physics.sequences import ECHO_TRAINS, REQUIRED, SPOILED, check
 from qmri_core.series.acquisition import Acquisition, AcquisitionError, PulseSequence
 from tests.qmri_core.physics.acquisitions import EXAMPLES
@@ -209,3 +210,24 @@ def test_gpu_agrees_with_cpu(acquisition: Acquisition, model: object) -> None:
 
 def test_echo_trains_and_the_others_make_up_all_sequences() -> None:
     assert ECHO_TRAINS | SPOILED | {PulseSequence.SPIN_ECHO} == set(PulseSequence)
+
+
+@pytest.mark.parametrize("scale", [0.83, 1.0])
+@pytest.mark.parametrize("sequence", [PulseSequence.TURBO_SPIN_ECHO, PulseSequence.INVERSION_RECOVERY_TSE])
+def test_a_table_kept_at_one_scale_is_the_whole_table_at_it(sequence: PulseSequence, scale: float) -> None:
+    acquisition = next(one for one in EXAMPLES.values() if one.sequence is sequence)
+    maps = torch.rand(3, 1000, generator=torch.Generator().manual_seed(0)) + 0.1
+    whole = lookup(echo_train_of(acquisition)).evaluate(*maps, transmit_scale=scale)
+    assert torch.equal(fast_signal(acquisition, *maps, transmit_scale=scale), whole)
+
+
+def test_whole_tables_are_kept_for_those_alone_who_ask_for_many_scales() -> None:
+    """They take 10 MB each, and a large cohort has hundreds of trains."""
+    lookup.cache_clear()
+    maps = torch.full((3, 4), 0.5)
+    for spacing in (0.0101, 0.0102):
+        acquisition = next(one for one in EXAMPLES.values() if one.sequence is PulseSequence.TURBO_SPIN_ECHO)
+        fast_signal(replace(acquisition, echo_spacing=spacing), *maps)
+        assert lookup.cache_info().currsize == 0
+    fast_signal(acquisition, *maps, transmit_scale=torch.ones(4))
+    assert lookup.cache_info().currsize == 1
