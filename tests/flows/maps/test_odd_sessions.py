@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pandas as pd
 import pytest
 
 from flows.cluster.clusters import dask_client
-from flows.maps.calibrate import calibrate, current_calibrations
+from flows.maps.calibrate import _stored_calibration, calibrate, current_calibrations
 from flows.maps.calibration_tables import calibration_table, odd_sessions, unlikely_sessions
 from flows.maps.calibration_text import calibration_lines
 from flows.maps.infer import infer
@@ -19,6 +20,7 @@ from flows.maps.plan import plan_maps
 from flows.maps.weights import chosen_weights
 from flows.settings import Settings
 from flows.statistics.aggregate import tables_of
+from flows.tables.text import records
 from qmri_core.calibration.estimation import COMMON
 from qmri_core.calibration.scales import Signals
 from qmri_core.series.acquisition import Contrast
@@ -88,6 +90,11 @@ def test_a_stored_session_on_another_scale_is_named_and_moves_no_other(tmp_path:
     table = cohort.calibrations
     assert table is not None
     assert set(zip(table["n_sessions"], table["n_left_out"], strict=True)) == {(5, 1)}
+    stored_row = records(table)[0]
+    assert [_stored_calibration({**stored_row, "n_left_out": n}).n_left_out for n in (1, math.nan)] == [
+        1,
+        0,
+    ]  # of before: NaN
     assert any("5 of 6" in line for line in calibration_lines(cohort, calibration_table(cohort)))
     assert any(ODD in line and "T2w" in line for line in calibration_lines(cohort, calibration_table(cohort)))
     assert calibration_table(cohort)["session_low"].min() > 0.8
