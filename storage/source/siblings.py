@@ -64,12 +64,13 @@ def context_of(parts: list[list[Frame]], strays: list[list[Frame]]) -> Context:
     echoes: list[SeriesHeader] = []
     for part in parts:
         header = part[0].header
-        if not any(same_orientation(part[0].orientation, known) for known in orientations):
+        known_here = part[0].orientation is not None
+        if known_here and not any(same_orientation(part[0].orientation, known) for known in orientations):
             orientations.append(part[0].orientation)
         if not any(same_timing(header, known) for known in echoes) and header.echo_time is not None:
             echoes.append(header)
     return Context(
-        n_orientations=len(orientations),
+        n_orientations=max(1, len(orientations)),
         n_echoes=max(1, len(echoes)),
         diffusion=any("diffusion" in part[0].traits for part in parts),
         n_strays=sum(map(len, strays)),

@@ -68,7 +68,7 @@ def alike_parts(frames: Iterable[Frame]) -> list[list[Frame]]:
         key = (frame.header, frame.orientation, frame.pixel_spacing, frame.traits & _PARTING)
         exact.setdefault(key, []).append(frame)
     merged: list[list[Frame]] = []
-    for members in exact.values():
+    for members in sorted(exact.values(), key=lambda one: one[0].orientation is None):
         for group in merged:
             if _alike(group[0], members[0]):
                 group.extend(members)
@@ -88,7 +88,7 @@ def _alike(one: Frame, other: Frame) -> bool:
         and _close(a.inversion_time, b.inversion_time, 1e-3, 1e-2)
         and _close(a.flip_angle, b.flip_angle, 1e-2, 0.0)
         and _close(a.repetition_time, b.repetition_time, 1e-3, 5e-2)
-        and same_orientation(one.orientation, other.orientation)
+        and (None in {one.orientation, other.orientation} or same_orientation(one.orientation, other.orientation))
         and _near(one.pixel_spacing, other.pixel_spacing, SAME_SPACING)
     )
 
@@ -306,7 +306,7 @@ def stack(frames: Sequence[Frame], *, is_copy: bool = False, n_volumes: int = 1)
         if defect and not (rounding and _is_even_but_for(rounding, positions, normal)):
             return broken(defect)
         step = (positions[-1] - positions[0]) / (len(frames) - 1)
-        if defect := _thinned(ordered, float(np.linalg.norm(step))):
+        if defect := _thinned(ordered, float(np.linalg.norm(step))) or _half_scaled(ordered):
             return broken(defect)
     affine = np.eye(4)
     affine[:3, 0] = _LPS_TO_RAS @ row * first.pixel_spacing[1]
@@ -386,6 +386,16 @@ def _thinned(frames: Sequence[Frame], step: float) -> str:
     if np.any(np.abs(numbers) != times):
         return ""
     return f"slices lie {step:.2f} mm apart, not {stated:.2f} mm, and their numbers skip as many"
+
+
+def _half_scaled(frames: Sequence[Frame]) -> str:
+    """Say that some slices lack the scale that others have, so that their values are on two scales."""
+    for lacking, having in (("unscaled", ""), ("plain", "rescaled")):
+        count = sum(lacking in frame.traits for frame in frames)
+        has = sum(having in frame.traits for frame in frames) if having else len(frames) - count
+        if count and has:
+            return f"{count} of {len(frames)} slices lack the scale factor that {has} have"
+    return ""
 
 
 def _sheared(positions: np.ndarray, normal: np.ndarray) -> str:

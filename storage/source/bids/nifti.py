@@ -35,6 +35,7 @@ from storage.source.bids.sidecars import (
 )
 from storage.source.bids.tables import Columns, age_in_words, sex_of
 from storage.source.damage import NIBABEL, DamagedError, library_errors
+from storage.source.dicom.bits import check_sign
 from storage.source.dicom.header import names_agent, notes_agent
 from storage.source.dicom.names import traits_of_names
 from storage.source.dicom.pixels import check_size
@@ -148,6 +149,8 @@ class _ImageHeader:
     """What the header of a NIfTI file says, and the digest of the file's bytes, which the sidecar's follow."""
 
     shape: tuple[int, ...]
+    kind: str
+    """Of a voxel: ``i`` and ``u`` of integers, ``f`` of floats, others of complex numbers, colours and the like."""
     place: Place
     digest: hashlib._Hash
     is_cut: bool
@@ -160,6 +163,7 @@ def _image_header(path: str) -> _ImageHeader | None:
             warnings.simplefilter("ignore")
             image: Any = nibabel.load(path)
             shape, header = tuple(map(int, image.shape)), image.header
+            kind = image.get_data_dtype().kind
             _ = header["qform_code"], header["sform_code"], header["pixdim"]  # what has none is no NIfTI
             stored = image.dataobj  # its header has forgotten where voxels begin
             expected = int(stored.offset) + math.prod(shape) * stored.dtype.itemsize
@@ -168,7 +172,8 @@ def _image_header(path: str) -> _ImageHeader | None:
             is_cut = is_shorter(file, expected)
     except (DamagedError, OSError):
         return None
-    return _ImageHeader(shape=shape, place=place_of(header, shape), digest=digest, is_cut=is_cut)
+    place = place_of(header, shape)
+    return _ImageHeader(shape=shape, kind=kind, place=place, digest=digest, is_cut=is_cut)
 
 
 def _device(values: Mapping[str, Any]) -> tuple[str, str]:
@@ -219,6 +224,8 @@ def _no_volume(image: _ImageHeader, *, is_one: bool) -> tuple[SkipReason | None,
         return SkipReason.INCOMPLETE, f"{count} volumes in one file, not one volume; store the one to use by itself"
     if len(shape) < 3:
         return SkipReason.INCOMPLETE, f"an image of shape {shape}, not one volume"
+    if image.kind not in "iufb":
+        return SkipReason.NOT_IMAGE, "voxels are complex numbers, colours or records, and no signal"
     if image.place.problem:
         return SkipReason.INCOMPLETE, image.place.problem
     return None, ""
@@ -233,8 +240,8 @@ def read_nifti(series: Series) -> Volume:
     Raises
     ------
     ReadError
-        If the file cannot be read whole, declares a volume that no memory would hold, or has values that are infinite
-        or missing within tissue.
+        If the file cannot be read whole, declares a volume that no memory would hold, or has values that are infinite,
+        missing within tissue, or below zero.
     """
     check_size(series)
     try:
@@ -254,8 +261,9 @@ def read_nifti(series: Series) -> Volume:
     where = f"session {series.session}, series {series.number}"
     if np.isinf(scale).any():
         raise ReadError(f"{where}: the scale in the header is infinite; convert the image again from its origin")
-    array = np.ascontiguousarray(data.reshape(series.shape).T)
-    return Volume(array=_finite(array, where), affine=np.asarray(series.affine, dtype=np.float64))
+    array = _finite(np.ascontiguousarray(data.reshape(series.shape).T), where)
+    check_sign(array, where)
+    return Volume(array=array, affine=np.asarray(series.affine, dtype=np.float64))
 
 
 def _finite(array: NDArray[np.float32], where: str) -> NDArray[np.float32]:

@@ -31,6 +31,9 @@ MAX_SCALE = 0.02
 """Largest difference of a voxel's size from ``pixdim``, relative; single precision and rounded headers stay below it.
 A head that is so much larger has 6 % more volume."""
 
+SIZES = (0.05, 60.0)
+"""Millimetres: no voxel of a head is smaller or larger, so that another unit is meant."""
+
 MAX_SHEAR = 0.06
 """Largest cosine of the angle between two axes: about 3 degrees."""
 
@@ -46,6 +49,20 @@ class Place:
 
 def place_of(header: Any, shape: tuple[int, ...]) -> Place:  # noqa: ANN401 - of nibabel, which has no types
     """Choose the transform of an image by its header; see the rule of this module."""
+    sizes = np.abs(np.asarray(header["pixdim"][1:4], dtype=np.float64))
+    place = _chosen(header, shape)
+    steps = sizes if place.problem else spacing_of(place.affine)
+    if np.isfinite(steps).all() and 0 < steps.min() and not SIZES[0] <= steps.min() <= steps.max() <= SIZES[1]:
+        unit = _UNITS.get(int(header["xyzt_units"]) & 7, "no unit")
+        text = f"voxels of {_millimetres(steps)} mm, with {unit} stated: convert the image to millimetres"
+        return Place(affine=np.eye(4), problem=text)
+    return place
+
+
+_UNITS = {1: "metres", 2: "millimetres", 3: "micrometres"}
+
+
+def _chosen(header: Any, shape: tuple[int, ...]) -> Place:  # noqa: ANN401
     qform, sform = (_affine(header, name) for name in ("qform", "sform"))
     codes = {name: int(header[f"{name}_code"]) for name in ("qform", "sform")}
     shown = f"sform code {codes['sform']}, qform code {codes['qform']}"

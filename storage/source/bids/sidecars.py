@@ -30,6 +30,9 @@ _FOLDERS = 1024  # folders whose listing is kept
 _LONGEST: Mapping[str, float] = {"RepetitionTime": 30.0, "EchoTime": 1.0, "InversionTime": 10.0}
 """Seconds above which a time is none of an image of these contrasts; those of an assume file end there too."""
 
+SMALLEST, SMALLEST_OF_SPIN_ECHO = 1.0, 5.0
+"""Degrees below which a flip angle is none of a gradient echo, and of a spin echo: in radians all are below."""
+
 _TIMES = (*_LONGEST, "RepetitionTimePreparation", "RepetitionTimeExcitation")
 
 
@@ -164,7 +167,17 @@ def with_cycle(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def impossible_times(values: Mapping[str, Any]) -> str:
-    """What of the times can be none in seconds, in words; empty if all may be."""
+    """What of the times and angles can be none in seconds and degrees, in words; empty if all may be."""
+    for name in (*_TIMES, "FlipAngle"):
+        value = values.get(name)
+        if value is not None and not isinstance(value, int | float):
+            return f"{name} is no number"
+        if isinstance(value, float) and not math.isfinite(value):
+            return f"{name} is not finite"
+    angle = number(values.get("FlipAngle"))
+    is_spin_echo = "SE" in str(values.get("ScanningSequence") or "").upper()
+    if angle is not None and angle < (SMALLEST_OF_SPIN_ECHO if is_spin_echo else SMALLEST):
+        return f"FlipAngle {angle:g} degrees is too small for its sequence; were radians passed?"
     for name, longest in _LONGEST.items():
         value = number(values.get(name))
         if value is not None and value > longest:

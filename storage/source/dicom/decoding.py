@@ -14,7 +14,9 @@ from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.utils import pixel_array
 
 from storage.source.damage import DECODERS, DamagedError, library_errors
+from storage.source.dicom.bits import read_bits
 from storage.source.dicom.elements import get_number, transfer_syntax
+from storage.source.dicom.extent import NATIVE
 from storage.source.dicom.layout import Layout
 
 _PLUGINS = {
@@ -25,6 +27,10 @@ _PLUGINS = {
 }  # fmt: skip
 """Decoders that raise an error on damaged streams, where pydicom's first choices, gdcm and pylibjpeg, end the process:
 by a crash, or by a panic that is no `Exception`."""
+
+
+_PLAIN = NATIVE | {"1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.5"}
+"""Transfer syntaxes in which the header alone says which bits of a value count."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,22 +84,31 @@ def decode(slices: Sequence[Encoded], rows: int, columns: int) -> NDArray[Any]:
         source, options["number_of_frames"] = bytes(first.value), layout.n_frames
         if layout.n_frames != 1:
             options["index"] = first.frame
+    is_plain = layout.syntax in _PLAIN
+    if is_plain:
+        options["correct_unused_bits"] = False
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with library_errors(DECODERS):
             stored, _ = get_decoder(layout.syntax).as_array(source, **options)
     if stored.size != len(slices) * rows * columns:
         raise DamagedError("ValueError")
-    return stored.reshape(len(slices), rows, columns)
+    stored = stored.reshape(len(slices), rows, columns)
+    return read_bits(stored, layout.bits_stored, layout.bits_stored - 1) if is_plain else stored
 
 
 def decode_parsed(dataset: Dataset, frame: int) -> NDArray[Any]:
     """Stored values of one frame of a file that was parsed; `DamagedError` if they cannot be decoded."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        options: dict[str, Any] = {"decoding_plugin": _PLUGINS.get(transfer_syntax(dataset), "")}
+        syntax = transfer_syntax(dataset)
+        is_plain = syntax in _PLAIN
+        options: dict[str, Any] = {"decoding_plugin": _PLUGINS.get(syntax, ""), "correct_unused_bits": not is_plain}
         if int(get_number(dataset, "NumberOfFrames") or 1) != 1:
             options["index"] = frame
         with library_errors(DECODERS):
             stored: NDArray[Any] = pixel_array(dataset, **options)
-    return stored.reshape(stored.shape[-2:]) if stored.ndim == 3 and stored.shape[0] == 1 else np.asarray(stored)
+    stored = stored.reshape(stored.shape[-2:]) if stored.ndim == 3 and stored.shape[0] == 1 else np.asarray(stored)
+    if not is_plain or stored.ndim != 2:
+        return stored
+    return read_bits(stored, *(int(get_number(dataset, name) or 0) for name in ("BitsStored", "HighBit")))

@@ -44,6 +44,7 @@ from storage.source.dicom.extent import (
 )
 from storage.source.dicom.header import (
     clock_of,
+    complex_component,
     date_of,
     header_values,
     image_type_of,
@@ -52,6 +53,7 @@ from storage.source.dicom.header import (
     stated_age_of,
     traits_of,
     traits_of_frame,
+    traits_of_rescale,
     traits_of_scale,
     words_of,
 )
@@ -91,7 +93,7 @@ _KEYWORDS = words_of(
     "InstanceNumber TemporalPositionIdentifier ImagePositionPatient ImageOrientationPatient NumberOfFrames "
     "BitsAllocated Rows Columns PixelSpacing SamplesPerPixel SpacingBetweenSlices ImagesInAcquisition "
     "LossyImageCompression SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence "
-    "PhotometricInterpretation BitsStored PixelRepresentation RescaleSlope RescaleIntercept "
+    "PhotometricInterpretation BitsStored HighBit PixelPaddingValue PixelRepresentation RescaleSlope RescaleIntercept "
     "RealWorldValueMappingSequence ExtendedOffsetTable"
 )
 _PHILIPS_SCALE = 0x2005100E
@@ -101,7 +103,7 @@ _TAGS: list[Any] = [
     int(tag)  # pydicom looks each element up among them, and its own tags take several times as long to compare
     for tag in (
         *(cast(int, tag_for_keyword(keyword)) for keyword in sorted(_KEYWORDS)),
-        *(0x00190010, 0x0019100C, 0x00430010, 0x00431039, 0x00650010, 0x00651009),  # b-values of vendors
+        *(0x00190010, 0x0019100C, 0x00430010, 0x0043102F, 0x00431039, 0x00650010, 0x00651009),  # b-values of vendors
         *range(0x20010010, 0x20010020),  # creators of private blocks
         *(0x20010003 + (block << 8) for block in range(0x10, 0x14)),  # Philips b-value
         *(0x20010013 + (block << 8) for block in range(0x10, 0x14)),  # EPI factor
@@ -363,13 +365,13 @@ def _frames(header: Dataset, location: str, has_pixels: bool, raw: _Raw) -> tupl
             orientation=get_vector(header, "ImageOrientationPatient", 6),
             pixel_spacing=get_vector(header, "PixelSpacing", 2),
             thickness=get_number(header, "SliceThickness"),
-            header=header_values((header,), image_type_of(get_words(header, "ImageType"), ""), header),
+            header=header_values((header,), _image_type(header), header),
             software=software,
             volume=(
                 get_number(header, "TemporalPositionIdentifier") or 0.0,
                 *_counters(header, location, get_integer(header, "EchoNumbers")),
             ),
-            traits=traits_of(header) | traits_of_scale(header),
+            traits=traits_of(header) | traits_of_scale(header) | traits_of_rescale(header),
             moment=moment_of((header,)),
             created=date_of(header, "InstanceCreationDate"),
             step=get_number(header, "SpacingBetweenSlices"),
@@ -377,6 +379,10 @@ def _frames(header: Dataset, location: str, has_pixels: bool, raw: _Raw) -> tupl
             scale=constant_scale(header, None, None) if instance.layout and n_frames == 1 else None,
         ),
     )
+
+
+def _image_type(header: Dataset) -> tuple[str, ...]:
+    return image_type_of(get_words(header, "ImageType"), complex_component(header))
 
 
 def _counters(header: Dataset, location: str, echo: int | None) -> tuple[float, ...]:
@@ -459,8 +465,13 @@ def _object_problem(header: Dataset, sop_class: str, has_pixels: bool) -> SkipRe
     if sop_class.startswith(_NO_IMAGE) or not has_pixels or not _has_raster(header):
         return SkipReason.NOT_IMAGE
     if is_mr:
-        return SkipReason.NOT_IMAGE if (get_number(header, "SamplesPerPixel") or 1) > 1 else None
+        return SkipReason.NOT_IMAGE if _is_coloured(header) else None
     return SkipReason.NOT_MR
+
+
+def _is_coloured(header: Dataset) -> bool:
+    shown = get_code(header, "PhotometricInterpretation")  # as it stands: what notes the layout asks for it too
+    return (get_number(header, "SamplesPerPixel") or 1) > 1 or not (not shown or shown.startswith("MONOCHROME"))
 
 
 def _has_raster(header: Dataset) -> bool:

@@ -79,11 +79,13 @@ _AGENTS = re.compile(
     r"gad|gd-|gbca|omniscan|magnevist|magne[gv]ita|dotarem|dotagraf|dotagita|prohance|multihance|clariscan|cyclolux|"
     r"elucirem|vueway|eovist|primovist|artirem|ferumoxytol|feraheme|[1-9]\d*\s*ml\b|mmol"
 )
-_NO_AGENT = re.compile(
-    r"\b(no|non|none|not|nein|kein\w*|nil|null|without|w/o|ohne|sans|sin|senza|nativ\w*|unenhanced|unknown|false|"
-    r"n/?a|n)\b|^[\s0.,]*(ml|cc)?\s*$"
+# What says that one was given without naming it, unless a word denies it; tools also write ANONYMIZED there.
+_SOME_AGENT = re.compile(
+    r"\b(y|yes|ja|oui|s[i\u00ed]|true|given|km|[ck]ontrast\w*|mdc|medium|agent|i\.?v|bolus|inject\w*)\b|[1-9]"
 )
-"""What says in such a text that none was given, or nothing."""
+_NO_AGENT = re.compile(
+    r"\b(no|non|none|not|nein|kein\w*|nil|null|without|w/o|ohne|sans|sin|senza|nativ\w*|unenhanced|unknown|false)\b|n/a"
+)
 _TOF_SEQUENCE = re.compile(r"fl[23]d\d*r_t\d|^\*?tof", re.IGNORECASE)
 # Sequence names of Siemens for echo trains with an inversion: *tir2d1_16fs, *spcir_242ns.
 _INVERSION_SEQUENCE = re.compile(r"^\*?(t?ir[23b_]|spc3?d?ir)", re.IGNORECASE)
@@ -237,6 +239,22 @@ def traits_of_scale(top: Dataset, nested: Dataset | None = None) -> frozenset[st
     return frozenset() if PHILIPS_SCALE in private_creators(top, 0x2005)[1:] else frozenset({"unscaled"})
 
 
+def traits_of_rescale(top: Dataset) -> frozenset[str]:
+    """``rescaled`` or ``plain``: whether a classic file says how its values are scaled, or nothing."""
+    slope, intercept = get_number(top, "RescaleSlope"), get_number(top, "RescaleIntercept")
+    if not slope:
+        return frozenset({"plain"})
+    return frozenset({"rescaled"}) if (slope, intercept or 0.0) != (1.0, 0.0) else frozenset()
+
+
+_COMPLEX = {1: "PHASE", 2: "REAL", 3: "IMAGINARY"}
+
+
+def complex_component(top: Dataset) -> str:
+    """Part of a complex image that a classic file holds, by GE's own field; empty for the magnitude or if not said."""
+    return _COMPLEX.get(int(private_number(top, 0x0043, "GEMS_PARM_01", 0x2F) or 0), "")
+
+
 def _diffusion_weighting(top: Dataset) -> float:
     """Largest b-value in s/mm2 that a vendor's field gives."""
     values = [
@@ -256,8 +274,9 @@ def names_agent(text: str) -> bool:
 
 
 def notes_agent(text: str) -> bool:
-    """Whether a free text about a contrast agent says something, and not that none was given: evidence, no proof."""
-    return bool(text.strip(" \0.-")) and _NO_AGENT.search(text.lower()) is None
+    """Whether a free text about a contrast agent says that one was given without naming it: evidence, no proof."""
+    lower = text.lower()
+    return _SOME_AGENT.search(lower) is not None and _NO_AGENT.search(lower) is None
 
 
 def manufacturer_of(name: str, model: str) -> str:

@@ -14,7 +14,7 @@ from typing import IO, Literal, NamedTuple
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 
-from storage.source.dicom.elements import get_integer, tag_of, transfer_syntax
+from storage.source.dicom.elements import get_integer, get_number, tag_of, transfer_syntax
 from storage.source.dicom.extent import BIG_ENDIAN, IMPLICIT, NATIVE, PIXELS
 from storage.source.dicom.scale import PHILIPS_SCALE
 
@@ -98,6 +98,8 @@ def note_of(header: Dataset, raw: IO[bytes], *, read_to: int, begin: int, size: 
     if not rows or not columns or allocated not in {8, 16, 32} or samples != 1 or signed not in {0, 1}:
         return b""
     if stored is None or not 0 < stored <= allocated or not 0 < frames < 2**31:
+        return b""
+    if ("HighBit" in header and _short(header, "HighBit") != stored - 1) or get_number(header, "PixelPaddingValue"):
         return b""
     if inverted not in _MONOCHROME or "ExtendedOffsetTable" in header or _is_moved(header):
         return b""

@@ -17,6 +17,7 @@ from pydicom.dataset import Dataset
 
 from qmri_core.series.geometry import Volume
 from storage.source.damage import PYDICOM, DamagedError, library_errors
+from storage.source.dicom.bits import check_sign, padded
 from storage.source.dicom.decoding import Encoded, decode, decode_parsed
 from storage.source.dicom.elements import first_item, get_number, get_text, get_vector
 from storage.source.dicom.layout import layout_of
@@ -29,7 +30,8 @@ _TAGS: list[Any] = [
     "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns", "PixelSpacing", "BitsAllocated", "BitsStored",
     "HighBit", "PixelRepresentation", "RescaleSlope", "RescaleIntercept", "RealWorldValueMappingSequence",
     "ImagePositionPatient", "ImageOrientationPatient", "SharedFunctionalGroupsSequence",
-    "PerFrameFunctionalGroupsSequence", "PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths",
+    "PerFrameFunctionalGroupsSequence", "PixelPaddingValue", "PixelData", "FloatPixelData", "DoubleFloatPixelData",
+    "ExtendedOffsetTable", "ExtendedOffsetTableLengths",
     *range(0x20050010, 0x20050020),  # creators of private blocks
     *(0x2005000E + (block << 8) for block in range(0x10, 0x20)),  # Philips scale slope
 ]  # fmt: skip
@@ -51,7 +53,7 @@ def read_dicom(series: Series) -> Volume:
     Raises
     ------
     ReadError
-        Naming the instance whose pixels are missing, damaged or of another size.
+        Naming the instance whose pixels are missing, damaged or of another size; or where signal lies below zero.
     """
     check_size(series)
     with Reader(series.paths) as reader:
@@ -176,13 +178,22 @@ class _Slices:
             raise ReadError(_complaint(self._series, instance, f"has {stored.shape} pixels, not {shape}"))
         scale = scale_of(dataset, frame, philips=self._is_philips)
         is_inverted = get_text(dataset, "PhotometricInterpretation") == "MONOCHROME1"
-        self._add_values(z, stored, scale, is_inverted=is_inverted)
+        padding = padded(stored, get_number(dataset, "PixelPaddingValue"))
+        self._add_values(z, stored, scale, is_inverted=is_inverted, padding=padding)
         position, orientation, spacing = _plane(dataset, frame)
         if position is None or orientation is None or spacing is None:
             raise ReadError(_complaint(self._series, instance, "lost its position between discovery and reading"))
         self._planes.append((position, orientation, spacing))
 
-    def _add_values(self, z: int, stored: NDArray[Any], scale: Scale, *, is_inverted: bool) -> None:
+    def _add_values(
+        self,
+        z: int,
+        stored: NDArray[Any],
+        scale: Scale,
+        *,
+        is_inverted: bool,
+        padding: NDArray[np.bool_] | None = None,
+    ) -> None:
         slope, intercept, private = scale
         divisor = slope * private if self._is_philips and private and slope else None
         if slope == 1 and intercept == 0 and divisor is None and stored.itemsize <= 4:
@@ -193,6 +204,9 @@ class _Slices:
             if divisor is not None:
                 values /= divisor
             self._array[z] = values
+        if padding is not None:
+            self._array[z][padding] = 0
+            stored = stored[~padding]
         if is_inverted:
             linear = (slope, intercept) if divisor is None else (1 / (private or 1), intercept / divisor)
             self._inverted.append(_Inverted(slope=linear[0], intercept=linear[1], top=float(stored.max())))
@@ -202,7 +216,9 @@ class _Slices:
         positions = [position for position, _, _ in self._planes]
         _, orientation, pixel_spacing = self._planes[0]
         affine = _affine(self._series, self._array, positions, orientation, pixel_spacing)
-        return Volume(array=_upright(self._array, self._inverted), affine=affine)
+        array = _upright(self._array, self._inverted)
+        check_sign(array, f"session {self._series.session}, series {self._series.number}")
+        return Volume(array=array, affine=affine)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

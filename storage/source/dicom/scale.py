@@ -31,19 +31,19 @@ def scale_of(dataset: Dataset, frame: int, *, philips: bool) -> Scale:
     """Slope, intercept and, where a Philips file has it, scale slope of one frame."""
     shared, own = groups_of(dataset, frame)
     slope, intercept, scale = _stated(dataset, shared, own)
-    if slope is None and philips:  # some exports keep only the real-world mapping, with the same numbers
+    if not slope and philips:  # some exports keep only the real-world mapping, with the same numbers
         mapping = _mapping(dataset, own)
         if mapping is not None:
             slope, intercept = (get_number(mapping, f"RealWorldValue{name}") for name in ("Slope", "Intercept"))
-    return (1.0 if slope is None else slope), (intercept or 0.0), scale
+    return slope or 1.0, (intercept or 0.0), scale  # a slope of 0 means none, as in NIfTI
 
 
 def constant_scale(dataset: Dataset, shared: Dataset | None, own: Dataset | None) -> Scale | None:
     """What `scale_of` gives of a frame with these groups; None if it depends on ``philips``, which users may state."""
     slope, intercept, scale = _stated(dataset, shared, own)
-    if slope is None and _mapping(dataset, own) is not None:
+    if not slope and _mapping(dataset, own) is not None:
         return None
-    return (1.0 if slope is None else slope), (intercept or 0.0), scale
+    return slope or 1.0, (intercept or 0.0), scale
 
 
 def _stated(

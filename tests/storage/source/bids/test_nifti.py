@@ -458,3 +458,32 @@ def test_echo_times_of_a_file_of_another_name_choose_no_volume(tmp_path: Path) -
     write_nifti(tmp_path / "sub-01_T2w.nii.gz", T2W | {"EchoTime": [0.012, 0.093]}, data=data)
     (series,) = discover(tmp_path, key=KEY).series
     assert decide(series).reason is SkipReason.INCOMPLETE
+
+
+@pytest.mark.parametrize("kind", [np.complex64, [("R", "u1"), ("G", "u1"), ("B", "u1")]])
+def test_voxels_that_are_no_signal_are_told_by_the_header(tmp_path: Path, kind: Any) -> None:
+    path = tmp_path / "sub-01_T1w.nii.gz"
+    write_nifti(path, T1W)
+    image = nibabel.load(path)
+    nibabel.save(nibabel.Nifti1Image(np.zeros(image.shape, dtype=np.dtype(kind)), image.affine), path)
+    (series,) = discover(tmp_path, key=KEY).series
+    assert decide(series).reason is SkipReason.NOT_IMAGE
+    assert "colours" in decide(series).explanation
+
+
+@pytest.mark.parametrize("change", ["negated", "offset", "normalised", "background"])
+def test_an_image_below_zero_is_not_read(tmp_path: Path, change: str) -> None:
+    path = tmp_path / "sub-01_T1w.nii.gz"
+    write_nifti(path, T1W)
+    image = nibabel.load(path)
+    data = np.asarray(image.dataobj, dtype=np.float32) + 1
+    changed = {
+        "negated": -data,
+        "offset": data - 1024,
+        "normalised": (data - data.mean()) / data.std(),
+        "background": np.where(data > np.median(data), data, -1000),
+    }[change]
+    nibabel.save(nibabel.Nifti1Image(changed.astype(np.float32), image.affine), path)
+    (series,) = discover(tmp_path, key=KEY).series
+    with pytest.raises(ReadError, match="negative"):
+        read_volume(series)

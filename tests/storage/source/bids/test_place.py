@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 
@@ -101,3 +102,31 @@ def test_without_a_code_an_image_is_nowhere(tmp_path: Path) -> None:
     decision = decide(series_of(tmp_path, (SCANNER, 0), (SCANNER, 0)))
     assert decision.reason is SkipReason.INCOMPLETE
     assert "no orientation in the header" in decision.explanation
+
+
+@pytest.mark.parametrize(("scale", "unit", "stated"), [(1000.0, "micron", "micrometres"), (0.001, "meter", "metres")])
+@pytest.mark.parametrize("qform", [0, 1])
+def test_voxels_that_no_head_has_are_refused_with_the_unit(
+    tmp_path: Path, scale: float, unit: str, stated: str, qform: int
+) -> None:
+    affine = np.diag([scale, scale, scale, 1.0]) @ SCANNER
+    write_nifti(tmp_path / "sub-01_T1w.nii.gz", T1W, sform=(affine, 1), qform=(affine, qform))
+    path = tmp_path / "sub-01_T1w.nii.gz"
+    image = nibabel.load(path)
+    image.header.set_xyzt_units(unit)
+    nibabel.save(image, path)
+    (series,) = discover(tmp_path, key=bytes(32)).series
+    decision = decide(series)
+    assert decision.reason is SkipReason.INCOMPLETE
+    assert f"with {stated} stated: convert the image to millimetres" in decision.explanation
+
+
+@pytest.mark.parametrize("unit", ["micron", "unknown"])
+def test_a_unit_that_the_numbers_contradict_counts_for_nothing(tmp_path: Path, unit: str) -> None:
+    path = tmp_path / "sub-01_T1w.nii.gz"
+    write_nifti(path, T1W, sform=(SCANNER, 1), qform=(SCANNER, 1))
+    image = nibabel.load(path)
+    image.header.set_xyzt_units(unit)
+    nibabel.save(image, path)
+    (series,) = discover(tmp_path, key=bytes(32)).series
+    np.testing.assert_allclose(series.spacing, (1.0, 1.2, 2.5), rtol=1e-6)

@@ -170,3 +170,34 @@ def test_a_sidecar_that_changes_is_read_again(tmp_path: Path) -> None:
         digests.add(series.digest)
     shutil.rmtree(source / "sub-01" / "anat")
     assert len(digests) == 2  # what is inherited and said once more changes nothing
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"EchoTime": "0.093"}, "EchoTime is no number"),
+        ({"EchoTime": [0.012, 0.093]}, "EchoTime is no number"),
+        ({"RepetitionTime": float("nan")}, "RepetitionTime is not finite"),
+        ({"InversionTime": float("inf")}, "InversionTime is not finite"),
+        ({"FlipAngle": 2.0944}, "FlipAngle 2.0944 degrees is too small"),  # 120 degrees in radians
+        ({"FlipAngle": "120"}, "FlipAngle is no number"),
+        ({"ScanningSequence": "GR", "EchoTime": 0.003, "RepetitionTime": 0.02, "FlipAngle": 0.5236}, "were radians"),
+    ],
+)
+def test_what_can_be_no_number_of_a_scanner_is_named_and_nothing_is_taken(
+    tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    write_nifti(tmp_path / "sub-01_T2w.nii.gz", T2W | changes)
+    series = one(tmp_path)
+    assert decide(series).reason is SkipReason.NO_PARAMETERS
+    assert (series.header.repetition_time, series.header.echo_time) == (None, None)
+    assert [remark.kind for remark in series.remarks] == [RemarkKind.SIDECAR]
+    assert said in series.remarks[0].text
+
+
+@pytest.mark.parametrize("changes", [{"FlipAngle": 2, "ScanningSequence": "GR", "EchoTime": 0.004}, {"FlipAngle": 90}])
+def test_small_angles_of_gradient_echoes_and_large_ones_stay(tmp_path: Path, changes: dict[str, Any]) -> None:
+    write_nifti(tmp_path / "sub-01_T2w.nii.gz", T2W | changes)
+    series = one(tmp_path)
+    assert series.header.echo_time is not None
+    assert series.remarks == ()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -250,6 +252,8 @@ def test_garbage_is_no_dicom(tmp_path: Path, content: bytes) -> None:
         ({"ContrastBolusAgent": "0.0 ml"}, False, False),
         ({"ContrastBolusAgent": "N/A"}, False, False),
         ({"ContrastBolusAgent": "-"}, False, False),
+        ({"ContrastBolusAgent": "ANONYMIZED"}, False, False),
+        ({"ContrastBolusAgent": "Removed"}, False, False),
     ],
 )
 def test_a_note_on_an_agent_is_proof_where_it_names_one_and_evidence_where_it_denies_none(
@@ -258,3 +262,63 @@ def test_a_note_on_an_agent_is_proof_where_it_names_one_and_evidence_where_it_de
     write_series(tmp_path, voxels(), **note)
     (series,) = discover(tmp_path, key=KEY).series
     assert (series.context.contrast_agent, series.context.named_agent) == (proof, evidence)
+
+
+def change(paths: Iterable[Path], values: Mapping[str, Any]) -> None:
+    for path in paths:
+        dataset = pydicom.dcmread(path)
+        for name, value in values.items():
+            if value is None:
+                delattr(dataset, name)
+            else:
+                setattr(dataset, name, value)
+        dataset.save_as(path)
+
+
+@pytest.mark.parametrize("lost", [None, "0"])
+@pytest.mark.parametrize("count", [1, 3])
+def test_slices_that_lost_their_scale_make_no_volume_with_those_that_have_it(
+    tmp_path: Path, lost: str | None, count: int
+) -> None:
+    write_series(tmp_path, voxels(12), RescaleSlope="2.5", RescaleIntercept="0")
+    change(sorted(tmp_path.iterdir())[:count], {"RescaleSlope": lost})
+    (series,) = discover(tmp_path, key=KEY).series
+    assert series.problem is SkipReason.INCOMPLETE
+    assert f"{count} of 12 slices lack the scale factor" in series.explanation
+
+
+@pytest.mark.parametrize("slope", [None, "0", "1"])
+def test_no_scale_in_any_slice_is_one(tmp_path: Path, slope: str | None) -> None:
+    stored = voxels(6)
+    write_series(tmp_path, stored, RescaleSlope=slope)
+    (series,) = discover(tmp_path, key=KEY).series
+    np.testing.assert_array_equal(np.sort(read_volume(series).array.ravel()), np.sort(stored.ravel()))
+
+
+@pytest.mark.parametrize("missing", [1, 2])
+def test_an_orientation_that_single_slices_lack_is_the_reason_and_no_localizer(tmp_path: Path, missing: int) -> None:
+    write_series(tmp_path, voxels(12))
+    change(sorted(tmp_path.iterdir())[4 : 4 + missing], {"ImageOrientationPatient": None})
+    found = [one for one in discover(tmp_path, key=KEY).series if one.n_instances > 2]
+    assert [(one.problem, one.context.n_orientations) for one in found] == [(SkipReason.INCOMPLETE, 1)]
+    assert f"{missing} of 12 slices have no position or orientation" in found[0].explanation
+
+
+@pytest.mark.parametrize(("number", "code"), [(1, "PHASE"), (2, "REAL"), (3, "IMAGINARY"), (0, None)])
+def test_parts_of_a_complex_image_of_ge_are_told_by_its_own_field(
+    tmp_path: Path, number: int, code: str | None
+) -> None:
+    write_series(tmp_path, voxels(), Manufacturer="GE MEDICAL SYSTEMS")
+    for path in tmp_path.iterdir():
+        dataset = pydicom.dcmread(path)
+        dataset.private_block(0x43, "GEMS_PARM_01", create=True).add_new(0x2F, "SS", number)
+        dataset.save_as(path)
+    (series,) = discover(tmp_path, key=KEY).series
+    assert set(series.header.image_type) & {"PHASE", "REAL", "IMAGINARY"} == ({code} - {None})
+    assert (decide(series).reason is SkipReason.PHASE) is (code is not None)
+
+
+@pytest.mark.parametrize("shown", ["PALETTE COLOR", "RGB"])
+def test_colours_are_no_signal(tmp_path: Path, shown: str) -> None:
+    write_series(tmp_path, voxels(), PhotometricInterpretation=shown)
+    assert {one.problem for one in discover(tmp_path, key=KEY).series} == {SkipReason.NOT_IMAGE}
