@@ -52,7 +52,7 @@ def place_of(header: Any, shape: tuple[int, ...]) -> Place:  # noqa: ANN401 - of
     sizes = np.abs(np.asarray(header["pixdim"][1:4], dtype=np.float64))
     place = _chosen(header, shape)
     steps = sizes if place.problem else spacing_of(place.affine)
-    if np.isfinite(steps).all() and 0 < steps.min() and not SIZES[0] <= steps.min() <= steps.max() <= SIZES[1]:
+    if np.isfinite(steps).all() and steps.min() > 0 and not SIZES[0] <= steps.min() <= steps.max() <= SIZES[1]:
         unit = _UNITS.get(int(header["xyzt_units"]) & 7, "no unit")
         text = f"voxels of {_millimetres(steps)} mm, with {unit} stated: convert the image to millimetres"
         return Place(affine=np.eye(4), problem=text)

@@ -93,6 +93,6 @@ def check_sign(array: NDArray[np.float32], where: str) -> None:
     share = float((array < -NEGATIVE * float(np.percentile(np.abs(array), 98))).mean())
     if share > MANY_NEGATIVE:
         raise ReadError(
-            f"{where}: {share:.0%} of its voxels are negative, which no magnitude image has: an offset, a normalisation "
-            "or a lost sign; export the scanner's own image"
+            f"{where}: {share:.0%} of its voxels are negative, which a magnitude image has not: an offset, a "
+            "normalisation or a lost sign; export the scanner's own image"
         )
