@@ -10,6 +10,8 @@ from qmri_core.series.acquisition import Contrast
 
 N_FIT = 20_000
 """Largest number of voxels to which the mixture is fitted."""
+_AT_A_TIME = 200_000
+"""Voxels whose probabilities are computed together: of all at once there are many copies."""
 WHITE_OVER_GREY = {Contrast.T1W: 1.0, Contrast.T2W: -1.0, Contrast.FLAIR: -1.0}
 FLUID_OVER_BRAIN = {Contrast.T1W: -1.0, Contrast.T2W: 1.0, Contrast.FLAIR: -0.5}
 WRONG_WAY = 0.05
@@ -115,7 +117,8 @@ def _white_probability(
     )
     mixture.fit(chosen)
     white, grey = np.argsort(mixture.means_[:2] @ towards_white)[::-1]  # the third stays that of mixed voxels
-    probabilities = mixture.predict_proba(features)
+    parts = np.array_split(features, 1 + len(features) // _AT_A_TIME)
+    probabilities = np.concatenate([mixture.predict_proba(part) for part in parts])
     share = probabilities[:, white] / np.maximum(probabilities[:, white] + probabilities[:, grey], np.finfo(float).tiny)
     return share, mixture.means_[white] - mixture.means_[grey]
 
