@@ -141,7 +141,7 @@ def test_two_exports_under_one_identifier_are_never_mixed(unpacked: Any) -> None
 
 
 def dcm2niix(series: Series, folder: Path) -> list[Any]:
-    """Volumes that dcm2niix makes of the files of one series alone."""
+    """Volumes that dcm2niix makes of the files of one series alone; none of those that it refuses."""
     converter = pytest.importorskip("dcm2niix")
     inside, outside = folder / "in", folder / "out"
     inside.mkdir()
@@ -150,31 +150,52 @@ def dcm2niix(series: Series, folder: Path) -> list[Any]:
         data = Path(path).read_bytes()
         (inside / f"{index:05}.dcm").write_bytes(gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data)
     command = [converter.bin, "-z", "n", "-b", "n", "-f", "v", "-o", str(outside), str(inside)]
-    subprocess.run(command, check=True, capture_output=True)
+    subprocess.run(command, check=False, capture_output=True)
     return [nibabel.as_closest_canonical(nibabel.load(path)) for path in sorted(outside.glob("*.nii"))]
+
+
+LEFT_OUT = {SkipReason.MOSAIC, SkipReason.PHASE}
+"""Series that dcm2niix turns into something else: slices of a mosaic apart, phases in another unit."""
 
 
 @pytest.mark.parametrize("name", SETS)
 def test_volumes_equal_those_of_dcm2niix(name: str, unpacked: Any, tmp_path: Path) -> None:
-    taken = [series for series, decision in decisions(unpacked(name)) if decision.reason is None]
-    for index, series in enumerate(taken):
+    """Every series that is a volume, also those that are not taken; dcm2niix refuses one of these."""
+    n_refused = 0
+    for index, (series, decision) in enumerate(decisions(unpacked(name))):
+        if series.problem is not None or decision.reason in LEFT_OUT:
+            continue
         volume = read_volume(series)
         folder = tmp_path / str(index)
         folder.mkdir()
         mine = nibabel.as_closest_canonical(nibabel.Nifti1Image(volume.array.T, volume.affine))
-        same_shape = [image for image in dcm2niix(series, folder) if image.shape == mine.shape]
-        assert len(same_shape) == 1
-        oracle = same_shape[0]
+        values = mine.get_fdata()
+        images = dcm2niix(series, folder)
+        if not images and decision.reason is not None:
+            n_refused += 1
+            continue
+        same_shape = [one for one in volumes_of(images) if one[1].shape == values.shape]
+        if decision.reason is None:
+            assert len(same_shape) == 1
+        affine, oracle = min(same_shape, key=lambda one: float(np.abs(one[1] - values).max()))
         corners = np.array([[x, y, z, 1] for x in (0, 1) for y in (0, 1) for z in (0, 1)]).T
         corners[:3] *= np.array(mine.shape)[:, None] - 1
         np.testing.assert_allclose(
             mine.affine @ corners,
-            oracle.affine @ corners,
+            affine @ corners,
             rtol=0,
             atol=0.0101,  # 0.01 mm, and what dcm2niix adds by extending the rounded first gap over 96 slices
         )
-        values = oracle.get_fdata()
-        np.testing.assert_allclose(mine.get_fdata(), values, rtol=1e-6, atol=1e-6 * np.abs(values).max())  # float32
+        np.testing.assert_allclose(values, oracle, rtol=1e-6, atol=1e-6 * np.abs(oracle).max())  # float32
+    assert n_refused <= 1
+
+
+def volumes_of(images: list[Any]) -> list[tuple[Any, Any]]:
+    """Affine and values of each volume; images may have four dimensions."""
+    parts = ((one.affine, np.asanyarray(one.dataobj, dtype=float)) for one in images)
+    return [
+        (affine, part) for affine, data in parts for part in (np.moveaxis(data, 3, 0) if data.ndim == 4 else [data])
+    ]
 
 
 @pytest.mark.parametrize("name", SETS)
