@@ -31,6 +31,8 @@ T = TypeVar("T")
 
 MOST_THREADS = 8
 """For reading and writing beside a GPU, which is faster than one thread encodes what it makes."""
+LARGE_VOLUME = 12_000_000
+"""Voxels beyond which sessions are not read ahead on a CPU, whose worker has memory for one such session: 0.8 mm."""
 
 
 def infer_session(task: InferTask) -> Outcome:
@@ -47,18 +49,14 @@ def infer_sessions(tasks: Sequence[InferTask]) -> tuple[Outcome, ...]:
     ClusterError, StorageFaultError
         If the cluster or the storage fails, which is no session's fault.
     """
-    threads = _threads()
+    from qmri_core.mapping.inference import fastest
+
+    is_gpu = fastest()[0].type == "cuda"
+    threads = max(2, min(MOST_THREADS, int(CPU_COUNT))) if is_gpu else 2  # one that reads and one that writes
     with ThreadPoolExecutor(threads) as pool:
-        batch = _Batch(weights=tasks[0].weights, pool=pool, at_once=threads // 2)
+        batch = _Batch(weights=tasks[0].weights, is_gpu=is_gpu, pool=pool, at_once=threads // 2)
         batch.run(tasks)
         return tuple(batch.outcome(task.slot.session) for task in tasks)
-
-
-def _threads() -> int:
-    """One that reads and one that writes; more beside a GPU."""
-    import torch
-
-    return max(2, min(MOST_THREADS, int(CPU_COUNT))) if torch.cuda.is_available() else 2
 
 
 @dataclass(slots=True, kw_only=True)
@@ -75,6 +73,7 @@ class _Session:
 @dataclass(slots=True, kw_only=True)
 class _Batch:
     weights: Weights
+    is_gpu: bool
     pool: ThreadPoolExecutor
     at_once: int
     """Sessions that are read ahead, and sessions that are being written, at most."""
@@ -85,16 +84,16 @@ class _Batch:
 
     def run(self, tasks: Sequence[InferTask]) -> None:
         from flows.maps.weights import resident_device
-        from qmri_core.mapping.inference import fastest
         from qmri_core.mapping.parts import in_calls
 
         def nothing() -> Found:
             return []
 
         before = nothing
-        is_cpu = fastest()[0].type == "cpu"
         # the device is there once there is a part: making parts asks for it
-        calls = in_calls(self._parts(tasks), lambda: resident_device(self.weights).voxels, same_to_the_bit=is_cpu)
+        calls = in_calls(
+            self._parts(tasks), lambda: resident_device(self.weights).voxels, same_to_the_bit=not self.is_gpu
+        )
         for call in calls:
             started = self._start(call)
             self._take(before())  # on a GPU, what was started runs meanwhile
@@ -110,6 +109,8 @@ class _Batch:
         for task, reading in self._read_ahead(tasks):
             name = task.slot.session
             read = reading.result()
+            if not isinstance(read, Outcome) and read.mask.size > LARGE_VOLUME and not self.is_gpu:
+                self.at_once = 0
             session = read if isinstance(read, Outcome) else at_boundary(name, partial(prepare, task, read))
             del read, reading  # parts hold what is needed of the images
             if isinstance(session, Outcome):
@@ -125,9 +126,9 @@ class _Batch:
         """Each task when it is its turn, with the next ones in reading; nothing is kept of what was handed out."""
         waiting: deque[tuple[InferTask, Future[Images | Outcome]]] = deque()
         for task in tasks:
-            waiting.append((task, self.pool.submit(self._read, task)))
-            if len(waiting) > self.at_once:
+            while len(waiting) > self.at_once:
                 yield waiting.popleft()
+            waiting.append((task, self.pool.submit(self._read, task)))
         while waiting:
             yield waiting.popleft()
 
@@ -171,7 +172,7 @@ class _Batch:
 
     def _write(self, name: str) -> None:
         session = self.running.pop(name)
-        if len(self.writing) >= self.at_once:
+        while self.writing and len(self.writing) >= self.at_once:
             self.writing.popleft().result()
         self.outcomes[name] = future = self.pool.submit(self._written, session)
         self.writing.append(future)

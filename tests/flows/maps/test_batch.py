@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import pickle
 import threading
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from flows.cluster.boundary import Outcome
 from flows.cluster.driver import MOST_TOGETHER, outcomes_together
+from flows.maps import batch
 from flows.maps.batch import infer_session, infer_sessions
 from flows.maps.infer import infer
 from flows.maps.session import OF_INFERENCE, InferTask
@@ -286,6 +288,29 @@ def test_reading_and_writing_overlap_with_inference(
     outcomes = infer_sessions(tasks[:3])
     assert waited == [True, True]
     assert all(outcome.status is Status.COMPLETE for outcome in outcomes)
+
+
+def test_large_sessions_are_not_read_ahead(
+    tasks: Sequence[InferTask], alone: Mapping[str, Arrays], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But the second, which is on its way when the first turns out to be large."""
+    monkeypatch.setattr(batch, "LARGE_VOLUME", VOLUME - 1)
+    read, prepare, steps = Cohort.read, batch.prepare, []
+
+    def noted(self: Cohort, slot: Any, names: Any) -> Any:
+        steps.append(("read", slot.session))
+        return read(self, slot, names)
+
+    def prepared(task: InferTask, *arguments: Any) -> Any:
+        steps.append(("prepare", task.slot.session))
+        return prepare(task, *arguments)
+
+    monkeypatch.setattr(Cohort, "read", noted)
+    monkeypatch.setattr(batch, "prepare", prepared)
+    assert_as_alone(tasks, infer_sessions(tasks), alone)
+    names = [task.slot.session for task in tasks]
+    for before, name in itertools.pairwise(names[1:]):
+        assert steps.index(("read", name)) > steps.index(("prepare", before))
 
 
 def killing(bad: str) -> Any:
