@@ -223,7 +223,8 @@ def _circle(
         onward, _ = align(volumes[second], volumes[third], inside[second].astype(np.uint8), ALIGNMENT_MARGIN)
     except AlignmentError:
         return float("nan")
-    points = np.argwhere(mask)[::997, ::-1] @ t1w.affine[:3, :3].T + t1w.affine[:3, 3]
+    few = np.unravel_index(np.flatnonzero(mask)[::997], mask.shape)
+    points = np.stack(few[::-1], axis=1) @ t1w.affine[:3, :3].T + t1w.affine[:3, 3]
     circle = np.linalg.inv(from_t1w[third]) @ onward @ from_t1w[second] - np.eye(4)
     return float(np.linalg.norm(points @ circle[:3, :3].T + circle[:3, 3], axis=1).mean())
 
