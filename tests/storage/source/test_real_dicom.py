@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from qmri_core.series.classification import Decision, SkipReason
-from storage.source.discovery import Series, decide_session, discover, read_volume
+from storage.source.discovery import ReadError, Series, decide_session, discover, read_volume
 
 DATA = Path(os.environ.get("QMRI_DATA_DIR", Path(__file__).parents[3].parent / "shared" / "data"))
 KEY = bytes(32)
@@ -165,7 +165,11 @@ def test_volumes_equal_those_of_dcm2niix(name: str, unpacked: Any, tmp_path: Pat
     for index, (series, decision) in enumerate(decisions(unpacked(name))):
         if series.problem is not None or decision.reason in LEFT_OUT:
             continue
-        volume = read_volume(series)
+        try:
+            volume = read_volume(series)
+        except ReadError:
+            assert decision.reason is not None  # what is no magnitude image
+            continue
         folder = tmp_path / str(index)
         folder.mkdir()
         mine = nibabel.as_closest_canonical(nibabel.Nifti1Image(volume.array.T, volume.affine))
