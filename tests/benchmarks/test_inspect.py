@@ -1,4 +1,4 @@
-"""Memory and speed of `qmri inspect` by the number of files, each with a place and, by series, identifiers of its own, on two worker processes.
+"""Memory and speed of `qmri inspect` by the number of files on two worker processes; each file has its own place in space.
 
 ``QMRI_BENCH_FILES`` says how many (10,000). Memory is the proportional set size of all processes together at its peak.
 """
