@@ -1,4 +1,4 @@
-"""Memory and speed of `qmri inspect` by the number of files on two worker processes; each file has its own place in space.
+"""Memory and speed of `qmri inspect` by the number of files, on two worker processes.
 
 ``QMRI_BENCH_FILES`` says how many (10,000). Memory is the proportional set size of all processes together at its peak.
 """
