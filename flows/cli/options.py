@@ -46,6 +46,15 @@ Assume = Annotated[
         help="YAML file that states what headers do not say, or changes the signal model of a group.",
     ),
 ]
+Anchors = Annotated[
+    Path | None,
+    typer.Option(
+        "--anchors",
+        exists=True,
+        dir_okay=False,
+        help="Table of measured values: group or person, tissue, quantity, value [s], error [s], method, method_error.",
+    ),
+]
 BySoftware = Annotated[
     bool,
     typer.Option(

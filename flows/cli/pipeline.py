@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.cli.options import (
+    Anchors,
     Assume,
     BySoftware,
     CheckpointFile,
@@ -134,15 +135,19 @@ def ingest(
     finish(summary)
 
 
-def calibrate(store: Store) -> None:
+def calibrate(store: Store, anchors: Anchors = None) -> None:
     """Calibrate every group anew, from the sessions it has now; maps of the old version become stale.
 
     Groups get their first calibration from ingest and infer. Run infer and aggregate afterwards.
     """
+    from flows.maps.anchors import AnchorError
     from flows.maps.calibrate import calibrate
 
     with reporting("calibrate") as progress:
-        snapshot = calibrate(store, again=True, progress=progress)
+        try:
+            snapshot = calibrate(store, again=True, anchors=anchors, progress=progress)
+        except AnchorError as error:
+            raise typer.BadParameter(str(error)) from None
     typer.echo(
         f"calibrated, snapshot {snapshot}" if snapshot else "no group can be calibrated: the store has no sessions"
     )

@@ -22,7 +22,8 @@ class OutputFormat(StrEnum):
 _Design = Annotated[
     str,
     typer.Option(
-        help="cohort, travelling-heads (the same people in each group), retest (each twice) or faults (broken)."
+        help="cohort, travelling-heads (the same people in each group), retest (each twice), clinics (groups whose "
+        "people differ) or faults (broken)."
     ),
 ]
 _Effects = Annotated[

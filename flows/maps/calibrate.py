@@ -4,60 +4,67 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import xarray as xr
 
+from flows.maps.groups import levels_of, sessions_of_groups
 from flows.maps.odd_sessions import suspects_of
 from flows.progress import Progress, quiet
 from flows.tables.text import records
-from qmri_core.calibration.hidden_parameters import Hidden, hidden_parameters
-from qmri_core.calibration.population import ADULT, FieldStrengthError, population
+from qmri_core.calibration.hidden_parameters import Hidden
+from qmri_core.calibration.levels import GroupLevel
 from qmri_core.calibration.scales import (
     ScaleCalibration,
-    Signals,
     calibrate_group,
     calibrated_acquisitions,
-    group_contrast,
     is_calibrated_by,
     scale_spreads,
 )
 from qmri_core.series.acquisition import Acquisition, Contrast
-from qmri_core.tissues import MEMBERS
 from storage.store.acquisitions import acquisitions_of
 from storage.store.cohort import Cohort, latest
 from storage.store.tables import write_table
 
-_COLUMNS = ("group", "contrast", "version", "reference", "hidden")
+_COLUMNS = ("group", "contrast", "version", "reference", "hidden", "level")
 SCALE_NUMBERS = tuple(name for name in ScaleCalibration.__dataclass_fields__ if name not in _COLUMNS)
 
 
-def calibrate(store: Cohort | str, *, again: bool = False, progress: Progress = quiet) -> str | None:
+def calibrate(
+    store: Cohort | str, *, again: bool = False, anchors: Path | None = None, progress: Progress = quiet
+) -> str | None:
     """Make the first calibration of every group that has none; with ``again`` a new version of all.
 
     Groups of a field strength without population values, and groups without a usable session, stay without one.
+    ``anchors`` is a table of what was measured of groups and people (`flows.maps.anchors`).
 
     Returns
     -------
     str or None
         The new snapshot; None if there was nothing to do.
+
+    Raises
+    ------
+    flows.maps.anchors.AnchorError
+        If the table cannot be used.
     """
     cohort = latest(store)
     if not _due(read_calibrations(cohort), cohort, again):
         return None
     with cohort.writing() as repository:
         cohort = cohort.refreshed()  # another process may have been faster
-        table, stored = read_calibrations(cohort), cohort.sessions
+        table = read_calibrations(cohort)
         due = _due(table, cohort, again)
         if not due:
             return None
-        suspects = suspects_of(cohort.catalogue)
-        made = pd.DataFrame(_new_versions(table, stored, due, progress, suspects))
+        made = pd.DataFrame(_new_versions(table, cohort, due, anchors, progress))
         merged = made if table.empty else pd.concat([table, made], ignore_index=True)
-        merged["hidden"] = merged["hidden"].fillna("")
+        for name in ("hidden", "level"):
+            merged[name] = merged[name].fillna("")
         return write_table(
             repository,
             "calibration",
@@ -74,47 +81,49 @@ def _due(table: pd.DataFrame, cohort: Cohort, again: bool) -> list[str]:
     if not lacking:  # as in most nights: no value of a session is read
         return []
     stored = cohort.sessions
-    usable = _sessions_of_groups(stored[stored["group"].isin(lacking)])
+    usable = sessions_of_groups(stored[stored["group"].isin(lacking)])
     return sorted(group for group, one in usable.items() if is_calibrated_by(one.signals, one.acquisitions))
 
 
 def _new_versions(
-    table: pd.DataFrame,
-    stored: pd.DataFrame,
-    due: Sequence[str],
-    progress: Progress,
-    suspects: Collection[str] = frozenset(),
+    table: pd.DataFrame, cohort: Cohort, due: Sequence[str], anchors: Path | None, progress: Progress
 ) -> list[dict[str, object]]:
-    """Rows of the next version of each group in ``due``, from the sessions of all groups.
-
-    ``suspects`` are sessions whose headers leave a scale open.
-    """
+    """Rows of the next version of each group in ``due``, from the sessions of all groups."""
     current = table.groupby("group")["version"].max().to_dict()
     progress(0, len(due), "calibrate")
-    known = _sessions_of_groups(stored)
-    doubts = {group: [session in suspects for session in one.sessions] for group, one in known.items()}
-    cohort = scale_spreads(
-        [(one.signals, one.acquisitions) for one in known.values()], suspects=[doubts[group] for group in known]
+    known = sessions_of_groups(cohort.sessions, suspects_of(cohort.catalogue))
+    spreads = scale_spreads(
+        [(one.signals, one.acquisitions) for one in known.values()], suspects=[one.doubts for one in known.values()]
     )
-    contrasts = {
-        group: group_contrast(one.signals, one.acquisitions, one.people, cohort=cohort, suspects=doubts[group])
-        for group, one in known.items()
-    }
-    usable = {group: contrast for group, contrast in contrasts.items() if contrast.people}
-    hidden = dict(zip(usable, hidden_parameters(list(usable.values())), strict=True))
+    order, levels = levels_of(known, spreads, anchors, cohort.labels)
     rows: list[dict[str, object]] = []
     for done, group in enumerate(due, start=1):
-        one = known[group]
+        one, at = known[group], order.index(group)
+        level = _kept(levels.groups[at])
         scales = calibrate_group(
-            one.signals, one.acquisitions, cohort, people=one.people, hidden=hidden[group], suspects=doubts[group]
+            one.signals,
+            one.acquisitions,
+            spreads,
+            people=one.people,
+            hidden=levels.hidden[at],
+            level=level,
+            suspects=one.doubts,
         )
-        reference = population(_field_strength(one.acquisitions)).describe()
+        reference = one.population.describe(is_anchored=anchors is not None)
         for contrast, scale in scales.items():
             start = {"group": group, "contrast": str(contrast), "version": int(current.get(group, 0)) + 1}
             parameters = json.dumps([asdict(parameter) for parameter in scale.hidden])
-            rows.append({**start, "reference": reference, **asdict(scale), "hidden": parameters})
+            texts = {"hidden": parameters, "level": json.dumps(asdict(level))}
+            rows.append({**start, "reference": reference, **asdict(scale), **texts})
         progress(done, len(due), "calibrate")
     return rows
+
+
+def _kept(level: GroupLevel) -> GroupLevel:
+    """To a thousandth of a percent: no more is known, and long decimals could look like somebody's number."""
+    numbers = {name: getattr(level, name) for name in ("mean", "sd", "from_ages", "measured")}
+    rounded: dict[str, Any] = {name: tuple(round(one, 5) for one in values) for name, values in numbers.items()}
+    return replace(level, **rounded)
 
 
 def read_calibrations(cohort: Cohort) -> pd.DataFrame:
@@ -154,53 +163,21 @@ def _scales(rows: pd.DataFrame) -> dict[Contrast, ScaleCalibration]:
 
 def _stored_calibration(row: Mapping[str, Any]) -> ScaleCalibration:
     """From a row of the table; older versions counted all sessions, not people, and took headers for complete."""
-    people, hidden, left_out = row.get("n_people", math.nan), row.get("hidden", ""), row.get("n_left_out", 0)
+    people, left_out = row.get("n_people", math.nan), row.get("n_left_out", 0)
+    hidden, level = row.get("hidden", ""), row.get("level", "")
     return ScaleCalibration(
         **{name: row[name] for name in SCALE_NUMBERS if not name.startswith("n_")},
         n_sessions=int(row["n_sessions"]),
         n_people=float(people if math.isfinite(people) else row["n_sessions"]),
         n_left_out=int(left_out) if math.isfinite(left_out) else 0,
         hidden=tuple(Hidden(**one) for one in json.loads(hidden)) if isinstance(hidden, str) and hidden else (),
+        level=_stored_level(level) if isinstance(level, str) and level else None,
     )
 
 
-def signals_of(row: Mapping[str, Any], contrasts: Iterable[Contrast]) -> Signals:
-    """Signals of a session's tissues by contrast, from its stored values."""
-    return {
-        contrast: {tissue: float(row[f"{contrast}_{member}_signal"]) for tissue, member in MEMBERS.items()}
-        for contrast in contrasts
+def _stored_level(text: str) -> GroupLevel:
+    """From JSON, whose lists are tuples."""
+    entries: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in json.loads(text).items()
     }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Group:
-    """What is stored of a group's sessions, in one order: pseudonyms, signals, people; and their acquisitions."""
-
-    sessions: Sequence[str]
-    signals: Sequence[Signals]
-    people: Sequence[str]
-    acquisitions: Mapping[Contrast, Acquisition]
-
-
-def _sessions_of_groups(stored: pd.DataFrame) -> dict[str, _Group]:
-    """Groups with population values; people who are no adults count where a group has no others."""
-    groups = {}
-    for group, members in stored.groupby("group", sort=True):
-        every = records(members.sort_values("session"))
-        rows = [row for row in every if not float(row["age"]) < ADULT] or every  # an unknown age is NaN
-        acquisitions = acquisitions_of(rows[0])
-        try:
-            population(_field_strength(acquisitions))
-        except FieldStrengthError:
-            continue
-        groups[str(group)] = _Group(
-            sessions=[str(row["session"]) for row in rows],
-            signals=[signals_of(row, acquisitions) for row in rows],
-            people=[str(row["person"]) for row in rows],
-            acquisitions=acquisitions,
-        )
-    return groups
-
-
-def _field_strength(acquisitions: Mapping[Contrast, Acquisition]) -> float:
-    return next(iter(acquisitions.values())).field_strength
+    return GroupLevel(**entries)

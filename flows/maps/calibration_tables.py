@@ -6,9 +6,11 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from flows.maps.calibrate import SCALE_NUMBERS, current_calibrations, signals_of
+from flows.maps.calibrate import SCALE_NUMBERS, current_calibrations
+from flows.maps.groups import signals_of
 from flows.tables.text import records
 from qmri_core.calibration.hidden_parameters import ADDED
+from qmri_core.calibration.levels import METHOD_ERRORS
 from qmri_core.calibration.scales import (
     ScaleCalibration,
     Signals,
@@ -75,6 +77,36 @@ def people_table(cohort: Cohort) -> pd.DataFrame:
                 }
             )
     return pd.DataFrame(rows, columns=["group", "tissue", "quantity", "determined", "session_low", "session_high"])
+
+
+def levels_table(cohort: Cohort) -> pd.DataFrame:
+    """What the current calibrations take the people of each group for, on average, and on what that rests.
+
+    One row per group and level of `qmri_core.calibration.session_model.LEVELS` with the columns ``group``, ``tissue``,
+    ``quantity``, ``level`` and its ``sd`` (log, over the population's value), ``from_ages`` (what the ages of its
+    people make of it), ``measured`` (share of the variance between clinics that data determine; the rest is imposed),
+    ``method_error`` (of the population's value, which all groups share), ``n_bridging`` (people who are in other groups
+    too) and ``component`` (equal where such people connect groups). Calibrations of before levels have none.
+    """
+    rows = [
+        {
+            "group": group,
+            "tissue": tissue,
+            "quantity": quantity,
+            "level": level.mean[k],
+            "sd": level.sd[k],
+            "from_ages": level.from_ages[k],
+            "measured": level.measured[k],
+            "method_error": METHOD_ERRORS[tissue, quantity],
+            "n_bridging": level.n_bridging,
+            "component": level.component,
+        }
+        for group, (_, scales, _) in sorted(current_calibrations(cohort).items())
+        if (level := next(iter(scales.values())).level) is not None
+        for k, (tissue, quantity) in enumerate(LEVELS)
+    ]
+    names = ["level", "sd", "from_ages", "measured", "method_error", "n_bridging", "component"]
+    return pd.DataFrame(rows, columns=["group", "tissue", "quantity", *names])
 
 
 def unlikely_sessions(cohort: Cohort) -> pd.DataFrame:

@@ -6,7 +6,13 @@ from collections.abc import Iterator, Mapping
 
 import pandas as pd
 
-from flows.maps.calibration_tables import hidden_table, odd_sessions, people_table, unlikely_sessions
+from flows.maps.calibration_tables import (
+    hidden_table,
+    levels_table,
+    odd_sessions,
+    people_table,
+    unlikely_sessions,
+)
 from flows.tables.text import Rows, labels_of, records, text_table
 from storage.store.cohort import Cohort
 
@@ -17,10 +23,14 @@ CALIBRATION_NOTES = (
     "sessions: over the group's",
     "hidden: parameters that headers do not say, as imputed and as all groups' contrast of grey to white matter "
     "tells, with standard deviations before and after; GM/WM: what the move does to that contrast",
+    "level: what the people of a group are taken for on average, beside the population; from ages: what their ages "
+    "make of it; measured: share of what clinics differ by that people in several groups and contrasts tell, the rest "
+    "is imposed; bridging: people who are in other groups too; connected: groups with the same number are compared by "
+    "them. All groups share the error of the population's values, 5 % (T1) and 6 % (T2), as methods differ",
     "people: how far the sessions' people are from the group's mean in the maps; determined: share of the variance "
     "between people that the signals determine, beside the scales",
 )
-"""Of the columns of the three tables."""
+"""Of the columns of the tables."""
 
 
 def calibration_lines(cohort: Cohort, table: pd.DataFrame) -> Iterator[str]:
@@ -31,6 +41,7 @@ def calibration_lines(cohort: Cohort, table: pd.DataFrame) -> Iterator[str]:
     labels = labels_of(table["group"], cohort.labels)
     for header, rows in (
         _scales(table, labels),
+        levels_rows(cohort, labels),
         _people(people_table(cohort), labels),
         _hidden(hidden_table(cohort), labels),
     ):
@@ -71,6 +82,24 @@ def _scales(table: pd.DataFrame, labels: Mapping[str, str]) -> tuple[list[str], 
 
 def _of_all(n: int, left_out: int) -> str:
     return f"{n} of {n + left_out}" if left_out else str(n)
+
+
+def levels_rows(cohort: Cohort, labels: Mapping[str, str]) -> tuple[list[str], Rows]:
+    """`levels_table` as people read it: header and rows."""
+    table = levels_table(cohort)
+    return ["group", "level", "beside population", "from ages", "sd", "measured", "bridging", "connected"], [
+        [
+            labels[row["group"]],
+            f"{row['tissue']} {row['quantity'].upper()}",
+            f"{row['level']:+.1%}",
+            f"{row['from_ages']:+.1%}",
+            f"{row['sd']:.1%}",
+            f"{row['measured']:.0%}",
+            str(row["n_bridging"]),
+            str(row["component"] + 1),
+        ]
+        for row in records(table)
+    ]
 
 
 def _people(table: pd.DataFrame, labels: Mapping[str, str]) -> tuple[list[str], Rows]:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from flows.maps.calibrate import current_calibrations, signals_of
+from flows.maps.calibrate import current_calibrations
+from flows.maps.groups import signals_of
 from flows.maps.odd_sessions import Oddity, oddity_of
 from flows.maps.staleness import DECIDE_ON_MAPS, made_with, obstacle, why_maps
 from flows.tables.text import records

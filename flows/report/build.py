@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from flows.maps.calibration_text import levels_rows
 from flows.pictures.volumes import Picture, StoredSession, session_picture
 from flows.tables.text import (
     WORTHLESS_ALONE,
@@ -85,6 +86,7 @@ def write_report(
         unfinished=_unfinished(rows, labels),
         max_listed=_MAX_LISTED,
         calibration=_calibration(cohort, labels),
+        levels=levels_rows(cohort, labels),
         provenance=_provenance(cohort),
     )
     out.mkdir(parents=True, exist_ok=True)

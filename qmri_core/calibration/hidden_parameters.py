@@ -4,22 +4,20 @@ A header leaves out, or states in its vendor's own way, what contrast depends on
 long a readout is, which time the echo time of a variable flip train is. Sessions of a group share it, so that the
 group's mean tells of it what no session can. But that mean also holds what images of grey matter have in common
 everywhere: fluid in the voxels of cortex, a weaker transmit field at the surface, magnetization transfer in multi-slice
-trains. So all groups of a cohort are explained together, and what they share is taken for no protocol's.
+trains. So all groups of a cohort are explained together (`qmri_core.calibration.hierarchy`), and what they share is
+taken for no protocol's.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise, starmap
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qmri_core.calibration.population import Population, population
-from qmri_core.calibration.session_model import measurement_error, ratio_factors
 from qmri_core.physics.sequences import check
 from qmri_core.series.acquisition import CONTRASTS, Acquisition, AcquisitionError, Contrast, PulseSequence
 
@@ -59,15 +57,9 @@ _TRANSFER = (0.05, 0.06)
 """Mean and standard deviation of what magnetization transfer adds to the log of grey over white matter in multi-slice
 trains; assumed. White matter loses 10 to 25 %, grey matter less (Melki and Mulkern 1992, Magn Reson Med 24:122; not
 checked)."""
-_SHARED = (*(_OFFSETS[contrast] for contrast in CONTRASTS), _TRANSMIT_AT_CORTEX, _TRANSFER)
-_GROUP_ERROR = 0.015
+SHARED = (*(_OFFSETS[contrast] for contrast in CONTRASTS), _TRANSMIT_AT_CORTEX, _TRANSFER)
+GROUP_ERROR = 0.015
 """Standard deviation of the log ratio of a group's mean beside all other effects; assumed."""
-_SITE_VARIANCE = 0.1
-"""Variance of the means of the populations that hospitals draw from, over the variance between people; assumed. Without
-it, all that two groups differ by, beside what their few people do, would be taken for their protocols."""
-_N_STEPS = 8
-_CLOSE = 0.1
-"""A group is linearised again where a parameter has moved further than this share of its prior standard deviation."""
 _STEP = 0.05
 
 
@@ -86,18 +78,6 @@ class Hidden:
     effect: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GroupContrast:
-    """Means over the sessions of a group: log of the signal of grey over that of white matter, by contrast.
-
-    NaN where not known; ``people`` names the person of each session.
-    """
-
-    log_ratios: Mapping[Contrast, float]
-    acquisitions: Mapping[Contrast, Acquisition]
-    people: Sequence[str]
-
-
 def hidden_spreads(acquisition: Acquisition) -> dict[str, float]:
     """Prior standard deviations of what the header of an acquisition hides, by the names of parameters."""
     names = ["inversion_efficiency", "refocusing_factor", "t2_preparation_time"]
@@ -112,6 +92,15 @@ def hidden_spreads(acquisition: Acquisition) -> dict[str, float]:
         is_stated = acquisition.mark("echo_time") == "measured"
         spreads["echo_time"] = PARAMETER_SPREADS["echo_time"] if is_stated else AMBIGUOUS_ECHO_SPREAD
     return spreads
+
+
+def hidden_names(acquisitions: Mapping[Contrast, Acquisition]) -> list[tuple[Contrast, str, float]]:
+    """Contrast, name and prior standard deviation of everything that the headers of a group hide."""
+    return [
+        (contrast, *each)
+        for contrast, acquisition in acquisitions.items()
+        for each in hidden_spreads(acquisition).items()
+    ]
 
 
 def moved(acquisition: Acquisition, shifts: Mapping[str, float]) -> Acquisition:
@@ -144,105 +133,19 @@ def moved(acquisition: Acquisition, shifts: Mapping[str, float]) -> Acquisition:
     return result
 
 
-def hidden_parameters(groups: Sequence[GroupContrast]) -> list[dict[Contrast, tuple[Hidden, ...]]]:
-    """Hidden parameters of the groups of a cohort, by contrast: posterior means of a normal model.
-
-    A log ratio is that of the population's tissues by the signal model, which the hidden parameters move, and beside it
-    what all groups share, what the group's people do (in all groups where they are), and an error. It is linearised
-    where the step before ended (Gauss-Newton; Rodgers 2000, Inverse Methods for Atmospheric Sounding,
-    doi:10.1142/3171, eq. 5.9).
-
-    Raises
-    ------
-    FieldStrengthError
-        If no population values exist for a field strength.
-    """
-    names = [
-        [
-            (contrast, *each)
-            for contrast, acquisition in group.acquisitions.items()
-            for each in hidden_spreads(acquisition).items()
-        ]
-        for group in groups
-    ]
-    of_names, of_rows = _spans(len(_SHARED), names), _spans(0, [group.acquisitions for group in groups])
-    prior = np.asarray([*_SHARED, *((0.0, spread) for of_group in names for *_, spread in of_group)])
-    mean, spreads = prior.T
-    seen = np.concatenate([[group.log_ratios[contrast] for contrast in group.acquisitions] for group in groups])
-    known = np.flatnonzero(np.isfinite(seen))
-    errors = _covariance(groups)[np.ix_(known, known)]
-    expected, slopes = np.zeros(len(seen)), np.zeros((len(seen), len(mean)))
-    state, left, at = mean, spreads**2, np.full(len(mean), np.inf)
-    for _ in range(_N_STEPS):
-        far = np.abs(state - at) >= _CLOSE * spreads
-        stale = [k for k, here in enumerate(of_names) if far[here].any() or not slopes[of_rows[k]].any()]
-        if not stale:
-            break
-        for k in stale:
-            rows, here = of_rows[k], of_names[k]
-            expected[rows], slopes[rows, : len(_SHARED)], slopes[rows, here] = _linearised(
-                groups[k], names[k], state[here]
-            )
-            at[here] = state[here]
-        # what is expected holds the hidden parameters, but not what groups share
-        residual = seen - expected + slopes @ np.concatenate([-mean[: len(_SHARED)], at[len(_SHARED) :]])
-        design = slopes[known]
-        cross = design * spreads**2
-        gain = np.linalg.solve(cross @ design.T + errors, cross).T
-        state = np.clip(mean + gain @ residual[known], mean - FURTHEST_SHIFT * spreads, mean + FURTHEST_SHIFT * spreads)
-        left = spreads**2 - np.einsum("ij,ji->i", gain, cross)
-    found: list[dict[Contrast, tuple[Hidden, ...]]] = []
-    for group, of_group, here, rows in zip(groups, names, of_names, of_rows, strict=True):
-        result: dict[Contrast, tuple[Hidden, ...]] = dict.fromkeys(group.acquisitions, ())
-        for k, (contrast, name, spread) in enumerate(of_group, start=here.start):
-            effect = float(slopes[rows][list(group.acquisitions).index(contrast), k]) * spread
-            parameter = Hidden(name=name, shift=float(state[k]), sd=math.sqrt(left[k]), prior_sd=spread, effect=effect)
-            result[contrast] = (*result[contrast], parameter)
-        found.append(result)
-    return found
-
-
-def _spans(start: int, parts: Sequence[Sized]) -> list[slice]:
-    """Where each part is, laid one after the other."""
-    ends = np.cumsum([start, *map(len, parts)]).tolist()
-    return list(starmap(slice, pairwise(ends)))
-
-
-def _covariance(groups: Sequence[GroupContrast]) -> NDArray[np.float64]:
-    """Of all groups' log ratios, by their people and errors; people who come to several groups bring them together."""
-    from scipy.linalg import block_diag
-
-    counts = [Counter(group.people) for group in groups]
-    factors = [ratio_factors(group.acquisitions) for group in groups]
-    blocks = [
-        [
-            (
-                sum(n * two[name] for name, n in one.items()) / (one.total() * two.total())
-                + (one is two) * _SITE_VARIANCE
-            )
-            * (left @ right.T)
-            for two, right in zip(counts, factors, strict=True)
-        ]
-        for one, left in zip(counts, factors, strict=True)
-    ]
-    errors = [
-        [
-            _GROUP_ERROR**2 + sum(measurement_error(contrast, tissue) ** 2 for tissue in ("GM", "WM")) / count.total()
-            for contrast in group.acquisitions
-        ]
-        for group, count in zip(groups, counts, strict=True)
-    ]
-    return np.asarray(np.block(blocks) + block_diag(*map(np.diag, errors)), dtype=np.float64)
-
-
-def _linearised(
-    group: GroupContrast, names: Sequence[tuple[Contrast, str, float]], shifts: NDArray[np.float64]
+def linearised(
+    acquisitions: Mapping[Contrast, Acquisition],
+    names: Sequence[tuple[Contrast, str, float]],
+    shifts: NDArray[np.float64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Log ratios by contrast at ``shifts``, and their slopes on what groups share and on the hidden parameters."""
-    n = len(group.acquisitions)
-    expected, of_shared, of_hidden = np.zeros(n), np.zeros((n, len(_SHARED))), np.zeros((n, len(names)))
-    values = population(next(iter(group.acquisitions.values())).field_strength)
-    for row, (contrast, acquisition) in enumerate(group.acquisitions.items()):
+    """Log ratios by contrast at ``shifts`` of `hidden_names`; their slopes on what groups share and on the parameters.
+
+    Shapes (contrast,), (contrast, len(SHARED)) and (contrast, len(names)).
+    """
+    n = len(acquisitions)
+    expected, of_shared, of_hidden = np.zeros(n), np.zeros((n, len(SHARED))), np.zeros((n, len(names)))
+    values = population(next(iter(acquisitions.values())).field_strength)
+    for row, (contrast, acquisition) in enumerate(acquisitions.items()):
         mine = {name: float(shift) for (one, name, _), shift in zip(names, shifts, strict=True) if one is contrast}
         steps = [1.0, math.exp(_STEP), math.exp(-_STEP)]
         expected[row], up, down = log_ratio(moved(acquisition, mine), values, steps)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,14 +47,30 @@ class Population:
     correlation: float = 0.5
     """Correlation over people of T1, and of T2, between white and grey matter; assumed."""
 
-    def describe(self) -> str:
-        """The reference on which a calibration rests, in words, for the maps' attributes."""
+    def describe(self, *, is_anchored: bool = False) -> str:
+        """The reference on which a calibration rests, in words, for the maps' attributes.
+
+        ``is_anchored`` says that something was measured beside.
+        """
         wm = self.white_matter
+        anchored = "; moved by what the site has measured" if is_anchored else ""
         return (
-            f"group mean of white matter at {self.field_strength:g} T set to T1 {wm.t1:g} s, T2 {wm.t2:g} s, "
-            f"PD {wm.pd:g}; the absolute level of the maps rests on this, differences between sessions do not; "
-            "differences between groups in the contrast of grey to white matter are in part taken for what headers hide"
+            f"white matter of people of 45 years at {self.field_strength:g} T taken for T1 {wm.t1:g} s, "
+            f"T2 {wm.t2:g} s, PD {wm.pd:g}; the absolute level of the maps rests on this, and differences between "
+            "groups on the ages of their people, on people who are in several groups, and else on this alone; "
+            "differences between sessions do not; differences between groups in the contrast of grey to white matter "
+            f"are in part taken for what headers hide{anchored}"
         )
+
+    def at(self, level: Sequence[float]) -> Population:
+        """With white and grey matter moved by logs of T1 and T2 of white and of grey matter; PD follows T1."""
+        a, b = pd_relation(self)
+        moved = []
+        for tissue, (t1, t2) in ((self.white_matter, level[:2]), (self.grey_matter, level[2:])):
+            longer = tissue.t1 * math.exp(t1)
+            pd = tissue.pd * (a + b / tissue.t1) / (a + b / longer)
+            moved.append(replace(tissue, t1=longer, t2=tissue.t2 * math.exp(t2), pd=pd))
+        return replace(self, white_matter=moved[0], grey_matter=moved[1])
 
 
 _POPULATIONS = {

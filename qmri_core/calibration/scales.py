@@ -26,10 +26,18 @@ from qmri_core.calibration.estimation import (
     estimated_spreads,
     weighted_means,
 )
-from qmri_core.calibration.hidden_parameters import GroupContrast, Hidden, moved
+from qmri_core.calibration.hidden_parameters import Hidden, moved
+from qmri_core.calibration.levels import GroupLevel, LevelGroup
 from qmri_core.calibration.odd_scales import Part, odd_parts, session_weights, with_odd
 from qmri_core.calibration.population import Population, population
-from qmri_core.calibration.session_model import PersonLevels, Spreads, is_likely, observations, person, posterior
+from qmri_core.calibration.session_model import (
+    PersonLevels,
+    Spreads,
+    is_likely,
+    observations,
+    person,
+    posterior,
+)
 from qmri_core.preprocessing.tissue import core
 from qmri_core.series.acquisition import CONTRASTS, Acquisition, Contrast, PulseSequence
 from qmri_core.statistics import densest
@@ -69,7 +77,8 @@ class ScaleCalibration:
     ``n_left_out`` are sessions with white matter in all series that count for nothing, beside the ``n_sessions``.
     ``hidden`` is what the acquisition's header hides, as far as the cohort tells
     (`qmri_core.calibration.hidden_parameters`): models are taken at the parameters that it moves
-    (`calibrated_acquisitions`).
+    (`calibrated_acquisitions`). ``level`` is what is known of the group's people on average; ``None`` in calibrations
+    of before levels, which took it for the population's.
     """
 
     scale: float
@@ -84,6 +93,7 @@ class ScaleCalibration:
     n_people: float
     n_left_out: int = 0
     hidden: tuple[Hidden, ...] = ()
+    level: GroupLevel | None = None
 
     def mean_signal(self, tissue: str) -> float:
         """Geometric mean over sessions of the signal of a tissue of `TISSUES`."""
@@ -119,13 +129,15 @@ def calibrate_group(
     *,
     people: Sequence[str] | None = None,
     hidden: Mapping[Contrast, tuple[Hidden, ...]] | None = None,
+    level: GroupLevel | None = None,
     suspects: Sequence[bool] | None = None,
 ) -> dict[Contrast, ScaleCalibration]:
     """Scales of a group from the signals of its sessions.
 
     The reference acts on the *group mean*: the group's scale is the geometric mean over sessions of the white-matter
-    signal over the signal that the model gives for the population's white matter. Sessions whose signals nobody has, or
-    some of whose scales are none of the group's (`qmri_core.calibration.odd_scales`), count for nothing.
+    signal over the signal that the model gives for the white matter of its people on average (``level``). Sessions
+    whose signals nobody has, or some of whose scales are none of the group's (`qmri_core.calibration.odd_scales`),
+    count for nothing.
 
     Parameters
     ----------
@@ -138,7 +150,9 @@ def calibrate_group(
     people
         Pseudonym of each session's person; ``None`` if all are others.
     hidden
-        Of the group, from `qmri_core.calibration.hidden_parameters`; ``None`` to take the headers for complete.
+        Of the group, from `qmri_core.calibration.hierarchy`; ``None`` to take the headers for complete.
+    level
+        Of the group, from there; ``None`` to take its people for the population.
     suspects
         Whether the headers of a session leave a scale open, as without a vendor's factor; ``None`` if of none.
 
@@ -150,6 +164,7 @@ def calibrate_group(
         If no population values exist for the field strength.
     """
     values = population(next(iter(acquisitions.values())).field_strength)
+    values = values if level is None else values.at(level.mean)
     hidden = hidden or {}
     acquisitions = {contrast: _moved(one, hidden.get(contrast, ())) for contrast, one in acquisitions.items()}
     prior = Prior(spreads=cohort, weight=GROUP_WEIGHT)
@@ -180,6 +195,7 @@ def calibrate_group(
             n_people=float(weights.sum()) ** 2 / sum(n**2 for n in visits.values()),
             n_left_out=n_usable - len(logs),
             hidden=hidden.get(contrast, ()),
+            level=level,
         )
     return result
 
@@ -205,23 +221,35 @@ def is_calibrated_by(sessions: Sequence[Signals], acquisitions: Mapping[Contrast
     return any(_which_count(sessions, acquisitions))
 
 
-def group_contrast(
+def level_group(
     sessions: Sequence[Signals],
     acquisitions: Mapping[Contrast, Acquisition],
     people: Sequence[str],
     *,
+    clinics: Sequence[str],
+    covariates: NDArray[np.float64],
+    scanner: str,
     cohort: Spreads = PRIOR_SPREADS,
     suspects: Sequence[bool] | None = None,
-) -> GroupContrast:
-    """What a group's signals tell of its hidden parameters; parameters as for `calibrate_group`."""
-    weights = _weights(sessions, acquisitions, Prior(spreads=cohort, weight=GROUP_WEIGHT), suspects)
+) -> LevelGroup:
+    """What a group's signals tell of its level and of what its headers hide.
+
+    ``people``, ``clinics``, ``covariates`` and ``scanner`` as `qmri_core.calibration.levels.LevelGroup` has them, of
+    all sessions; the others as for `calibrate_group`.
+    """
+    prior = Prior(spreads=cohort, weight=GROUP_WEIGHT)
+    weights = _weights(sessions, acquisitions, prior, suspects)
     is_usable = [bool(one) for one in weights > 0]
-    means = weighted_means(_logs(list(compress(sessions, is_usable)), acquisitions), weights[weights > 0])
-    logs = dict(zip(observations(acquisitions), means.tolist(), strict=True))
-    return GroupContrast(
-        log_ratios={contrast: logs[contrast, "GM"] - logs[contrast, ANCHOR] for contrast in acquisitions},
+    logs, own = _logs(list(compress(sessions, is_usable)), acquisitions), weights[weights > 0]
+    return LevelGroup(
         acquisitions=acquisitions,
+        spreads=estimate(logs, acquisitions, prior, own)[1] if len(logs) else cohort,
+        logs=logs,
+        weights=own,
+        covariates=covariates[weights > 0],
         people=tuple(compress(people, is_usable)),
+        clinics=tuple(compress(clinics, is_usable)),
+        scanner=scanner,
     )
 
 
@@ -307,8 +335,9 @@ def session_person(
     See `qmri_core.calibration.session_model.person`.
     """
     deviations, spreads, _ = _of_session(calibrations, signals, acquisitions)
-    n_people = next(iter(calibrations.values())).n_people
-    return person(deviations[0], acquisitions, spreads, n_people=n_people)
+    first = next(iter(calibrations.values()))
+    known = {} if first.level is None else {"level": first.level.mean, "level_sd": first.level.sd}
+    return person(deviations[0], acquisitions, spreads, n_people=first.n_people, **known)
 
 
 def odd_scales(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
@@ -86,16 +86,21 @@ class Posterior:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PersonLevels:
-    """How far a session's person is from the mean of the group, in the logs of `LEVELS`; all of shape (len(LEVELS),).
+    """How far a session's person is from the population, in the logs of `LEVELS`; all of shape (len(LEVELS),).
 
-    ``mean`` is the posterior mean, ``determined`` the share of the variance between people that the signals determine,
-    ``spread`` the standard deviation between people, ``n_people`` those whose mean stands for the population's.
+    ``mean`` is the posterior mean: of the group's people on average, ``level`` (`qmri_core.calibration.levels`), known
+    to a standard deviation of ``level_sd``, and beside it of the person. ``determined`` is the share of the variance
+    between people that the signals determine, ``spread`` the standard deviation between people, ``n_people`` those that
+    the group's mean is of.
     """
 
     mean: NDArray[np.float64]
     determined: NDArray[np.float64]
     spread: NDArray[np.float64]
     n_people: float
+    level: NDArray[np.float64] = field(default_factory=lambda: np.zeros(len(LEVELS)))
+    level_sd: NDArray[np.float64] | None = None
+    """``None`` where nothing is known but that the mean of few people hides that of the population."""
 
     @property
     def widened(self) -> NDArray[np.float64]:
@@ -108,19 +113,22 @@ class PersonLevels:
         spread further than their true values do, by the error. Where less than half is determined the factor stops at
         `MOST_WIDENED`, and deviations stay too small by ``determined * MOST_WIDENED``.
         """
-        return self.mean * self._factor
+        return self.level + (self.mean - self.level) * self._factor
 
     def widened_sd(self, undetermined: Sequence[float]) -> NDArray[np.float64]:
         """What `widened` adds to the standard deviation that the network states.
 
         What signals leave open beyond what they do in training (``undetermined``, of the weights:
-        `qmri_core.mapping.network.NetworkSettings`; the network is not told), the widening, and what the mean of few
-        people hides: of one alone, all.
+        `qmri_core.mapping.network.NetworkSettings`; the network is not told), the widening, and the error of the
+        group's level.
         """
-        hidden = 1 / self.n_people
-        left_open = np.maximum(1 - self.determined - np.asarray(undetermined), 0)
-        of_determined = (self._factor - 1) ** 2 * (1 - hidden) + hidden
-        return np.asarray(self.spread * np.sqrt(left_open + self.determined * of_determined), dtype=np.float64)
+        hidden = 1 / self.n_people  # of a person alone, all: beside the mean of one there are no deviations
+        stated = np.minimum(1 - self.determined, np.asarray(undetermined))
+        left_open = 1 - self.determined - stated
+        own = self.spread**2 * (1 - hidden) * (left_open + self.determined * (self._factor - 1) ** 2)
+        of_group = hidden * self.spread**2 if self.level_sd is None else self.level_sd**2
+        of_group = np.maximum(of_group - hidden * stated * self.spread**2, 0.0)
+        return np.asarray(np.sqrt(own + of_group), dtype=np.float64)
 
     @property
     def _factor(self) -> NDArray[np.float64]:
@@ -133,6 +141,8 @@ def person(
     spreads: Spreads,
     *,
     n_people: float,
+    level: Sequence[float] = (0.0,) * len(LEVELS),
+    level_sd: Sequence[float] | None = None,
 ) -> PersonLevels:
     """What the signals of one session tell about its person, by the model that tells its scales.
 
@@ -144,13 +154,24 @@ def person(
         Of the group.
     n_people
         Whose mean the group's is.
+    level, level_sd
+        Of the group's people on average, over the population's values, by `LEVELS`; logs. ``None`` for as many people
+        of the population.
     """
     known = np.isfinite(deviations)
     gain, determined, spread = _of_people(
         tuple(acquisitions.values()), _variances(acquisitions, spreads), tuple(map(bool, known))
     )
-    mean = np.clip(gain @ deviations[known], -FURTHEST_LEVEL * spread, FURTHEST_LEVEL * spread)
-    return PersonLevels(mean=mean, determined=determined, spread=spread, n_people=n_people)
+    own = np.clip(gain @ deviations[known], -FURTHEST_LEVEL * spread, FURTHEST_LEVEL * spread)
+    group = np.asarray(level, dtype=np.float64)
+    return PersonLevels(
+        mean=group + own,
+        determined=determined,
+        spread=spread,
+        n_people=n_people,
+        level=group,
+        level_sd=None if level_sd is None else np.asarray(level_sd, dtype=np.float64),
+    )
 
 
 def posterior(
@@ -251,20 +272,20 @@ def expected_slopes(
     return {level: shares[level] for level in _PARAMETERS if level in shares}
 
 
-def ratio_factors(acquisitions: Mapping[Contrast, Acquisition]) -> NDArray[np.float64]:
-    """What people do to the log of grey over white matter, per independent deviation of one unit.
+def person_slopes(acquisitions: tuple[Acquisition, ...]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Change of the log signals of `observations` per change of what differs between people; their covariance.
 
-    Shape (contrast, deviation): times the transpose of another protocol's, it is their covariance between people.
+    Shapes (observation, parameter) and (parameter, parameter); the first ``len(LEVELS)`` parameters are `LEVELS`.
 
     Raises
     ------
     FieldStrengthError
         If no population values exist for the field strength.
     """
-    slopes, covariance = _model(tuple(acquisitions.values()))
-    names = observations(acquisitions)
-    ratios = np.stack([slopes[names.index((one, "GM"))] - slopes[names.index((one, "WM"))] for one in acquisitions])
-    return np.asarray(ratios @ np.linalg.cholesky(covariance))
+    slopes, covariance = _model(acquisitions)
+    levels = [_PARAMETERS.index(level) for level in LEVELS]
+    order = [*levels, *(k for k in range(len(_PARAMETERS)) if k not in levels)]
+    return slopes[:, order], covariance[np.ix_(order, order)]
 
 
 def covariance_of(

@@ -23,6 +23,7 @@ from qmri_core.simulation.subjects import (
     Subject,
     draw_subject,
     for_training,
+    of_clinic,
 )
 from qmri_core.tissues import TISSUES
 
@@ -86,6 +87,7 @@ def make_anatomy(
     has_lesions: bool = True,
     has_tumour: bool = False,
     age: float | None = None,
+    clinic: tuple[float, ...] = (),
 ) -> Anatomy:
     """Simulate the head of the subject with ``seed``.
 
@@ -109,9 +111,13 @@ def make_anatomy(
         Put a tumour with oedema into white matter.
     age
         Years that ventricles, sulci, cortex and tissue values follow; ``None`` leaves age out.
+    clinic
+        What the person's tissue differs by as that of all people of a clinic does, see `of_clinic`; empty for nothing.
     """
     sites = atlas.lesion_sites if has_lesions else None
     subject = draw_subject(seed, lesion_sites=sites, tumour_sites=atlas.lesion_sites if has_tumour else None, age=age)
+    if clinic:
+        subject = of_clinic(subject, clinic)
     return _anatomy(atlas, subject, axes if axes is not None else _head_axes(resolution), resolution)
 
 
@@ -179,6 +185,7 @@ def head_of(plan: PlannedSession, atlas: Atlas, *, resolution: float) -> Anatomy
         has_lesions=Effect.LESIONS in plan.effects,
         has_tumour=plan.has_tumour,
         age=plan.age_of_anatomy,
+        clinic=plan.clinic,
     )
     return bottle_of(anatomy) if plan.fault is Fault.PHANTOM else anatomy
 

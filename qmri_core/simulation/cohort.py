@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
@@ -23,6 +23,13 @@ _FEMALE = ("Adelheid", "Beatriz", "Chiara", "Dorothea", "Eulalia", "Friederike",
 _MALE = ("Anselm", "Bartosz", "Cornelius", "Domenico", "Edvard", "Ferdinand", "Gregor", "Horatio", "Ignacio", "Jasper")
 _FIRST_DAY = datetime.date(2018, 1, 8)
 _DAYS_BETWEEN_VISITS = 9
+_YEARS_BETWEEN_CLINICS, _YEARS_WITHIN = 15.0, 14.0
+"""Years between the mean ages of the youngest and the oldest clinic; standard deviation within one."""
+_YOUNGEST, _OLDEST = 19.0, 89.0
+_CLINICS = (0.013, 0.013, 0.011, 0.016)
+"""Standard deviations between clinics beyond age, of the logs of T1 and T2 of white and of grey matter; a judgement."""
+_ONE_IN = 10
+"""Of so many people of a clinic one comes to another one too."""
 
 
 class Design(StrEnum):
@@ -34,6 +41,8 @@ class Design(StrEnum):
     """The same subjects in every group."""
     RETEST = "retest"
     """Every subject twice in one group."""
+    CLINICS = "clinics"
+    """Groups whose people differ: by age, by what sends them, and one in ten comes to a second group too."""
     FAULTS = "faults"
     """One session of each kind of `Fault`, in that order and then again; what must become of each is known."""
 
@@ -56,7 +65,8 @@ class PlannedSession:
 
     ``seed`` is the cohort's; ``index`` the session's place in it; ``person.number`` the subject; ``visit`` counts the
     person's visits from 0; ``group`` names scanner and protocol; ``serial_number`` is the device's; ``fault`` says what
-    is wrong with the session, if anything.
+    is wrong with the session, if anything; ``clinic`` is what the tissue of all people of its clinic differs by, logs
+    of T1 and T2 of white and of grey matter.
     """
 
     seed: int
@@ -71,6 +81,7 @@ class PlannedSession:
     time: datetime.time
     fault: Fault | None = None
     effects: frozenset[Effect] = DEFAULT_EFFECTS
+    clinic: tuple[float, ...] = ()
 
     @property
     def age(self) -> int:
@@ -152,14 +163,23 @@ def _named(names: Sequence[str]) -> Sequence[SimulatedProtocol]:
 def _plan(
     index: int, groups: int, seed: int, design: Design, effects: frozenset[Effect], table: Sequence[SimulatedProtocol]
 ) -> PlannedSession:
+    home = None
     if design in (Design.COHORT, Design.FAULTS):
         number, group, visit = index, index % groups, 0
+    elif design is Design.CLINICS:
+        block, place = divmod(index, _ONE_IN + 1)
+        visit = place // _ONE_IN
+        number = _ONE_IN * block + (block % _ONE_IN if visit else place)
+        home = number % groups
+        group = (home + visit * (1 + block % max(groups - 1, 1))) % groups
     elif design is Design.TRAVELLING_HEADS:
         number, group, visit = index // groups, index % groups, index % groups
     else:
         number, group, visit = index // 2, index // 2 % groups, index % 2
     protocol, replica = table[group % len(table)], group // len(table)
     person = _person(seed, number)
+    if home is not None:
+        person = replace(person, birth_date=_birth_date(seed, number, home, groups))
     rng = np.random.default_rng([seed, 43, index])
     first = _FIRST_DAY + datetime.timedelta(days=int(np.random.default_rng([seed, 47, number]).integers(0, 1800)))
     return PlannedSession(
@@ -177,7 +197,23 @@ def _plan(
         time=datetime.time(int(rng.integers(7, 19)), int(rng.integers(0, 60)), int(rng.integers(0, 60))),
         fault=tuple(Fault)[index % len(Fault)] if design is Design.FAULTS else None,
         effects=effects,
+        clinic=() if home is None else _clinic(seed, home),
     )
+
+
+def _birth_date(seed: int, number: int, home: int, groups: int) -> datetime.date:
+    """Of a person of a clinic, whose people are of an age."""
+    place = int(np.random.default_rng([seed, 59]).permutation(groups)[home])
+    mean = 55.0 + _YEARS_BETWEEN_CLINICS * (place / max(groups - 1, 1) - 0.5)
+    years = mean + _YEARS_WITHIN * float(np.random.default_rng([seed, 61, number]).standard_normal())
+    return _FIRST_DAY - datetime.timedelta(days=int(365.25 * min(max(years, _YOUNGEST), _OLDEST)))
+
+
+def _clinic(seed: int, home: int) -> tuple[float, ...]:
+    """What the tissue of a clinic's people differs by; of white and grey matter half of the variance is shared."""
+    shared, own = np.random.default_rng([seed, 67, home]).standard_normal((2, len(_CLINICS)))
+    mixed = (np.tile(shared[:2], 2) + own) * np.sqrt(0.5)
+    return tuple(float(value) for value in mixed * _CLINICS)
 
 
 def _years(birth: datetime.date, day: datetime.date) -> int:

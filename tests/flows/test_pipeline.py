@@ -296,7 +296,7 @@ def test_calibrations_have_one_version_per_group(processed: Processed) -> None:
     assert set(table["version"]) == {1}
     assert sorted(table["contrast"]) == sorted(2 * IMAGES)
     assert set(table["group"]) == {slot.group for slot in Cohort.open(processed.store).slots.values()}
-    assert all("group mean of white matter" in text for text in table["reference"])
+    assert all("white matter of people of 45 years" in text for text in table["reference"])
 
 
 def test_versions_of_before_people_were_counted_count_sessions(processed: Processed) -> None:

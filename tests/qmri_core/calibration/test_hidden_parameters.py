@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,19 +11,21 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from qmri_core.calibration.hidden_parameters import (
     ADDED,
     FURTHEST_SHIFT,
-    GroupContrast,
     Hidden,
-    hidden_parameters,
     hidden_spreads,
     log_ratio,
     moved,
 )
+from qmri_core.calibration.hierarchy import solve_levels
+from qmri_core.calibration.levels import LevelGroup
 from qmri_core.calibration.population import pd_relation, population
-from qmri_core.calibration.session_model import ratio_factors
+from qmri_core.calibration.scales import PRIOR_SPREADS
+from qmri_core.calibration.session_model import observations, person_slopes
 from qmri_core.physics.header import acquisition_from_header
 from qmri_core.physics.registry import signal
 from qmri_core.physics.sequences import check
@@ -58,7 +60,7 @@ def _tensor(value: float) -> torch.Tensor:
 
 def cohort(
     names: Sequence[str], *, moves: dict[tuple[str, Contrast], float], people: Sequence[str] = MANY
-) -> list[GroupContrast]:
+) -> list[LevelGroup]:
     """Groups whose acquisitions are as headers have them, but for ``moves`` of log ratios.
 
     Their images hold what images usually do: other tissue in cortex, a weaker transmit field there, and some transfer.
@@ -74,8 +76,39 @@ def cohort(
             + moves.get((name, contrast), 0.0)
             for contrast, one in acquisitions.items()
         }
-        groups.append(GroupContrast(log_ratios=ratios, acquisitions=acquisitions, people=people))
+        groups.append(level_group(name, ratios, acquisitions, people))
     return groups
+
+
+def level_group(
+    name: str, ratios: Mapping[Contrast, float], acquisitions: Mapping[Contrast, Acquisition], people: Sequence[str]
+) -> LevelGroup:
+    """One session of each person, all with the same signals: white matter is 1, fluid not known."""
+    row = [
+        {"WM": 0.0, "GM": ratios[contrast], "CSF": math.nan}[tissue] for contrast, tissue in observations(acquisitions)
+    ]
+    return LevelGroup(
+        acquisitions=acquisitions,
+        spreads=PRIOR_SPREADS,
+        logs=np.tile(row, (len(people), 1)),
+        weights=np.ones(len(people)),
+        covariates=np.zeros((len(people), 3)),
+        people=people,
+        clinics=[name] * len(people),
+        scanner=name,
+    )
+
+
+def hidden_parameters(groups: Sequence[LevelGroup]) -> Sequence[Mapping[Contrast, tuple[Hidden, ...]]]:
+    return solve_levels(groups).hidden
+
+
+def ratio_factors(acquisitions: Mapping[Contrast, Acquisition]) -> NDArray[np.float64]:
+    """What people do to the log of grey over white matter, per independent deviation of one unit."""
+    slopes, covariance = person_slopes(tuple(acquisitions.values()))
+    names = observations(acquisitions)
+    ratios = np.stack([slopes[names.index((one, "GM"))] - slopes[names.index((one, "WM"))] for one in acquisitions])
+    return np.asarray(ratios @ np.linalg.cholesky(covariance))
 
 
 def is_multi_slice(acquisition: Acquisition) -> bool:
@@ -162,7 +195,7 @@ def test_deviations_are_as_large_as_stated() -> None:
             of_person = math.sqrt(1.1) * float((people @ rng.standard_normal(people.shape[1]))[0])  # and its site
             error = math.hypot(0.015, 0.02, 0.005) * rng.standard_normal()
             ratios = {Contrast.T1W: at_grey + shared + of_person + error}
-            groups.append(GroupContrast(log_ratios=ratios, acquisitions={Contrast.T1W: stated}, people=(str(number),)))
+            groups.append(level_group(str(number), ratios, {Contrast.T1W: stated}, (str(number),)))
             true.append(mine)
         for found, mine in zip(hidden_parameters(groups), true, strict=True):
             scores += [(one.shift - mine[one.name]) / one.sd for one in found[Contrast.T1W]]
@@ -255,12 +288,11 @@ def test_people_move_contrast_as_their_tissue_does() -> None:
     offset, slope = pd_relation(VALUES)
     both = rng.standard_normal((n, 2))
     logs = []
-    transmit = torch.from_numpy(np.exp(0.03 * rng.standard_normal(n)))
     for one in (VALUES.grey_matter, VALUES.white_matter):
         own = math.sqrt(0.5) * (both + rng.standard_normal((n, 2)))
         t1, t2 = one.t1 * np.exp(one.t1_spread * own[:, 0]), one.t2 * np.exp(one.t2_spread * own[:, 1])
         pd = np.exp(0.015 * rng.standard_normal(n)) / (offset + slope / t1)
         values = [torch.from_numpy(each) for each in (pd, t1, t2)]
-        logs.append([signal(each, *values, transmit_scale=transmit).abs().log().numpy() for each in protocol.values()])
+        logs.append([signal(each, *values).abs().log().numpy() for each in protocol.values()])
     drawn = np.cov(np.asarray(logs[0]) - np.asarray(logs[1]))
     np.testing.assert_allclose(factors @ factors.T, drawn, rtol=0.08, atol=2e-5)

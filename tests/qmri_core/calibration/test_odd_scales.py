@@ -11,14 +11,15 @@ import pytest
 from numpy.typing import NDArray
 
 from qmri_core.calibration.estimation import COMMON, Prior, estimate, weighted_means
+from qmri_core.calibration.levels import LevelGroup
 from qmri_core.calibration.odd_scales import Part, odd_parts, session_weights, with_odd
 from qmri_core.calibration.scales import (
     PRIOR_SPREADS,
     ScaleCalibration,
     Signals,
     calibrate_group,
-    group_contrast,
     is_nobodys,
+    level_group,
     odd_scales,
     scale_spreads,
     session_person,
@@ -53,6 +54,17 @@ def calibrated(
     doubts = None if suspects is None else [suspects, *([False] * len(one) for one in others)]
     cohort = scale_spreads([(one, PROTOCOL) for one in (sessions, *others)], suspects=doubts)
     return calibrate_group(sessions, PROTOCOL, cohort, suspects=suspects)
+
+
+def as_level_group(sessions: Sequence[Signals], people: Sequence[str]) -> LevelGroup:
+    return level_group(
+        sessions,
+        PROTOCOL,
+        people,
+        clinics=["a"] * len(sessions),
+        covariates=np.zeros((len(sessions), 3)),
+        scanner="a",
+    )
 
 
 def found(calibration: Mapping[Contrast, ScaleCalibration], sessions: Sequence[Signals]) -> set[int]:
@@ -283,7 +295,8 @@ def test_headers_say_which_half_is_the_group() -> None:
 
 
 def numbers(calibration: ScaleCalibration) -> dict[str, float]:
-    return {name: value for name, value in asdict(calibration).items() if name not in ("hidden", "n_left_out")}
+    left = ("hidden", "level", "n_left_out")
+    return {name: value for name, value in asdict(calibration).items() if name not in left}
 
 
 def test_a_suspect_that_agrees_is_one_of_the_group() -> None:
@@ -318,8 +331,9 @@ def test_an_odd_session_is_no_one_in_hidden_parameters_and_spreads() -> None:
     people = list("abcdef")
     now = planted(sessions, {2}, T2W, 0.04)
     rest = [one for number, one in enumerate(sessions) if number != 2]
-    one, other = group_contrast(now, PROTOCOL, people), group_contrast(rest, PROTOCOL, list("abdef"))
-    assert one == other
+    one, other = (as_level_group(some, who) for some, who in ((now, people), (rest, list("abdef"))))
+    assert (one.people, one.spreads) == (other.people, other.spreads)
+    np.testing.assert_array_equal(one.logs, other.logs)
     assert scale_spreads([(now, PROTOCOL)]) == scale_spreads([(rest, PROTOCOL)])
     fluid = [{c: {**own, "CSF": math.nan} for c, own in one.items()} if k % 2 else one for k, one in enumerate(now)]
     assert found(calibrated(fluid), fluid) == {2}  # where few sessions have a tissue, its mean is of those few

@@ -12,8 +12,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 from pydicom.uid import UID
 
 from qmri_core.simulation.acquired import Role
-from qmri_core.simulation.cohort import Design, PlannedSession, plan_cohort, uid
+from qmri_core.simulation.cohort import Design, PlannedSession, _clinic, plan_cohort, uid
 from qmri_core.simulation.sessions import SCALE_SPREAD, _scale, simulate_session
+from qmri_core.simulation.subjects import draw_subject, of_clinic
 from tests.phantoms import phantom_atlas
 
 
@@ -30,7 +31,37 @@ def test_every_design_fills_every_group(groups: int, factor: int, seed: int, des
     for plan in plans:
         by_person[plan.person.number].add(plan.group)
     sizes = {len(seen) for seen in by_person.values()}
-    assert sizes == ({groups} if design is Design.TRAVELLING_HEADS else {1})
+    assert sizes <= {{Design.TRAVELLING_HEADS: groups}.get(design, 1), 2 if design is Design.CLINICS else 1}
+
+
+def test_clinics_differ_in_age_and_tissue_and_one_person_in_ten_comes_to_two() -> None:
+    plans = plan_cohort(sessions=660, groups=6, seed=4, design="clinics")
+    first = [plan for plan in plans if plan.visit == 0]
+    ages = [float(np.mean([plan.age for plan in first if plan.group == group])) for group in {p.group for p in plans}]
+    assert 9 < max(ages) - min(ages) < 21
+    assert 12 < np.std([plan.age for plan in first]) < 18
+    assert min(plan.age for plan in plans) >= 18
+    again = [plan for plan in plans if plan.visit == 1]
+    assert len(again) == 60
+    homes = {plan.person.number: plan for plan in first}
+    for plan in again:
+        home = homes[plan.person.number]
+        assert plan.group != home.group
+        assert (plan.person, plan.clinic) == (home.person, home.clinic)
+        assert plan.date > home.date
+    assert len({plan.clinic for plan in plans}) == 6
+    spread = np.std([_clinic(seed, home) for seed in range(60) for home in range(20)], axis=0)
+    assert_allclose(spread, (0.013, 0.013, 0.011, 0.016), rtol=0.1)
+
+
+def test_all_tissue_of_a_clinics_people_differs_and_no_other_does() -> None:
+    usual = draw_subject(3)
+    ill = of_clinic(usual, (0.1, -0.1, 0.05, 0.2))
+    for name, (t1, t2) in {"wm": (0.1, -0.1), "gm": (0.05, 0.2), "putamen": (0.05, 0.2), "csf": (0, 0)}.items():
+        assert ill.values[name].t1 == pytest.approx(usual.values[name].t1 * np.exp(t1))
+        assert ill.values[name].t2 == pytest.approx(usual.values[name].t2 * np.exp(t2))
+    assert ill.values["wm"].pd > usual.values["wm"].pd  # longer T1, more water
+    assert ill.lesions is usual.lesions
 
 
 def test_a_session_does_not_depend_on_how_many_there_are() -> None:

@@ -1,0 +1,506 @@
+"""The solution of the normal model of `qmri_core.calibration.levels`: all groups of a cohort at once.
+
+What is unknown of groups, clinics and trends is one vector; persons are marginalised, each with all of its sessions, so
+that the information of thousands of them is a sum of small matrices (Rodgers 2000, Inverse Methods for Atmospheric
+Sounding, doi:10.1142/3171, eq. 4.6). What headers hide is linearised where the step before ended; the spread of clinics
+is learned by expectation maximisation (Dempster, Laird, Rubin 1977, J R Stat Soc B 39:1).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qmri_core.calibration.hidden_parameters import (
+    FURTHEST_SHIFT,
+    GROUP_ERROR,
+    SHARED,
+    Hidden,
+    hidden_names,
+    linearised,
+)
+from qmri_core.calibration.levels import (
+    CLINIC_SHARE,
+    CLINIC_WEIGHT,
+    METHOD_ERRORS,
+    TRENDS,
+    Anchor,
+    GroupLevel,
+    LevelGroup,
+    Levels,
+)
+from qmri_core.calibration.session_model import LEVELS, covariance_of, observations, person_slopes
+from qmri_core.series.acquisition import Contrast
+
+Linear = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
+"""Of `qmri_core.calibration.hidden_parameters.linearised`."""
+_Key = tuple[int, tuple[bool, ...], float]
+"""A group, which observations of a session are known, and its weight."""
+
+_FLAT = 10.0
+"""Standard deviation of the log of a group's scale, and of what is unknown of its fluid: as good as any."""
+_HELD = 1e-6
+_N_STEPS = 8
+_CLOSE = 0.1
+"""A group is linearised again where a parameter has moved further than this share of its prior standard deviation."""
+_N_ROUNDS = 200
+_SETTLED = 1e-4
+_N = len(LEVELS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Layout:
+    """Columns of the vector of unknowns: of a group's observations in their order, of clinics, trends and the rest."""
+
+    size: int
+    series: Sequence[NDArray[np.intp]]
+    """Of each group, by observation: the scale, or what is unknown of fluid."""
+    errors: Sequence[NDArray[np.intp]]
+    """Of each group, by contrast: of the log of grey over white matter."""
+    hidden: Sequence[slice]
+    clinics: Mapping[str, slice]
+    shared: slice
+    trends: slice
+    common: slice
+    methods: Mapping[tuple[str, str], int]
+    """Of each method and quantity of anchors."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Evidence:
+    """What sessions tell: information and its vector; of each group the mean of its people as a function of unknowns.
+
+    ``means`` and ``offsets``: the mean is ``means @ unknowns + offsets`` with covariance ``left`` beside; shapes
+    (group, level, unknown), (group, level), (group, level, level).
+    """
+
+    information: NDArray[np.float64]
+    vector: NDArray[np.float64]
+    means: NDArray[np.float64]
+    offsets: NDArray[np.float64]
+    left: NDArray[np.float64]
+
+
+def solve_levels(groups: Sequence[LevelGroup], anchors: Sequence[Anchor] = ()) -> Levels:
+    """Levels of the groups of a cohort, and what their headers hide.
+
+    Parameters
+    ----------
+    groups
+        Each with one session at least.
+    anchors
+        What was measured of groups and people; see `Anchor`.
+
+    Raises
+    ------
+    ValueError
+        If an anchor is of nobody here.
+    FieldStrengthError
+        If no population values exist for a field strength.
+    """
+    names = [hidden_names(group.acquisitions) for group in groups]
+    everybody = {person for group in groups for person in group.people}
+    for anchor in anchors:
+        if anchor.group is None and anchor.person not in everybody:
+            raise ValueError("an anchor is of a person who is in no group that is calibrated")
+    layout = _layout(groups, [len(one) for one in names], anchors)
+    mean, spreads = _priors(layout, names, anchors)
+    at, state = np.full(layout.size, np.inf), mean
+    linear: dict[int, Linear] = {}
+    for _ in range(_N_STEPS):
+        far = np.abs(state - at) >= _CLOSE * spreads
+        stale = [k for k, here in enumerate(layout.hidden) if k not in linear or far[here].any()]
+        if not stale:
+            break
+        for k in stale:
+            here = layout.hidden[k]
+            linear[k] = linearised(groups[k].acquisitions, names[k], state[here])
+            at[here] = state[here]
+        evidence = _with_anchors(_evidence(groups, layout, linear, at, anchors), layout, anchors)
+        estimate, covariance, clinic = _settled(evidence, layout, groups, mean, spreads)
+        held = np.r_[layout.shared, *layout.hidden]
+        reach = FURTHEST_SHIFT * spreads[held]
+        state = estimate.copy()
+        state[held] = np.clip(estimate[held], mean[held] - reach, mean[held] + reach)
+    return _told(groups, layout, names, linear, evidence, state, covariance, clinic, is_free=bool(anchors))
+
+
+def _layout(groups: Sequence[LevelGroup], n_hidden: Sequence[int], anchors: Sequence[Anchor]) -> _Layout:
+    """Series of one scanner with equal acquisitions share a column; so do sessions of one clinic."""
+    columns: dict[object, int] = {}
+
+    def column(*key: object) -> int:
+        return columns.setdefault(key, len(columns))
+
+    series, errors = [], []
+    for number, group in enumerate(groups):
+        scanner = group.scanner or number
+        one = [
+            column("fluid", number, contrast) if tissue == "CSF" else column(scanner, group.acquisitions[contrast])
+            for contrast, tissue in observations(group.acquisitions)
+        ]
+        series.append(np.asarray(one))
+        errors.append(np.asarray([column("error", number, contrast) for contrast in group.acquisitions]))
+    end = len(columns)
+
+    def span(n: int) -> slice:
+        nonlocal end
+        end += n
+        return slice(end - n, end)
+
+    hidden = [span(n) for n in n_hidden]
+    clinics = {clinic: span(_N) for clinic in sorted({clinic for group in groups for clinic in group.clinics})}
+    shared, trends, common = span(len(SHARED)), span(3 * _N), span(_N)
+    methods = {key: span(1).start for key in dict.fromkeys((one.method, one.level[1]) for one in anchors)}
+    return _Layout(
+        size=end,
+        series=series,
+        errors=errors,
+        hidden=hidden,
+        clinics=clinics,
+        shared=shared,
+        trends=trends,
+        common=common,
+        methods=methods,
+    )
+
+
+def _priors(
+    layout: _Layout, names: Sequence[Sequence[tuple[Contrast, str, float]]], anchors: Sequence[Anchor]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Means and standard deviations of the unknowns; those of clinics are set apart.
+
+    What all groups have in common is held, unless anchors make it free: contrasts alone would tell it by the errors
+    that all of them share.
+    """
+    mean, spreads = np.zeros(layout.size), np.ones(layout.size)
+    for series, errors in zip(layout.series, layout.errors, strict=True):
+        spreads[series], spreads[errors] = _FLAT, GROUP_ERROR
+    for here, of_group in zip(layout.hidden, names, strict=True):
+        spreads[here] = [spread for *_, spread in of_group]
+    mean[layout.shared], spreads[layout.shared] = np.asarray(SHARED).T
+    trends = np.asarray([TRENDS[level] for level in LEVELS]).reshape(-1, 2)
+    mean[layout.trends], spreads[layout.trends] = trends.T
+    spreads[layout.common] = [METHOD_ERRORS[level] if anchors else _HELD for level in LEVELS]
+    for anchor in anchors:
+        spreads[layout.methods[anchor.method, anchor.level[1]]] = max(anchor.method_sd, _HELD)
+    return mean, spreads
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Seen:
+    """Sessions of a group of which the same observations are known: ``rows`` of all, and the model of these."""
+
+    rows: NDArray[np.intp]
+    columns: NDArray[np.intp]
+    design: NDArray[np.float64]
+    """Shape (row, column): of what sessions of the group share."""
+    expected: NDArray[np.float64]
+    slopes: NDArray[np.float64]
+    """On what differs between people, shape (row, parameter); the first are `LEVELS`."""
+    noise: NDArray[np.float64]
+    """Covariance of what differs between sessions of a person."""
+
+
+def _seen(
+    group: LevelGroup, layout: _Layout, number: int, linear: Linear, at: NDArray[np.float64], known: tuple[bool, ...]
+) -> _Seen:
+    rows = np.flatnonzero(known)
+    names = observations(group.acquisitions)
+    contrasts = list(group.acquisitions)
+    ratios, of_shared, of_hidden = linear
+    hidden = layout.hidden[number]
+    parts = [layout.series[number], layout.errors[number], np.r_[layout.shared], np.r_[hidden]]
+    columns = np.unique(np.concatenate(parts))
+    design, expected = np.zeros((len(rows), len(columns))), np.zeros(len(rows))
+    for row, observation in enumerate(rows):
+        contrast, tissue = names[observation]
+        design[row, np.searchsorted(columns, layout.series[number][observation])] = 1.0
+        if tissue == "GM":
+            k = contrasts.index(contrast)
+            design[row, np.searchsorted(columns, layout.errors[number][k])] = 1.0
+            design[row, np.searchsorted(columns, np.r_[layout.shared])] = of_shared[k]
+            design[row, np.searchsorted(columns, np.r_[hidden])] = of_hidden[k]
+            expected[row] = ratios[k] - of_hidden[k] @ at[hidden]
+    acquisitions = tuple(group.acquisitions.values())
+    slopes, covariance = person_slopes(acquisitions)
+    whole = covariance_of(acquisitions, group.spreads)
+    noise = whole - slopes @ covariance @ slopes.T
+    return _Seen(
+        rows=rows,
+        columns=columns,
+        design=design,
+        expected=expected,
+        slopes=slopes[rows],
+        noise=noise[np.ix_(rows, rows)],
+    )
+
+
+def _by_person(groups: Sequence[LevelGroup]) -> Mapping[str, list[tuple[int, int]]]:
+    """Group and session of all sessions of each person."""
+    sessions: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
+    for number, group in enumerate(groups):
+        for session, person in enumerate(group.people):
+            sessions[person].append((number, session))
+    return sessions
+
+
+def _evidence(
+    groups: Sequence[LevelGroup],
+    layout: _Layout,
+    linear: Mapping[int, Linear],
+    at: NDArray[np.float64],
+    anchors: Sequence[Anchor],
+) -> _Evidence:
+    n, size = len(groups), layout.size
+    result = _Evidence(
+        information=np.zeros((size, size)),
+        vector=np.zeros(size),
+        means=np.zeros((n, _N, size)),
+        offsets=np.zeros((n, _N)),
+        left=np.zeros((n, _N, _N)),
+    )
+    seen: dict[_Key, _Seen] = {}
+    solved: dict[tuple[_Key, ...], tuple[NDArray[np.float64], ...]] = {}
+    finite = [np.isfinite(group.logs) for group in groups]
+    for person, sessions in _by_person(groups).items():
+        keys = tuple(
+            (number, tuple(map(bool, finite[number][session])), float(groups[number].weights[session]))
+            for number, session in sessions
+        )
+        for number, known, weight in keys:
+            if (number, known, weight) not in seen:
+                one = _seen(groups[number], layout, number, linear[number], at, known)
+                seen[number, known, weight] = replace(one, noise=one.noise / weight)
+        parts = [seen[key] for key in keys]
+        values = [
+            groups[number].logs[session, part.rows] - part.expected
+            for (number, session), part in zip(sessions, parts, strict=True)
+        ]
+        _, people = person_slopes(tuple(groups[keys[0][0]].acquisitions.values()))
+        own = [one for one in anchors if one.person == person]
+        if own:
+            measured = _measured(own, layout, len(people))
+            marginal = _marginal([*parts, measured], people)
+            parts, values = [*parts, measured], [*values, np.asarray([one.deviation for one in own])]
+        else:
+            if keys not in solved:
+                solved[keys] = _marginal(parts, people)
+            marginal = solved[keys]
+        _add_person(result, groups, layout, sessions, parts, values, marginal)
+    return result
+
+
+def _measured(anchors: Sequence[Anchor], layout: _Layout, n_parameters: int) -> _Seen:
+    """Anchors of one person, as if another session had seen the levels themselves."""
+    columns = np.unique([layout.methods[one.method, one.level[1]] for one in anchors])
+    design, slopes = np.zeros((len(anchors), len(columns))), np.zeros((len(anchors), n_parameters))
+    for row, one in enumerate(anchors):
+        design[row, np.searchsorted(columns, layout.methods[one.method, one.level[1]])] = 1.0
+        slopes[row, LEVELS.index(one.level)] = 1.0
+    return _Seen(
+        rows=np.arange(len(anchors)),
+        columns=columns,
+        design=design,
+        expected=np.zeros(len(anchors)),
+        slopes=slopes,
+        noise=np.diag([one.sd**2 for one in anchors]),
+    )
+
+
+def _marginal(parts: Sequence[_Seen], people: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
+    """Inverse covariance of a person's signals; from signals to the person's own levels; what is left of these."""
+    from scipy.linalg import block_diag
+
+    slopes = np.concatenate([part.slopes for part in parts])
+    inverse = np.linalg.inv(slopes @ people @ slopes.T + block_diag(*(part.noise for part in parts)))
+    gain = people[:_N] @ slopes.T @ inverse
+    return inverse, gain, people[:_N, :_N] - gain @ slopes @ people[:, :_N]
+
+
+def _add_person(
+    result: _Evidence,
+    groups: Sequence[LevelGroup],
+    layout: _Layout,
+    sessions: Sequence[tuple[int, int]],
+    parts: Sequence[_Seen],
+    values: Sequence[NDArray[np.float64]],
+    solved: tuple[NDArray[np.float64], ...],
+) -> None:
+    """Add what one person's sessions, and then anchors, tell to ``result``, in place."""
+    inverse, gain, left = solved
+    clinics = Counter(groups[number].clinics[session] for number, session in sessions)
+    of_levels = [_level_columns(groups[number].covariates[session], layout, clinics) for number, session in sessions]
+    of_levels += of_levels[:1] * (len(parts) - len(sessions))
+    columns = np.unique(np.concatenate([*(part.columns for part in parts), *(here for here, _ in of_levels)]))
+    design = np.zeros((len(inverse), len(columns)))
+    row = 0
+    for part, (here, levels) in zip(parts, of_levels, strict=True):
+        rows = slice(row, row + len(part.rows))
+        design[rows, np.searchsorted(columns, part.columns)] = part.design
+        design[rows, np.searchsorted(columns, here)] = part.slopes[:, :_N] @ levels
+        row = rows.stop
+    target = np.concatenate(values)
+    weighted = design.T @ inverse
+    result.information[np.ix_(columns, columns)] += weighted @ design
+    result.vector[columns] += weighted @ target
+    for number, visits in Counter(number for number, _ in sessions).items():
+        weight = visits / len(groups[number].people)
+        result.means[number][:, columns] -= weight * (gain @ design)
+        result.offsets[number] += weight * (gain @ target)
+        result.left[number] += weight**2 * left
+    for (number, _), (here, levels) in zip(sessions, of_levels, strict=False):
+        result.means[number][:, here] += levels / len(groups[number].people)
+
+
+def _level_columns(
+    covariates: NDArray[np.float64], layout: _Layout, clinics: Mapping[str, int]
+) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """Columns that a person's expected levels depend on, and how: clinics, trends and what is common.
+
+    A person is of one kind wherever the scanner stands: of the clinics of all visits, in shares.
+    """
+    n = sum(clinics.values())
+    columns = np.r_[*(layout.clinics[clinic] for clinic in clinics), layout.trends, layout.common]
+    shares = [visits / n * np.eye(_N) for visits in clinics.values()]
+    return columns, np.concatenate([*shares, np.kron(np.eye(_N), covariates), np.eye(_N)], axis=1)
+
+
+def _with_anchors(evidence: _Evidence, layout: _Layout, anchors: Sequence[Anchor]) -> _Evidence:
+    """With what was measured of the means of groups."""
+    information, vector = evidence.information.copy(), evidence.vector.copy()
+    for one in anchors:
+        if one.group is None:
+            continue
+        level = LEVELS.index(one.level)
+        row = evidence.means[one.group][level].copy()
+        row[layout.methods[one.method, one.level[1]]] += 1.0
+        variance = one.sd**2 + evidence.left[one.group][level, level]
+        information += np.outer(row, row) / variance
+        vector += row * (one.deviation - evidence.offsets[one.group][level]) / variance
+    return replace(evidence, information=information, vector=vector)
+
+
+def _settled(
+    evidence: _Evidence,
+    layout: _Layout,
+    groups: Sequence[LevelGroup],
+    mean: NDArray[np.float64],
+    spreads: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and covariance of the unknowns, and the covariance of clinics that the cohort shows."""
+    _, people = person_slopes(tuple(groups[0].acquisitions.values()))
+    start = CLINIC_SHARE * people[:_N, :_N]
+    n = len(layout.clinics)
+    of_clinics = np.concatenate([np.r_[here] for here in layout.clinics.values()])
+    others = np.setdiff1d(np.arange(layout.size), of_clinics)
+    precision = evidence.information.copy()
+    precision[others, others] += spreads[others] ** -2
+    vector = evidence.vector.copy()
+    vector[others] += mean[others] / spreads[others] ** 2
+    cross = np.linalg.solve(precision[np.ix_(others, others)], precision[np.ix_(others, of_clinics)])
+    inner = precision[np.ix_(of_clinics, of_clinics)] - precision[np.ix_(of_clinics, others)] @ cross
+    target = vector[of_clinics] - cross.T @ vector[others]
+    clinic = start
+    for _ in range(_N_ROUNDS):
+        covariance = np.linalg.inv(inner + np.kron(np.eye(n), np.linalg.inv(clinic)))
+        deviations = (covariance @ target).reshape(n, _N)
+        blocks = covariance.reshape(n, _N, n, _N)[np.arange(n), :, np.arange(n)]
+        after = (CLINIC_WEIGHT * start + deviations.T @ deviations + blocks.sum(axis=0)) / (CLINIC_WEIGHT + n)
+        moved = np.abs(np.diag(after) / np.diag(clinic) - 1).max()
+        clinic = after
+        if moved < _SETTLED:
+            break
+    precision[np.ix_(of_clinics, of_clinics)] += np.kron(np.eye(n), np.linalg.inv(clinic))
+    whole: NDArray[np.float64] = np.asarray(np.linalg.inv(precision), dtype=np.float64)
+    return whole @ vector, whole, clinic
+
+
+def _told(
+    groups: Sequence[LevelGroup],
+    layout: _Layout,
+    names: Sequence[Sequence[tuple[Contrast, str, float]]],
+    linear: Mapping[int, Linear],
+    evidence: _Evidence,
+    state: NDArray[np.float64],
+    covariance: NDArray[np.float64],
+    clinic: NDArray[np.float64],
+    *,
+    is_free: bool,
+) -> Levels:
+    """The solution in the words of `qmri_core.calibration.levels`."""
+    trends = state[layout.trends].reshape(_N, 3)
+    n_bridging, components = _bridges(groups)
+    found = []
+    for number, group in enumerate(groups):
+        own = evidence.means[number].copy()
+        mean = own @ state + evidence.offsets[number]
+        own[:, layout.common] = 0.0  # the error of all groups' levels is told apart
+        shares = {name: n / len(group.clinics) for name, n in Counter(group.clinics).items()}
+        at = [layout.clinics[name] for name in shares]
+        weights = np.concatenate([share * np.eye(_N) for share in shares.values()], axis=1)
+        left = np.diag(weights @ covariance[np.ix_(np.r_[*at], np.r_[*at])] @ weights.T)
+        before = np.diag(clinic) * sum(share**2 for share in shares.values())
+        found.append(
+            GroupLevel(
+                mean=tuple(mean.tolist()),
+                sd=tuple(np.sqrt(np.diag(own @ covariance @ own.T + evidence.left[number])).tolist()),
+                from_ages=tuple((trends @ group.covariates.mean(axis=0)).tolist()),
+                measured=tuple(np.clip(1 - left / before, 0.0, 1.0).tolist()),
+                n_bridging=n_bridging[number],
+                component=components[number],
+            )
+        )
+    return Levels(
+        groups=found,
+        trends=trends,
+        trend_sds=np.sqrt(np.diag(covariance)[layout.trends]).reshape(_N, 3),
+        clinic_sds=np.sqrt(np.diag(clinic)),
+        common=state[layout.common],
+        common_sd=np.where(
+            is_free, np.sqrt(np.diag(covariance)[layout.common]), [METHOD_ERRORS[one] for one in LEVELS]
+        ),
+        hidden=[
+            _hidden(group, of_group, linear[number], state[here], np.diag(covariance)[here])
+            for number, (group, of_group, here) in enumerate(zip(groups, names, layout.hidden, strict=True))
+        ],
+    )
+
+
+def _hidden(
+    group: LevelGroup,
+    names: Sequence[tuple[Contrast, str, float]],
+    linear: Linear,
+    shifts: NDArray[np.float64],
+    variances: NDArray[np.float64],
+) -> dict[Contrast, tuple[Hidden, ...]]:
+    result: dict[Contrast, tuple[Hidden, ...]] = dict.fromkeys(group.acquisitions, ())
+    for column, ((contrast, name, spread), shift, variance) in enumerate(zip(names, shifts, variances, strict=True)):
+        effect = float(linear[2][list(group.acquisitions).index(contrast), column]) * spread
+        parameter = Hidden(
+            name=name, shift=float(shift), sd=math.sqrt(max(variance, 0.0)), prior_sd=spread, effect=effect
+        )
+        result[contrast] = (*result[contrast], parameter)
+    return result
+
+
+def _bridges(groups: Sequence[LevelGroup]) -> tuple[list[int], list[int]]:
+    """Of each group the number of people who are in others too, and the number of what such people connect."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    people = {person: k for k, person in enumerate({person for group in groups for person in group.people})}
+    at = [(number, people[person]) for number, group in enumerate(groups) for person in set(group.people)]
+    n = len(groups)
+    ends = np.asarray(at).reshape(-1, 2)
+    graph = coo_array((np.ones(len(ends)), (ends[:, 0], n + ends[:, 1])), shape=(n + len(people),) * 2)
+    _, labels = connected_components(graph, directed=False)
+    order = {label: k for k, label in enumerate(dict.fromkeys(labels[:n].tolist()))}
+    homes = Counter(person for group in groups for person in set(group.people))
+    n_bridging = [sum(homes[person] > 1 for person in set(group.people)) for group in groups]
+    return n_bridging, [order[label] for label in labels[:n].tolist()]

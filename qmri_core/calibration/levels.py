@@ -1,0 +1,142 @@
+"""Levels of groups: how far the people of each group are from the population, on average, and with what certainty.
+
+Three images of unknown scale hold no absolute level (`qmri_core.calibration.scales`). What differs between groups can
+be known all the same, in part: people differ with age and sex, which a cohort shows within its groups, where scales
+cancel; people who are scanned in several groups carry one group's level to another; and the contrast of grey to white
+matter tells a little. One normal model holds all of it. Deviations of the logs of `LEVELS` from the population's are
+
+    person = population's trend with age and sex + clinic + own,
+
+and a session sees them through the signal models, beside scales of its group that may be anything, what headers hide
+(`qmri_core.calibration.hidden_parameters`) and its own scales (`qmri_core.calibration.session_model`). All sessions of
+a person enter together, so that people who come to several groups weigh by their own differences, and not as a share
+of two means. `qmri_core.calibration.hierarchy` solves it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qmri_core.calibration.hidden_parameters import Hidden
+from qmri_core.calibration.session_model import Spreads
+from qmri_core.series.acquisition import Acquisition, Contrast
+
+REFERENCE_AGE = 45.0
+"""Years at which the population's values hold; between sexes."""
+AGES = (18.0, 90.0)
+"""Years beyond which the trends of adults are not continued."""
+TRENDS: Mapping[tuple[str, str], tuple[tuple[float, float], ...]] = {
+    ("WM", "t1"): ((0.0035, 0.004), (0.0035, 0.0015), (0.003, 0.006)),
+    ("WM", "t2"): ((0.0135, 0.006), (0.0015, 0.0015), (0.0, 0.006)),
+    ("GM", "t1"): ((-0.003, 0.006), (0.0, 0.001), (0.0, 0.006)),
+    ("GM", "t2"): ((0.0, 0.010), (0.0, 0.0015), (0.0, 0.008)),
+}
+"""Means and standard deviations, before any cohort is seen, of the change of the log per decade at `REFERENCE_AGE`, per
+decade squared, and from men to women. A judgement: white-matter T1 has its minimum about 40 (Yeatman 2014,
+doi:10.1038/ncomms5932; abstract), its T2 rises by 2 % per decade (relaxation atlas of Osprey, read in its code), the
+sign of cortical T1 is contested."""
+CLINIC_SHARE = 0.1
+"""Variance of the means of the people that clinics send, beyond age, over the variance between people; assumed. Nobody
+has measured it; what people in several groups show of it is learned."""
+CLINIC_WEIGHT = 10.0
+"""Number of clinics as which `CLINIC_SHARE` counts; chosen, not estimated."""
+METHOD_ERRORS: Mapping[tuple[str, str], float] = {
+    ("WM", "t1"): 0.05, ("WM", "t2"): 0.06, ("GM", "t1"): 0.05, ("GM", "t2"): 0.06,
+}  # fmt: skip
+"""Standard deviations of the log of the population's values that methods of measurement differ by: 942 +- 102 ms for T1
+of white matter over 20 methods (code of Asslaender 2024, read), half of it taken for the choice among like methods; of
+T2 assumed. All groups share this error."""
+
+
+def trend_covariates(ages: NDArray[np.float64], sexes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What `TRENDS` multiply, shape (person, 3).
+
+    Parameters
+    ----------
+    ages
+        Years, shape (person,); NaN where unknown: the mean of those that are known, without any `REFERENCE_AGE`.
+    sexes
+        0.5 for women, -0.5 for men, 0 where unknown; shape (person,).
+    """
+    known = np.isfinite(ages)
+    years = np.where(known, ages, ages[known].mean() if known.any() else REFERENCE_AGE)
+    decades = (np.clip(years, *AGES) - REFERENCE_AGE) / 10
+    return np.stack([decades, decades**2, sexes], axis=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LevelGroup:
+    """Sessions of a group, as far as levels ask.
+
+    ``logs`` are log signals of `observations`, shape (session, observation), NaN where not known; ``covariates`` those
+    of `trend_covariates`, shape (session, 3); ``people`` and ``clinics`` codes of each session's; ``spreads`` those of
+    the group's scales between sessions; ``weights`` how much each session counts, above 0 and at most 1; ``scanner`` a
+    code: equal series of one scanner have one scale.
+    """
+
+    acquisitions: Mapping[Contrast, Acquisition]
+    spreads: Spreads
+    logs: NDArray[np.float64]
+    weights: NDArray[np.float64]
+    covariates: NDArray[np.float64]
+    people: Sequence[str]
+    clinics: Sequence[str]
+    scanner: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Anchor:
+    """What somebody measured, of a person or of the mean of a group's people.
+
+    ``level`` is one of `LEVELS`, ``deviation`` the log of what was measured over the population's value, ``sd`` its
+    standard deviation. Either ``group``, its place among those that are solved, or ``person`` is given. Anchors of one
+    ``method`` and quantity have an error in common, of the standard deviation ``method_sd``.
+    """
+
+    level: tuple[str, str]
+    deviation: float
+    sd: float
+    group: int | None = None
+    person: str | None = None
+    method: str = ""
+    method_sd: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupLevel:
+    """What is known of a group's people on average, by `LEVELS`; logs over the population's values.
+
+    ``mean`` and its standard deviation ``sd`` without the error that all groups share (`METHOD_ERRORS`); ``from_ages``
+    what trends with age and sex make of ``mean``; ``measured`` the share of the variance between clinics that data
+    determine, 0 where the level is imposed; ``n_bridging`` people who are in other groups too; ``component`` the number
+    of the set of groups that such people connect.
+    """
+
+    mean: tuple[float, ...]
+    sd: tuple[float, ...]
+    from_ages: tuple[float, ...]
+    measured: tuple[float, ...]
+    n_bridging: int
+    component: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Levels:
+    """Levels of the groups of a cohort, in their order, and what the cohort shows beside.
+
+    ``trends`` and their standard deviations have the shape (level, covariate) of `trend_covariates`; ``clinic_sds``
+    are those of clinics beyond age. ``common`` and ``common_sd``: what anchors say of the population's values; logs,
+    shape (len(LEVELS),). ``hidden`` is what headers hide, of each group.
+    """
+
+    groups: Sequence[GroupLevel]
+    trends: NDArray[np.float64]
+    trend_sds: NDArray[np.float64]
+    clinic_sds: NDArray[np.float64]
+    common: NDArray[np.float64]
+    common_sd: NDArray[np.float64]
+    hidden: Sequence[Mapping[Contrast, tuple[Hidden, ...]]]

@@ -1,0 +1,349 @@
+"""Levels of groups: against the whole normal model written out, and on cohorts whose truth is known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from qmri_core.calibration.hidden_parameters import GROUP_ERROR, SHARED
+from qmri_core.calibration.hierarchy import solve_levels
+from qmri_core.calibration.levels import (
+    TRENDS,
+    Anchor,
+    GroupLevel,
+    LevelGroup,
+    Levels,
+    trend_covariates,
+)
+from qmri_core.calibration.session_model import LEVELS, Spreads, covariance_of, observations, person_slopes
+from qmri_core.series.acquisition import CONTRASTS, Contrast
+from qmri_core.simulation.clinics import DrawnGroup, draw_clinics
+from tests.protocols import plain_protocol
+
+SPREADS = Spreads(own=dict.fromkeys(CONTRASTS, 0.03), common=0.05)
+PROTOCOL = plain_protocol()  # all of it stated, so that nothing is hidden
+
+
+def level_groups(drawn: Sequence[DrawnGroup], *, with_ages: bool = True) -> list[LevelGroup]:
+    ages = [one.ages if with_ages else np.full_like(one.ages, np.nan) for one in drawn]
+    return [
+        LevelGroup(
+            acquisitions=one.acquisitions,
+            spreads=SPREADS,
+            logs=one.logs,
+            weights=np.ones(len(one.people)),
+            covariates=trend_covariates(age, one.sexes if with_ages else 0 * one.sexes),
+            people=one.people,
+            clinics=[str(number)] * len(one.people),
+            scanner=str(number),
+        )
+        for number, (one, age) in enumerate(zip(drawn, ages, strict=True))
+    ]
+
+
+def plain(rng: np.random.Generator, people: Sequence[str], name: str) -> LevelGroup:
+    """Signals of nobody in particular: the solution of the model is asked for, not the truth."""
+    n = len(people)
+    return LevelGroup(
+        acquisitions=PROTOCOL,
+        spreads=SPREADS,
+        logs=rng.normal(0.0, 0.1, (n, len(observations(PROTOCOL)))),
+        weights=np.ones(n),
+        covariates=trend_covariates(rng.uniform(20, 80, n), rng.choice([-0.5, 0.5], n)),
+        people=people,
+        clinics=[name] * n,
+        scanner=name,
+    )
+
+
+def means(levels: Levels) -> NDArray[np.float64]:
+    return np.asarray([one.mean for one in levels.groups])
+
+
+def sds(levels: Levels) -> NDArray[np.float64]:
+    return np.asarray([one.sd for one in levels.groups])
+
+
+def truth(drawn: Sequence[DrawnGroup]) -> NDArray[np.float64]:
+    return np.asarray([one.truth.mean(axis=0) for one in drawn])
+
+
+def test_the_solution_is_that_of_the_whole_model_written_out() -> None:
+    """The oracle conditions one joint normal of all that is unknown, every person included, on all signals at once."""
+    rng = np.random.default_rng(3)
+    names = observations(PROTOCOL)
+    groups = [plain(rng, ("a", "b", "c", "a"), "x"), plain(rng, ("c", "d"), "y")]
+    groups[0].logs[1, names.index((Contrast.T2W, "GM"))] = np.nan
+    found = solve_levels(groups)
+    slopes, people = person_slopes(tuple(PROTOCOL.values()))
+    n_levels, n_parameters = len(LEVELS), len(people)
+    # unknowns: clinics x, y; trends; people a to d; scales and fluid of both; errors of both; what is shared
+    who = {name: k for k, name in enumerate("abcd")}
+    sizes = [2 * n_levels, 3 * n_levels, 4 * n_parameters, 2 * len(names), 2 * 3, len(SHARED)]
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    trends = np.asarray([TRENDS[level] for level in LEVELS]).reshape(-1, 2)
+    prior_mean = np.zeros(starts[-1])
+    prior_mean[starts[1] : starts[2]], prior_mean[starts[5] :] = trends[:, 0], np.asarray(SHARED)[:, 0]
+    prior = np.zeros((starts[-1],) * 2)
+    clinic = _clinic_covariance(groups)
+    np.testing.assert_allclose(np.sqrt(np.diag(clinic)), found.clinic_sds)
+    for k in range(2):
+        prior[k * n_levels : (k + 1) * n_levels, k * n_levels : (k + 1) * n_levels] = clinic
+    prior[starts[1] : starts[2], starts[1] : starts[2]] = np.diag(trends[:, 1] ** 2)
+    for k in range(4):
+        here = slice(starts[2] + k * n_parameters, starts[2] + (k + 1) * n_parameters)
+        prior[here, here] = people
+    prior[starts[3] : starts[4], starts[3] : starts[4]] = 100 * np.eye(sizes[3])
+    for k, contrast in product(range(2), range(3)):  # grey and white matter of a series have one scale
+        white, grey = (names.index((tuple(PROTOCOL)[contrast], tissue)) for tissue in ("WM", "GM"))
+        at = starts[3] + k * len(names)
+        prior[at + white, at + grey] = prior[at + grey, at + white] = 100.0
+    prior[starts[4] : starts[5], starts[4] : starts[5]] = GROUP_ERROR**2 * np.eye(6)
+    prior[starts[5] :, starts[5] :] = np.diag(np.asarray(SHARED)[:, 1] ** 2)
+    ratios, of_shared = _at_the_header()
+    whole = covariance_of(tuple(PROTOCOL.values()), SPREADS)
+    noise = whole - slopes @ people @ slopes.T
+    visits = {name: [k for k, group in enumerate(groups) for person in group.people if person == name] for name in who}
+    design, values, errors = [], [], []
+    means_of_groups = np.zeros((2, n_levels, starts[-1]))
+    for k, group in enumerate(groups):
+        for row, name in enumerate(group.people):
+            of_levels = np.zeros((n_levels, starts[-1]))
+            for one in visits[name]:
+                of_levels[:, one * n_levels : (one + 1) * n_levels] += np.eye(n_levels) / len(visits[name])
+            of_levels[:, starts[1] : starts[2]] = np.kron(np.eye(n_levels), group.covariates[row])
+            own = starts[2] + who[name] * n_parameters
+            means_of_groups[k] += of_levels / len(group.people)
+            means_of_groups[k][:, own : own + n_levels] += np.eye(n_levels) / len(group.people)
+            block = slopes[:, :n_levels] @ of_levels
+            block[:, own : own + n_parameters] += slopes
+            block[:, starts[3] + k * len(names) : starts[3] + (k + 1) * len(names)] += np.eye(len(names))
+            offset = np.zeros(len(names))
+            for c, contrast in enumerate(PROTOCOL):
+                grey = names.index((contrast, "GM"))
+                offset[grey] = ratios[c]
+                block[grey, starts[4] + 3 * k + c] = 1
+                block[grey, starts[5] :] = of_shared[c]
+            known = np.isfinite(group.logs[row])
+            design.append(block[known])
+            values.append((group.logs[row] - offset)[known])
+            errors.append(noise[np.ix_(known, known)])
+    from scipy.linalg import block_diag
+
+    matrix, target = np.concatenate(design), np.concatenate(values)
+    total = matrix @ prior @ matrix.T + block_diag(*errors)
+    gain = prior @ matrix.T @ np.linalg.inv(total)
+    posterior_mean = prior_mean + gain @ (target - matrix @ prior_mean)
+    posterior = prior - gain @ matrix @ prior
+    for k, level in enumerate(found.groups):
+        np.testing.assert_allclose(level.mean, means_of_groups[k] @ posterior_mean, atol=2e-6)
+        expected = np.sqrt(np.diag(means_of_groups[k] @ posterior @ means_of_groups[k].T))
+        np.testing.assert_allclose(level.sd, expected, rtol=1e-3)
+
+
+def _clinic_covariance(groups: Sequence[LevelGroup]) -> NDArray[np.float64]:
+    """That the solution ended with; its diagonal is told."""
+    from qmri_core.calibration import hierarchy
+
+    seen = []
+    settled = hierarchy._settled
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hierarchy, "_settled", lambda *a: seen.append(settled(*a)) or seen[-1])
+        solve_levels(groups)
+    return np.asarray(seen[-1][2])
+
+
+def _at_the_header() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    from qmri_core.calibration.hidden_parameters import linearised
+
+    ratios, of_shared, _ = linearised(PROTOCOL, [], np.zeros(0))
+    return ratios, of_shared
+
+
+def test_levels_do_not_depend_on_the_order_of_groups_and_sessions() -> None:
+    groups = level_groups(draw_clinics(sessions=60, groups=3, seed=1))
+    order = np.random.default_rng(0).permutation(len(groups[1].people))
+    mixed = replace(
+        groups[1],
+        logs=groups[1].logs[order],
+        covariates=groups[1].covariates[order],
+        people=[groups[1].people[k] for k in order],
+    )
+    one, other = solve_levels(groups), solve_levels([groups[2], mixed, groups[0]])
+    np.testing.assert_allclose(means(other)[::-1], means(one), atol=1e-7)
+    np.testing.assert_allclose(sds(other)[::-1], sds(one), rtol=1e-5)
+
+
+def test_sessions_of_hardly_any_weight_tell_as_much_as_sessions_without_signals() -> None:
+    groups = level_groups(draw_clinics(sessions=40, groups=2, seed=8))
+    n = len(groups[0].people)
+    lighter = replace(groups[0], weights=np.full(n, 1e-6))
+    without = replace(groups[0], logs=np.full_like(groups[0].logs, np.nan))
+    found = [solve_levels([some, groups[1]]) for some in (lighter, without)]
+    np.testing.assert_allclose(means(found[0]), means(found[1]), atol=1e-5)
+
+
+def test_levels_follow_ages_and_constants_do_not() -> None:
+    """One cohort of 10 clinics; the error of taking all groups for the population is the peer."""
+    drawn = draw_clinics(sessions=1000, groups=10, seed=5, years=30.0, clinics=0.3)
+    found = solve_levels(level_groups(drawn))
+    true = truth(drawn)
+    white = slice(0, 2)
+    assert np.all(np.sqrt(np.mean((means(found) - true)[:, white] ** 2, axis=0)) < 0.012)
+    ages = np.asarray([one.ages.mean() for one in drawn])
+    slopes = np.polyfit(ages, means(found) - true, 1)[0] * 15
+    constants = np.polyfit(ages, -true, 1)[0] * 15
+    assert abs(slopes[1]) < 0.4 * abs(constants[1])  # T2 of white matter, which changes most
+    assert np.all(np.abs(slopes[white]) < 0.01)
+
+
+def test_people_in_several_groups_measure_what_else_is_imposed() -> None:
+    alone, bridged = (draw_clinics(sessions=600, groups=4, seed=7, repeated=share) for share in (0.0, 0.4))
+    without, with_bridges = solve_levels(level_groups(alone)), solve_levels(level_groups(bridged))
+    assert [one.n_bridging for one in without.groups] == [0] * 4
+    assert [one.component for one in without.groups] == [0, 1, 2, 3]
+    assert {one.component for one in with_bridges.groups} == {0}
+    assert min(one.n_bridging for one in with_bridges.groups) > 20
+    t1, t2 = 0, 1
+    for level in (t1, t2):
+        assert np.mean([one.measured[level] for one in without.groups]) < 0.25
+        assert min(one.measured[level] for one in with_bridges.groups) > 0.3
+        assert sds(with_bridges)[:, level].max() < sds(without)[:, level].max()
+
+
+def test_travelling_heads_have_one_level() -> None:
+    """All people in all groups: what groups seem to differ by is their scales."""
+    drawn = draw_clinics(sessions=40, groups=2, seed=3, repeated=0.0)
+    groups = level_groups(drawn)[:1]
+    rng = np.random.default_rng(1)
+    shift = {contrast: rng.normal() for contrast in CONTRASTS}
+    names = observations(groups[0].acquisitions)
+    moved = np.asarray([shift[contrast] for contrast, _ in names])
+    other = replace(groups[0], logs=groups[0].logs + moved, clinics=["b"] * len(groups[0].people), scanner="b")
+    found = solve_levels([groups[0], other])
+    np.testing.assert_allclose(found.groups[0].mean, found.groups[1].mean, atol=1e-6)
+
+
+@pytest.mark.parametrize("with_ages", [True, False])
+def test_one_group_alone_is_imposed(with_ages: bool) -> None:
+    [drawn] = draw_clinics(sessions=30, groups=1, seed=2)
+    [level] = solve_levels(level_groups([drawn], with_ages=with_ages)).groups
+    assert (level.n_bridging, level.component) == (0, 0)
+    assert all(0 <= share < 0.35 for share in level.measured)  # contrast of grey to white matter tells a little
+    assert all(0.005 < sd < 0.03 for sd in level.sd)
+    assert any(level.from_ages) is with_ages
+    assert np.all(np.abs(level.mean) < 0.04)
+
+
+def test_one_session_is_enough_and_none_of_its_signals_must_be_known() -> None:
+    [drawn] = draw_clinics(sessions=1, groups=1, seed=2)
+    [group] = level_groups([drawn])
+    [level] = solve_levels([replace(group, logs=np.full_like(group.logs, np.nan))]).groups
+    np.testing.assert_allclose(level.mean, level.from_ages, atol=1e-9)
+    assert max(level.measured) < 1e-6
+
+
+def anchors(level: int, deviations: Sequence[float], sd: float) -> list[Anchor]:
+    return [Anchor(group=k, level=LEVELS[level], deviation=by, sd=sd) for k, by in enumerate(deviations)]
+
+
+def test_an_anchor_moves_its_group_and_the_common_level() -> None:
+    groups = level_groups(draw_clinics(sessions=200, groups=3, seed=4))
+    without = solve_levels(groups)
+    found = solve_levels(groups, anchors(0, [0.05, 0.05], 0.01))
+    np.testing.assert_allclose(without.common, 0, atol=1e-9)
+    assert found.common[0] > 0.02
+    assert found.common_sd[0] < without.common_sd[0]
+    for before, after in zip(without.groups[:2], found.groups[:2], strict=True):
+        assert abs(after.mean[0] - 0.05) < abs(before.mean[0] - 0.05)
+    assert found.groups[2].mean[0] > without.groups[2].mean[0] + 0.02  # it shares the common level
+
+
+def test_a_person_whose_tissue_was_measured_is_an_anchor_too() -> None:
+    """The oracle is the person's own truth, measured well; and nobody's is refused."""
+    drawn = draw_clinics(sessions=60, groups=2, seed=6)
+    groups = level_groups(drawn)
+    few = [
+        Anchor(person=drawn[0].people[k], level=level, deviation=0.06 + float(drawn[0].truth[k, row]), sd=0.005)
+        for k in range(6)
+        for row, level in enumerate(LEVELS)
+        if level[1] == "t1"
+    ]
+    found = solve_levels(groups, few)
+    assert found.common[0] > 0.04  # the population's values are 6 % short, people say
+    assert found.common_sd[0] < 0.025
+    with pytest.raises(ValueError, match="a person who is in no group"):
+        solve_levels(groups, [replace(few[0], person="nobody")])
+
+
+def test_anchors_of_one_method_share_its_error() -> None:
+    groups = level_groups(draw_clinics(sessions=100, groups=3, seed=4))
+    free = anchors(0, [0.05] * 3, 0.01)
+    tied = [replace(one, method="phantom", method_sd=0.05) for one in free]
+    assert solve_levels(groups, tied).common_sd[0] > 1.3 * solve_levels(groups, free).common_sd[0]
+
+
+def test_unknown_ages_are_the_mean_of_those_known_and_nobody_is_beyond_adults() -> None:
+    found = trend_covariates(np.asarray([45.0, 65.0, np.nan, 3.0, 99.0]), np.asarray([0.5, -0.5, 0.0, 0.5, 0.5]))
+    np.testing.assert_allclose(found[0], [0, 0, 0.5])
+    np.testing.assert_allclose(found[1], [2, 4, -0.5])
+    np.testing.assert_allclose(found[2, 0], (53.0 - 45) / 10)
+    np.testing.assert_allclose(found[3:, 0], [-2.7, 4.5])
+    assert not trend_covariates(np.full(3, np.nan), np.zeros(3)).any()
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("clinics", [1.0, 1.6])
+def test_levels_of_hospitals(clinics: float, capsys: pytest.CaptureFixture[str]) -> None:
+    """Cohorts of 4,121 sessions in 20 groups, a tenth of people scanned twice; 15 s of one core each."""
+    errors, scores, constants, trends, cov = [], [], [], [], []
+    for seed in range(6):
+        drawn = draw_clinics(sessions=4121, groups=20, seed=1000 + seed, clinics=clinics)
+        found = solve_levels(level_groups(drawn))
+        true = truth(drawn)
+        errors.append(means(found) - true)
+        scores.append(errors[-1] / sds(found))
+        constants.append(-true)
+        ages = [one.ages.mean() for one in drawn]
+        trends.append(15 * np.polyfit(ages, errors[-1], 1)[0])
+        cov.append(means(found).std(axis=0) - true.std(axis=0))
+    rms, peer = (np.sqrt(np.mean(np.square(np.concatenate(some)), axis=0)) for some in (errors, constants))
+    absolute = np.abs(np.concatenate(scores))
+    within = [np.mean(absolute < limit, axis=0) for limit in (1, 2)]
+    trend, of_cov = np.abs(np.mean(trends, axis=0)), np.sqrt(np.mean(np.square(cov), axis=0))
+    with capsys.disabled():
+        print(f"\nclinics x {clinics:g}; order WM T1, WM T2, GM T1, GM T2, %")
+        for name, values in (
+            ("error of a group's mean", rms), ("the same, constants", peer), ("false trend per 15 years", trend),
+            ("error of the variation between groups", of_cov), ("within one deviation", within[0]),
+            ("within two deviations", within[1]),
+        ):  # fmt: skip
+            print(f"  {name:40s} " + " ".join(f"{100 * value:6.2f}" for value in values))
+    if clinics == 1.0:
+        assert np.all(rms < [0.011, 0.0095, 0.009, 0.013])
+        assert np.all(trend < 0.008)  # of six cohorts; its standard error is a third of that
+        assert np.all(of_cov < 0.004)
+        assert np.all((within[0] > 0.55) & (within[0] < 0.76) & (within[1] > 0.88))
+    assert np.all(rms < peer)
+
+
+def test_more_groups_than_sessions_are_refused() -> None:
+    with pytest.raises(ValueError, match="3 sessions do not fill 5 groups"):
+        draw_clinics(sessions=3, groups=5, seed=0)
+
+
+def test_equal_seeds_draw_equal_cohorts_of_the_size_asked_for() -> None:
+    one, other = (draw_clinics(sessions=57, groups=4, seed=9) for _ in range(2))
+    assert sum(len(group.people) for group in one) == 57
+    for left, right in zip(one, other, strict=True):
+        np.testing.assert_array_equal(left.logs, right.logs)
+        assert left.people == right.people
+    assert math.isfinite(float(np.concatenate([group.logs for group in one]).sum()))
+    assert isinstance(solve_levels(level_groups(one)).groups[0], GroupLevel)
