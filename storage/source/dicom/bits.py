@@ -24,16 +24,27 @@ MANY_NEGATIVE = 0.01
 """Share of such voxels above which an image is refused; interpolation leaves few of them, at edges."""
 
 
+def is_settled(stored: NDArray[Any], bits: int, high: int) -> bool:
+    """Whether values mean the same however their bits are counted, so that other slices say nothing of them."""
+    signed = stored.dtype.kind == "i"
+    if stored.dtype.kind not in "iu" or not 0 < bits < 8 * stored.dtype.itemsize:
+        return True
+    used = _used(stored)
+    return not used or (high == bits - 1 and not used >> (bits - signed))
+
+
 def read_bits(stored: NDArray[Any], bits: int, high: int) -> NDArray[Any]:
     """Values of slices, of which all bits were decoded.
 
     Those that the header states count, with their sign, unless values have more bits and are smoother with all of them;
-    where the highest bit is stated otherwise and the lowest are never used, values are put in place.
+    where the highest bit is stated otherwise and the lowest are never used, values are put in place. Dark slices use
+    few bits, so that all slices of a series that are not `is_settled` are to be read together.
 
     Parameters
     ----------
     stored
-        Integers as they lie in the file, in the type that the header states; floats are returned as they are.
+        Integers as they lie in the file, in the type that the header states, of shape (..., rows, columns); floats are
+        returned as they are.
     bits, high
         Bits stored and the number of the highest, as the header states them.
     """
@@ -42,26 +53,33 @@ def read_bits(stored: NDArray[Any], bits: int, high: int) -> NDArray[Any]:
     allocated = 8 * stored.dtype.itemsize
     if not 0 < bits < allocated:
         return stored
-    shift = high + 1 - bits
-    used = int(np.bitwise_or.reduce(stored, axis=None)) & (2**allocated - 1)
-    if not used >> bits and (stored.dtype.kind == "u" or not used >> (bits - 1)):
+    shift, used = high + 1 - bits, _used(stored)
+    if not used >> (bits - (stored.dtype.kind == "i")):
         return stored
     if 0 < shift <= allocated - bits and used >> bits and not used & (2**shift - 1):
         return np.asarray(np.right_shift(stored, shift))
     stated = np.asarray(np.right_shift(np.left_shift(stored, allocated - bits), allocated - bits))
     if not used >> bits or np.array_equal(stated, stored):
         return stated
-    return stored if _share_closer(stored, stated, bits) > CLOSER else stated
+    return stored if _share_closer(stored, stated) > CLOSER else stated
 
 
-def _share_closer(whole: NDArray[Any], stated: NDArray[Any], bits: int) -> float:
+def _used(stored: NDArray[Any]) -> int:
+    """The bits that any of the values has."""
+    return int(np.bitwise_or.reduce(stored, axis=None)) & ((1 << (8 * stored.dtype.itemsize)) - 1)
+
+
+def _share_closer(whole: NDArray[Any], stated: NDArray[Any]) -> float:
     """Of neighbours whose further bits differ, the share that is closer with these bits than without."""
     n_closer = n_differing = 0
-    for axis in (-1, -2):
-        with_all, without = (np.abs(np.diff(one.astype(np.int64), axis=axis)) for one in (whole, stated))
-        differing = np.diff(whole.astype(np.int64) >> bits, axis=axis) != 0
-        n_differing += int(differing.sum())
-        n_closer += int((differing & (with_all < without)).sum())
+    planes = (one.reshape(-1, *one.shape[-2:]) for one in (whole, stated))
+    for pair in zip(*planes, strict=True):
+        all_bits, few_bits = (one.astype(np.int64) for one in pair)
+        for axis in (-1, -2):
+            differing = np.diff(all_bits - few_bits, axis=axis) != 0
+            with_all, without = (np.abs(np.diff(one, axis=axis)) for one in (all_bits, few_bits))
+            n_differing += int(differing.sum())
+            n_closer += int((differing & (with_all < without)).sum())
     return n_closer / max(1, n_differing)
 
 

@@ -14,7 +14,6 @@ from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.utils import pixel_array
 
 from storage.source.damage import DECODERS, DamagedError, library_errors
-from storage.source.dicom.bits import read_bits
 from storage.source.dicom.elements import get_number, transfer_syntax
 from storage.source.dicom.extent import NATIVE
 from storage.source.dicom.layout import Layout
@@ -53,10 +52,22 @@ class Encoded:
         return mine.is_native and mine[_KIND] == others[_KIND]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """Stored values of slices; of integers of which the header alone says which bits count, all bits."""
+
+    values: NDArray[Any]
+    """Of shape (slices, rows, columns), or of one slice."""
+    bits: int = 0
+    """Bits that the header states; 0 where the decoder has settled which count."""
+    high: int = -1
+    """Number of the highest of them."""
+
+
 _KIND = slice(Layout._fields.index("syntax"), None)
 
 
-def decode(slices: Sequence[Encoded], rows: int, columns: int) -> NDArray[Any]:
+def decode(slices: Sequence[Encoded], rows: int, columns: int) -> Stored:
     """Stored values, of shape (slices, rows, columns), of slices that go together; those compressed go alone.
 
     Raises
@@ -94,10 +105,14 @@ def decode(slices: Sequence[Encoded], rows: int, columns: int) -> NDArray[Any]:
     if stored.size != len(slices) * rows * columns:
         raise DamagedError("ValueError")
     stored = stored.reshape(len(slices), rows, columns)
-    return read_bits(stored, layout.bits_stored, layout.bits_stored - 1) if is_plain else stored
+    return (
+        Stored(values=stored, bits=layout.bits_stored, high=layout.bits_stored - 1)
+        if is_plain
+        else Stored(values=stored)
+    )
 
 
-def decode_parsed(dataset: Dataset, frame: int) -> NDArray[Any]:
+def decode_parsed(dataset: Dataset, frame: int) -> Stored:
     """Stored values of one frame of a file that was parsed; `DamagedError` if they cannot be decoded."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -110,5 +125,6 @@ def decode_parsed(dataset: Dataset, frame: int) -> NDArray[Any]:
             stored: NDArray[Any] = pixel_array(dataset, **options)
     stored = stored.reshape(stored.shape[-2:]) if stored.ndim == 3 and stored.shape[0] == 1 else np.asarray(stored)
     if not is_plain or stored.ndim != 2:
-        return stored
-    return read_bits(stored, *(int(get_number(dataset, name) or 0) for name in ("BitsStored", "HighBit")))
+        return Stored(values=stored)
+    bits, high = (get_number(dataset, name) for name in ("BitsStored", "HighBit"))
+    return Stored(values=stored, bits=int(bits or 0), high=int((bits or 0) - 1 if high is None else high))

@@ -6,7 +6,7 @@ import io
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -17,8 +17,8 @@ from pydicom.dataset import Dataset
 
 from qmri_core.series.geometry import Volume
 from storage.source.damage import PYDICOM, DamagedError, library_errors
-from storage.source.dicom.bits import check_sign, padded
-from storage.source.dicom.decoding import Encoded, decode, decode_parsed
+from storage.source.dicom.bits import check_sign, is_settled, padded, read_bits
+from storage.source.dicom.decoding import Encoded, Stored, decode, decode_parsed
 from storage.source.dicom.elements import first_item, get_number, get_text, get_vector
 from storage.source.dicom.layout import layout_of
 from storage.source.dicom.scale import groups_of, scale_of
@@ -143,6 +143,17 @@ class _File:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Slice:
+    """One slice with what makes signals of its stored values."""
+
+    z: int
+    stored: Stored
+    scale: Scale
+    is_inverted: bool
+    padding: float | None = None
+
+
 class _Slices:
     """A volume that is being read."""
 
@@ -151,7 +162,8 @@ class _Slices:
         self._series = series
         self._array = np.empty((n_slices, rows, columns), dtype=np.float32)
         self._planes: list[_Plane] = []
-        self._inverted: list[_Inverted] = []
+        self._inverted: dict[int, _Inverted] = {}
+        self._waiting: list[_Slice] = []  # until all are there that say which bits count
         self._is_philips = series.header.manufacturer == "Philips"
 
     def add_known(self, batch: Sequence[_Piece]) -> None:
@@ -162,9 +174,12 @@ class _Slices:
             for piece in batch:
                 self.add_parsed(piece.z, piece.file, piece.encoded.frame)
             return
-        for piece, values in zip(batch, stored, strict=True):
+        settled = is_settled(stored.values, stored.bits, stored.high)
+        for piece, values in zip(batch, stored.values, strict=True):
             self._planes.append(piece.plane)
-            self._add_values(piece.z, values, piece.scale, is_inverted=piece.encoded.layout.is_inverted)
+            is_inverted = piece.encoded.layout.is_inverted
+            one = _Slice(z=piece.z, stored=replace(stored, values=values), scale=piece.scale, is_inverted=is_inverted)
+            self._add(one, settled=settled)
 
     def add_parsed(self, z: int, file: _File, frame: int) -> None:
         """Add a slice by what its header says."""
@@ -174,27 +189,40 @@ class _Slices:
             stored = decode_parsed(dataset, frame)
         except DamagedError as error:
             raise ReadError(_complaint(self._series, instance, f"cannot be decoded ({error.kind})")) from None
-        if stored.shape != shape:
-            raise ReadError(_complaint(self._series, instance, f"has {stored.shape} pixels, not {shape}"))
+        if stored.values.shape != shape:
+            raise ReadError(_complaint(self._series, instance, f"has {stored.values.shape} pixels, not {shape}"))
         scale = scale_of(dataset, frame, philips=self._is_philips)
         is_inverted = get_text(dataset, "PhotometricInterpretation") == "MONOCHROME1"
-        padding = padded(stored, get_number(dataset, "PixelPaddingValue"))
-        self._add_values(z, stored, scale, is_inverted=is_inverted, padding=padding)
+        padding = get_number(dataset, "PixelPaddingValue")
+        one = _Slice(z=z, stored=stored, scale=scale, is_inverted=is_inverted, padding=padding)
+        self._add(one, settled=is_settled(stored.values, stored.bits, stored.high))
         position, orientation, spacing = _plane(dataset, frame)
         if position is None or orientation is None or spacing is None:
             raise ReadError(_complaint(self._series, instance, "lost its position between discovery and reading"))
         self._planes.append((position, orientation, spacing))
 
-    def _add_values(
-        self,
-        z: int,
-        stored: NDArray[Any],
-        scale: Scale,
-        *,
-        is_inverted: bool,
-        padding: NDArray[np.bool_] | None = None,
-    ) -> None:
-        slope, intercept, private = scale
+    def _add(self, one: _Slice, *, settled: bool) -> None:
+        if settled:
+            self._add_values(one, one.stored.values, padded(one.stored.values, one.padding))
+        else:
+            self._waiting.append(one)
+
+    def _add_waiting(self) -> None:
+        """Add the slices of which all together say which bits count; their padding says nothing of that."""
+        kinds: dict[tuple[str, int, int, int], list[_Slice]] = {}
+        for one in self._waiting:
+            values = one.stored.values
+            kinds.setdefault((values.dtype.kind, values.itemsize, one.stored.bits, one.stored.high), []).append(one)
+        self._waiting = []
+        for (_, _, bits, high), members in kinds.items():
+            padding = [padded(one.stored.values, one.padding) for one in members]
+            raw = [np.where(nothing, 0, one.stored.values) for nothing, one in zip(padding, members, strict=True)]
+            for one, nothing, values in zip(members, padding, read_bits(np.stack(raw), bits, high), strict=True):
+                self._add_values(one, values, nothing if nothing.any() else padded(values, one.padding))
+
+    def _add_values(self, one: _Slice, stored: NDArray[Any], padding: NDArray[np.bool_]) -> None:
+        z = one.z
+        slope, intercept, private = one.scale
         divisor = slope * private if self._is_philips and private and slope else None
         if slope == 1 and intercept == 0 and divisor is None and stored.itemsize <= 4:
             self._array[z] = stored
@@ -204,19 +232,20 @@ class _Slices:
             if divisor is not None:
                 values /= divisor
             self._array[z] = values
-        if padding is not None:
+        if padding.any():
             self._array[z][padding] = 0
             stored = stored[~padding]
-        if is_inverted:
+        if one.is_inverted:
             linear = (slope, intercept) if divisor is None else (1 / (private or 1), intercept / divisor)
-            self._inverted.append(_Inverted(slope=linear[0], intercept=linear[1], top=float(stored.max())))
+            self._inverted[z] = _Inverted(slope=linear[0], intercept=linear[1], top=float(stored.max()))
 
     def volume(self) -> Volume:
         """The volume, once all slices are there."""
+        self._add_waiting()
         positions = [position for position, _, _ in self._planes]
         _, orientation, pixel_spacing = self._planes[0]
         affine = _affine(self._series, self._array, positions, orientation, pixel_spacing)
-        array = _upright(self._array, self._inverted)
+        array = _upright(self._array, [one for _, one in sorted(self._inverted.items())])
         check_sign(array, f"session {self._series.session}, series {self._series.number}")
         return Volume(array=array, affine=affine)
 

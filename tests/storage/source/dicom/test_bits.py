@@ -9,6 +9,7 @@ import numpy as np
 import pydicom
 import pytest
 from numpy.typing import NDArray
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 from scipy import ndimage
 
 from storage.source.dicom.bits import check_sign, padded, read_bits
@@ -86,6 +87,63 @@ def test_headers_that_contradict_the_pixels_of_files_change_none(tmp_path: Path,
         ds.save_as(path)
     (series,) = discover(tmp_path, key=KEY).series
     np.testing.assert_array_equal(read_volume(series).array, true)
+
+
+def written(folder: Path, stored: NDArray[np.int64], way: str, **header: Any) -> NDArray[np.float32]:
+    """What is read of a series whose slices lie in memory as ``stored``, whose files are parsed or not."""
+    changes = header | ({"PixelPaddingValue": 30_000} if way == "parsed" else {})
+    write_series(folder, (stored & 0xFFFF).astype(np.uint16)[::-1], **changes)
+    for path in folder.iterdir() if way == "deflated" else ():
+        ds = pydicom.dcmread(path)
+        ds.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+        ds.save_as(path)
+    (series,) = discover(folder, key=KEY).series
+    return read_volume(series).array
+
+
+WAYS = ["noted", "parsed", "deflated"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("bits", [8, 12])
+@pytest.mark.parametrize("inverted", [False, True])
+def test_dark_slices_are_put_in_place_with_the_others(tmp_path: Path, way: str, bits: int, inverted: bool) -> None:
+    """They use so few bits that alone they look as if they lay in place."""
+    top = 2**bits - 1
+    true = np.stack([image(top), image(top), image(top) // 100, 0 * image(top), image(top)])
+    stored = (top - true if inverted else true) << (16 - bits)
+    kind = "MONOCHROME1" if inverted else "MONOCHROME2"
+    read = written(tmp_path, stored, way, BitsStored=bits, HighBit=15, PhotometricInterpretation=kind)
+    np.testing.assert_array_equal(read, true)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(("bits", "signed"), [(8, 0), (10, 0), (10, 1), (9, 1)])
+def test_more_bits_than_stated_are_read_of_all_slices(tmp_path: Path, way: str, bits: int, signed: int) -> None:
+    """Signed, the slice up to 900 is below zero by its header, and nothing in it says that it is not."""
+    true = np.stack([image(top) for top in (4000, 900, 4000, 90, 4000)])
+    read = written(tmp_path, true, way, BitsStored=bits, HighBit=bits - 1, PixelRepresentation=signed)
+    np.testing.assert_array_equal(read, true)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("bit", [12, 15])
+def test_overlays_in_unused_bits_of_files_are_no_signal(tmp_path: Path, way: str, bit: int) -> None:
+    true = np.stack([image(4000) for _ in range(4)])
+    stored = true.copy()
+    stored[1:3, 10:30:4, 8:30] |= 1 << bit
+    np.testing.assert_array_equal(written(tmp_path, stored, way, BitsStored=12, HighBit=11), true)
+
+
+@pytest.mark.parametrize("value", [63_536, 0x8000])
+@pytest.mark.parametrize("top", [3000, 255])
+def test_padding_in_bits_that_no_value_has_is_no_signal(tmp_path: Path, value: int, top: int) -> None:
+    true = np.stack([image(3000), image(top), image(3000), image(3000)])
+    true[:, :12, :10] = 0
+    stored = true.copy()
+    stored[:, :12, :10] = value
+    read = written(tmp_path, stored, "noted", BitsStored=12, HighBit=11, PixelPaddingValue=value)
+    np.testing.assert_array_equal(read, true)
 
 
 @pytest.mark.parametrize(("stored", "stated"), [(-2000, -2000), (-2000, 63_536), (4095, 4095), (-32_768, 32_768)])
