@@ -260,6 +260,16 @@ def test_what_stands_out_of_order_is_found(tmp_path: Path, tag: bytes) -> None:
     np.testing.assert_array_equal(read_volume(series).array, plain * factor)
 
 
+@pytest.mark.parametrize("tag", [b"\x28\x00\x20\x01", b"\x28\x00\x02\x01"])
+def test_padding_and_high_bit_out_of_order_are_seen_too(tmp_path: Path, tag: bytes) -> None:
+    write_series(tmp_path, voxels())
+    for path in tmp_path.iterdir():
+        data = path.read_bytes()
+        place = data.rindex(b"\xe0\x7f\x10\x00")
+        path.write_bytes(data[:place] + b"\x05\x30\x10\x00LO\x04\x00MINE" + tag + b"US\x02\x00\x0b\x00" + data[place:])
+    assert the_series(tmp_path).known is None
+
+
 def rewritten(folder: Path, change: Change, *, keep: bool) -> None:
     """Change files in place, with size and time as before where that can be."""
     for path in sorted(folder.iterdir()):
