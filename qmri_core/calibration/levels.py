@@ -27,6 +27,8 @@ from qmri_core.series.acquisition import Acquisition, Contrast
 
 REFERENCE_AGE = 45.0
 """Years at which the population's values hold; between sexes."""
+AGE_WEIGHT = 10.0
+"""Number of people as which `REFERENCE_AGE` counts where ages are unknown: few known ones say little; chosen."""
 AGES = (18.0, 90.0)
 """Years beyond which the trends of adults are not continued."""
 TRENDS: Mapping[tuple[str, str], tuple[tuple[float, float], ...]] = {
@@ -58,12 +60,14 @@ def trend_covariates(ages: NDArray[np.float64], sexes: NDArray[np.float64]) -> N
     Parameters
     ----------
     ages
-        Years, shape (person,); NaN where unknown: the mean of those that are known, without any `REFERENCE_AGE`.
+        Years, shape (person,); NaN where unknown: the mean of those that are known and of `AGE_WEIGHT` people of
+        `REFERENCE_AGE`.
     sexes
         0.5 for women, -0.5 for men, 0 where unknown; shape (person,).
     """
     known = np.isfinite(ages)
-    years = np.where(known, ages, ages[known].mean() if known.any() else REFERENCE_AGE)
+    usual = (ages[known].sum() + AGE_WEIGHT * REFERENCE_AGE) / (known.sum() + AGE_WEIGHT)
+    years = np.where(known, ages, usual)
     decades = (np.clip(years, *AGES) - REFERENCE_AGE) / 10
     return np.stack([decades, decades**2, sexes], axis=1)
 

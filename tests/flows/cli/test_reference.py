@@ -58,7 +58,7 @@ def test_every_status_and_reason_is_in_it(reference: dict[str, str]) -> None:
     words = re.findall(r"^\| `(\w+)` \| \S", reference["states.md"], re.M)
     assert words == [*Status, *Reason, *RemarkKind, *FILE_REASONS]
     index = (ROOT / "storage" / "source" / "index.py").read_text("utf-8")
-    trees = (ROOT / "storage" / "source" / "bids_tree.py").read_text("utf-8")
+    trees = (ROOT / "storage" / "source" / "bids" / "tree.py").read_text("utf-8")
     files = (ROOT / "storage" / "source" / "files.py").read_text("utf-8")
     advice = (ROOT / "storage" / "source" / "discovery.py").read_text("utf-8")
     counted = re.findall(r"other\[\"(\w+)\"\]", index) + re.findall(r"^    \"(\w+)\": \"", advice, re.M)

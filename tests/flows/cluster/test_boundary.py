@@ -107,7 +107,7 @@ def test_the_place_is_the_last_line_of_our_own_code() -> None:
         grown(nothing > 0, (1.0, 1.0), 10.0)  # two spacings for three axes: fails inside
         raise AssertionError
 
-    assert "IndexError in session.py:" in at_boundary("ses-1", work).explanation
+    assert "IndexError in distances.py:" in at_boundary("ses-1", work).explanation
 
 
 @pytest.mark.parametrize("folder", ["distributed/storage", "tool/flows/qmri_core"])

@@ -160,9 +160,9 @@ def test_a_child_moves_no_adult_and_children_alone_are_calibrated(tmp_path: Path
     made = {}
     for name, members, ages in (
         ("with", [sessions[0], child, *sessions[2:]], {1: 7.0, 2: 18.0}),
-        ("without", [sessions[0], *sessions[2:]], {}),
+        ("without", [sessions[0], *sessions[2:]], {1: 18.0}),
         ("alone", sessions, dict.fromkeys(range(6), 7.0)),
-        ("adults", sessions, {}),
+        ("adults", sessions, dict.fromkeys(range(6), 18.0)),
     ):
         cohort = stored(tmp_path / name, members, ages=ages)
         calibrate(cohort)

@@ -293,7 +293,7 @@ def test_unknown_ages_are_the_mean_of_those_known_and_nobody_is_beyond_adults() 
     found = trend_covariates(np.asarray([45.0, 65.0, np.nan, 3.0, 99.0]), np.asarray([0.5, -0.5, 0.0, 0.5, 0.5]))
     np.testing.assert_allclose(found[0], [0, 0, 0.5])
     np.testing.assert_allclose(found[1], [2, 4, -0.5])
-    np.testing.assert_allclose(found[2, 0], (53.0 - 45) / 10)
+    np.testing.assert_allclose(found[2, 0], (4 * 53.0 + 10 * 45) / 14 / 10 - 4.5)
     np.testing.assert_allclose(found[3:, 0], [-2.7, 4.5])
     assert not trend_covariates(np.full(3, np.nan), np.zeros(3)).any()
 
