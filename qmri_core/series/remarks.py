@@ -141,7 +141,7 @@ MEANINGS: Mapping[RemarkKind, tuple[str, str]] = {
         "look at both; move the worse one out of the source if the wrong one was taken",
     ),
     RemarkKind.TABLES: (
-        "what the tables of a BIDS tree say of age, sex or day contradicts itself, or cannot be read",
+        "what the tables of a BIDS tree say of age, sex or day contradicts itself, is missing or cannot be read",
         "correct participants.tsv, sessions.tsv, scans.tsv or what describes them, if ages and days are needed",
     ),
     RemarkKind.REPEATED: (

@@ -7,15 +7,16 @@
   the source. Dates may be shifted, as BIDS asks for, as long as all of a person are alike. Of a person of whom no table
   says a date, those of the sidecars count: tables may be shifted where sidecars are not, so that they never mix.
 
-What contradicts itself is said in remarks. No date leaves this module.
+What contradicts itself, and of whom the participants have no row, is said in remarks. No date leaves this module.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections import OrderedDict
-from collections.abc import Collection, Mapping, Sequence
+import re
+from collections import Counter, OrderedDict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from qmri_core.series.remarks import Remark, RemarkKind
@@ -39,11 +40,37 @@ class _Visit:
     text: str = field(default="", repr=False)
     scanned: int | None = field(default=None, repr=False)
     """First date of its scans."""
+    span: int = 0
+    """Days between the first and the last of its images that are read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Dataset:
+    """``rows`` of participants by the names that the table has, which ``spelled`` has by their plain form."""
+
+    rows: Mapping[str, Sequence[Row]] = field(default_factory=dict, repr=False)
+    spelled: Mapping[str, Sequence[str]] = field(default_factory=dict, repr=False)
+    columns: Columns = field(repr=False)
+    problem: str
+    says_something: bool
+    """Whether any row states an age or a sex."""
+    folders: Mapping[str, int] = field(repr=False)
+    """How many people's folders have each plain form."""
+
+    def rows_of(self, label: str) -> tuple[Row, ...]:
+        """Those of a person by name; else by the plain form, where it stands for one person alone."""
+        exact = label.removeprefix("sub-")
+        if exact in self.rows:
+            return tuple(self.rows[exact])
+        spelled = self.spelled.get(_plain(label), ())
+        return tuple(self.rows[spelled[0]]) if len(spelled) == 1 and self.folders.get(_plain(label)) == 1 else ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Person:
     rows: tuple[Row, ...] = field(repr=False)
+    is_listed: bool
+    """False where others have a row that says age or sex, and this person has none."""
     of_person: Columns
     of_visit: Columns
     visits: Mapping[str, _Visit]
@@ -63,7 +90,7 @@ class People:
 
     def __init__(self, key: bytes, sessions: Collection[str]) -> None:
         self._key, self._sessions = key, frozenset(sessions)
-        self._datasets: dict[str, tuple[dict[str, list[Row]], Columns, str]] = {}
+        self._datasets: dict[str, _Dataset] = {}
         self._people: OrderedDict[tuple[str, str], _Person] = OrderedDict()
 
     def told(self, members: Sequence[Series]) -> list[Series]:
@@ -84,7 +111,8 @@ class People:
     def _stated(self, one: Series, person: _Person, label: str, session: str) -> tuple[Series, list[Remark]]:
         doubts = list(person.problems)
         visit = person.visits.get(session, _Visit())
-        day, doubt = self._day(person, label, session)
+        span = visit.span
+        day, doubt = (None, "") if span > 1 else self._day(person, label, session)
         doubts += [doubt] if doubt else []
         own = [row for row in person.rows if _is_of(row, session)]
         age = _agreed([age_of(visit.row, person.of_visit), *_at_first(own, person, day), (one.age, "")], doubts)
@@ -95,7 +123,13 @@ class People:
             len(set(known)) > 1
         )
         sex = known[0] if known else ""
+        if not person.is_listed and (age is None or not sex):
+            unknown = " and ".join(("age",) * (age is None) + ("sex",) * (not sex))
+            doubts.append(f"participants.tsv has no row of the person: {unknown} not known")
         remarks = [Remark(kind=RemarkKind.TABLES, text=doubt) for doubt in dict.fromkeys(doubts)]
+        if span > 1:
+            text = f"its images were acquired up to {span} days apart by their dates; its day is not known"
+            remarks.append(Remark(kind=RemarkKind.DATE_UNKNOWN, text=text))
         if (age, sex, day) == (one.age, one.sex, one.day):
             return one, remarks
         digest = hashlib.sha256(f"{one.digest}\0{age} {sex} {day}".encode()).hexdigest()
@@ -114,7 +148,8 @@ class People:
         texts = [one.text for one in present.values() if one.text]
         if len(texts) > 1 and len(set(texts)) == 1:
             return None, f"{len(texts)} sessions have the same date and time: the day is not known"
-        dates = {name: one.scanned if one.date is None else one.date for name, one in present.items()}
+        clear = {name: one for name, one in present.items() if one.span <= 1}
+        dates = {name: one.scanned if one.date is None else one.date for name, one in clear.items()}
         known = [date for date in dates.values() if date is not None]
         date = dates.get(session)
         return (None if date is None else date - min(known)), ""
@@ -124,33 +159,57 @@ class People:
         if place not in self._people:
             if len(self._people) >= _PEOPLE:
                 self._people.popitem(last=False)
-            rows, columns, problem = self._dataset(root)
+            dataset = self._dataset(root)
+            rows = dataset.rows_of(label)
             folder = os.path.join(root, label)  # noqa: PTH118
             visits, visit_problem = _visits(folder, label)
             if all(visit.date is None and visit.scanned is None for visit in visits.values()):
                 visits = _dated_by_sidecars(visits, folder)
             self._people[place] = _Person(
-                rows=tuple(rows.get(label.removeprefix("sub-"), ())),
-                of_person=columns,
+                rows=rows,
+                is_listed=bool(rows) or not dataset.says_something,
+                of_person=dataset.columns,
                 of_visit=Columns.of(
                     os.path.join(folder, f"{label}_sessions.json"),  # noqa: PTH118
                     os.path.join(root, "sessions.json"),  # noqa: PTH118
                 ),
                 visits=visits,
-                problems=tuple(text for text in (problem, visit_problem) if text),
+                problems=tuple(text for text in (dataset.problem, visit_problem) if text),
             )
         return self._people[place]
 
-    def _dataset(self, root: str) -> tuple[dict[str, list[Row]], Columns, str]:
-        """Rows of the participants of a dataset by their labels."""
+    def _dataset(self, root: str) -> _Dataset:
         if root not in self._datasets:
             table = read_table(os.path.join(root, "participants.tsv"), "participant_id")  # noqa: PTH118
             rows: dict[str, list[Row]] = {}
             for row in table.rows:
                 rows.setdefault(row["participant_id"].removeprefix("sub-"), []).append(row)
+            spelled: dict[str, list[str]] = {}
+            for name in rows:
+                spelled.setdefault(_plain(name), []).append(name)
             columns = Columns.of(os.path.join(root, "participants.json"))  # noqa: PTH118
-            self._datasets[root] = rows, columns, _said("participants.tsv", table)
+            self._datasets[root] = _Dataset(
+                rows=rows,
+                spelled=spelled,
+                columns=columns,
+                problem=_said("participants.tsv", table),
+                says_something=any({*age_of(row, columns), *sex_of(row, columns)} - {None, ""} for row in table.rows),
+                folders=Counter(_plain(name) for name in _names(root, "sub-")) if rows else {},
+            )
         return self._datasets[root]
+
+
+def _plain(name: str) -> str:
+    """The label of a person in any spelling of case and prefix."""
+    return re.sub(r"^sub[-_]", "", name.strip(), flags=re.IGNORECASE).casefold()
+
+
+def _names(folder: str, prefix: str) -> list[str]:
+    """What lies in a folder under names that begin so; nothing where it cannot be listed."""
+    try:
+        return sorted(name for name in os.listdir(folder) if name.startswith(prefix))  # noqa: PTH208
+    except OSError:
+        return []
 
 
 def _said(name: str, table: Table) -> str:
@@ -165,18 +224,15 @@ def _visits(folder: str, label: str) -> tuple[dict[str, _Visit], str]:
         name = f"ses-{row['session_id'].removeprefix('ses-')}"
         text = row.get("acq_time", "")
         visits[name] = _Visit(row=row, date=date_of(text), text=text if date_of(text) is not None else "")
-    try:
-        names = sorted(name for name in os.listdir(folder) if name.startswith("ses-"))  # noqa: PTH208
-    except OSError:
-        names = []
     problem = _said("sessions.tsv", table)
-    for name in names or [""]:
+    for name in _names(folder, "ses-") or [""]:
         scans = read_table(os.path.join(folder, name, "_".join(filter(None, (label, name, "scans.tsv")))), "filename")  # noqa: PTH118
         problem = problem or _said("scans.tsv", scans)
         times = [row.get("acq_time", "") for row in scans.rows]
         text = min((time for time in times if date_of(time) is not None), default="")
         visit = visits.get(name, _Visit())
-        visits[name] = replace(visit, scanned=date_of(text), text=visit.text or text)
+        span = _span(row.get("acq_time", "") for row in scans.rows if row["filename"].startswith("anat/"))
+        visits[name] = replace(visit, scanned=date_of(text), text=visit.text or text, span=span)
     return visits, problem
 
 
@@ -190,8 +246,15 @@ def _dated_by_sidecars(visits: Mapping[str, _Visit], folder: str) -> dict[str, _
         images = [stem for stem in sorted(stems) if (parsed := parse(stem)) is not None and parsed.suffix in CONTRASTS]
         texts = [date_in(read_sidecar(os.path.join(place, f"{stem}.nii"), folders).values) for stem in images]  # noqa: PTH118
         text = min((text for text in texts if _is_day(date_of(text))), default="")
-        result[name] = replace(visit, date=date_of(text), text=text)
+        span = _span(text for text in texts if _is_day(date_of(text)))
+        result[name] = replace(visit, date=date_of(text), text=text, span=span)
     return result
+
+
+def _span(texts: Iterable[str]) -> int:
+    """Days between the first and the last of the dates."""
+    dates = [date for text in texts if (date := date_of(text)) is not None]
+    return max(dates) - min(dates) if dates else 0
 
 
 def _is_day(date: int | None) -> bool:

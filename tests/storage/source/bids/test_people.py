@@ -308,3 +308,83 @@ def test_of_two_runs_the_one_acquired_later_is_preferred(
     assert [number for number, decision in runs.items() if decision.reason is None] == [10 + taken]
     (other,) = [decision for decision in runs.values() if decision.reason is not None]
     assert other.explanation.endswith("it was acquired later")
+
+
+@pytest.mark.parametrize("written", ["sub-AB01", "SUB-AB01", "sub_AB01", "AB01", "ab01", "Sub-aB01"])
+def test_people_are_known_in_any_spelling_of_case_and_prefix(tmp_path: Path, written: str) -> None:
+    write_visit(tmp_path, "sub-AB01")
+    table(tmp_path / "participants.tsv", "participant_id age sex", f"{written} 67 F", "sub-02 30 M")
+    assert told(tmp_path) == {("sub-AB01", ""): (67, "F", None)}
+    assert remarks(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("rows", "others"),
+    [
+        (("sub-02 30 M",), ()),
+        (("1 67 F", "sub-02 30 M"), ()),  # may be another person
+        (("SUB-0001a 67 F", "sub_0001A 30 M"), ()),
+        (("sub-0001A 67 F",), ("sub-0001A",)),  # that of the other
+        (("0001A 67 F",), ("sub-0001A", "sub-0001B")),
+    ],
+)
+def test_a_person_without_a_row_is_told(tmp_path: Path, rows: tuple[str, ...], others: tuple[str, ...]) -> None:
+    for label in ("sub-0001a", *others):
+        write_visit(tmp_path, label)
+    table(tmp_path / "participants.tsv", "participant_id age sex", *rows)
+    assert told(tmp_path)["sub-0001a", ""] == (None, "", None)
+    text = "participants.tsv has no row of the person: age and sex not known"
+    assert remarks(tmp_path).count(text) == 1 + ("sub-0001B" in others)
+
+
+@pytest.mark.parametrize(
+    ("sidecar", "columns", "text"),
+    [
+        ({"PatientAge": "067Y"}, "age sex", "participants.tsv has no row of the person: sex not known"),
+        ({"PatientSex": "F"}, "age sex", "participants.tsv has no row of the person: age not known"),
+        ({"PatientAge": "067Y", "PatientSex": "F"}, "age sex", ""),
+        ({}, "site hand", ""),
+    ],
+)
+def test_a_row_that_is_not_missed_is_not_told(
+    tmp_path: Path, sidecar: dict[str, Any], columns: str, text: str
+) -> None:
+    write_visit(tmp_path, "sub-01", contrasts={name: values | sidecar for name, values in SIDECARS.items()})
+    table(tmp_path / "participants.tsv", f"participant_id {columns}", "sub-02 30 M")
+    assert remarks(tmp_path) == [text] * bool(text)
+
+
+def unknown_dates(root: Path) -> dict[tuple[str, str], list[str]]:
+    found = sessions(root)
+    return {
+        name: [r.text for one in members for r in one.remarks if r.kind is RemarkKind.DATE_UNKNOWN]
+        for name, members in found.items()
+    }
+
+
+@pytest.mark.parametrize("by", ["scans", "sidecars", "sessions and scans"])
+@pytest.mark.parametrize(("second", "days"), [("2019-10-01", 365), ("2018-10-04", 3), ("2018-10-02", 0)])
+def test_the_day_of_a_session_whose_images_lie_days_apart_is_unknown(
+    tmp_path: Path, by: str, second: str, days: int
+) -> None:
+    dated(tmp_path, "sub-01", "ses-01")
+    dated(tmp_path, "sub-01", "ses-02")
+    visit = tmp_path / "sub-01" / "ses-01"
+    if by == "sidecars":
+        for suffix, date in (("T1w", "2018-10-01"), ("T2w", second)):
+            path = visit / "anat" / f"sub-01_ses-01_{suffix}.json"
+            path.write_text(json.dumps(json.loads(path.read_text()) | {"AcquisitionDateTime": f"{date}T18:37:40"}))
+        for path in (tmp_path / "sub-01" / "ses-02" / "anat").glob("*.json"):
+            path.write_text(json.dumps(json.loads(path.read_text()) | {"AcquisitionDate": "20181011"}))
+    else:
+        rows = ("anat/sub-01_ses-01_T1w.nii.gz 2018-10-01T18:37:40", f"anat/sub-01_ses-01_T2w.nii.gz {second}T18:37:40")
+        table(visit / "sub-01_ses-01_scans.tsv", "filename acq_time", *rows, "func/a.nii.gz 2025-01-01T00:00:00")
+        other = tmp_path / "sub-01" / "ses-02" / "sub-01_ses-02_scans.tsv"
+        table(other, "filename acq_time", "anat/sub-01_ses-02_T1w.nii.gz 2018-10-11T18:37:40")
+    if by == "sessions and scans":
+        table(tmp_path / "sub-01" / "sub-01_sessions.tsv", "session_id acq_time", "ses-01 2018-10-01T18:37:40")
+    found = {session: day for (_, session), (_, _, day) in told(tmp_path).items()}
+    assert found == ({"ses-01": None, "ses-02": 0} if days else {"ses-01": 0, "ses-02": 10})
+    text = f"its images were acquired up to {days} days apart by their dates; its day is not known"
+    assert unknown_dates(tmp_path) == {("sub-01", "ses-01"): [text] * bool(days), ("sub-01", "ses-02"): []}
+    assert remarks(tmp_path) == []
