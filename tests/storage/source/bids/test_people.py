@@ -346,9 +346,7 @@ def test_a_person_without_a_row_is_told(tmp_path: Path, rows: tuple[str, ...], o
         ({}, "site hand", ""),
     ],
 )
-def test_a_row_that_is_not_missed_is_not_told(
-    tmp_path: Path, sidecar: dict[str, Any], columns: str, text: str
-) -> None:
+def test_a_row_that_is_not_missed_is_not_told(tmp_path: Path, sidecar: dict[str, Any], columns: str, text: str) -> None:
     write_visit(tmp_path, "sub-01", contrasts={name: values | sidecar for name, values in SIDECARS.items()})
     table(tmp_path / "participants.tsv", f"participant_id {columns}", "sub-02 30 M")
     assert remarks(tmp_path) == [text] * bool(text)
