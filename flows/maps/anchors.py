@@ -79,24 +79,26 @@ def read_anchors(
         group = by_name.get(row.group) if row.group else people.get(row.person)
         if group is None or group not in groups:
             raise AnchorError(f"{where}: {'the group' if row.group else 'the person'} is not among those calibrated")
-        low, high = _RANGES[row.quantity]
-        if not low <= row.value <= high:
-            raise AnchorError(
-                f"{where}: {row.quantity} of {row.value:g} s is not that of {row.tissue}; values are in seconds"
-            )
-        usual = getattr(getattr(populations[group], MEMBERS[row.tissue]), row.quantity.lower())
-        found.append(
-            Anchor(
-                level=(row.tissue, row.quantity.lower()),
-                deviation=math.log(row.value / usual),
-                sd=row.error / row.value,
-                group=groups.index(group) if row.group else None,
-                person=row.person or None,
-                method=row.method,
-                method_sd=row.method_error / row.value,
-            )
-        )
+        found.append(_anchor(row, where, groups.index(group), populations[group]))
     return found
+
+
+def _anchor(row: _Row, where: str, group: int, usual: Population) -> Anchor:
+    low, high = _RANGES[row.quantity]
+    if not low <= row.value <= high:
+        raise AnchorError(
+            f"{where}: {row.quantity} of {row.value:g} s is not that of {row.tissue}; values are in seconds"
+        )
+    expected = getattr(getattr(usual, MEMBERS[row.tissue]), row.quantity.lower())
+    return Anchor(
+        level=(row.tissue, row.quantity.lower()),
+        deviation=math.log(row.value / expected),
+        sd=row.error / row.value,
+        group=group if row.group else None,
+        person=row.person or None,
+        method=row.method,
+        method_sd=row.method_error / row.value,
+    )
 
 
 def _row(line: Mapping[str, object], where: str) -> _Row:

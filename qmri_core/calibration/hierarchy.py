@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 
 from qmri_core.calibration.hidden_parameters import (
     FURTHEST_SHIFT,
-    GROUP_ERROR,
-    SHARED,
     Hidden,
     hidden_names,
     linearised,
@@ -28,13 +26,13 @@ from qmri_core.calibration.levels import (
     CLINIC_SHARE,
     CLINIC_WEIGHT,
     METHOD_ERRORS,
-    TRENDS,
     Anchor,
     GroupLevel,
     LevelGroup,
     Levels,
 )
 from qmri_core.calibration.session_model import LEVELS, covariance_of, observations, person_slopes
+from qmri_core.calibration.unknowns import Layout, layout_of, priors_of
 from qmri_core.series.acquisition import Contrast
 
 Linear = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
@@ -42,33 +40,12 @@ Linear = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
 _Key = tuple[int, tuple[bool, ...], float]
 """A group, which observations of a session are known, and its weight."""
 
-_FLAT = 10.0
-"""Standard deviation of the log of a group's scale, and of what is unknown of its fluid: as good as any."""
-_HELD = 1e-6
 _N_STEPS = 8
 _CLOSE = 0.1
 """A group is linearised again where a parameter has moved further than this share of its prior standard deviation."""
 _N_ROUNDS = 200
 _SETTLED = 1e-4
 _N = len(LEVELS)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Layout:
-    """Columns of the vector of unknowns: of a group's observations in their order, of clinics, trends and the rest."""
-
-    size: int
-    series: Sequence[NDArray[np.intp]]
-    """Of each group, by observation: the scale, or what is unknown of fluid."""
-    errors: Sequence[NDArray[np.intp]]
-    """Of each group, by contrast: of the log of grey over white matter."""
-    hidden: Sequence[slice]
-    clinics: Mapping[str, slice]
-    shared: slice
-    trends: slice
-    common: slice
-    methods: Mapping[tuple[str, str], int]
-    """Of each method and quantity of anchors."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,8 +85,8 @@ def solve_levels(groups: Sequence[LevelGroup], anchors: Sequence[Anchor] = ()) -
     for anchor in anchors:
         if anchor.group is None and anchor.person not in everybody:
             raise ValueError("an anchor is of a person who is in no group that is calibrated")
-    layout = _layout(groups, [len(one) for one in names], anchors)
-    mean, spreads = _priors(layout, names, anchors)
+    layout = layout_of(groups, [len(one) for one in names], anchors)
+    mean, spreads = priors_of(layout, names, anchors)
     at, state = np.full(layout.size, np.inf), mean
     linear: dict[int, Linear] = {}
     for _ in range(_N_STEPS):
@@ -130,68 +107,6 @@ def solve_levels(groups: Sequence[LevelGroup], anchors: Sequence[Anchor] = ()) -
     return _told(groups, layout, names, linear, evidence, state, covariance, clinic, is_free=bool(anchors))
 
 
-def _layout(groups: Sequence[LevelGroup], n_hidden: Sequence[int], anchors: Sequence[Anchor]) -> _Layout:
-    """Series of one scanner with equal acquisitions share a column; so do sessions of one clinic."""
-    columns: dict[object, int] = {}
-
-    def column(*key: object) -> int:
-        return columns.setdefault(key, len(columns))
-
-    series, errors = [], []
-    for number, group in enumerate(groups):
-        scanner = group.scanner or number
-        one = [
-            column("fluid", number, contrast) if tissue == "CSF" else column(scanner, group.acquisitions[contrast])
-            for contrast, tissue in observations(group.acquisitions)
-        ]
-        series.append(np.asarray(one))
-        errors.append(np.asarray([column("error", number, contrast) for contrast in group.acquisitions]))
-    end = len(columns)
-
-    def span(n: int) -> slice:
-        nonlocal end
-        end += n
-        return slice(end - n, end)
-
-    hidden = [span(n) for n in n_hidden]
-    clinics = {clinic: span(_N) for clinic in sorted({clinic for group in groups for clinic in group.clinics})}
-    shared, trends, common = span(len(SHARED)), span(3 * _N), span(_N)
-    methods = {key: span(1).start for key in dict.fromkeys((one.method, one.level[1]) for one in anchors)}
-    return _Layout(
-        size=end,
-        series=series,
-        errors=errors,
-        hidden=hidden,
-        clinics=clinics,
-        shared=shared,
-        trends=trends,
-        common=common,
-        methods=methods,
-    )
-
-
-def _priors(
-    layout: _Layout, names: Sequence[Sequence[tuple[Contrast, str, float]]], anchors: Sequence[Anchor]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Means and standard deviations of the unknowns; those of clinics are set apart.
-
-    What all groups have in common is held, unless anchors make it free: contrasts alone would tell it by the errors
-    that all of them share.
-    """
-    mean, spreads = np.zeros(layout.size), np.ones(layout.size)
-    for series, errors in zip(layout.series, layout.errors, strict=True):
-        spreads[series], spreads[errors] = _FLAT, GROUP_ERROR
-    for here, of_group in zip(layout.hidden, names, strict=True):
-        spreads[here] = [spread for *_, spread in of_group]
-    mean[layout.shared], spreads[layout.shared] = np.asarray(SHARED).T
-    trends = np.asarray([TRENDS[level] for level in LEVELS]).reshape(-1, 2)
-    mean[layout.trends], spreads[layout.trends] = trends.T
-    spreads[layout.common] = [METHOD_ERRORS[level] if anchors else _HELD for level in LEVELS]
-    for anchor in anchors:
-        spreads[layout.methods[anchor.method, anchor.level[1]]] = max(anchor.method_sd, _HELD)
-    return mean, spreads
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Seen:
     """Sessions of a group of which the same observations are known: ``rows`` of all, and the model of these."""
@@ -208,7 +123,7 @@ class _Seen:
 
 
 def _seen(
-    group: LevelGroup, layout: _Layout, number: int, linear: Linear, at: NDArray[np.float64], known: tuple[bool, ...]
+    group: LevelGroup, layout: Layout, number: int, linear: Linear, at: NDArray[np.float64], known: tuple[bool, ...]
 ) -> _Seen:
     rows = np.flatnonzero(known)
     names = observations(group.acquisitions)
@@ -252,7 +167,7 @@ def _by_person(groups: Sequence[LevelGroup]) -> Mapping[str, list[tuple[int, int
 
 def _evidence(
     groups: Sequence[LevelGroup],
-    layout: _Layout,
+    layout: Layout,
     linear: Mapping[int, Linear],
     at: NDArray[np.float64],
     anchors: Sequence[Anchor],
@@ -296,7 +211,7 @@ def _evidence(
     return result
 
 
-def _measured(anchors: Sequence[Anchor], layout: _Layout, n_parameters: int) -> _Seen:
+def _measured(anchors: Sequence[Anchor], layout: Layout, n_parameters: int) -> _Seen:
     """Anchors of one person, as if another session had seen the levels themselves."""
     columns = np.unique([layout.methods[one.method, one.level[1]] for one in anchors])
     design, slopes = np.zeros((len(anchors), len(columns))), np.zeros((len(anchors), n_parameters))
@@ -326,7 +241,7 @@ def _marginal(parts: Sequence[_Seen], people: NDArray[np.float64]) -> tuple[NDAr
 def _add_person(
     result: _Evidence,
     groups: Sequence[LevelGroup],
-    layout: _Layout,
+    layout: Layout,
     sessions: Sequence[tuple[int, int]],
     parts: Sequence[_Seen],
     values: Sequence[NDArray[np.float64]],
@@ -359,7 +274,7 @@ def _add_person(
 
 
 def _level_columns(
-    covariates: NDArray[np.float64], layout: _Layout, clinics: Mapping[str, int]
+    covariates: NDArray[np.float64], layout: Layout, clinics: Mapping[str, int]
 ) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
     """Columns that a person's expected levels depend on, and how: clinics, trends and what is common.
 
@@ -371,7 +286,7 @@ def _level_columns(
     return columns, np.concatenate([*shares, np.kron(np.eye(_N), covariates), np.eye(_N)], axis=1)
 
 
-def _with_anchors(evidence: _Evidence, layout: _Layout, anchors: Sequence[Anchor]) -> _Evidence:
+def _with_anchors(evidence: _Evidence, layout: Layout, anchors: Sequence[Anchor]) -> _Evidence:
     """With what was measured of the means of groups."""
     information, vector = evidence.information.copy(), evidence.vector.copy()
     for one in anchors:
@@ -388,7 +303,7 @@ def _with_anchors(evidence: _Evidence, layout: _Layout, anchors: Sequence[Anchor
 
 def _settled(
     evidence: _Evidence,
-    layout: _Layout,
+    layout: Layout,
     groups: Sequence[LevelGroup],
     mean: NDArray[np.float64],
     spreads: NDArray[np.float64],
@@ -423,7 +338,7 @@ def _settled(
 
 def _told(
     groups: Sequence[LevelGroup],
-    layout: _Layout,
+    layout: Layout,
     names: Sequence[Sequence[tuple[Contrast, str, float]]],
     linear: Mapping[int, Linear],
     evidence: _Evidence,

@@ -116,11 +116,7 @@ def draw_clinics(
     trends = _TRENDS[..., 0] + _TRENDS[..., 1] * rng.standard_normal(_TRENDS.shape[:2])
     offsets = {contrast: mean + spread * rng.standard_normal() for contrast, (mean, spread) in _GREY_OFFSETS.items()}
     homes, visits = _visits(sessions, groups, repeated, rng)
-    ages = 45 + years * (np.arange(groups) / max(groups - 1, 1) - 0.5)[rng.permutation(groups)]
-    people_ages = np.clip(ages[homes] + _AGE_SPREAD * rng.standard_normal(len(homes)), _YOUNGEST, _OLDEST)
-    sexes = rng.choice([-0.5, 0.5], len(homes))
-    decades = (people_ages - 45) / 10
-    covariates = np.stack([decades, decades**2, sexes], axis=1)
+    covariates = _covariates(homes, years, rng)
     offset = clinics * _CLINICS * _correlated(groups, rng)
     levels = covariates @ trends.T + offset[homes] + _SPREADS * _correlated(len(homes), rng)
     scatter = 0.015 * rng.standard_normal((len(homes), 2))
@@ -129,19 +125,29 @@ def draw_clinics(
         here = visits[visits[:, 1] == number, 0]
         truth = levels[here] + _CHANGE / math.sqrt(2) * rng.standard_normal((len(here), len(LEVELS)))
         seen = truth.copy()
-        seen[:, 2:] += cortical_fluid * decades[here, None] * np.asarray([1.0, 1.5])
+        seen[:, 2:] += cortical_fluid * covariates[here, :1] * np.asarray([1.0, 1.5])
         protocol = table[int(rng.integers(len(table)))] if groups > len(table) else table[number]
         result.append(
             DrawnGroup(
                 acquisitions=_by_headers(protocol.name),
                 logs=_signals(protocol, seen, scatter[here], offsets, rng),
                 people=[f"p{one:05}" for one in here],
-                ages=np.round(people_ages[here]),
-                sexes=sexes[here],
+                ages=np.round(45 + 10 * covariates[here, 0]),
+                sexes=covariates[here, 2],
                 truth=truth,
             )
         )
     return result
+
+
+def _covariates(homes: NDArray[np.intp], years: float, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Of each person decades from 45, their square, and the sex; groups differ in age."""
+    groups = int(homes.max()) + 1
+    means = 45 + years * (np.arange(groups) / max(groups - 1, 1) - 0.5)[rng.permutation(groups)]
+    ages = np.clip(means[homes] + _AGE_SPREAD * rng.standard_normal(len(homes)), _YOUNGEST, _OLDEST)
+    sexes = rng.choice([-0.5, 0.5], len(homes))
+    decades = (ages - 45) / 10
+    return np.stack([decades, decades**2, sexes], axis=1)
 
 
 def _visits(

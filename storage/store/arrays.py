@@ -11,7 +11,6 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from storage.store.nodes import Nodes
 from storage.store.repository import StoreError, faults
 from storage.store.schema import (
     DIGEST,
@@ -23,7 +22,7 @@ from storage.store.schema import (
     rounded,
 )
 from storage.store.slots import Slot, check_owner
-from storage.store.tables import array_of, column, group_of
+from storage.store.tables import Nodes, array_of, column, group_of
 
 
 def write_arrays(fork: icechunk.ForkSession, slot: Slot, arrays: Mapping[str, NDArray[Any]]) -> icechunk.ForkSession:

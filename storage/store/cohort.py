@@ -25,7 +25,6 @@ from storage.store import checkpoints
 from storage.store.arrays import read_arrays, read_part, read_together
 from storage.store.labels import LABEL, labels_in
 from storage.store.locations import absolute
-from storage.store.nodes import Nodes
 from storage.store.repository import (
     MAIN,
     Snapshot,
@@ -40,7 +39,7 @@ from storage.store.repository import (
 )
 from storage.store.schema import CATALOGUE_COLUMNS, IMAGE_NAMES, PER_SESSION, SESSION_VARIABLES, SHARED
 from storage.store.slots import Placement, Slot, find_slots
-from storage.store.tables import TableName, groups_of, load_table, read_rows, read_some_rows, write_table
+from storage.store.tables import Nodes, TableName, groups_of, load_table, read_rows, read_some_rows, write_table
 from storage.store.waves import Wave, begin_append, begin_update, commit, write_arrays
 
 __all__ = [

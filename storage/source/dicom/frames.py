@@ -18,7 +18,7 @@ from pydicom.filereader import read_partial
 
 from qmri_core.series.acquisition import SeriesHeader
 from qmri_core.series.classification import SkipReason
-from storage.source.damage import ARCHIVES, PYDICOM, DamagedError, library_errors
+from storage.source.damage import PYDICOM, DamagedError, library_errors
 from storage.source.dicom.elements import (
     first_item,
     first_number,
@@ -59,8 +59,9 @@ from storage.source.dicom.header import (
 )
 from storage.source.dicom.layout import layout_of, note_of
 from storage.source.dicom.moments import moment_of
+from storage.source.dicom.opening import HEAD, check_deflated, looks_bare, opened
 from storage.source.dicom.scale import PHILIPS_NESTED, constant_scale
-from storage.source.files import MAX_FILE, Allowance, LimitError, bounded, folder_of
+from storage.source.files import Allowance, LimitError, folder_of
 from storage.source.series import Scale
 
 # Archives hold many small violations of the standard, and a validation warning would quote the value.
@@ -76,7 +77,6 @@ _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _DIRECTORY = "1.2.840.10008.1.3.10"
 _NO_IMAGE = tuple(f"1.2.840.10008.5.1.4.1.1.{node}" for node in ("66", "88", "11.", "104", "9.", "67", "481"))
 _CHUNK = 2**20
-_HEAD = 1024  # bytes that hold the file meta information of any file seen
 
 _KEYWORDS = words_of(
     "SpecificCharacterSet ImageType SOPClassUID SOPInstanceUID FrameOfReferenceUID StudyDate SeriesDate "
@@ -215,59 +215,22 @@ def scan_stream(raw: IO[bytes], location: str, allowed: Allowance | None = None)
         If it is larger than `storage.source.files.MAX_FILE` after decompression, or than what is allowed.
     """
     try:
-        opened = _opened(raw, allowed)
-        if opened is None:
+        content = opened(raw, allowed)
+        if content is None:
             return None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return _scan(opened, location, allowed)
+            return _scan(content, location, allowed)
     except DamagedError:
         return None
 
 
-def _opened(raw: IO[bytes], allowed: Allowance | None) -> IO[bytes] | None:
-    """The decompressed content of a file that starts as DICOM does, else None."""
-    start = raw.read(_HEAD)
-    if start[:2] == b"\x1f\x8b":
-        raw.seek(0)
-        return _inflated(raw, allowed)
-    raw.seek(0)
-    return None if _looks_bare(start) is None else raw
-
-
-def _inflated(raw: IO[bytes], allowed: Allowance | None) -> IO[bytes] | None:
-    """The content of a gzipped file in memory, if its start is that of a DICOM file."""
-    import gzip
-
-    with gzip.GzipFile(fileobj=raw) as stream:
-        with library_errors(ARCHIVES):
-            start = stream.read(_HEAD)
-        return None if _looks_bare(start) is None else bounded(cast(IO[bytes], stream), start, allowed)
-
-
-def _check_deflated(raw: IO[bytes], allowed: Allowance | None) -> None:
-    """Refuse a deflated data set that would not fit; pydicom inflates it as a whole."""
-    raw.seek(140)  # the length of the file meta information is in its first element, behind the preamble
-    raw.seek(144 + int.from_bytes(raw.read(4), "little"))
-    engine, total = zlib.decompressobj(-zlib.MAX_WBITS), 0
-    while not engine.eof and (part := raw.read(_CHUNK)):
-        while part and not engine.eof:  # a byte of padding follows, which stays unconsumed for ever
-            with library_errors((zlib.error,)):
-                size = len(engine.decompress(part, _CHUNK))
-            part, total = engine.unconsumed_tail, total + size
-            if allowed is not None:
-                allowed.spend(size)
-            if total > MAX_FILE // 4:
-                raise LimitError(f"more than {MAX_FILE // 4} bytes in a deflated file")
-    raw.seek(0)
-
-
 def _scan(raw: IO[bytes], location: str, allowed: Allowance | None) -> tuple[Frame, ...] | None:
-    start = raw.read(_HEAD)
+    start = raw.read(HEAD)
     raw.seek(0)
-    force = bool(_looks_bare(start))
+    force = bool(looks_bare(start))
     if _DEFLATED in start:
-        _check_deflated(raw, allowed)
+        check_deflated(raw, allowed)
     with library_errors(PYDICOM):
         header: Dataset = read_partial(cast(Any, raw), _past_classic, force=force, specific_tags=_TAGS)
     read_to = raw.tell()
@@ -298,14 +261,6 @@ class _Raw(NamedTuple):
 def _past_classic(tag: int, _vr: str | None, _length: int) -> bool:
     """Stop behind the last element that a classic file is asked for; what follows is long and private."""
     return int.__gt__(tag, _PHILIPS_SCALE)  # pydicom's own comparison is called for each element, and is slow
-
-
-def _looks_bare(start: bytes) -> bool | None:
-    """Whether the file starts without preamble; None if it is no DICOM."""
-    if start[128:132] == b"DICM":
-        return False
-    bare = start[:2] in {b"\x02\x00", b"\x08\x00"} and start[3:4] == b"\x00" and len(start) >= 132
-    return True if bare else None
 
 
 class _Noted(NamedTuple):
