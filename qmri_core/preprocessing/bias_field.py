@@ -9,8 +9,10 @@ from scipy import ndimage
 
 from qmri_core.series.geometry import FIELD_SHAPE
 
-_WORKING_SPACING = 6.0
-"""Millimetres at which the field is fitted; it is smooth over centimetres."""
+_WORKING_SPACING = 7.0
+"""Millimetres at which the field is fitted; it is smooth over centimetres. 6 takes 1.7 times as long and is no better:
+against the truth of eight simulated sessions, tissues have a Dice of 0.805, 0.931, 0.916 with 7 and with 6, and the log
+of the field misses by 0.026 and 0.025. With 8, which takes 0.75 times as long, grey matter has 0.0005 less."""
 
 CONVERGED = 1e-3
 """Change of the field from which on a level has done its part. Half of it takes twice as long and moves the field by
@@ -50,9 +52,11 @@ def bias_field(
     method.SetMaximumNumberOfIterations([15, 15, 10])
     method.SetConvergenceThreshold(CONVERGED)
     method.Execute(sitk.Shrink(full, shrink), sitk.Shrink(inside, shrink))
-    log_field = sitk.GetArrayFromImage(method.GetLogBiasFieldAsImage(full))
-    log_field -= log_field[mask > 0].mean()
-    return np.asarray(np.exp(log_field, out=log_field), dtype=np.float32)
+    log_field = method.GetLogBiasFieldAsImage(full)
+    del full, inside, item  # as large as the grid, as what follows is
+    values = sitk.GetArrayViewFromImage(log_field)
+    field = np.subtract(values, values[mask > 0].mean(), dtype=np.float32)
+    return np.asarray(np.exp(field, out=field))
 
 
 def thinned(field: NDArray[np.float32]) -> NDArray[np.float32]:

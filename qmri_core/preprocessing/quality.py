@@ -272,11 +272,14 @@ def sharpness(
         return math.nan
     box = ndimage.find_objects(border.astype(np.uint8))[0]
     wide = tuple(slice(max(0, one.start - 3), one.stop + 3) for one in box)
-    normal = np.asarray(np.gradient(ndimage.gaussian_filter(white[wide].astype(np.float32), 1.0), *spacing[::-1]))
-    slope = np.asarray(np.gradient(image[wide].astype(np.float32), *spacing[::-1]))
-    length = np.sqrt((normal**2).sum(axis=0))
-    usable = border[wide] & (length > 0) & np.isfinite(slope).all(axis=0)
-    along = (slope * normal).sum(axis=0)[usable] / length[usable]
+    smooth, values = ndimage.gaussian_filter(white[wide].astype(np.float32), 1.0), image[wide].astype(np.float32)
+    squares, along = np.zeros_like(smooth), np.zeros_like(smooth)
+    for axis, distance in enumerate(spacing[::-1]):  # one axis after the other: of all at once there are nine arrays
+        normal = np.gradient(smooth, distance, axis=axis)
+        squares += normal**2
+        along += np.gradient(values, distance, axis=axis) * normal
+    usable = border[wide] & (squares > 0) & np.isfinite(along)
+    along = along[usable] / np.sqrt(squares[usable])
     return float(np.mean(along) / step) if usable.any() else math.nan
 
 

@@ -99,6 +99,7 @@ def preprocess(
     brain = depth(mask > 0, t1w.affine, _DEPTH_MARGIN)
     edge = MASK_GROWTH * (not is_t1w_stripped)
     on_grid = np.nan_to_num(resample(brain, grid, affine, to_t1w, order=1), nan=np.inf) < edge
+    del brain  # as large as the T1w's box around it
     near = grown(on_grid, grid.spacing[::-1], _MARGIN)
     images = {c: resample(volumes[c], grid, affine, from_t1w[c] @ to_t1w, where=near) for c in present}
     litres = float(np.prod(grid.spacing)) * 1e-6

@@ -76,15 +76,23 @@ def segment(images: dict[Contrast, NDArray[np.float32]], mask: NDArray[np.uint8]
         towards_fluid = sample @ np.asarray([FLUID_OVER_BRAIN[contrast] for contrast in names])
         is_mixed = towards_fluid > np.quantile(towards_fluid, 1 - MIXED_SHARE)
         white, _ = _white_probability(features, sample, signs / spread, is_mixed)
-    posterior = np.stack([fluid, (1 - fluid) * (1 - white), (1 - fluid) * white], axis=1)
     tissue = np.zeros(mask.shape, dtype=np.uint8)
     box = ndimage.find_objects(inside.astype(np.uint8))[0]  # beyond, probabilities are zero as outside of the array
-    smooth = np.zeros((3, *inside[box].shape), dtype=np.float32)
-    for k in range(3):
-        smooth[k][inside[box]] = posterior[:, k]
-        smooth[k] = ndimage.gaussian_filter(smooth[k], SMOOTHING, mode="constant")
-    tissue[box] = np.where(inside[box], smooth.argmax(axis=0) + 1, 0)
+    where = inside[box]
+    most, labels = _smoothed(fluid, where), where.astype(np.uint8)
+    for label, share in ((2, 1 - white), (3, white)):
+        values = _smoothed((1 - fluid) * share, where)
+        labels[where & (values > most)] = label
+        np.maximum(most, values, out=most)
+    tissue[box] = labels
     return tissue
+
+
+def _smoothed(probability: NDArray[np.float64], where: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Probabilities of the voxels ``where``, in their places and smoothed; zero around."""
+    values = np.zeros(where.shape, dtype=np.float32)
+    values[where] = probability
+    return np.asarray(ndimage.gaussian_filter(values, SMOOTHING, mode="constant"))
 
 
 def _white_probability(

@@ -12,6 +12,7 @@ import resource
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -244,7 +245,9 @@ def _by_deepbet(t1w: Volume) -> None:
     from deepbet import BrainExtraction
 
     image = nibabel.Nifti1Image(t1w.array.T, t1w.affine)
-    BrainExtraction(no_gpu=True).run(image)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*torch.jit.load")  # deepbet ships TorchScript
+        BrainExtraction(no_gpu=True).run(image)
 
 
 def _registered(fixed: Volume, moving: Volume) -> None:
@@ -271,14 +274,21 @@ def _registered(fixed: Volume, moving: Volume) -> None:
 
 
 PEAK = """
-import pickle, resource, sys
+import pickle, sys
+from pathlib import Path
 import distributed, flows.ingest.run, flows.ingest.session
 from qmri_core.preprocessing.session import preprocess
-imports = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+def peak():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (kilobytes,) = [line.split()[1] for line in lines if line.startswith("VmHWM")]  # getrusage counts the parent too
+    return int(kilobytes) / 2**20
+
+imports = peak()
 with open(sys.argv[1], "rb") as file:
     volumes, grid = pickle.load(file)
 preprocess(volumes, grid)
-print(imports, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+print(imports, peak())
 """
 
 
@@ -299,12 +309,13 @@ def test_peak_memory_of_a_worker(
     )
     grid = Grid(shape=(184, 224, 184), spacing=(1.0, 1.0, 1.0))
     path = tmp_path / "volumes.pickle"
-    path.write_bytes(pickle.dumps((dict.fromkeys(CONTRASTS, fine), grid), protocol=5))
-    del t1w, fine
+    volumes = {contrast: Volume(array=fine.array.copy(), affine=fine.affine) for contrast in CONTRASTS}
+    path.write_bytes(pickle.dumps((volumes, grid), protocol=5))
+    del t1w, fine, volumes
     command = [sys.executable, "-c", PEAK, str(path)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "1"}
     output = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
     imports, peak = map(float, output.split())
     with capsys.disabled():
         print(f"\nthree 3D series of {spacing:g} mm: peak memory {peak:.2f} GiB, of which imports {imports:.2f}")
-    assert peak < 1.9
+    assert peak < (1.6 if spacing == 1.0 else 1.9)
