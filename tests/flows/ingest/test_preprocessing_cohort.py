@@ -70,8 +70,8 @@ def measure(truth: SimulatedSession, folder: Path, monkeypatch: pytest.MonkeyPat
     found: list[Affine] = []
     original = preprocessing.align
 
-    def align(fixed: Volume, moving: Volume, mask: NDArray[np.uint8]) -> tuple[Affine, float]:
-        result = original(fixed, moving, mask)
+    def align(fixed: Volume, moving: Volume, mask: NDArray[np.uint8], margin: float) -> tuple[Affine, float]:
+        result = original(fixed, moving, mask, margin)
         found.append(result[0])
         return result
 

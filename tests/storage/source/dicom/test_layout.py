@@ -260,8 +260,8 @@ def test_what_stands_out_of_order_is_found(tmp_path: Path, tag: bytes) -> None:
     np.testing.assert_array_equal(read_volume(series).array, plain * factor)
 
 
-@pytest.mark.parametrize("tag", [b"\x28\x00\x20\x01", b"\x28\x00\x02\x01"])
-def test_padding_and_high_bit_out_of_order_are_seen_too(tmp_path: Path, tag: bytes) -> None:
+@pytest.mark.parametrize("tag", [b"\x28\x00\x20\x01", b"\x28\x00\x02\x01", b"\x05\x20\x0e\x10", b"\x05\x20\x11\x00"])
+def test_padding_high_bit_and_a_private_slope_out_of_order_are_seen_too(tmp_path: Path, tag: bytes) -> None:
     write_series(tmp_path, voxels())
     for path in tmp_path.iterdir():
         data = path.read_bytes()
