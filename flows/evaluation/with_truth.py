@@ -99,7 +99,10 @@ def evaluate(
     field_strengths = {str(name): float(value) for name, value in stored.items()}
     medians = tissue_table(statistics, true, field_strengths)
     if medians.empty:
-        raise StoreError("no stored session with maps has a row in the truth; is it the truth of this cohort?")
+        raise StoreError(
+            "no session with statistics has a row in the truth: run qmri aggregate first; else, is it the truth of this "
+            "cohort?"
+        )
     result = EvaluateResult(table=medians)
     if client is not None:
         tasks = evaluation_tasks(cohort, truth, true)
