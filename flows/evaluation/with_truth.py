@@ -100,8 +100,7 @@ def evaluate(
     medians = tissue_table(statistics, true, field_strengths)
     if medians.empty:
         raise StoreError(
-            "no session with statistics has a row in the truth: run qmri aggregate first; else, is it the truth of this "
-            "cohort?"
+            "no session with statistics has a row in the truth: run qmri aggregate; is it the truth of this cohort?"
         )
     result = EvaluateResult(table=medians)
     if client is not None:
