@@ -140,14 +140,10 @@ def calibrate(store: Store, anchors: Anchors = None) -> None:
 
     Groups get their first calibration from ingest and infer. Run infer and aggregate afterwards.
     """
-    from flows.maps.anchors import AnchorError
     from flows.maps.calibrate import calibrate
 
     with reporting("calibrate") as progress:
-        try:
-            snapshot = calibrate(store, again=True, anchors=anchors, progress=progress)
-        except AnchorError as error:
-            raise typer.BadParameter(str(error)) from None
+        snapshot = calibrate(store, again=True, anchors=anchors, progress=progress)
     typer.echo(
         f"calibrated, snapshot {snapshot}" if snapshot else "no group can be calibrated: the store has no sessions"
     )
