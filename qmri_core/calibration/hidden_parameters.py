@@ -133,6 +133,11 @@ def moved(acquisition: Acquisition, shifts: Mapping[str, float]) -> Acquisition:
     return result
 
 
+def is_multi_slice(acquisition: Acquisition) -> bool:
+    """Whether it is a train in slices whose pulses saturate each other's bound pool: magnetization transfer shows."""
+    return acquisition.sequence in _MULTI_SLICE and acquisition.contrast is not Contrast.T1W
+
+
 def linearised(
     acquisitions: Mapping[Contrast, Acquisition],
     names: Sequence[tuple[Contrast, str, float]],
@@ -151,7 +156,7 @@ def linearised(
         expected[row], up, down = log_ratio(moved(acquisition, mine), values, steps)
         of_shared[row, CONTRASTS.index(contrast)] = 1.0
         of_shared[row, -2] = (up - down) / (2 * _STEP) * acquisition.field_strength / 3.0
-        of_shared[row, -1] = float(acquisition.sequence in _MULTI_SLICE and contrast is not Contrast.T1W)
+        of_shared[row, -1] = float(is_multi_slice(acquisition))
         for column, (one, name, spread) in enumerate(names):
             if one is contrast:
                 [up], [down] = (

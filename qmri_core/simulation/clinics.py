@@ -16,18 +16,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from qmri_core.calibration.hidden_parameters import is_multi_slice
 from qmri_core.calibration.population import pd_relation, population
 from qmri_core.calibration.session_model import LEVELS, measurement_error, observations
 from qmri_core.physics.header import acquisition_from_header
 from qmri_core.physics.registry import fast_signal, signal
-from qmri_core.series.acquisition import CONTRASTS, Acquisition, Contrast, PulseSequence
+from qmri_core.series.acquisition import CONTRASTS, Acquisition, Contrast
+from qmri_core.simulation.cohort import CLINIC_SPREADS
 from qmri_core.simulation.protocols import SimulatedProtocol, protocol_table
 from qmri_core.tissues import MEMBERS
 
 _SPREADS = np.asarray([0.04, 0.04, 0.035, 0.05])
 """Between people, logs of `LEVELS`; of white and grey matter half of the variance is shared."""
-_CLINICS = np.asarray([0.013, 0.013, 0.011, 0.016])
-"""Between the means of clinics beyond age; a judgement, as what illness does is known in a few (see the docs)."""
 _TRENDS = np.asarray(
     [
         [[0.0035, 0.004], [0.0035, 0.0015], [0.003, 0.006]],
@@ -56,7 +56,6 @@ _TRANSFER = (0.05, 0.02)
 groups."""
 _FEW = 500
 """Values for which the accurate model takes less than the table of the fast one."""
-_MULTI_SLICE = frozenset({PulseSequence.TURBO_SPIN_ECHO, PulseSequence.INVERSION_RECOVERY_TSE})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +116,7 @@ def draw_clinics(
     offsets = {contrast: mean + spread * rng.standard_normal() for contrast, (mean, spread) in _GREY_OFFSETS.items()}
     homes, visits = _visits(sessions, groups, repeated, rng)
     covariates = _covariates(homes, years, rng)
-    offset = clinics * _CLINICS * _correlated(groups, rng)
+    offset = clinics * np.asarray(CLINIC_SPREADS) * _correlated(groups, rng)
     levels = covariates @ trends.T + offset[homes] + _SPREADS * _correlated(len(homes), rng)
     scatter = 0.015 * rng.standard_normal((len(homes), 2))
     result = []
@@ -212,7 +211,7 @@ def _signals(
         log = _log_signal(acquired[contrast], pd, t1, t2, transmit) + scales[contrast] + error
         if tissue == "GM":
             log += grey[contrast] + _at_cortex(acquired[contrast], pd, t1, t2, transmit)
-            log += acquired[contrast].sequence in _MULTI_SLICE and contrast is not Contrast.T1W and transfer
+            log += transfer * is_multi_slice(acquired[contrast])
         columns.append(log)
     return np.stack(columns, axis=1)
 

@@ -26,8 +26,9 @@ _DAYS_BETWEEN_VISITS = 9
 _YEARS_BETWEEN_CLINICS, _YEARS_WITHIN = 15.0, 14.0
 """Years between the mean ages of the youngest and the oldest clinic; standard deviation within one."""
 _YOUNGEST, _OLDEST = 19.0, 89.0
-_CLINICS = (0.013, 0.013, 0.011, 0.016)
-"""Standard deviations between clinics beyond age, of the logs of T1 and T2 of white and of grey matter; a judgement."""
+CLINIC_SPREADS = (0.013, 0.013, 0.011, 0.016)
+"""Standard deviations between clinics beyond age, of the logs of T1 and T2 of white and of grey matter; a judgement, as
+what illness does is known in a few (see the docs)."""
 _ONE_IN = 10
 """Of so many people of a clinic one comes to another one too."""
 
@@ -211,9 +212,9 @@ def _birth_date(seed: int, number: int, home: int, groups: int) -> datetime.date
 
 def _clinic(seed: int, home: int) -> tuple[float, ...]:
     """What the tissue of a clinic's people differs by; of white and grey matter half of the variance is shared."""
-    shared, own = np.random.default_rng([seed, 67, home]).standard_normal((2, len(_CLINICS)))
+    shared, own = np.random.default_rng([seed, 67, home]).standard_normal((2, len(CLINIC_SPREADS)))
     mixed = (np.tile(shared[:2], 2) + own) * np.sqrt(0.5)
-    return tuple(float(value) for value in mixed * _CLINICS)
+    return tuple(float(value) for value in mixed * CLINIC_SPREADS)
 
 
 def _years(birth: datetime.date, day: datetime.date) -> int:
