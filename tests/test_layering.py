@@ -19,8 +19,8 @@ FORBIDDEN: dict[str, set[str]] = {
 
 ORDER: dict[str, list[str]] = {
     "qmri_core": [
-        *("tissues", "statistics", "versions", "series", "physics", "preprocessing", "calibration", "simulation"),
-        *("mapping", "baseline", "evaluation", "training", "weights"),
+        *("tissues", "statistics", "versions", "devices", "series", "physics", "preprocessing", "calibration"),
+        *("simulation", "mapping", "baseline", "evaluation", "training", "weights"),
     ],
     "storage": ["pseudonyms", "source", "store", "exports", "simulated"],
     "storage/source": [

@@ -49,7 +49,7 @@ def infer_sessions(tasks: Sequence[InferTask]) -> tuple[Outcome, ...]:
     ClusterError, StorageFaultError
         If the cluster or the storage fails, which is no session's fault.
     """
-    from qmri_core.mapping.inference import fastest
+    from qmri_core.devices import fastest
 
     is_gpu = fastest()[0].type == "cuda"
     threads = max(2, min(MOST_THREADS, int(CPU_COUNT))) if is_gpu else 2  # one that reads and one that writes

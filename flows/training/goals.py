@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from flows.training.images import stored_images
-from qmri_core.mapping.inference import fastest
+from qmri_core.devices import fastest
 from qmri_core.simulation.atlas import Atlas, atlas_from_templates
 from qmri_core.training.held_out import held_out_batches, held_out_score
 from qmri_core.training.loop import (

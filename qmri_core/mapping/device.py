@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from qmri_core.mapping.inference import VOXELS, fastest, infer_parts, on_device
+from qmri_core.devices import fastest
+from qmri_core.mapping.inference import VOXELS, infer_parts, on_device
 from qmri_core.mapping.network import MapNetwork
 from qmri_core.mapping.parts import Part
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from qmri_core.calibration.population import Population, pd_relation, population
 from qmri_core.calibration.session_model import LEVELS, PersonLevels
+from qmri_core.devices import in_precision
 from qmri_core.mapping.network import MapNetwork, assemble
 from qmri_core.mapping.parts import Part, mapped, parts_of
 from qmri_core.mapping.voxelwise import VoxelwiseEstimator, compress
@@ -210,13 +210,6 @@ def widened(
     return torch.cat([relaxation, log_maps[:, 2:]], dim=1), 0.5 * variance.log()
 
 
-def fastest() -> tuple[torch.device, torch.dtype]:
-    """Device and precision to infer with in this process: a GPU and bfloat16 if it has one, else float32 on the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda"), torch.bfloat16
-    return torch.device("cpu"), torch.float32
-
-
 def infer_parts(
     network: MapNetwork | None, parts: Sequence[Part], place: torch.device, *, precision: torch.dtype = torch.float32
 ) -> list[Tensor]:
@@ -312,17 +305,6 @@ class _Started:
         difference = difference * self.part.to_median.to(place)[:, None, None]
         residual = difference.square().mean(dim=1, keepdim=True).sqrt()
         return torch.cat([maps, self.log_sd.exp() * maps, residual], dim=1)[0, :, 0]
-
-
-@contextmanager
-def in_precision(precision: torch.dtype, device: torch.device) -> Iterator[None]:
-    """Features of this precision; float32 is float32, not the TF32 that PyTorch takes for it on a GPU."""
-    is_lower = precision is not torch.float32
-    with (
-        torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=is_lower),
-        torch.autocast(device.type, dtype=precision if is_lower else torch.bfloat16, enabled=is_lower),
-    ):
-        yield
 
 
 def run_network(

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from qmri_core.calibration.session_model import LEVELS
+from qmri_core.devices import fastest
 from qmri_core.mapping import inference, parts
 from qmri_core.mapping.checkpoint import load_checkpoint
-from qmri_core.mapping.inference import Maps, fastest, run_network, session_maps
+from qmri_core.mapping.inference import Maps, run_network, session_maps
 from qmri_core.mapping.network import MULTIPLE, N_INPUTS, REACH, MapNetwork, NetworkSettings
 from qmri_core.mapping.parts import cropped
 from qmri_core.mapping.voxelwise import N_CONDITIONS, estimator
