@@ -1,7 +1,12 @@
-"""Brain mask by deepbet (Fisch et al. 2024), whose weights come with its wheel."""
+"""Brain mask by deepbet (Fisch et al. 2024), whose weights come with its wheel.
+
+Its networks run on the GPU of this process where there is one, in float32. What a GPU finds differs from what a CPU
+does by rounding: in single voxels, where both classes are as probable.
+"""
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Sequence
 from functools import lru_cache
@@ -11,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from qmri_core.devices import fastest, in_precision
 from qmri_core.preprocessing.brain_network import Weights, is_brain
 from qmri_core.series.geometry import Volume, closest_canonical
 
@@ -20,6 +26,11 @@ _SMALL, _LARGE = 128, 256
 """Samples along each axis of the head in which a box is looked for, and of that box; the networks were trained so."""
 _MARGIN = 0.1
 """Of the box, as a share of its size."""
+_HEAD, _BRAIN = 0, 1
+"""deepbet's two networks: the one that finds the head's box, and the one that finds the brain in it."""
+_CPU = torch.device("cpu")
+
+_log = logging.getLogger(__name__)
 
 
 class BrainMaskError(ValueError):
@@ -51,10 +62,9 @@ def brain_mask(t1w: Volume) -> NDArray[np.uint8]:
     order, flipped = closest_canonical(t1w.affine)
     flips = tuple(axis for axis in range(3) if flipped[axis])
     canonical = np.flip(t1w.array.transpose(2, 1, 0).transpose(order), axis=flips)  # x, y, z towards R, A, S
-    try:
-        mask = _found(canonical)
-    except (AssertionError, ValueError, RuntimeError) as error:
-        raise BrainMaskError(f"deepbet found no brain in a volume of shape {t1w.array.shape}") from error
+    mask = _found(canonical)
+    if mask is None:
+        raise BrainMaskError(f"deepbet found no brain in a volume of shape {t1w.array.shape}")
     back = np.flip(mask, axis=flips).transpose(np.argsort(order)).transpose(2, 1, 0)
     litres = float(back.sum()) * abs(float(np.linalg.det(t1w.affine[:3, :3]))) * 1e-6
     if not PLAUSIBLE_LITRES[0] <= litres <= PLAUSIBLE_LITRES[1]:
@@ -62,22 +72,49 @@ def brain_mask(t1w: Volume) -> NDArray[np.uint8]:
     return np.ascontiguousarray(back, dtype=np.uint8)
 
 
-def _found(image: NDArray[np.float32]) -> NDArray[np.uint8]:
+def _found(image: NDArray[np.float32]) -> NDArray[np.uint8] | None:
     """What ``deepbet.BrainExtraction.run_model`` and ``postprocess`` find in an image (x, y, z towards R, A, S)."""
     from deepbet.utils import keep_largest_connected_component
 
-    extraction, of_box, of_brain = _model()
+    extraction = _extraction()
     small = _sampled(image, (slice(None),) * 3, _SMALL)
     low, high = torch.quantile(small, torch.tensor([0.005, 0.995])).tolist()
-    head = is_brain(_normalised(small, low, high), of_box).float().numpy()
+    head = _is_brain(_normalised(small, low, high), _HEAD).float().numpy()
+    if not head.any():
+        return None
     largest = torch.from_numpy(keep_largest_connected_component(head))
-    box = extraction.get_bbox_with_margin(largest, image.shape, _MARGIN)
-    inside = is_brain(_normalised(_sampled(image, box, _LARGE), low, high), of_brain).numpy()
+    try:
+        box = extraction.get_bbox_with_margin(largest, image.shape, _MARGIN)
+    except AssertionError:  # how deepbet says that what is left is too small
+        return None
+    if any(part.stop <= part.start for part in box):
+        return None
+    inside = _is_brain(_normalised(_sampled(image, box, _LARGE), low, high), _BRAIN).numpy()
     mask = np.zeros(image.shape, dtype=np.uint8)
     back = [_nearest(size, part.stop - part.start) for size, part in zip(inside.shape, box, strict=True)]
     mask[box] = inside[np.ix_(*back)]
+    if not mask[box].any():
+        return None
     extraction.bbox = box
     return np.asarray(extraction.postprocess(mask), dtype=np.uint8)
+
+
+def _is_brain(image: torch.Tensor, network: int) -> torch.Tensor:
+    """Where a network finds brain, on the CPU; computed on the fastest device whose memory it fits into."""
+    place, _ = fastest()
+    if place.type != "cpu":
+        try:
+            return _is_brain_on(place, image, network)
+        except torch.OutOfMemoryError:
+            _log.warning("the device's memory is full: this brain mask is computed on the CPU")
+        # outside of the handler, whose traceback would keep the tensors of what has failed
+        torch.cuda.empty_cache()
+    return _is_brain_on(_CPU, image, network)
+
+
+def _is_brain_on(place: torch.device, image: torch.Tensor, network: int) -> torch.Tensor:
+    with in_precision(torch.float32, place):
+        return is_brain(image.to(place), _weights(place)[network]).cpu()
 
 
 def _sampled(image: NDArray[np.float32], box: Sequence[slice], size: int) -> torch.Tensor:
@@ -102,12 +139,18 @@ def _normalised(image: torch.Tensor, low: float, high: float) -> torch.Tensor:
 
 
 @lru_cache(maxsize=1)
-def _model() -> tuple[Any, Weights, Weights]:
-    """deepbet, and the weights of its two networks: the one that finds the head, and the one that finds the brain."""
+def _extraction() -> Any:  # noqa: ANN401 - deepbet has no types
     from deepbet import BrainExtraction
 
     with warnings.catch_warnings():
         # deepbet ships TorchScript, which torch 2.15 deprecates
         warnings.filterwarnings("ignore", message=".*torch.jit.load")
-        extraction = BrainExtraction(no_gpu=True)
-    return extraction, dict(extraction.bbox_model.state_dict()), dict(extraction.model.state_dict())
+        return BrainExtraction(no_gpu=True)
+
+
+@lru_cache(maxsize=2)
+def _weights(place: torch.device) -> tuple[Weights, Weights]:
+    """Of deepbet's networks `_HEAD` and `_BRAIN`, on a device."""
+    networks = (_extraction().bbox_model, _extraction().model)
+    head, brain = ({name: value.to(place) for name, value in each.state_dict().items()} for each in networks)
+    return head, brain

@@ -28,14 +28,14 @@ def is_brain(image: Tensor, weights: Weights) -> Tensor:
     Parameters
     ----------
     image
-        Normalised image of shape (x, y, z), multiples of 64.
+        Normalised image of shape (x, y, z), multiples of 64, on any device.
     weights
-        State of deepbet's network.
+        State of deepbet's network, on the same device.
 
     Returns
     -------
     Tensor
-        Boolean, shape of the image.
+        Boolean, shape and device of the image.
     """
     with torch.inference_mode():
         shallow = _stem(image, weights)
@@ -59,7 +59,7 @@ def _stem(image: Tensor, weights: Weights) -> Tensor:
     """Convolution of stride 2, instance normalisation and maximum of stride 2."""
     kernel = weights["init.0.weight"]
     n_planes = image.shape[0] // 4
-    total = torch.zeros(kernel.shape[0], dtype=torch.float64)
+    total = kernel.new_zeros(kernel.shape[0], dtype=torch.float64)
     squares, count = total.clone(), 0
     parts = []
     for first in range(0, n_planes, _SLAB):
@@ -89,7 +89,7 @@ def _of_planes(values: Tensor, kernel: Tensor, start: int, stop: int, *, stride:
 
 
 def _convolved(values: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
-    result = torch.empty(1, kernel.shape[0], *values.shape[2:])
+    result = values.new_empty(1, kernel.shape[0], *values.shape[2:])
     for first in range(0, values.shape[2], _THICK_SLAB):
         last = min(first + _THICK_SLAB, values.shape[2])
         result[:, :, first:last] = _of_planes(values, kernel, first, last)
@@ -99,7 +99,7 @@ def _convolved(values: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
 def _doubled(values: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
     """Transposed convolution of stride 2."""
     x, y, z = values.shape[2:]
-    result = torch.empty(1, kernel.shape[1], 2 * x, 2 * y, 2 * z)
+    result = values.new_empty(1, kernel.shape[1], 2 * x, 2 * y, 2 * z)
     for first in range(0, x, _THICK_SLAB):
         last = min(first + _THICK_SLAB, x)
         slab = values[:, :, first : last + 1]  # a plane of the result has two of the values around it
@@ -151,7 +151,7 @@ def _larger_class(values: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor
     to_second = (kernel[:, 1] - kernel[:, 0]).flatten(1).T  # (place in a block of 2 x 2 x 2, channel)
     least = 0.0 if bias is None else float(bias[0] - bias[1])
     x, y, z = values.shape[2:]
-    result = torch.empty((2 * x, 2 * y, 2 * z), dtype=torch.bool)
+    result = values.new_empty((2 * x, 2 * y, 2 * z), dtype=torch.bool)
     for first in range(0, x, _SLAB):
         slab = values[0, :, first : first + _SLAB]
         second = (to_second @ slab.flatten(1)).reshape(8, *slab.shape[1:]) > least
