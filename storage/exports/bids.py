@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmri_core.tissues import MAPS
-from storage.exports.zarr import new_folder
+from storage.exports.folder import new_folder
 from storage.store.cohort import Cohort
 from storage.store.schema import NOT_COMPUTED, WORKER_VARIABLES
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import zarr
@@ -14,6 +12,7 @@ from icechunk import IcechunkStore
 from zarr.buffer import default_buffer_prototype
 from zarr.errors import ZarrUserWarning
 
+from storage.exports.folder import new_folder
 from storage.store.cohort import Cohort
 from storage.store.repository import StoreError
 
@@ -52,28 +51,6 @@ def _consolidate(folder: Path) -> None:
         warnings.simplefilter("ignore", ZarrUserWarning)  # that the standard does not have it yet
         for group in groups:
             zarr.consolidate_metadata(root.store, path=group)
-
-
-@contextmanager
-def new_folder(out: Path) -> Iterator[Path]:
-    """Folder to write to, which becomes ``out`` when everything is in it.
-
-    Raises
-    ------
-    StoreError
-        If ``out`` is there already, or cannot be written.
-    """
-    if out.exists():
-        raise StoreError(f"{out}: is there already; give the name of a new folder")
-    part = out.with_name(f".{out.name}.part")
-    try:
-        if part.exists():
-            shutil.rmtree(part)  # of an export that was cut short
-        part.mkdir(parents=True)
-        yield part
-        part.rename(out)
-    except OSError as error:
-        raise StoreError(f"{out}: cannot be written ({error.strerror})") from error
 
 
 async def _copy(store: IcechunkStore, folder: Path, progress: Callable[[int, int], None]) -> int:
