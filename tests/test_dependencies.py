@@ -37,6 +37,7 @@ SCHEDULERS = ("slurm", "kubernetes")
 """Extras whose library one kind of cluster imports when it is asked for."""
 
 TOOLS = {
+    "bids-validator-deno": "a command",
     "dask-jobqueue": "named in flows/cluster/kinds.py",
     "dcm2niix": "imported by pytest.importorskip",
     "moto": "started as a server",

@@ -1,4 +1,4 @@
-"""Commands about a store: its state, its history, what is to stay of it, and copies for other tools."""
+"""Commands about a store: its state, its history, and what is to stay of it."""
 
 from __future__ import annotations
 
@@ -10,16 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.cli.options import Assume, BySoftware, Out, Store
+from flows.cli.options import Assume, BySoftware, Store
 from flows.progress import reporting
 
 if TYPE_CHECKING:
     from storage.store.cohort import Cohort
 
-At = Annotated[
-    str | None,
-    typer.Option("--at", help="Tag, snapshot id or ISO time (UTC) of an earlier state; default: the current one."),
-]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")]
 
 
@@ -31,8 +27,6 @@ def add_to(app: typer.Typer) -> None:
     """Add the commands of this module."""
     for command in (status, calibration, verify, history, rollback, compact, forget, migrate):
         app.command()(command)
-    app.command("export-zarr")(export_zarr)
-    app.command("export-bids")(export_bids)
 
 
 def status(store: Store) -> None:
@@ -194,26 +188,6 @@ def migrate(store: Store) -> None:
 
     before, after = migrate(store)
     typer.echo(f"schema {before} -> {after}" if before != after else f"schema {after} is up to date")
-
-
-def export_zarr(store: Store, out: Out, at: At = None) -> None:
-    """Write the cohort as a plain Zarr (version 3) hierarchy for tools that know no Icechunk."""
-    from storage.exports.zarr import export_zarr
-    from storage.store.cohort import Cohort
-
-    with reporting("export") as progress:
-        count = export_zarr(Cohort.open(store, at=at), out, progress=progress)
-    typer.echo(f"{count} objects in {out}")
-
-
-def export_bids(store: Store, out: Out, at: At = None) -> None:
-    """Write the maps as a BIDS derivatives dataset."""
-    from storage.exports.bids import export_bids
-    from storage.store.cohort import Cohort
-
-    with reporting("export") as progress:
-        count = export_bids(Cohort.open(store, at=at), out, progress=progress)
-    typer.echo(f"maps of {count} sessions in {out}")
 
 
 def _size(cohort: Cohort) -> str:

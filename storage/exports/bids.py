@@ -3,61 +3,159 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import nibabel
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
+from qmri_core.series.acquisition import CONTRASTS
 from qmri_core.tissues import MAPS
 from storage.exports.folder import new_folder
 from storage.store.cohort import Cohort
+from storage.store.repository import StoreError
 from storage.store.schema import NOT_COMPUTED, WORKER_VARIABLES
 
 BIDS_VERSION = "1.10.0"
+SHEAR = 1e-3
+"""Largest difference, in millimetres per voxel, between an affine and the quaternion form that shows the same."""
 _CLASSES = WORKER_VARIABLES["tissue"].flags
 _UNITS = {"s": "s", "1": "arbitrary"}
+_README = """\
+# Quantitative maps from conventional MRI
+
+T1, T2 and proton density of every voxel, inferred from ordinary T1w, T2w and FLAIR images by qmri-cohort {version}.
+For research on cohorts; **not for clinical use**.
+
+- `T1map`, `T2map` (seconds), `PDmap` (relative to cerebrospinal fluid); `desc-uncertainty`: the standard uncertainty of
+  each. What is not computed, as outside of the brain, is {outside}.
+- `desc-brain_mask`; `dseg`: tissue classes, see `dseg.tsv`.
+{images}- The mean white matter of a group is imposed, but for ages and people in several groups; `sessions.tsv` names
+  the group of every session.
+- Names are pseudonyms. Of the store this is snapshot `{snapshot}`.
+
+{sessions} sessions are here. Left out:
+
+{left_out}
+"""
+_OF_IMAGES = "- `desc-preproc`: the images, aligned, without smooth shading, to 10 mm outside of the brain.\n"
 
 
-def export_bids(cohort: Cohort, out: Path, *, progress: Callable[[int, int], None] | None = None) -> int:
-    """Write the maps of all sessions that have some, with brain mask and tissue; the number of sessions written.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """What of a store is exported. Empty names: all."""
+
+    sessions: Collection[str] = ()
+    """Pseudonyms of sessions."""
+    groups: Collection[str] = ()
+    """Labels or keys of groups."""
+    images: bool = False
+    """The aligned images as well."""
+    zeros: bool = False
+    """What is not computed, as outside of the brain, is 0, not NaN: for programs that know no NaN."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exported:
+    """What `export_bids` has written, and what not."""
+
+    sessions: int
+    left_out: Mapping[str, int]
+    """Number of selected sessions by the reason why they are not in it."""
+
+
+def export_bids(
+    cohort: Cohort,
+    out: Path,
+    selection: Selection | None = None,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> Exported:
+    """Write the maps of sessions that have some, with brain mask and tissue.
 
     ``sub-<pseudonym>/ses-<pseudonym>/anat`` holds ``T1map`` and ``T2map`` in seconds, ``PDmap`` relative to CSF, each
     with its standard uncertainty (``desc-uncertainty``), ``desc-brain_mask`` and ``dseg`` (1 CSF, 2 grey matter, 3
-    white matter). Voxels are those of the group's grid in the session's scanner frame; not computed is NaN, in masks 0.
-    The folder appears when everything is in it.
+    white matter), on request the aligned images (``desc-preproc``). Voxels are those of the group's grid in the
+    session's scanner frame. The folder appears when everything is in it; an export that was cut short goes on.
 
     Parameters
     ----------
     out
         Folder that is not there yet.
+    selection
+        Default: everything, without images.
     progress
         Called with the number of sessions done and of all.
 
     Raises
     ------
     StoreError
-        If ``out`` is there already or cannot be written.
+        If ``out`` is there already or cannot be written, or the selection names what the store does not have.
     """
-    table = cohort.sessions
-    table = table[table["checkpoint_digest"] != ""]
-    records: list[Mapping[str, Any]] = [{str(k): v for k, v in row.items()} for row in table.to_dict(orient="records")]
+    selection = selection or Selection()
+    known = _records(_selected(cohort, cohort.sessions, selection))
+    records = [row for row in known if row["checkpoint_digest"] != ""]
+    inferred = {row["session"] for row in records}
+    catalogue = _records(_selected(cohort, cohort.catalogue, selection))
+    left_out = Counter(_obstacle(row) for row in catalogue if row["session"] not in inferred)
     written = []
-    with new_folder(out) as folder:
+    with new_folder(out, content=_content(cohort, selection)) as folder:
         for done, record in enumerate(records, 1):
-            names = [*MAPS, *(f"{name}_sd" for name in MAPS), "brain_mask", "tissue", "affine"]
-            arrays = cohort.read(cohort.slots[str(record["session"])], names)
-            if np.isfinite(arrays["T1map"]).any():  # not one whose maps have failed
-                _write_session(folder, record, arrays)
+            if _write_session(folder, record, cohort, selection):
                 written.append(record)
+            else:
+                left_out[_obstacle(record)] += 1
             if progress is not None:
                 progress(done, len(records))
-        _write_dataset(folder, written)
-    return len(written)
+        _write_dataset(folder, written, cohort, selection, left_out)
+    return Exported(sessions=len(written), left_out=dict(sorted(left_out.items())))
+
+
+def _records(table: pd.DataFrame) -> list[Mapping[str, Any]]:
+    return [{str(k): v for k, v in row.items()} for row in table.to_dict(orient="records")]
+
+
+def _selected(cohort: Cohort, table: pd.DataFrame, selection: Selection) -> pd.DataFrame:
+    """Rows of a table that are selected.
+
+    Raises
+    ------
+    StoreError
+        If the selection names what the store does not have.
+    """
+    keys = {label: key for key, label in cohort.labels.items()} | {key: key for key in cohort.labels}
+    for kind, names, there in (
+        ("session", selection.sessions, set(cohort.catalogue["session"])),
+        ("group", selection.groups, set(keys)),
+    ):
+        if unknown := sorted(set(names) - there):
+            raise StoreError(f"{unknown[0]}: the store has no such {kind}; `qmri status` and the catalogue list them")
+    if selection.sessions:
+        table = table[table["session"].isin(list(selection.sessions))]
+    if selection.groups:
+        table = table[table["group"].isin([keys[name] for name in selection.groups])]
+    return table
+
+
+def _obstacle(record: Mapping[str, Any]) -> str:
+    """Why a session has no maps, by status and reason of the catalogue."""
+    return f"{record['status']}: {record['reason']}" if record["reason"] else "no maps yet"
+
+
+def _content(cohort: Cohort, selection: Selection) -> str:
+    """What the folder is to hold, as an identifier."""
+    chosen = [sorted(selection.sessions), sorted(selection.groups), selection.images, selection.zeros]
+    said = json.dumps([version("qmri-cohort"), cohort.session.snapshot_id, *chosen])
+    return hashlib.sha256(said.encode()).hexdigest()
 
 
 def _subject(record: Mapping[str, Any]) -> str:
@@ -69,54 +167,117 @@ def _session(record: Mapping[str, Any]) -> str:
     return "ses-" + "".join(filter(str.isalnum, str(record["session"]).split("-", 1)[-1]))
 
 
-def _write_session(folder: Path, record: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
+def _write_session(folder: Path, record: Mapping[str, Any], cohort: Cohort, selection: Selection) -> bool:
+    """Write one session, unless it is there already; whether it has maps. Its folder appears when it is complete."""
     subject, session = _subject(record), _session(record)
-    anat = folder / subject / session / "anat"
-    anat.mkdir(parents=True, exist_ok=True)
-    about = {
-        "Sources": [],
-        "SpatialReference": "orig",
+    place, part = folder / subject / session, folder / f".{subject}_{session}"
+    if place.exists():
+        return True
+    asked = CONTRASTS if selection.images else ()
+    names = [*MAPS, *(f"{name}_sd" for name in MAPS), "brain_mask", "tissue", "affine", *asked]
+    arrays = cohort.read(cohort.slots[str(record["session"])], names)
+    if not np.isfinite(arrays["T1map"]).any():  # its maps have failed
+        return False
+    images = [contrast for contrast in asked if np.isfinite(arrays[contrast]).any()]
+    shutil.rmtree(part, ignore_errors=True)  # of an export that was killed
+    (part / "anat").mkdir(parents=True)
+    stem = f"{subject}_{session}"
+    uri = f"bids::{subject}/{session}/anat/{stem}"
+    sources = [f"{uri}_desc-preproc_{name}.nii.gz" for name in images]
+    of_maps = {
+        "Sources": [*sources, f"{uri}_desc-brain_mask.nii.gz"],
+        "SkullStripped": True,
         "CheckpointDigest": record["checkpoint_digest"],
         "CalibrationVersion": record["calibration_version"],
         "Contrasts": record["contrasts"],
     }
 
     def write(suffix: str, array: NDArray[Any], sidecar: Mapping[str, Any]) -> None:
-        stem = anat / f"{subject}_{session}_{suffix}"
-        image = nibabel.Nifti1Image(array.T, np.asarray(arrays["affine"], dtype=np.float64))  # type: ignore[no-untyped-call]
-        image.header.set_xyzt_units("mm")  # type: ignore[no-untyped-call]
-        nibabel.save(image, stem.with_name(f"{stem.name}.nii.gz"))
-        _write_json(stem.with_name(f"{stem.name}.json"), sidecar)
+        nibabel.save(affine_image(array, arrays["affine"]), part / "anat" / f"{stem}_{suffix}.nii.gz")
+        _write_json(part / "anat" / f"{stem}_{suffix}.json", sidecar)
 
     for name in MAPS:
-        units = _UNITS[WORKER_VARIABLES[name].units]
-        write(name, arrays[name], {"Units": units, "Description": WORKER_VARIABLES[name].long_name, **about})
-        uncertainty = WORKER_VARIABLES[f"{name}_sd"]
-        sidecar = {"Units": units, "Description": uncertainty.long_name, **about}
-        write(f"desc-uncertainty_{name}", arrays[uncertainty.name], sidecar)
-    for name, suffix in (("brain_mask", "desc-brain_mask"), ("tissue", "dseg")):
+        for suffix, variable in ((name, name), (f"desc-uncertainty_{name}", f"{name}_sd")):
+            values = _filled(arrays[variable], selection)
+            about = WORKER_VARIABLES[variable]
+            write(suffix, values, {"Units": _UNITS[about.units], "Description": about.long_name, **of_maps})
+    for name, suffix, kind in (
+        ("brain_mask", "desc-brain_mask", {"Type": "Brain"}),
+        ("tissue", "dseg", {}),
+    ):
         values = np.where(arrays[name] == NOT_COMPUTED, 0, arrays[name]).astype(np.uint8)
-        sidecar = {"Description": WORKER_VARIABLES[name].long_name} | (
-            {"Type": "Brain"} if name == "brain_mask" else {}
-        )
-        write(suffix, values, sidecar)
+        write(suffix, values, {"Description": WORKER_VARIABLES[name].long_name, "Sources": sources, **kind})
+    for name in images:
+        described = {"Description": WORKER_VARIABLES[name].long_name, "Units": "arbitrary", "SkullStripped": False}
+        write(f"desc-preproc_{name}", _filled(arrays[name], selection), described)
+    place.parent.mkdir(exist_ok=True)
+    part.rename(place)
+    return True
 
 
-def _write_dataset(folder: Path, records: Sequence[Mapping[str, Any]]) -> None:
+def _filled(array: NDArray[np.floating], selection: Selection) -> NDArray[np.floating]:
+    return np.nan_to_num(array, nan=0.0) if selection.zeros else array
+
+
+def affine_image(array: NDArray[Any], affine: NDArray[np.float64]) -> nibabel.Nifti1Image:
+    """Image of an array of shape (z, y, x), with the same affine in both of NIfTI's forms where both can hold it."""
+    affine = np.asarray(affine, dtype=np.float64)
+    image = nibabel.Nifti1Image(array.T, affine)  # type: ignore[no-untyped-call]
+    image.header.set_xyzt_units("mm")  # type: ignore[no-untyped-call]
+    image.set_sform(affine, code="scanner")  # type: ignore[no-untyped-call]
+    image.set_qform(affine, code="scanner")  # type: ignore[no-untyped-call]
+    if np.abs(image.get_qform() - affine)[:3, :3].max() > SHEAR:  # type: ignore[no-untyped-call]
+        image.set_qform(None, code=0)  # type: ignore[no-untyped-call]
+    return image
+
+
+def _write_dataset(
+    folder: Path,
+    records: Sequence[Mapping[str, Any]],
+    cohort: Cohort,
+    selection: Selection,
+    left_out: Mapping[str, int],
+) -> None:
     _write_json(
         folder / "dataset_description.json",
         {
             "Name": "Quantitative maps from conventional MRI",
             "BIDSVersion": BIDS_VERSION,
             "DatasetType": "derivative",
-            "GeneratedBy": [{"Name": "qmri-cohort", "Version": version("qmri-cohort")}],
+            "GeneratedBy": [
+                {
+                    "Name": "qmri-cohort",
+                    "Version": version("qmri-cohort"),
+                    "Description": "T1, T2 and proton density inferred from T1w, T2w and FLAIR images",
+                }
+            ],
         },
+    )
+    (folder / "README.md").write_text(
+        _README.format(
+            version=version("qmri-cohort"),
+            outside="0" if selection.zeros else "NaN",
+            images=_OF_IMAGES if selection.images else "",
+            snapshot=cohort.session.snapshot_id,
+            sessions=len(records),
+            left_out="\n".join(f"- {count}: {why}" for why, count in sorted(left_out.items())) or "- none",
+        ),
+        encoding="utf-8",
     )
     _write_rows(folder / "dseg.tsv", ["index", "name"], [[str(n), name] for n, name in enumerate(_CLASSES)])
     people: dict[str, str] = {}
     for record in records:
         people[_subject(record)] = str(record["sex"]) or people.get(_subject(record), "n/a")
     _write_rows(folder / "participants.tsv", ["participant_id", "sex"], sorted(map(list, people.items())))
+    _write_json(folder / "participants.json", {"sex": {"Description": "sex", "Levels": {"F": "female", "M": "male"}}})
+    _write_json(
+        folder / "sessions.json",
+        {
+            "age": {"Description": "age at the session; 90 stands for 90 and older", "Units": "year"},
+            "group": {"Description": "scanner, protocol and grid that the session shares with others"},
+            "status": {"Description": "status of the session in the store"},
+        },
+    )
     for subject in people:
         rows = [
             [_session(one), _text(one["age"]), str(one["group"]), str(one["status"])]

@@ -38,9 +38,10 @@ def new_folder(out: Path, *, content: str = "") -> Iterator[Path]:
         if part.exists() and not (content and note.exists() and note.read_text(encoding="utf-8") == content):
             shutil.rmtree(part)
         part.mkdir(parents=True, exist_ok=True)
-        note.write_text(content, encoding="utf-8")
+        if content:
+            note.write_text(content, encoding="utf-8")
         yield part
-        note.unlink()
+        note.unlink(missing_ok=True)
         part.rename(out)
     except OSError as error:
         raise StoreError(f"{out}: cannot be written ({error.strerror})") from error
