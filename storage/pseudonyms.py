@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Literal
 
-Kind = Literal["session", "person", "device", "software", "tombstone"]
+Kind = Literal["session", "person", "device", "software", "tombstone", "study", "study person"]
 
 _FORM: dict[str, tuple[str, int]] = {
     "session": ("ses-", 12),
@@ -19,8 +19,11 @@ _FORM: dict[str, tuple[str, int]] = {
     "device": ("", 6),
     "software": ("", 6),
     "tombstone": ("", 32),
+    "study": ("", 16),
+    "study person": ("", 16),
 }
 _KEY_BYTES = 32
+_ANOTHER_KEY = "another key gives every session another pseudonym"
 
 
 class KeyFileError(ValueError):
@@ -51,25 +54,62 @@ def load_key(path: Path | None = None) -> bytes:
     try:
         if not path.exists():
             _create(path)
-        text = path.read_text(encoding="ascii").strip()
-        key = bytes.fromhex(text)
+        return _read(
+            path, "(another key gives every session another pseudonym), or set QMRI_KEY_FILE to the right file"
+        )
     except OSError as error:
         raise KeyFileError(
             f"key file {path} cannot be read or created ({error.strerror}); set QMRI_KEY_FILE to a file in a folder "
             "that this user can write"
         ) from error
+
+
+def read_study_key(path: Path) -> bytes:
+    """Read a key that sites share; it is never made in silence, since each site would have another.
+
+    Raises
+    ------
+    KeyFileError
+        If the file cannot be read, or does not hold 64 hexadecimal digits.
+    """
+    try:
+        return _read(path, "or from another site of the study")
+    except OSError as error:
+        raise KeyFileError(
+            f"study key {path} cannot be read ({error.strerror}); one site makes it with `qmri pool key` and gives it "
+            "to the others"
+        ) from error
+
+
+def make_study_key(path: Path) -> None:
+    """Make a key for sites to share, readable by its owner only.
+
+    Raises
+    ------
+    KeyFileError
+        If the file is there already, or cannot be written.
+    """
+    try:
+        if path.exists():
+            raise KeyFileError(f"{path} is there already; a study has one key, so give that one to the other sites")
+        _create(path)
+    except OSError as error:
+        raise KeyFileError(f"study key {path} cannot be written ({error.strerror})") from error
+
+
+def _read(path: Path, or_else: str) -> bytes:
+    try:
+        text = path.read_text(encoding="ascii").strip()
+        key = bytes.fromhex(text)
     except ValueError as error:
-        raise KeyFileError(_damaged(path)) from error
+        raise KeyFileError(_damaged(path, or_else)) from error
     if len(key) != _KEY_BYTES:
-        raise KeyFileError(_damaged(path))
+        raise KeyFileError(_damaged(path, or_else))
     return key
 
 
-def _damaged(path: Path) -> str:
-    return (
-        f"key file {path} does not hold {2 * _KEY_BYTES} hexadecimal digits; restore it from a backup (another key "
-        "gives every session another pseudonym), or set QMRI_KEY_FILE to the right file"
-    )
+def _damaged(path: Path, or_else: str) -> str:
+    return f"key file {path} does not hold {2 * _KEY_BYTES} hexadecimal digits; restore it from a backup {or_else}"
 
 
 def _create(path: Path) -> None:
@@ -91,7 +131,7 @@ def pseudonym(key: bytes, kind: Kind, *identifiers: str) -> str:
 
     HMAC-SHA-256 over the kind and the length-prefixed identifiers, so that neither another kind nor another way to
     split the same text gives the same value. Sessions get ``ses-`` and 12 hexadecimal digits, persons ``sub-`` and 12,
-    devices and software versions 6, marks of forgotten sessions 32.
+    devices and software versions 6, marks of forgotten sessions 32; the code of a study and people under its key 16.
     """
     prefix, digits = _FORM[kind]
     message = bytearray(kind.encode())

@@ -40,8 +40,8 @@ ORDER: dict[str, list[str]] = {
         *("index", "discovery"),
     ],
     "flows": [
-        *("settings", "progress", "errors", "prefect_plugin", "tables", "pictures", "cluster", "maps", "statistics"),
-        *("evaluation", "training", "ingest", "simulate", "night", "report", "deployed", "cli"),
+        *("settings", "progress", "errors", "prefect_plugin", "tables", "pictures", "cluster", "maps", "pool"),
+        *("statistics", "evaluation", "training", "ingest", "simulate", "night", "report", "deployed", "cli"),
     ],
 }
 """Rooms of each floor, and of a room that has rooms of its own: each may import those before it."""

@@ -7,7 +7,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from flows.cli import exports, physics, pipeline, simulation, store
+from flows.cli import exports, physics, pipeline, pool, simulation, store
 from flows.errors import run_application, show_tracebacks
 
 app = typer.Typer(
@@ -34,6 +34,7 @@ pipeline.add_to(app)
 physics.add_to(app)
 store.add_to(app)
 exports.add_to(app)
+pool.add_to(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

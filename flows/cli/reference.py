@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 from typer.cli import get_docs_for_click
@@ -103,11 +103,16 @@ def _variables() -> Iterator[tuple[str, str, str]]:
     """Variable, option and help of every option that can come from the environment."""
     from flows.cli.main import app
 
-    group = typer.main.get_command(app)
-    for command in (group, *group.commands.values()):  # type: ignore[attr-defined]
+    for command in _with_all_below(typer.main.get_command(app)):
         for parameter in command.params:
             if variable := getattr(parameter, "envvar", None):
                 yield str(variable), parameter.opts[0], str(getattr(parameter, "help", ""))
+
+
+def _with_all_below(command: Any) -> Iterator[Any]:  # noqa: ANN401 - typer's own command, with or without commands below
+    yield command
+    for below in getattr(command, "commands", {}).values():
+        yield from _with_all_below(below)
 
 
 def _type(field: FieldInfo) -> str:

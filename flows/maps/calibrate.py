@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import icechunk
 import pandas as pd
 import xarray as xr
 
@@ -16,15 +17,10 @@ from flows.maps.groups import levels_of, sessions_of_groups
 from flows.maps.odd_sessions import suspects_of
 from flows.progress import Progress, quiet
 from flows.tables.text import records
+from qmri_core.calibration.groups import calibrated, cohort_spreads
 from qmri_core.calibration.hidden_parameters import Hidden
 from qmri_core.calibration.levels import GroupLevel
-from qmri_core.calibration.scales import (
-    ScaleCalibration,
-    calibrate_group,
-    calibrated_acquisitions,
-    is_calibrated_by,
-    scale_spreads,
-)
+from qmri_core.calibration.scales import ScaleCalibration, calibrated_acquisitions, is_calibrated_by
 from qmri_core.series.acquisition import Acquisition, Contrast
 from storage.store.acquisitions import acquisitions_of
 from storage.store.cohort import Cohort, latest
@@ -61,18 +57,8 @@ def calibrate(
         due = _due(table, cohort, again)
         if not due:
             return None
-        made = pd.DataFrame(_new_versions(table, cohort, due, anchors, progress))
-        merged = made if table.empty else pd.concat([table, made], ignore_index=True)
-        for name in ("hidden", "level"):
-            merged[name] = merged[name].fillna("")
-        return write_table(
-            repository,
-            "calibration",
-            xr.Dataset({name: ("row", merged[name].to_numpy()) for name in merged.columns}),
-            message=f"Calibrate {len(due)} groups",
-            metadata={"run": "calibrate"},
-            since=cohort.snapshot,
-        )
+        rows = _new_versions(table, cohort, due, anchors, progress)
+        return write_versions(repository, cohort, rows, message=f"Calibrate {len(due)} groups", run="calibrate")
 
 
 def _due(table: pd.DataFrame, cohort: Cohort, again: bool) -> list[str]:
@@ -92,34 +78,57 @@ def _new_versions(
     current = table.groupby("group")["version"].max().to_dict()
     progress(0, len(due), "calibrate")
     known = sessions_of_groups(cohort.sessions, suspects_of(cohort.catalogue))
-    spreads = scale_spreads(
-        [(one.signals, one.acquisitions) for one in known.values()], suspects=[one.doubts for one in known.values()]
-    )
+    spreads = cohort_spreads(known)
     order, levels = levels_of(known, spreads, anchors, cohort.labels)
     rows: list[dict[str, object]] = []
     for done, group in enumerate(due, start=1):
         one, at = known[group], order.index(group)
-        level = _kept(levels.groups[at])
-        scales = calibrate_group(
-            one.signals,
-            one.acquisitions,
-            spreads,
-            people=one.people,
-            hidden=levels.hidden[at],
-            level=level,
-            suspects=one.doubts,
-        )
+        level = kept(levels.groups[at])
+        scales = calibrated(one, spreads, level=level, hidden=levels.hidden[at])
         reference = one.population.describe(is_anchored=anchors is not None)
-        for contrast, scale in scales.items():
-            start = {"group": group, "contrast": str(contrast), "version": int(current.get(group, 0)) + 1}
-            parameters = json.dumps([asdict(parameter) for parameter in scale.hidden])
-            texts = {"hidden": parameters, "level": json.dumps(asdict(level))}
-            rows.append({**start, "reference": reference, **asdict(scale), **texts})
+        rows += version_rows(group, int(current.get(group, 0)) + 1, scales, reference)
         progress(done, len(due), "calibrate")
     return rows
 
 
-def _kept(level: GroupLevel) -> GroupLevel:
+def version_rows(
+    group: str, version: int, scales: Mapping[Contrast, ScaleCalibration], reference: str
+) -> list[dict[str, object]]:
+    """Rows of one version of a group's calibration, one per contrast; ``reference`` says what it rests on."""
+    rows: list[dict[str, object]] = []
+    for contrast, scale in scales.items():
+        start = {"group": group, "contrast": str(contrast), "version": version, "reference": reference}
+        level = "" if scale.level is None else json.dumps(asdict(scale.level))
+        texts = {"hidden": json.dumps([asdict(parameter) for parameter in scale.hidden]), "level": level}
+        rows.append({**start, **asdict(scale), **texts})
+    return rows
+
+
+def write_versions(
+    repository: icechunk.Repository, cohort: Cohort, rows: Sequence[Mapping[str, object]], *, message: str, run: str
+) -> str:
+    """Add the ``rows`` of `version_rows` to those that the store has; the new snapshot.
+
+    Raises
+    ------
+    storage.store.repository.StoreError
+        If another process has written the table since ``cohort`` was opened.
+    """
+    table, made = read_calibrations(cohort), pd.DataFrame(rows)
+    merged = made if table.empty else pd.concat([table, made], ignore_index=True)
+    for name in ("hidden", "level"):
+        merged[name] = merged[name].fillna("")
+    return write_table(
+        repository,
+        "calibration",
+        xr.Dataset({name: ("row", merged[name].to_numpy()) for name in merged.columns}),
+        message=message,
+        metadata={"run": run},
+        since=cohort.snapshot,
+    )
+
+
+def kept(level: GroupLevel) -> GroupLevel:
     """To a thousandth of a percent: no more is known, and long decimals could look like somebody's number."""
     numbers = {name: getattr(level, name) for name in ("mean", "sd", "from_ages", "measured")}
     rounded: dict[str, Any] = {name: tuple(round(one, 5) for one in values) for name, values in numbers.items()}

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from flows.maps.anchors import read_anchors
 from flows.tables.text import records
+from qmri_core.calibration.groups import GroupSessions, level_groups
 from qmri_core.calibration.hierarchy import solve_levels
-from qmri_core.calibration.levels import Levels, trend_covariates
-from qmri_core.calibration.population import ADULT, FieldStrengthError, Population, population
-from qmri_core.calibration.scales import Signals, level_group
+from qmri_core.calibration.levels import Levels
+from qmri_core.calibration.population import ADULT, FieldStrengthError, population
+from qmri_core.calibration.scales import Signals
 from qmri_core.calibration.session_model import Spreads
 from qmri_core.series.acquisition import Acquisition, Contrast
 from qmri_core.tissues import MEMBERS
@@ -31,31 +30,15 @@ def signals_of(row: Mapping[str, Any], contrasts: Iterable[Contrast]) -> Signals
     }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GroupSessions:
-    """What is stored of a group's sessions, in one order: pseudonyms, signals, people, ages and sexes; acquisitions."""
-
-    sessions: Sequence[str]
-    doubts: Sequence[bool]
-    """Whether a session's headers leave a scale open."""
-    signals: Sequence[Signals]
-    people: Sequence[str]
-    ages: NDArray[np.float64]
-    sexes: NDArray[np.float64]
-    acquisitions: Mapping[Contrast, Acquisition]
-
-    @property
-    def population(self) -> Population:
-        """Of its field strength."""
-        return population(_field_strength(self.acquisitions))
-
-
 _SEXES = {"F": 0.5, "M": -0.5}
 """As `qmri_core.calibration.levels.trend_covariates` has them; 0 where unknown."""
 
 
 def sessions_of_groups(stored: pd.DataFrame, suspects: Collection[str] = frozenset()) -> dict[str, GroupSessions]:
-    """Groups with population values; people who are no adults count where a group has no others."""
+    """Groups with population values; people who are no adults count where a group has no others.
+
+    A scanner is a clinic.
+    """
     groups = {}
     for group, members in stored.groupby("group", sort=True):
         every = records(members.sort_values("session"))
@@ -65,11 +48,14 @@ def sessions_of_groups(stored: pd.DataFrame, suspects: Collection[str] = frozens
             population(_field_strength(acquisitions))
         except FieldStrengthError:
             continue
+        scanner = str(group).split("/")[0]
         groups[str(group)] = GroupSessions(
             sessions=[str(row["session"]) for row in rows],
             doubts=[str(row["session"]) in suspects for row in rows],
             signals=[signals_of(row, acquisitions) for row in rows],
             people=[str(row["person"]) for row in rows],
+            clinics=[scanner] * len(rows),
+            scanner=scanner,
             ages=np.asarray([float(row["age"]) for row in rows]),
             sexes=np.asarray([_SEXES.get(str(row["sex"]), 0.0) for row in rows]),
             acquisitions=acquisitions,
@@ -87,25 +73,7 @@ def levels_of(
     flows.maps.anchors.AnchorError
         If the table of anchors cannot be used.
     """
-    ages = np.concatenate([one.ages for one in known.values()])
-    sexes = np.concatenate([one.sexes for one in known.values()])
-    ends = np.cumsum([len(one.sessions) for one in known.values()])[:-1]
-    covariates = dict(zip(known, np.split(trend_covariates(ages, sexes), ends), strict=True))
-    asked = {}
-    for group, one in known.items():
-        scanner = group.split("/")[0]
-        told = level_group(
-            one.signals,
-            one.acquisitions,
-            one.people,
-            clinics=[scanner] * len(one.sessions),
-            covariates=covariates[group],
-            scanner=scanner,
-            cohort=cohort,
-            suspects=one.doubts,
-        )
-        if told.people:
-            asked[group] = told
+    asked = level_groups(known, cohort)
     order = list(asked)
     measured = []
     if anchors is not None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from qmri_core.calibration.hidden_parameters import GROUP_ERROR, SHARED
 from qmri_core.calibration.levels import METHOD_ERRORS, TRENDS, Anchor, LevelGroup
 from qmri_core.calibration.session_model import LEVELS, observations
-from qmri_core.series.acquisition import Contrast
+from qmri_core.series.acquisition import Contrast, without_jitter
 
 _N = len(LEVELS)
 _FLAT = 10.0
@@ -50,8 +50,9 @@ def layout_of(groups: Sequence[LevelGroup], n_hidden: Sequence[int], anchors: Se
     series, errors = [], []
     for number, group in enumerate(groups):
         scanner = group.scanner or number
+        settings = {contrast: without_jitter(one) for contrast, one in group.acquisitions.items()}
         one = [
-            column("fluid", number, contrast) if tissue == "CSF" else column(scanner, group.acquisitions[contrast])
+            column("fluid", number, contrast) if tissue == "CSF" else column(scanner, settings[contrast])
             for contrast, tissue in observations(group.acquisitions)
         ]
         series.append(np.asarray(one))

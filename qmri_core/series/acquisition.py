@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
+from typing import Any
 
 MARKS = ("measured", "derived", "assumed")
 """Where a parameter comes from: a header, a computation from headers, or imputation."""
+
+SETTING_DIGITS = 6
+"""Significant digits of a parameter that are a setting: what headers have beyond differs from file to file."""
 
 
 class Contrast(StrEnum):
@@ -147,6 +151,21 @@ class Acquisition:
     def mark(self, name: str) -> str:
         """Where the parameter ``name`` comes from: one of `MARKS`."""
         return dict(self.marks).get(name, "measured")
+
+
+def without_jitter(acquisition: Acquisition) -> Acquisition:
+    """With numbers to `SETTING_DIGITS` digits."""
+    changes: dict[str, Any] = {}
+    for one in fields(acquisition):
+        value = getattr(acquisition, one.name)
+        if isinstance(value, float):
+            changes[one.name] = _rounded(value)
+    flips = tuple(map(_rounded, acquisition.flip_train))
+    return replace(acquisition, **changes, flip_train=flips)
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.{SETTING_DIGITS}g}")
 
 
 def _in_range(

@@ -34,6 +34,8 @@ from flows.maps.calibrate import (
 from flows.maps.calibration_tables import hidden_table
 from flows.maps.infer import infer
 from flows.maps.session import InferTask
+from flows.pool.export import export_levels
+from flows.pool.solve import solve_pool
 from flows.report.build import write_report
 from flows.statistics.aggregate import aggregate, read_statistics
 from flows.tables.summary import RunSummary
@@ -43,6 +45,7 @@ from qmri_core.mapping.checkpoint import save_checkpoint
 from qmri_core.mapping.network import MapNetwork, NetworkSettings
 from qmri_core.series.acquisition import Contrast
 from qmri_core.statistics import densest
+from storage.pseudonyms import make_study_key
 from storage.store.acquisitions import acquisitions_of
 from storage.store.cohort import Cohort
 from storage.store.lifecycle.verify import verify
@@ -254,7 +257,7 @@ def parts_of(secrets: set[str]) -> set[str]:
 
 
 def test_no_identity_is_in_the_store(processed: Processed, tmp_path: Path) -> None:
-    """In no object of the store and its history, compressed or not, in no table, report, summary or file name."""
+    """In no object of the store and its history, compressed or not, in no table, report, export or file name."""
     secrets = parts_of(identities(processed.source))
     assert len(secrets) > 30
     folder = Path(processed.store)
@@ -267,11 +270,23 @@ def test_no_identity_is_in_the_store(processed: Processed, tmp_path: Path) -> No
     tables += [path.read_text() for path in (processed.linkage.parent / "tables").rglob("*") if path.is_file()]
     parts += [without_decimals(table).encode() for table in tables]
     parts += [path.read_bytes() for path in report.parent.rglob("*") if path.is_file()]
+    parts += [path.read_bytes() for path in pool_files(processed, tmp_path)]
     parts.append(repr((processed.ingested, processed.inferred)).encode() + processed.ingested.text().encode())
     everything = b"\n".join(parts).lower()
     known = triples_of(everything)
     leaked = {secret for secret in secrets if any(is_in(form, everything, known) for form in forms(secret))}
     assert not leaked
+
+
+def pool_files(processed: Processed, folder: Path) -> list[Path]:
+    """Exports for other hospitals, without and with codes of a study, and the answer to the second."""
+    key, files = folder / "study.key", [folder / name for name in ("alone.json", "export.json", "levels.json")]
+    make_study_key(key)
+    export_levels(processed.store, files[0], fewest_people=1)
+    done = export_levels(processed.store, files[1], study_key=key, linkage=processed.linkage, fewest_people=1)
+    assert done.n_shared == done.n_people
+    solve_pool(files[1:2], files[2])
+    return files
 
 
 def without_decimals(table: str) -> str:

@@ -127,7 +127,7 @@ def _unit(
         session=session_of(patient, study, key),
         person=pseudonym(key, "person", patient or study),
         label=_keyed(key, "label", patient),
-        standing="stand-in" if _stands_in(patient) else "number" if is_numbered else "name" if patient else "",
+        standing="stand-in" if stands_in(patient) else "number" if is_numbered else "name" if patient else "",
         study=_keyed(key, "study", study),
         date=known,
         day=known if day is None else day,
@@ -154,7 +154,7 @@ def _keyed(key: bytes, kind: str, text: str) -> str:
     return hmac.new(key, message, hashlib.sha256).hexdigest()[:DIGITS] if text else ""
 
 
-def _stands_in(patient: str) -> bool:
+def stands_in(patient: str) -> bool:
     """Whether a patient identifier is one that tools write for all people alike."""
     if not patient:
         return False

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -28,16 +30,23 @@ def reference() -> dict[str, str]:
 
 
 def test_every_command_with_every_option_and_argument_is_in_it(reference: dict[str, str]) -> None:
-    sections = dict(re.findall(r"^### `qmri ([\w-]+)`\n(.*?)(?=^##|\Z)", reference["commands.md"], re.M | re.S))
-    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    sections = dict(re.findall(r"^###+ `qmri ([\w -]+)`\n(.*?)(?=^##|\Z)", reference["commands.md"], re.M | re.S))
+    commands = dict(_commands(typer.main.get_command(app)))
     assert set(sections) == set(commands)
     for name, command in commands.items():
         assert " ".join(command.help.split()) in " ".join(sections[name].split())
-        assert len(command.params) > 0
+        assert len(command.params) > 0 or command.commands
         for parameter in command.params:
             # an option is told by what is typed, an argument by its name
             word = parameter.opts[0]
             assert re.search(rf"^\* `{re.escape(word)}\b[^`]*`: \S", sections[name], re.M), f"{name} {word}"
+
+
+def _commands(group: Any, start: str = "") -> Iterator[tuple[str, Any]]:
+    for name, command in group.commands.items():
+        yield f"{start}{name}", command
+        if hasattr(command, "commands"):
+            yield from _commands(command, f"{start}{name} ")
 
 
 def test_every_variable_that_the_code_reads_is_in_it(reference: dict[str, str]) -> None:
