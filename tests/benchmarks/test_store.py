@@ -31,7 +31,15 @@ from storage.store.cohort import (
     write_table,
     writing,
 )
-from storage.store.schema import IMAGES, WORKER_VARIABLES, chunks_of, create_variable, rounded
+from storage.store.schema import (
+    BLOCK_BYTES,
+    IMAGES,
+    WORKER_VARIABLES,
+    ZSTD_LEVEL,
+    chunks_of,
+    create_variable,
+    rounded,
+)
 from storage.store.slots import Placement
 from storage.store.tables import load_table
 
@@ -191,8 +199,9 @@ def test_bytes_and_write_speed_of_a_session_at_1_mm(tmp_path: Path) -> None:
     assert stored <= 0.8 * nifti
 
 
-CODECS = [("lz4", 5, "bitshuffle"), ("lz4", 5, "shuffle"), ("zstd", 1, "shuffle"), ("zstd", 3, "bitshuffle"),
-          ("zstd", 3, "shuffle"), ("zstd", 5, "shuffle"), ("zstd", 7, "shuffle")]  # fmt: skip
+CODECS = [("lz4", 5, "bitshuffle", 0), ("lz4", 5, "shuffle", 0), ("zstd", 1, "shuffle", 0), ("zstd", 3, "shuffle", 0),
+          ("zstd", 5, "shuffle", 0), ("zstd", 1, "shuffle", BLOCK_BYTES), ("zstd", ZSTD_LEVEL, "shuffle", BLOCK_BYTES),
+          ("zstd", 3, "shuffle", BLOCK_BYTES)]  # fmt: skip
 
 
 def test_codecs() -> None:
@@ -204,16 +213,18 @@ def test_codecs() -> None:
         values = rounded(arrays[name], variable)
         nifti = len(gzip.compress(nibabel.Nifti1Image(values.T, np.eye(4)).to_bytes(), 6))
         chunks = chunks_of(variable, (1, *values.shape))[1:]
-        for codec, level, shuffle in CODECS:
+        for codec, level, shuffle, block in CODECS:
             store = MemoryStore()
             array = zarr.create_array(
                 store, shape=values.shape, chunks=chunks, dtype=values.dtype, fill_value=variable.fill,
-                compressors=BloscCodec(cname=codec, clevel=level, shuffle=shuffle, typesize=values.dtype.itemsize),  # type: ignore[arg-type]
+                compressors=BloscCodec(
+                    cname=codec, clevel=level, shuffle=shuffle, typesize=values.dtype.itemsize, blocksize=block  # type: ignore[arg-type]
+                ),
             )  # fmt: skip
             write = best(lambda: array.__setitem__(slice(None), values))  # noqa: B023 - called at once
             read = best(lambda: array[:])  # noqa: B023
             size = sum(len(content.to_bytes()) for key, content in store._store_dict.items() if key.startswith("c/"))
             print(
-                f"{name:7s}{codec:5s}{level} {shuffle:11s}{size / nifti:5.2f} of gzipped NIfTI, "
+                f"{name:7s}{codec:5s}{level} {shuffle:11s}{block:7d}{size / nifti:5.2f} of gzipped NIfTI, "
                 f"write {values.nbytes / write / 1e6:5.0f} MB/s, read {values.nbytes / read / 1e6:5.0f} MB/s"
             )
