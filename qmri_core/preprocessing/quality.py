@@ -77,21 +77,20 @@ def noise(volume: Volume, inside: NDArray[np.bool_]) -> float:
     Donoho and Johnstone 1994, Biometrika 81:425, for the median of wavelet coefficients.
     """
     through = 2 - int(np.argmax(spacing_of(volume.affine)))  # array axis of the thickest direction
-    array, within = np.moveaxis(volume.array, through, 0), np.moveaxis(inside, through, 0)
-    rows, columns = array.shape[1] // 2 * 2, array.shape[2] // 2 * 2
+    planes = zip(np.moveaxis(volume.array, through, 0), np.moveaxis(inside, through, 0), strict=True)
+    details = np.concatenate([_details(plane, within) for plane, within in planes])
+    return float(np.median(np.abs(details)) / 0.6745) if details.size >= 100 else math.nan
 
-    def corner(values: NDArray[np.generic], row: int, column: int) -> NDArray[np.generic]:
-        return values[:, row:rows:2, column:columns:2]
 
-    whole = np.ones((array.shape[0], rows // 2, columns // 2), dtype=bool)
-    detail = np.zeros(whole.shape, dtype=np.float64)
-    for row in (0, 1):
-        for column in (0, 1):
-            whole &= corner(within, row, column).astype(bool)
-            detail += (1 if row == column else -1) * corner(array, row, column).astype(np.float64) / 2
-    if whole.sum() < 100:
-        return math.nan
-    return float(np.median(np.abs(detail[whole])) / 0.6745)
+def _details(plane: NDArray[np.float32], inside: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Finest diagonal wavelet coefficients of the blocks of 2 x 2 pixels of a plane that lie inside."""
+    rows, columns = (size // 2 * 2 for size in plane.shape)
+    corners = [np.s_[row:rows:2, column:columns:2] for row in (0, 1) for column in (0, 1)]
+    whole = np.logical_and.reduce([inside[corner] for corner in corners])
+    detail = np.zeros(int(whole.sum()), dtype=np.float64)
+    for corner, sign in zip(corners, (1, -1, -1, 1), strict=True):
+        detail += sign * plane[corner][whole].astype(np.float64) / 2
+    return detail
 
 
 def artefacts(volume: Volume, head_signal: float) -> float:

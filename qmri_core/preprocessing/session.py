@@ -110,7 +110,9 @@ def preprocess(
     remarks = check(images, final_mask, grid.spacing, acquisitions) if acquisitions is not None else ()
     tissue = segment(images, final_mask)
     inside = {
-        contrast: mask > 0 if contrast is Contrast.T1W else brain_in(volumes[contrast], from_t1w[contrast], t1w, mask)
+        contrast: mask.view(bool)
+        if contrast is Contrast.T1W
+        else brain_in(volumes[contrast], from_t1w[contrast], t1w, mask)
         for contrast in images
     }
     quality["alignment_residual"] = _circle(volumes, from_t1w, inside, t1w, mask)

@@ -56,8 +56,22 @@ class Volume:
     affine: Affine
 
 
+_PLANES = 8
+"""Planes of a coarser volume that are made at a time: of all at once there are copies of half of the fine one."""
+
+
 def block_means(array: NDArray[Any], steps: Sequence[int]) -> NDArray[np.float32]:
     """Means of blocks of so many voxels along each axis; what does not fill a block at the end is left out."""
+    if set(steps) == {1}:
+        return np.asarray(array, dtype=np.float32)
+    result = np.empty([size // step for size, step in zip(array.shape, steps, strict=True)], dtype=np.float32)
+    for start in range(0, len(result), _PLANES):
+        planes = result[start : start + _PLANES]
+        planes[:] = _means(array[start * steps[0] : (start + len(planes)) * steps[0]], steps)
+    return result
+
+
+def _means(array: NDArray[Any], steps: Sequence[int]) -> NDArray[Any]:
     result = array
     for axis, step in enumerate(steps):
         if step == 1:
@@ -66,7 +80,7 @@ def block_means(array: NDArray[Any], steps: Sequence[int]) -> NDArray[np.float32
         whole = result[(slice(None),) * axis + (slice(0, size * step),)]
         blocks = whole.reshape(*whole.shape[:axis], size, step, *whole.shape[axis + 1 :])
         result = blocks.mean(axis=axis + 1, dtype=np.float32)
-    return np.asarray(result, dtype=np.float32)
+    return result
 
 
 def coarser(volume: Volume, steps: Sequence[int]) -> Volume:

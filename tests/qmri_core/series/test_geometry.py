@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from qmri_core.series.geometry import Grid, closest_canonical, spacing_of
+from qmri_core.series.geometry import Grid, block_means, closest_canonical, spacing_of
 
 
 def test_the_affine_puts_the_centre_of_the_grid_where_it_is_told() -> None:
@@ -40,3 +42,22 @@ def test_coordinates_are_symmetric_about_zero(axis: str) -> None:
     grid = Grid(shape=(4, 5, 6), spacing=(1.5, 1.5, 4.0))
     positions = grid.coordinates(axis)
     np.testing.assert_allclose(positions, -positions[::-1])
+
+
+@pytest.mark.parametrize("steps", [(1, 1, 1), (2, 3, 2), (1, 2, 1), (4, 1, 3), (3, 5, 4)])
+def test_means_of_blocks_are_those_of_their_voxels(steps: tuple[int, int, int]) -> None:
+    array = np.random.default_rng(0).normal(100, 20, (41, 23, 18)).astype(np.float32)
+    found = block_means(array, steps)
+    assert found.shape == tuple(size // step for size, step in zip(array.shape, steps, strict=True))
+    for place in [(0, 0, 0), tuple(size - 1 for size in found.shape), (5, 2, 3)]:
+        block = array[tuple(slice(i * step, (i + 1) * step) for i, step in zip(place, steps, strict=True))]
+        assert found[place] == pytest.approx(block.astype(float).mean(), rel=1e-6)
+
+
+def test_means_of_blocks_take_little_more_than_their_result() -> None:
+    array = np.ones((160, 64, 64), dtype=np.float32)
+    tracemalloc.start()
+    found = block_means(array, (2, 2, 2))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak - found.nbytes < 0.15 * array.nbytes  # of all planes at once: 0.5 and more
