@@ -8,12 +8,16 @@ from dataclasses import dataclass
 
 from flows.ingest.session_plan import SessionPlan
 
-INGEST_SECONDS = (11.0, 0.6e-6)
-"""Processor seconds of one session, and further ones per voxel of its grid; measured, see the page on performance."""
-INFERENCE_SECONDS = (0.5, 0.95e-6)
-"""The same of its maps, without a GPU."""
-MEMORY = (1.5e9, 120.0)
-"""Bytes of a worker, and further ones per voxel of the largest grid."""
+INGEST_SECONDS = (6.5, 0.32e-6)
+"""Processor seconds of one session, and further ones per voxel of its grid: 8.9 at 1 mm (7.6 million voxels) by
+``tests/benchmarks/test_ingest.py``, of which interpolation and N4, 2.4, are taken to follow the grid; other grids were
+not measured."""
+INFERENCE_SECONDS = (0.35, 0.52e-6)
+"""The same of its maps, without a GPU: 4.5 for 8 million voxels, 0.6 for half a million, by
+``tests/benchmarks/test_batches.py``."""
+MEMORY = (1.2e9, 80.0)
+"""Bytes of a worker, and further ones per voxel of the largest grid: on one of 1 mm 1.6e9 with series of 1 mm, 1.9e9 of
+0.7 mm, by ``tests/benchmarks/test_ingest.py -k peak``; the figures lie between. Other grids were not measured."""
 DISK = (0.3e6, 5.1)
 """Bytes in the store of one session with its maps, and further ones per voxel of its grid."""
 
