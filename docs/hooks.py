@@ -16,7 +16,13 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-from flows.cli.reference import commands_reference, exit_statuses_reference, settings_reference, states_reference
+from flows.cli.reference import (
+    commands_reference,
+    decisions_reference,
+    exit_statuses_reference,
+    settings_reference,
+    states_reference,
+)
 from storage.store.schema import AFFINE, BIAS_FIELDS, CATALOGUE, DIGEST, IMAGES, PER_SESSION, Variable
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -47,6 +53,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "commands": commands_reference,
     "settings": settings_reference,
     "states": states_reference,
+    "decisions": decisions_reference,
     "exit-statuses": exit_statuses_reference,
     "images": lambda: schema_table((*IMAGES, AFFINE, *BIAS_FIELDS, DIGEST)),
     "values-per-session": lambda: schema_table(PER_SESSION),

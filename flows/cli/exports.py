@@ -29,12 +29,17 @@ def add_to(app: typer.Typer) -> None:
 
 def export_zarr(store: Store, out: Out, at: At = None) -> None:
     """Write the cohort as a plain Zarr (version 3) hierarchy for tools that know no Icechunk."""
+    from flows.tables.summary import left_out_text
     from storage.exports.zarr import export_zarr
     from storage.store.cohort import Cohort
+    from storage.store.decisions.effect import judge
 
     with reporting("export") as progress:
-        count = export_zarr(Cohort.open(store, at=at), out, progress=progress)
+        cohort = Cohort.open(store, at=at)
+        count = export_zarr(cohort, out, progress=progress)
     typer.echo(f"{count} objects in {out}")
+    if text := left_out_text(judge(cohort).reasons(cohort.slots)):
+        typer.echo(text)
 
 
 def export_bids(

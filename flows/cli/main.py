@@ -7,7 +7,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from flows.cli import exports, physics, pipeline, pool, simulation, store
+from flows.cli import decisions, exports, physics, pipeline, pool, simulation, store
 from flows.errors import run_application, show_tracebacks
 
 app = typer.Typer(
@@ -35,6 +35,7 @@ physics.add_to(app)
 store.add_to(app)
 exports.add_to(app)
 pool.add_to(app)
+decisions.add_to(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -197,6 +197,7 @@ def aggregate(
 ) -> None:
     """Compute T1, T2 and PD of tissues by session and group, and how much groups differ."""
     from flows.statistics.aggregate import aggregate
+    from flows.tables.summary import left_out_text
     from flows.tables.text import WORTHLESS_ALONE, group_table, text_table, variation_table
 
     with cluster(workers) as client, reporting("aggregate") as progress:
@@ -208,6 +209,10 @@ def aggregate(
     typer.echo("\nVariation between groups\n")
     typer.echo(text_table(*variation_table(result.variation)))
     typer.echo(f"\n{WORTHLESS_ALONE}")
+    if result.left_out:
+        typer.echo(f"\n{left_out_text(result.left_out)}")
+    if result.accepted:
+        typer.echo(f"{result.accepted} sessions whose maps have failed count, since they were accepted")
 
 
 def report(store: Store, out: Out, workers: Workers = None) -> None:

@@ -21,7 +21,8 @@ EXIT_STATUSES: Mapping[int, str] = {
     "`forget` was not confirmed.",
     2: "Wrong usage: an unknown command or option, a value out of range, a setting that cannot be right.",
     3: "The run has finished, and everything that can be stored is stored, but some sessions have failed; "
-    "`qmri status` counts them by reason.",
+    "`qmri status` counts them by reason. Sessions that a person has accepted, acknowledged, rejected or excluded "
+    "(`qmri qc`) do not count.",
 }
 """What the exit statuses of all commands mean."""
 
@@ -43,8 +44,8 @@ def settings_reference() -> str:
     ]
     known = {row[0] for row in rows}
     rows += [
-        [f"`{variable}`", "true or false", "false", f"{meaning} As the option `{option}`."]
-        for variable, option, meaning in _variables()
+        [f"`{variable}`", *kind, f"{meaning} As the option `{option}`."]
+        for variable, option, kind, meaning in dict.fromkeys(_variables())
         if f"`{variable}`" not in known
     ]
     text = (
@@ -73,6 +74,17 @@ def states_reference() -> str:
     return "# Statuses and reasons\n\n" + "\n".join([*parts, f"## Further reasons of files\n\n{files}"])
 
 
+def decisions_reference() -> str:
+    """The codes of decisions, and what each means."""
+    from storage.store.decisions.codes import MEANINGS, Ground, Scope, Verdict
+
+    parts = [
+        f"## {title}\n\n" + _table(("code", "meaning"), [[f"`{code}`", _words(MEANINGS[code])] for code in codes])
+        for title, codes in (("Verdicts", Verdict), ("Scopes", Scope), ("Reasons", Ground))
+    ]
+    return "# Codes of decisions\n\n" + "\n".join(parts)
+
+
 def exit_statuses_reference() -> str:
     """What the exit statuses of all commands mean."""
     rows = [[str(status), meaning] for status, meaning in EXIT_STATUSES.items()]
@@ -83,6 +95,7 @@ PAGES: Mapping[str, Callable[[], str]] = {
     "commands.md": commands_reference,
     "settings.md": settings_reference,
     "states.md": states_reference,
+    "decisions.md": decisions_reference,
     "exit-statuses.md": exit_statuses_reference,
 }
 """Pages of the reference by the names of their files."""
@@ -99,14 +112,15 @@ def _commands(name: str, application: typer.Typer) -> str:
     return get_docs_for_click(obj=command, ctx=context, name=name, indent=1)  # type: ignore[arg-type]
 
 
-def _variables() -> Iterator[tuple[str, str, str]]:
-    """Variable, option and help of every option that can come from the environment."""
+def _variables() -> Iterator[tuple[str, str, tuple[str, str], str]]:
+    """Variable, option, type and default, and help of every option that can come from the environment."""
     from flows.cli.main import app
 
     for command in _with_all_below(typer.main.get_command(app)):
         for parameter in command.params:
             if variable := getattr(parameter, "envvar", None):
-                yield str(variable), parameter.opts[0], str(getattr(parameter, "help", ""))
+                kind = ("true or false", "false") if getattr(parameter, "is_flag", False) else ("text", "unset")
+                yield str(variable), parameter.opts[0], kind, str(getattr(parameter, "help", ""))
 
 
 def _with_all_below(command: Any) -> Iterator[Any]:  # noqa: ANN401 - typer's own command, with or without commands below

@@ -73,17 +73,16 @@ def end_state(name: str, summary: RunSummary, *, before: Set[str], text: str = "
         description=f"Failed sessions (at most {_MAX_LISTED} of {summary.failed})",
     )
     get_run_logger().info(summary.text())
-    fresh = [failure for failure in summary.failures if failure.session not in before]
+    fresh = [failure for failure in summary.unsettled if failure.session not in before]
     start = f"{text}; " if text else ""
     if fresh:
         message = f"{start}{len(fresh)} sessions failed in this run, {summary.failed} in all; everything else is stored"
         for logger in ("prefect.engine", "prefect.flow_runs"):
             logging.getLogger(logger).addFilter(is_unexpected)
         return Failed(name=_FAILED_STATE, message=message)
-    if summary.failed:
-        return Completed(
-            name=_FAILED_BEFORE_STATE, message=f"{start}{summary.failed} sessions have failed before", data=summary
-        )
+    if summary.unsettled:
+        message = f"{start}{len(summary.unsettled)} sessions have failed before"
+        return Completed(name=_FAILED_BEFORE_STATE, message=message, data=summary)
     is_new = summary.snapshot is not None
     return Completed(message=text or ("done" if is_new else "nothing to do: nothing was written"), data=summary)
 

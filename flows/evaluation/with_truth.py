@@ -20,6 +20,7 @@ from flows.statistics.aggregate import read_statistics
 from flows.tables.text import records
 from storage.store.acquisitions import scales_of
 from storage.store.cohort import Cohort, latest
+from storage.store.decisions.effect import judge
 from storage.store.repository import StoreError
 
 if TYPE_CHECKING:
@@ -140,14 +141,19 @@ def _write(result: EvaluateResult, out: Path, labels: Mapping[str, str]) -> None
 
 
 def evaluation_tasks(cohort: Cohort, truth: Path, true: pd.DataFrame) -> list[EvaluationTask]:
-    """Sessions with maps that can be compared, those of one person beside each other.
+    """Sessions with maps that count and can be compared, those of one person beside each other.
 
     Parameters
     ----------
     true
         Rows of the truth's ``sessions.csv``, with the pseudonym of each as ``session``.
     """
-    stored = {str(row["session"]): row for row in records(cohort.sessions) if row["checkpoint_digest"]}
+    left_out = judge(cohort).left_out
+    stored = {
+        name: row
+        for row in records(cohort.sessions)
+        if row["checkpoint_digest"] and (name := str(row["session"])) not in left_out
+    }
     scales = all_scales(cohort)
     tasks = []
     for row in records(true.sort_values(["subject", "folder"])):

@@ -28,6 +28,7 @@ from qmri_core.series.acquisition import Acquisition, Contrast
 from qmri_core.tissues import MAPS
 from storage.store.acquisitions import scales_of
 from storage.store.cohort import Cohort, latest
+from storage.store.decisions.effect import judge
 from storage.store.repository import StoreError
 from storage.store.schema import Status
 
@@ -92,7 +93,7 @@ def evaluate_real(
     """
     cohort = latest(store)
     stored = cohort.sessions
-    made = identities_of_maps(stored)
+    made = identities_of_maps(stored, judge(cohort))
     if not made:
         raise StoreError("no stored session has maps; run `qmri infer` and then `qmri aggregate` first")
     statistics = up_to_date(read_statistics(cohort), made, stored)

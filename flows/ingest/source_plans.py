@@ -22,6 +22,7 @@ from storage.source.assume_file import Assumption, Override, load_entries
 from storage.source.discovery import Scanned, scan_source
 from storage.store.acquisitions import acquisitions_of
 from storage.store.cohort import Cohort
+from storage.store.decisions.effect import judge
 from storage.store.lifecycle.forget import forgotten
 from storage.store.repository import StoreError
 from storage.store.schema import Reason, Status
@@ -139,7 +140,7 @@ class SourcePlans:
         )
         marks = Counter(mark for row in rows for mark in str(row["quality_marks"]).split(",") if mark)
         return replace(
-            summary,
+            summary.with_decisions(judge(now).settled),
             n_files=self._scanned.n_files,
             arriving=len(self._arriving - set(self._forgotten)),
             other_files=self._scanned.unreadable,

@@ -25,6 +25,7 @@ from qmri_core.series.acquisition import CONTRASTS
 from qmri_core.series.remarks import kinds_of
 from qmri_core.versions import CODE_VERSION
 from storage.store.cohort import Cohort, latest
+from storage.store.decisions.effect import judge
 from storage.store.schema import Reason, Status
 from storage.store.waves import begin_update, commit
 
@@ -67,12 +68,14 @@ def infer(
         resource=inference_resource,
         progress=progress,
     )
-    rows = records(cohort.refreshed().catalogue)
+    now = cohort.refreshed()
+    rows = records(now.catalogue)
     summary = summarise(
         [(str(r["session"]), str(r["status"]), str(r["reason"]), str(r["stage"])) for r in rows],
         unchanged=len(rows) - len(plans) + ran.by_others,
         snapshot=ran.snapshot or snapshot,
     )
+    summary = summary.with_decisions(judge(now).settled)
     counts = kinds_of(str(row["remarks"]) for row in rows)
     return replace(summary, remarks={kind: n for kind, n in counts.items() if kind in KINDS})
 

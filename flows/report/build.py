@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ import pandas as pd
 
 from flows.maps.calibration_text import levels_rows
 from flows.pictures.volumes import Picture, StoredSession, session_picture
+from flows.tables.summary import PAST, left_out_text
 from flows.tables.text import (
     WORTHLESS_ALONE,
     Rows,
@@ -24,6 +25,7 @@ from flows.tables.text import (
 )
 from qmri_core.evaluation.literature import interval, literature
 from storage.store.cohort import Cohort, latest
+from storage.store.decisions.effect import Judged, judge
 from storage.store.repository import snapshot_of
 
 if TYPE_CHECKING:
@@ -65,6 +67,7 @@ def write_report(
 
     cohort = latest(store)
     rows = cohort.catalogue
+    judgement = judge(cohort)
     labels = labels_of(rows["group"], cohort.labels)
     environment = Environment(
         loader=PackageLoader("flows.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
@@ -80,10 +83,12 @@ def write_report(
         worthless_alone=WORTHLESS_ALONE,
         evaluation=evaluation_table(evaluation.table) if evaluation is not None else None,
         literature=_literature(),
-        pictures=_pictures(cohort, aggregate.sessions, pictured, labels),
+        pictures=_pictures(cohort, aggregate.sessions, pictured, labels, judgement.left_out),
         n_pictures=len(pictured),
         n_groups=len(labels),
-        unfinished=_unfinished(rows, labels),
+        unfinished=_unfinished(rows, labels, judgement),
+        left_out=left_out_text(aggregate.left_out),
+        accepted=aggregate.accepted,
         max_listed=_MAX_LISTED,
         calibration=_calibration(cohort, labels),
         levels=levels_rows(cohort, labels),
@@ -146,12 +151,19 @@ def _pictured(rows: pd.DataFrame, labels: Mapping[str, str]) -> list[str]:
 
 
 def _pictures(
-    cohort: Cohort, sessions: pd.DataFrame, groups: Sequence[str], labels: Mapping[str, str]
+    cohort: Cohort,
+    sessions: pd.DataFrame,
+    groups: Sequence[str],
+    labels: Mapping[str, str],
+    left_out: Collection[str],
 ) -> Iterator[tuple[str, str, str, Picture]]:
     """Label, group, session and picture of each of the groups, drawn when its turn comes."""
     white = sessions[(sessions["tissue"] == "WM") & (sessions["map"] == "T1map")]
     for group in groups:
-        name = _representative(cohort.nodes.members(group), white[white["group"] == group])
+        members = [name for name in cohort.nodes.members(group) if name not in left_out]
+        if not members:
+            continue
+        name = _representative(members, white[white["group"] == group])
         session = StoredSession(cohort=cohort, slot=cohort.slots[name], row=cohort.rows_of([name])[name])
         yield labels[group], group, name, session_picture(session, f"{labels[group]}, session {name}")
 
@@ -162,17 +174,34 @@ def _representative(stored: Sequence[str], white: pd.DataFrame) -> str:
     return str(known["session"].iloc[(len(known) - 1) // 2]) if len(known) else min(stored)
 
 
-def _unfinished(rows: pd.DataFrame, labels: Mapping[str, str]) -> Rows:
-    """Sessions that are not complete, failed ones first."""
+def _unfinished(rows: pd.DataFrame, labels: Mapping[str, str], judgement: Judged) -> Rows:
+    """Sessions that are not complete or do not count, failed ones first."""
     order = {"failed": 0, "skipped": 1, "partial": 2, "complete": 3}
-    unfinished = rows[(rows["status"] != "complete") | (rows["reason"] != "")]
+    is_out = rows["session"].isin(list(judgement.left_out))
+    unfinished = rows[(rows["status"] != "complete") | (rows["reason"] != "") | is_out]
     return sorted(
         (
-            [row["session"], labels.get(row["group"], "-"), row["status"], _words(row["reason"]), row["stage"] or "-"]
+            [
+                row["session"],
+                labels.get(row["group"], "-"),
+                row["status"],
+                _words(row["reason"]),
+                row["stage"] or "-",
+                _counts(str(row["session"]), judgement),
+            ]
             for row in unfinished.to_dict("records")
         ),
         key=lambda row: (order.get(row[2], 9), row[0]),
     )
+
+
+def _counts(session: str, judgement: Judged) -> str:
+    """Whether a session counts, where its status or a person has something to say on it."""
+    if session in judgement.left_out:
+        return f"no: {judgement.left_out[session]}"
+    if session in judgement.accepted:
+        return "yes: accepted"
+    return PAST[judgement.settled[session]] if session in judgement.settled else "-"
 
 
 def _calibration(cohort: Cohort, labels: Mapping[str, str]) -> tuple[list[str], Rows] | None:

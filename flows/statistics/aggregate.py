@@ -18,6 +18,7 @@ from flows.statistics.session import summarise_sessions, summarise_tasks
 from flows.tables.text import labels_of, records
 from qmri_core.statistics import Moments, inter_group_variation
 from storage.store.cohort import Cohort, latest
+from storage.store.decisions.effect import Judged, judge
 from storage.store.schema import Status
 from storage.store.tables import write_table
 
@@ -38,13 +39,16 @@ class AggregateResult:
     group, tissue, map, n_sessions, mean_of_medians, sd_of_medians (ddof 1), mean_of_modes, sd_of_modes. ``variation``:
     tissue, map, n_groups, mean, sd, cov over groups of the means of session medians, and cov_of_modes, of modes. T1map
     and T2map in seconds, PDmap relative to CSF. ``labels``: the store's label of each group.
-    ``snapshot``: of the commit; None where nothing was written.
+    ``left_out``: how many sessions with maps count for nothing, by reason; ``accepted``: how many count although their
+    maps have failed. ``snapshot``: of the commit; None where nothing was written.
     """
 
     sessions: pd.DataFrame
     groups: pd.DataFrame
     variation: pd.DataFrame
     labels: Mapping[str, str] = field(default_factory=dict)
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    accepted: int = 0
     snapshot: str | None = None
 
 
@@ -54,7 +58,7 @@ def aggregate(
     """Bring the statistics in the store up to date, and compute the tables of groups and variation.
 
     Only sessions whose maps have changed since their statistics were taken are read, or whose statistics were taken
-    by a version that knew no modes.
+    by a version that knew no modes. Sessions that do not count (`storage.store.decisions.effect.judge`) have none.
 
     Parameters
     ----------
@@ -70,7 +74,8 @@ def aggregate(
     """
     cohort = latest(store)
     stored = cohort.values_of(VALUES)
-    made = identities_of_maps(stored)
+    judgement = judge(cohort)
+    made = identities_of_maps(stored, judgement)
     table = read_statistics(cohort)
     lacking = table["mode"].isna() & (table["n"] > 0)
     kept = up_to_date(table[~table["session"].isin(table.loc[lacking, "session"])], made, stored)
@@ -94,7 +99,14 @@ def aggregate(
         for name, frame in asdict_frames(result_tables).items():
             frame.to_csv(out / f"{name}.csv", index=False)
     labels = labels_of(result_tables.groups["group"], cohort.labels)
-    return replace(result_tables, labels=labels, snapshot=snapshot)
+    mapped = stored.loc[stored["checkpoint_digest"] != "", "session"].astype(str)
+    return replace(
+        result_tables,
+        labels=labels,
+        left_out=judgement.reasons(mapped),
+        accepted=len(judgement.accepted),
+        snapshot=snapshot,
+    )
 
 
 def _taken(
@@ -128,9 +140,10 @@ def read_statistics(cohort: Cohort) -> pd.DataFrame:
     return cohort.statistics.reindex(columns=columns)  # modes that were not taken are NaN
 
 
-def identities_of_maps(stored: pd.DataFrame) -> dict[str, str]:
-    """What the maps of each session were made from, of all stored sessions that have maps; by `VALUES` of them."""
-    has_maps = (stored["checkpoint_digest"] != "") & (stored["status"] != Status.FAILED)
+def identities_of_maps(stored: pd.DataFrame, judgement: Judged) -> dict[str, str]:
+    """What the maps of each session were made from, of all that have maps and count; by `VALUES` of them."""
+    is_good = (stored["status"] != Status.FAILED) | stored["session"].isin(judgement.accepted)
+    has_maps = (stored["checkpoint_digest"] != "") & is_good & ~stored["session"].isin(list(judgement.left_out))
     return {str(row["session"]): maps_identity(row) for row in records(stored.loc[has_maps, ["session", *VALUES]])}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from qmri_core.series.remarks import MEANINGS, RemarkKind
@@ -14,12 +14,17 @@ SESSIONS_FAILED = 3
 """Exit status of a run that finished although sessions of its source have failed."""
 
 
+PAST = {"accept": "accepted", "reject": "rejected", "exclude": "excluded", "acknowledge": "acknowledged"}
+"""Verdicts of people on a failed session, as something that was done."""
+
+
 class Failure(NamedTuple):
-    """A session that failed, why, and in which stage."""
+    """A session that failed, why, in which stage, and what a person has decided on it; empty if nothing."""
 
     session: str
     reason: str
     stage: str
+    decided: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,8 +90,19 @@ class RunSummary:
 
     @property
     def exit_status(self) -> int:
-        """0, or 3 where sessions failed."""
-        return SESSIONS_FAILED if self.failed else 0
+        """0, or 3 where sessions failed and nobody has decided on it."""
+        return SESSIONS_FAILED if self.unsettled else 0
+
+    @property
+    def unsettled(self) -> tuple[Failure, ...]:
+        """Failed sessions that nobody has accepted, acknowledged, rejected or excluded."""
+        return tuple(failure for failure in self.failures if not failure.decided)
+
+    def with_decisions(self, settled: Mapping[str, str]) -> RunSummary:
+        """The summary with what people have decided on the failed sessions; ``settled`` is verdicts by session."""
+        return replace(
+            self, failures=tuple(one._replace(decided=str(settled.get(one.session, ""))) for one in self.failures)
+        )
 
     def account(self) -> dict[str, Any]:
         """What is kept of the run in the store: counts and codes, the same for the same source and outcome.
@@ -118,8 +134,13 @@ class RunSummary:
             f"  {count:5d}  {reason}" for reason, count in sorted(self.reasons.items(), key=lambda r: (-r[1], r[0]))
         ]
         lines += [
-            f"  failed: {session} in {stage or 'unknown stage'}: {reason}" for session, reason, stage in self.failures
+            f"  failed: {session} in {stage or 'unknown stage'}: {reason}" + (f" ({PAST[decided]})" if decided else "")
+            for session, reason, stage, decided in self.failures
         ]
+        decided = Counter(failure.decided for failure in self.failures if failure.decided)
+        if decided:
+            told = ", ".join(f"{count} {PAST[verdict]}" for verdict, count in sorted(decided.items()))
+            lines.append(f"of those that failed, {told}: no run ends as failed for them")
         lines += [unmatched_line(position) for position in self.unmatched]
         if self.n_files:
             lines.append(files_line(self.n_files, self.other_files))
@@ -131,6 +152,14 @@ class RunSummary:
         lines += remark_lines(self.remarks)
         lines.append(f"snapshot {self.snapshot}" if self.snapshot else "nothing was written")
         return "\n".join(lines)
+
+
+def left_out_text(reasons: Mapping[str, int]) -> str:
+    """Tell how many sessions do not count and why; empty where all count."""
+    if not reasons:
+        return ""
+    told = ", ".join(f"{count} {why}" for why, count in reasons.items())
+    return f"left out: {told}; `qmri qc list` says who decided what"
 
 
 def files_line(n_files: int, other: Mapping[str, int]) -> str:

@@ -22,6 +22,7 @@ from qmri_core.series.acquisition import CONTRASTS
 from qmri_core.tissues import MAPS
 from storage.exports.folder import new_folder
 from storage.store.cohort import Cohort
+from storage.store.decisions.effect import Judged, LeftOut, judge
 from storage.store.repository import StoreError
 from storage.store.schema import NOT_COMPUTED, WORKER_VARIABLES
 
@@ -80,7 +81,9 @@ def export_bids(
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> Exported:
-    """Write the maps of sessions that have some, with brain mask and tissue.
+    """Write the maps of sessions that have some and count, with brain mask and tissue.
+
+    Which count says `storage.store.decisions.effect.judge`.
 
     ``sub-<pseudonym>/ses-<pseudonym>/anat`` holds ``T1map`` and ``T2map`` in seconds, ``PDmap`` relative to CSF, each
     with its standard uncertainty (``desc-uncertainty``), ``desc-brain_mask`` and ``dseg`` (1 CSF, 2 grey matter, 3
@@ -103,17 +106,18 @@ def export_bids(
     """
     selection = selection or Selection()
     known = _records(_selected(cohort, cohort.sessions, selection))
-    records = [row for row in known if row["checkpoint_digest"] != ""]
+    judgement = judge(cohort)
+    records = [row for row in known if row["checkpoint_digest"] != "" and row["session"] not in judgement.left_out]
     inferred = {row["session"] for row in records}
     catalogue = _records(_selected(cohort, cohort.catalogue, selection))
-    left_out = Counter(_obstacle(row) for row in catalogue if row["session"] not in inferred)
+    left_out = Counter(_obstacle(row, judgement) for row in catalogue if row["session"] not in inferred)
     written = []
     with new_folder(out, content=_content(cohort, selection)) as folder:
         for done, record in enumerate(records, 1):
             if _write_session(folder, record, cohort, selection):
                 written.append(record)
             else:
-                left_out[_obstacle(record)] += 1
+                left_out[_obstacle(record, judgement)] += 1
             if progress is not None:
                 progress(done, len(records))
         _write_dataset(folder, written, cohort, selection, left_out)
@@ -146,8 +150,11 @@ def _selected(cohort: Cohort, table: pd.DataFrame, selection: Selection) -> pd.D
     return table
 
 
-def _obstacle(record: Mapping[str, Any]) -> str:
-    """Why a session has no maps, by status and reason of the catalogue."""
+def _obstacle(record: Mapping[str, Any], judgement: Judged) -> str:
+    """Why a session is not exported: a person's decision, else status and reason of the catalogue."""
+    why = judgement.left_out.get(str(record["session"]))
+    if why in {LeftOut.REJECTED, LeftOut.EXCLUDED}:
+        return f"{why} by a person"
     return f"{record['status']}: {record['reason']}" if record["reason"] else "no maps yet"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import zarr
@@ -14,7 +14,11 @@ from zarr.errors import ZarrUserWarning
 
 from storage.exports.folder import new_folder
 from storage.store.cohort import Cohort
+from storage.store.decisions.effect import judge
+from storage.store.lifecycle.forget import remove_from_table
 from storage.store.repository import StoreError
+from storage.store.slots import remove
+from storage.store.tables import groups_of, write_rows
 
 AT_A_TIME = 64
 """Objects that are copied at the same time."""
@@ -23,7 +27,8 @@ AT_A_TIME = 64
 def export_zarr(cohort: Cohort, out: Path, *, progress: Callable[[int, int], None] | None = None) -> int:
     """Write one state of the cohort as a plain Zarr hierarchy, chunk by chunk as it is stored; the number of objects.
 
-    The folder appears when everything is in it.
+    Sessions that do not count (`storage.store.decisions.effect.judge`) have no place in the groups, and no statistics;
+    their rows of the catalogue stay, and say why. The folder appears when everything is in it.
 
     Parameters
     ----------
@@ -39,8 +44,21 @@ def export_zarr(cohort: Cohort, out: Path, *, progress: Callable[[int, int], Non
     """
     with new_folder(out) as folder:
         count = asyncio.run(_copy(cohort.session.store, folder, progress or (lambda _done, _total: None)))
+        _leave_out(folder, judge(cohort).left_out)
         _consolidate(folder)
         return count
+
+
+def _leave_out(folder: Path, sessions: Collection[str]) -> None:
+    """Take sessions out of the groups and the statistics of a copy."""
+    if not sessions:
+        return
+    root = zarr.open_group(folder, mode="r+", use_consolidated=False)
+    for session, group in groups_of(root, sessions).items():
+        remove(root, group, session)
+        write_rows(root, [{"session": session, "group": ""}])
+    for session in sessions:
+        remove_from_table(root, "statistics", session)
 
 
 def _consolidate(folder: Path) -> None:

@@ -23,6 +23,8 @@ from numpy.typing import NDArray
 
 from storage.store import checkpoints
 from storage.store.arrays import read_arrays, read_part, read_together
+from storage.store.decisions.codes import Decision
+from storage.store.decisions.ledger import read_decisions
 from storage.store.labels import LABEL, labels_in
 from storage.store.locations import absolute
 from storage.store.repository import (
@@ -202,6 +204,11 @@ class Cohort:
     def statistics(self) -> pd.DataFrame | None:
         """The table of statistics as it is stored; None if none were taken."""
         return self._table("statistics")
+
+    @cached_property
+    def decisions(self) -> tuple[Decision, ...]:
+        """What people have decided on sessions and groups, in its order."""
+        return read_decisions(self.root)
 
     @cached_property
     def promoted(self) -> str:

@@ -85,6 +85,7 @@ class Reason(StrEnum):
     IMAGE_MISMATCH = "image_mismatch"
     READ_ERROR = "read_error"
     NO_CALIBRATION = "no_calibration"
+    CLOSURE = "closure"
     WORKER_LOST = "worker_lost"
     INTERNAL_ERROR = "internal_error"
     FORGOTTEN = "forgotten"
@@ -120,6 +121,7 @@ MEANINGS: Mapping[Status | Reason, str] = {
     Reason.IMAGE_MISMATCH: "An image does not look like what it is called, or is mirrored; the error says which.",
     Reason.READ_ERROR: "The pixels of a series cannot be turned into a volume. Export the series again.",
     Reason.NO_CALIBRATION: "No session of the group has enough white matter in all its contrasts to set the scales.",
+    Reason.CLOSURE: "Its maps contradict what was put in. They stay to be looked at, and count when they are accepted.",
     Reason.WORKER_LOST: "The worker process ended twice during this session. Give it more memory, or fewer workers.",
     Reason.INTERNAL_ERROR: "A mistake in this project: report the error and the line that the catalogue names.",
     Reason.FORGOTTEN: "The session was removed with ``qmri forget``, and is not ingested again.",

@@ -15,7 +15,7 @@ from storage.store.schema import EXTENDED, Variable, create_group
 from storage.store.tables import array_of, assign, column, group_of, groups_of
 
 _KEY = re.compile(r"[a-z0-9][a-z0-9._-]*")
-TOP_NODES = {"catalogue", "calibration", "statistics", "checkpoints"}
+TOP_NODES = {"catalogue", "calibration", "statistics", "checkpoints", "decisions"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +145,7 @@ def remove(root: zarr.Group, path: str, session: str) -> None:
             array = array_of(group, name)
             array[index] = array[last]
     _empty(group, last)  # what a shared chunk holds beyond the end would come back when the axis grows
+    array_of(group, "session")[last] = ""
     _resize(group, last)
 
 

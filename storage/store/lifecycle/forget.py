@@ -14,6 +14,7 @@ import zarr
 
 from storage.pseudonyms import pseudonym
 from storage.store.cohort import Cohort
+from storage.store.decisions.ledger import remove_session
 from storage.store.repository import MAIN, StoreError, faults, open_repository, open_waves, writing
 from storage.store.schema import CATALOGUE
 from storage.store.slots import remove
@@ -114,7 +115,8 @@ def _remove(repository: icechunk.Repository, session: str, mark: str) -> None:
             remove(root, group, session)
         _remove_row(group_of(root, "catalogue"), session)
         for name in ("statistics", "calibration"):
-            _remove_from_table(root, name, session)
+            remove_from_table(root, name, session)
+        remove_session(root, session)
         root.attrs[TOMBSTONES] = sorted(tombstones(root) | {mark})
         root.attrs["forgotten_last"] = datetime.now(UTC).isoformat()
 
@@ -134,7 +136,8 @@ def _remove_row(catalogue: zarr.Group, session: str) -> None:
         array.resize((len(names) - 1,))
 
 
-def _remove_from_table(root: zarr.Group, name: str, session: str) -> None:
+def remove_from_table(root: zarr.Group, name: str, session: str) -> None:
+    """Take the rows of a session out of a table, if it has any."""
     import xarray as xr
 
     if name not in root or "session" not in group_of(root, name):

@@ -13,6 +13,8 @@ import zarr
 from numpy.typing import NDArray
 
 from storage.store.cohort import Cohort
+from storage.store.decisions.ledger import NODE as DECISIONS
+from storage.store.decisions.ledger import read_decisions
 from storage.store.labels import LABEL, labels_in
 from storage.store.repository import StoreError
 from storage.store.schema import AFFINE, DIGEST, IMAGE_NAMES, PER_SESSION, SCHEMA_VERSION, SHARED
@@ -70,6 +72,7 @@ def verify(cohort: Cohort, *, progress: Callable[[int, int], None] | None = None
     problems.extend(_check_catalogue(root, members))
     problems.extend(_check_labels(root, members))
     problems.extend(_check_tables(root))
+    problems.extend(_check_decisions(root))
     return problems
 
 
@@ -94,6 +97,16 @@ def _check_tables(root: zarr.Group) -> Iterator[Problem]:
                 column(array)
             except UNREADABLE as error:
                 yield Problem(session="", variable=f"{name}/{key}", message=_what(error))
+
+
+def _check_decisions(root: zarr.Group) -> Iterator[Problem]:
+    """Whether every decision is made of codes; what cannot be read at all, `_check_tables` names."""
+    try:
+        read_decisions(root)
+    except StoreError as error:
+        yield Problem(session="", variable=DECISIONS, message=str(error))
+    except UNREADABLE:
+        return
 
 
 def _check_session(arrays: Mapping[str, zarr.Array[Any]], index: int, session: str) -> Iterator[Problem]:

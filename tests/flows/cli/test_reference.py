@@ -18,6 +18,8 @@ from flows.ingest.problems import FILE_REASONS
 from flows.settings import PREFIX, Settings
 from flows.tables.summary import SESSIONS_FAILED
 from qmri_core.series.remarks import RemarkKind
+from storage.store.decisions.codes import MEANINGS as CODES
+from storage.store.decisions.codes import Ground, Scope, Verdict
 from storage.store.schema import MEANINGS, Reason, Status
 
 ROOT = Path(__file__).parents[3]
@@ -74,6 +76,11 @@ def test_every_status_and_reason_is_in_it(reference: dict[str, str]) -> None:
     counted += re.findall(r"\"(\w+)\"", re.findall(r"^DERIVATIVE, .*", trees, re.M)[0])
     counted += re.findall(r"^UNREAD_\w+ = \"(\w+)\"", files, re.M)
     assert set(counted) == {*FILE_REASONS, "not_image"}
+
+
+def test_every_code_of_a_decision_is_in_it(reference: dict[str, str]) -> None:
+    assert set(CODES) == {*Verdict, *Scope, *Ground}
+    assert re.findall(r"^\| `(\w+)` \| \S", reference["decisions.md"], re.M) == [*Verdict, *Scope, *Ground]
 
 
 def test_every_exit_status_is_in_it(reference: dict[str, str]) -> None:
