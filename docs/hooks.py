@@ -7,6 +7,7 @@ site they lead to the pages.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Callable, Iterable
@@ -23,6 +24,7 @@ from flows.cli.reference import (
     settings_reference,
     states_reference,
 )
+from qmri_core.tissues import POPULATION_VALUES
 from storage.store.schema import AFFINE, BIAS_FIELDS, CATALOGUE, DIGEST, IMAGES, PER_SESSION, Variable
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -49,6 +51,31 @@ def schema_table(variables: Iterable[Variable]) -> str:
     return "\n".join(lines)
 
 
+def population_table() -> str:
+    """What calibration rests on, and what that was judged from, as a Markdown table."""
+    lines = [
+        "| T | tissue | what | value | people, ages | source | checked | used |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for one in POPULATION_VALUES:
+        number = "" if math.isnan(one.value) else f"{one.value:g}"
+        number += "" if math.isnan(one.sd) else f" ± {one.sd:g}"
+        of_people = ", ".join(part for part in (str(one.people or ""), one.ages) if part)
+        source = "; ".join(part for part in (one.source, one.method, one.note) if part)
+        cells = [
+            "all" if one.field_strength is None else f"{one.field_strength:g}",
+            one.tissue,
+            f"{one.quantity.upper()} {one.what}".strip(),
+            number,
+            of_people,
+            source,
+            one.checked,
+            "yes" if one.is_used else "",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 GENERATED: dict[str, Callable[[], str]] = {
     "commands": commands_reference,
     "settings": settings_reference,
@@ -58,6 +85,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "images": lambda: schema_table((*IMAGES, AFFINE, *BIAS_FIELDS, DIGEST)),
     "values-per-session": lambda: schema_table(PER_SESSION),
     "catalogue": lambda: schema_table(CATALOGUE),
+    "population": population_table,
 }
 """What stands in the place of ``<!-- generated: NAME -->``; its title is left to the page."""
 

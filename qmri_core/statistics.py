@@ -121,6 +121,46 @@ def inter_group_variation(of_sessions: Iterable[Sequence[float]]) -> Variation:
     return Variation(n_groups=over_groups.count, mean=mean, sd=sd, cov=sd / mean if over_groups.count else float("nan"))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnseenVariation:
+    """What is not known of a variation between groups, because their means have errors; in the unit of the means.
+
+    ``imposed`` is what groups differ by beyond what their means show, where these are posterior means: what is not
+    measured is drawn to what is expected, which takes variation away by construction. The variation of the true means
+    is that of the means and ``imposed``, in squares, with the standard error ``error``.
+    """
+
+    imposed: float
+    error: float
+
+
+def unseen_variation(means: ArrayLike, errors: ArrayLike) -> UnseenVariation:
+    """Of groups whose means are known to a normal error.
+
+    Parameters
+    ----------
+    means
+        Of the groups, shape (group,).
+    errors
+        Standard deviation of each beside the mean over groups, shape (group,); taken for independent.
+
+    Returns
+    -------
+    UnseenVariation
+        NaN with fewer than two groups, or where a mean or an error is not known. ``error`` is that of the variance by
+        its moments, over twice the standard deviation (the delta method).
+    """
+    x, e = np.asarray(means, dtype=np.float64), np.asarray(errors, dtype=np.float64)
+    if x.size < 2 or not (np.isfinite(x).all() and np.isfinite(e).all()):
+        return UnseenVariation(imposed=math.nan, error=math.nan)
+    n = x.size - 1
+    squares = (x - x.mean()) ** 2
+    total = (squares.sum() + (e**2).sum()) / n
+    variance = (4 * squares @ e**2 + 2 * (e**4).sum()) / n**2
+    error = math.sqrt(variance / (4 * total)) if total > 0 else 0.0
+    return UnseenVariation(imposed=float(np.sqrt((e**2).sum() / n)), error=error)
+
+
 @dataclass(frozen=True, slots=True)
 class JointMoments:
     """Moments of pairs (x, y), true and estimated; two of them add up to those of the union."""

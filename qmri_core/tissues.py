@@ -3,12 +3,17 @@
 Two populations share these numbers and are two things. `REFERENCE_VALUES` is what calibration takes the mean of a
 group to be; the absolute level of stored maps rests on it. `SIMULATED` is what simulated people are drawn about; they
 are the truth of tests and training. Both are centred on the same values, so that calibration is right on average about
-simulated people; `REFERENCE_VALUES` can be compared with real cohorts only by its sources.
+simulated people; `REFERENCE_VALUES` can be compared with real cohorts only by its sources, which stand in
+``population.csv``, with the trends and spreads that calibration expects.
 """
 
 from __future__ import annotations
 
+import csv
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
 from typing import NamedTuple
 
 CSF, GREY_MATTER, WHITE_MATTER = 1, 2, 3
@@ -33,79 +38,91 @@ class Sourced(NamedTuple):
     source: str
 
 
-_WANSAPURA = "Wansapura 1999, J Magn Reson Imaging 9:531 (not checked)"
-_GELMAN = "Gelman 2001, Magn Reson Med 45:71 (not checked)"
-_WRIGHT = "Wright 2008, doi:10.1007/s10334-008-0104-8 (abstract)"
-_STANISZ = "Stanisz 2005, doi:10.1002/mrm.20605 (excised tissue; not checked)"
-_ROONEY = "Rooney 2007, doi:10.1002/mrm.21122 (not checked)"
-_OROS = "Oros-Peusquens 2019, doi:10.3389/fneur.2019.01333 (abstract)"
-_VOLZ = "Volz 2012, doi:10.1016/j.neuroimage.2012.06.076 (not checked)"
-_CHOI = "Choi 2022, doi:10.1093/cercor/bhac292 (abstract)"
-_SEVERAL = "middle of the range of several spin-echo studies (not checked against a source)"
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PopulationValue:
+    """One line of ``population.csv``: what is known or believed of people's tissue, and where it comes from.
 
-_SPREADS: Mapping[str, Mapping[str, Sourced]] = {
-    "CSF": {
-        "t1_spread": Sourced(0.05, "assumed; not checked against a source"),
-        "t2_spread": Sourced(0.2, "assumed, with partial volume and flow; not checked against a source"),
-        "pd_spread": Sourced(0.01, "assumed: PD is relative to CSF; not checked against a source"),
-    },
-    "GM": {
-        "t1_spread": Sourced(0.035, f"{_CHOI}: 3.5 % over 40 people"),
-        "t2_spread": Sourced(0.05, f"below the 7.3 % of {_CHOI}, which hold the error of measurement"),
-        "pd_spread": Sourced(0.02, f"above the 1.2 % of {_OROS}, for the cortex"),
-    },
-    "WM": {
-        "t1_spread": Sourced(0.04, "assumed, as of grey matter; not checked against a source"),
-        "t2_spread": Sourced(0.04, "assumed; not checked against a source"),
-        "pd_spread": Sourced(0.02, f"{_OROS}: standard deviation 1.7 of 69.1 % over 21 people"),
-    },
-}
-"""Coefficients of variation between healthy adults, the same at every field strength."""
+    ``field_strength`` in tesla, ``None`` for every one; ``tissue`` as in `TISSUES`; ``quantity``: ``t1``, ``t2`` or
+    ``pd``; ``what``: ``value`` (T1 and T2 in seconds, PD of CSF = 1), ``spread`` (coefficient of variation between
+    people), ``per decade`` and ``per decade squared`` (changes of the log at 45 years), ``women beside men`` (of the
+    log), ``method`` (standard deviation of the log between methods of measurement), ``clinic share``. ``sd`` is that of
+    ``value``, or over people or methods, in its unit; NaN where not known. ``people`` and ``ages``: of how many of what
+    age it is; ``checked``: ``read`` in data or code, ``abstract`` (the abstract states it), ``second-hand``,
+    ``not checked``, ``judgement`` (what the authors of this package made of their sources), ``definition``. What
+    ``is_used`` is what calibration rests on; the others are what judgements rest on.
+    """
 
-_PD = {
-    "CSF": Sourced(1.0, "by definition"),
-    "GM": Sourced(0.82, f"between 0.837, {_OROS}, and 0.81 at this T1, {_VOLZ}"),
-    "WM": Sourced(0.69, f"{_OROS}: 69.1 %"),
-}
-_FLUID = {
-    "t1": Sourced(4.3, f"{_ROONEY}: the same at every field strength to within errors"),
-    "t2": Sourced(2.0, "Spijkerman 2018, doi:10.1007/s10334-017-0659-3 (3 T; not checked)"),
-}
+    field_strength: float | None
+    tissue: str
+    quantity: str
+    what: str
+    value: float
+    sd: float
+    people: int | None
+    ages: str
+    method: str
+    source: str
+    doi: str
+    checked: str
+    is_used: bool
+    note: str
+
+
+def _read_population() -> tuple[PopulationValue, ...]:
+    text = files("qmri_core").joinpath("population.csv").read_text(encoding="utf-8")
+    return tuple(
+        PopulationValue(
+            field_strength=float(row["field_strength"]) if row["field_strength"] else None,
+            value=float(row["value"] or math.nan),
+            sd=float(row["sd"] or math.nan),
+            people=int(row["people"]) if row["people"] else None,
+            is_used=row["is_used"] == "yes",
+            **{
+                name: row[name] for name in ("tissue", "quantity", "what", "ages", "method", "source", "doi", "checked")
+            },
+            note=row["note"],
+        )
+        for row in csv.DictReader(text.splitlines())
+    )
+
+
+POPULATION_VALUES = _read_population()
+"""All lines of ``population.csv``."""
+
+
+def used_value(what: str, tissue: str = "", quantity: str = "", field_strength: float | None = None) -> PopulationValue:
+    """The line of `POPULATION_VALUES` that calibration rests on; one of every field strength stands for each.
+
+    Raises
+    ------
+    KeyError
+        If there is none.
+    """
+    for one in POPULATION_VALUES:
+        is_it = one.is_used and (one.what, one.tissue, one.quantity) == (what, tissue, quantity)
+        if is_it and one.field_strength in (None, field_strength):
+            return one
+    raise KeyError(f"no {what} of {tissue} {quantity} at {field_strength} T")
+
+
+def _references(field_strength: float, tissue: str) -> dict[str, Sourced]:
+    lines = {
+        f"{quantity}{ending}": used_value(what, tissue, quantity, field_strength)
+        for what, ending in (("value", ""), ("spread", "_spread"))
+        for quantity in ("t1", "t2", "pd")
+    }
+    return {name: Sourced(one.value, f"{one.source} ({one.checked})") for name, one in lines.items()}
+
 
 REFERENCE_VALUES: Mapping[float, Mapping[str, Mapping[str, Sourced]]] = {
-    3.0: {
-        "CSF": {**_FLUID, "pd": _PD["CSF"], **_SPREADS["CSF"]},
-        "GM": {
-            "t1": Sourced(1.40, f"between 1.331 s, {_WANSAPURA}, and 1.607 s, {_WRIGHT}"),
-            "t2": Sourced(0.095, f"between 0.099 s, {_STANISZ}, and 0.090 s of software citing {_WANSAPURA}"),
-            "pd": _PD["GM"],
-            **_SPREADS["GM"],
-        },
-        "WM": {
-            "t1": Sourced(0.85, f"0.847 s, {_GELMAN}; 0.838 s, {_WRIGHT}; 0.832 s, {_WANSAPURA}"),
-            "t2": Sourced(0.07, f"0.069 s, {_STANISZ}; 0.080 s, {_WANSAPURA}"),
-            "pd": _PD["WM"],
-            **_SPREADS["WM"],
-        },
-    },
-    1.5: {
-        "CSF": {**_FLUID, "pd": _PD["CSF"], **_SPREADS["CSF"]},
-        "GM": {
-            "t1": Sourced(1.19, f"{_ROONEY}; 1.197 s, {_WRIGHT}"),
-            "t2": Sourced(0.100, "assumed: 5 % longer than at 3 T; not checked against a source"),
-            "pd": _PD["GM"],
-            **_SPREADS["GM"],
-        },
-        "WM": {
-            "t1": Sourced(0.656, f"{_ROONEY}; 0.646 s, {_WRIGHT}"),
-            "t2": Sourced(0.074, "assumed: 5 % longer than at 3 T; not checked against a source"),
-            "pd": _PD["WM"],
-            **_SPREADS["WM"],
-        },
-    },
+    field_strength: {tissue: _references(field_strength, tissue) for tissue in TISSUES} for field_strength in (3.0, 1.5)
 }
 """T1 and T2 in seconds, PD (CSF = 1) and spreads between people of healthy adults, by field strength in tesla."""
 
+_GELMAN = "Gelman 2001, Magn Reson Med 45:71 (not checked)"
+_VOLZ = "Volz 2012, doi:10.1016/j.neuroimage.2012.06.076 (not checked)"
+_SEVERAL = "middle of the range of several spin-echo studies (not checked against a source)"
+_FLUID = REFERENCE_VALUES[3.0]["CSF"]
 _WHITE, _GREY = REFERENCE_VALUES[3.0]["WM"], REFERENCE_VALUES[3.0]["GM"]
 SIMULATED: Mapping[str, Mapping[str, Sourced]] = {
     "csf": {"t1": _FLUID["t1"], "t2": _FLUID["t2"]},

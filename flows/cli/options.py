@@ -55,6 +55,15 @@ Anchors = Annotated[
         help="Table of measured values: group or person, tissue, quantity, value [s], error [s], method, method_error.",
     ),
 ]
+Clinics = Annotated[
+    Path | None,
+    typer.Option(
+        "--clinics",
+        exists=True,
+        dir_okay=False,
+        help="Table of who sends people: person or scanner, clinic; without it each scanner is a clinic.",
+    ),
+]
 BySoftware = Annotated[
     bool,
     typer.Option(

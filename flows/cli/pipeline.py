@@ -14,6 +14,7 @@ from flows.cli.options import (
     Assume,
     BySoftware,
     CheckpointFile,
+    Clinics,
     Out,
     QuietFor,
     Source,
@@ -135,15 +136,17 @@ def ingest(
     finish(summary)
 
 
-def calibrate(store: Store, anchors: Anchors = None) -> None:
+def calibrate(store: Store, anchors: Anchors = None, clinics: Clinics = None) -> None:
     """Calibrate every group anew, from the sessions it has now; maps of the old version become stale.
 
     Groups get their first calibration from ingest and infer. Run infer and aggregate afterwards.
     """
     from flows.maps.calibrate import calibrate
+    from flows.maps.groups import SiteTables
 
+    tables = SiteTables(anchors=anchors, clinics=clinics)
     with reporting("calibrate") as progress:
-        snapshot = calibrate(store, again=True, anchors=anchors, progress=progress)
+        snapshot = calibrate(store, again=True, tables=tables, progress=progress)
     typer.echo(
         f"calibrated, snapshot {snapshot}" if snapshot else "no group can be calibrated: the store has no sessions"
     )
@@ -198,7 +201,7 @@ def aggregate(
     """Compute T1, T2 and PD of tissues by session and group, and how much groups differ."""
     from flows.statistics.aggregate import aggregate
     from flows.tables.summary import left_out_text
-    from flows.tables.text import WORTHLESS_ALONE, group_table, text_table, variation_table
+    from flows.tables.text import IMPOSED_AWAY, WORTHLESS_ALONE, group_table, text_table, variation_table
 
     with cluster(workers) as client, reporting("aggregate") as progress:
         result = aggregate(store, client=client, out=out, progress=progress)
@@ -208,7 +211,7 @@ def aggregate(
     typer.echo(text_table(*group_table(result.groups, result.labels)))
     typer.echo("\nVariation between groups\n")
     typer.echo(text_table(*variation_table(result.variation)))
-    typer.echo(f"\n{WORTHLESS_ALONE}")
+    typer.echo(f"\n{WORTHLESS_ALONE}\n\n{IMPOSED_AWAY}")
     if result.left_out:
         typer.echo(f"\n{left_out_text(result.left_out)}")
     if result.accepted:

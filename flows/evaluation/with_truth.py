@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from flows.cluster.driver import required
+from flows.evaluation.levels import level_scores_table
 from flows.evaluation.recipe import recipe_note, train_published_recipe
 from flows.evaluation.rows import write_evaluation
 from flows.evaluation.tables import lesion_table, region_table, reproducibility_table, tissue_table, voxel_table
@@ -26,8 +27,8 @@ from storage.store.repository import StoreError
 if TYPE_CHECKING:
     from distributed import Client
 
-DETAILS = ("voxels", "regions", "lesions", "pairs")
-"""Tables of an evaluation that compares voxels."""
+DETAILS = ("levels", "voxels", "regions", "lesions", "pairs")
+"""Tables of an evaluation beside that of medians; all but the first compare voxels."""
 _FAILURE = "its maps could not be compared with their truth"
 
 
@@ -37,12 +38,14 @@ class EvaluateResult:
 
     ``table``: medians of the tissues as segmented, one row per tissue, map and model, with n_sessions and the columns
     of `flows.evaluation.tables.paired_figures`; models are network and null model, and those that workers compute.
-    ``voxels``, ``regions``, ``lesions`` and ``pairs``: see the functions of that module; empty without workers.
+    ``levels``: of groups, see `flows.evaluation.levels.level_scores_table`; the null model is one constant for all
+    groups. ``voxels``, ``regions``, ``lesions`` and ``pairs``: see the functions of that module; empty without workers.
     ``medians``: what ``regions`` is made of, one row per session, model, map and region with the columns ``estimated``
     and ``true``. ``recipe``: record of the published recipe's training, empty if it was not asked for.
     """
 
     table: pd.DataFrame
+    levels: pd.DataFrame = field(default_factory=pd.DataFrame)
     voxels: pd.DataFrame = field(default_factory=pd.DataFrame)
     regions: pd.DataFrame = field(default_factory=pd.DataFrame)
     lesions: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -103,7 +106,8 @@ def evaluate(
         raise StoreError(
             "no session with statistics has a row in the truth: run qmri aggregate; is it the truth of this cohort?"
         )
-    result = EvaluateResult(table=medians)
+    levels = level_scores_table(cohort, statistics, true)
+    result = EvaluateResult(table=medians, levels=levels)
     if client is not None:
         tasks = evaluation_tasks(cohort, truth, true)
         recipe: dict[str, Any] = {}
@@ -112,7 +116,7 @@ def evaluate(
             tasks = [replace(task, recipe=network) for task in tasks]
         of_workers = _by_voxels(tasks, client, progress)
         medians = tissue_table(statistics, true, field_strengths, of_workers.pop("tissues"))
-        result = EvaluateResult(table=medians, recipe=recipe, **of_workers)
+        result = EvaluateResult(table=medians, levels=levels, recipe=recipe, **of_workers)
     if out is not None:
         _write(result, out, cohort.labels)
     return result

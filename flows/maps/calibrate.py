@@ -6,14 +6,13 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import icechunk
 import pandas as pd
 import xarray as xr
 
-from flows.maps.groups import levels_of, sessions_of_groups
+from flows.maps.groups import SiteTables, levels_of, sessions_of_groups
 from flows.maps.odd_sessions import suspects_of
 from flows.progress import Progress, quiet
 from flows.tables.text import records
@@ -27,16 +26,17 @@ from storage.store.cohort import Cohort, latest
 from storage.store.tables import write_table
 
 _COLUMNS = ("group", "contrast", "version", "reference", "hidden", "level")
+_NO_TABLES = SiteTables()
 SCALE_NUMBERS = tuple(name for name in ScaleCalibration.__dataclass_fields__ if name not in _COLUMNS)
 
 
 def calibrate(
-    store: Cohort | str, *, again: bool = False, anchors: Path | None = None, progress: Progress = quiet
+    store: Cohort | str, *, again: bool = False, tables: SiteTables = _NO_TABLES, progress: Progress = quiet
 ) -> str | None:
     """Make the first calibration of every group that has none; with ``again`` a new version of all.
 
     Groups of a field strength without population values, and groups without a usable session, stay without one.
-    ``anchors`` is a table of what was measured of groups and people (`flows.maps.anchors`).
+    ``tables`` are those that the site has written; they hold for this calibration alone.
 
     Returns
     -------
@@ -45,8 +45,8 @@ def calibrate(
 
     Raises
     ------
-    flows.maps.anchors.AnchorError
-        If the table cannot be used.
+    flows.maps.site_tables.SiteTableError
+        If a table cannot be used.
     """
     cohort = latest(store)
     if not _due(read_calibrations(cohort), cohort, again):
@@ -57,7 +57,7 @@ def calibrate(
         due = _due(table, cohort, again)
         if not due:
             return None
-        rows = _new_versions(table, cohort, due, anchors, progress)
+        rows = _new_versions(table, cohort, due, tables, progress)
         return write_versions(repository, cohort, rows, message=f"Calibrate {len(due)} groups", run="calibrate")
 
 
@@ -72,20 +72,20 @@ def _due(table: pd.DataFrame, cohort: Cohort, again: bool) -> list[str]:
 
 
 def _new_versions(
-    table: pd.DataFrame, cohort: Cohort, due: Sequence[str], anchors: Path | None, progress: Progress
+    table: pd.DataFrame, cohort: Cohort, due: Sequence[str], tables: SiteTables, progress: Progress
 ) -> list[dict[str, object]]:
     """Rows of the next version of each group in ``due``, from the sessions of all groups."""
     current = table.groupby("group")["version"].max().to_dict()
     progress(0, len(due), "calibrate")
     known = sessions_of_groups(cohort.sessions, suspects_of(cohort.catalogue))
     spreads = cohort_spreads(known)
-    order, levels = levels_of(known, spreads, anchors, cohort.labels)
+    order, levels = levels_of(known, spreads, tables, cohort.labels)
     rows: list[dict[str, object]] = []
     for done, group in enumerate(due, start=1):
         one, at = known[group], order.index(group)
         level = kept(levels.groups[at])
         scales = calibrated(one, spreads, level=level, hidden=levels.hidden[at])
-        reference = one.population.describe(is_anchored=anchors is not None)
+        reference = one.population.describe(is_anchored=tables.anchors is not None)
         rows += version_rows(group, int(current.get(group, 0)) + 1, scales, reference)
         progress(done, len(due), "calibrate")
     return rows
@@ -130,7 +130,7 @@ def write_versions(
 
 def kept(level: GroupLevel) -> GroupLevel:
     """To a thousandth of a percent: no more is known, and long decimals could look like somebody's number."""
-    numbers = {name: getattr(level, name) for name in ("mean", "sd", "from_ages", "measured")}
+    numbers = {name: getattr(level, name) for name in ("mean", "sd", "from_ages", "measured", "apart")}
     rounded: dict[str, Any] = {name: tuple(round(one, 5) for one in values) for name, values in numbers.items()}
     return replace(level, **rounded)
 

@@ -25,8 +25,9 @@ CALIBRATION_NOTES = (
     "tells, with standard deviations before and after; GM/WM: what the move does to that contrast",
     "level: what the people of a group are taken for on average, beside the population; from ages: what their ages "
     "make of it; measured: share of what clinics differ by that people in several groups and contrasts tell, the rest "
-    "is imposed; bridging: people who are in other groups too; connected: groups with the same number are compared by "
-    "them. All groups share the error of the population's values, 5 % (T1) and 6 % (T2), as methods differ",
+    "is imposed; clinics: that send its people, by the table of --clinics, else its scanner; bridging: people who are "
+    "in other groups too; connected: groups with the same number are compared by them. All groups share the error of "
+    "the population's values, 5 % (T1) and 6 % (T2), as methods differ",
     "people: how far the sessions' people are from the group's mean in the maps; determined: share of the variance "
     "between people that the signals determine, beside the scales",
 )
@@ -87,7 +88,7 @@ def _of_all(n: int, left_out: int) -> str:
 def levels_rows(cohort: Cohort, labels: Mapping[str, str]) -> tuple[list[str], Rows]:
     """`levels_table` as people read it: header and rows."""
     table = levels_table(cohort)
-    return ["group", "level", "beside population", "from ages", "sd", "measured", "bridging", "connected"], [
+    return ["group", "level", "beside population", "from ages", "sd", "measured", "clinics", "bridging", "connected"], [
         [
             labels[row["group"]],
             f"{row['tissue']} {row['quantity'].upper()}",
@@ -95,6 +96,7 @@ def levels_rows(cohort: Cohort, labels: Mapping[str, str]) -> tuple[list[str], R
             f"{row['from_ages']:+.1%}",
             f"{row['sd']:.1%}",
             f"{row['measured']:.0%}",
+            str(row["n_clinics"]),
             str(row["n_bridging"]),
             str(row["component"] + 1),
         ]

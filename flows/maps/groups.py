@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from flows.maps.anchors import read_anchors
+from flows.maps.clinics import with_clinics
 from flows.tables.text import records
 from qmri_core.calibration.groups import GroupSessions, level_groups
 from qmri_core.calibration.hierarchy import solve_levels
@@ -63,22 +64,32 @@ def sessions_of_groups(stored: pd.DataFrame, suspects: Collection[str] = frozens
     return groups
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteTables:
+    """What a site tells in tables: what it has measured (`flows.maps.anchors`), who sends people (`.clinics`)."""
+
+    anchors: Path | None = None
+    clinics: Path | None = None
+
+
 def levels_of(
-    known: Mapping[str, GroupSessions], cohort: Spreads, anchors: Path | None, labels: Mapping[str, str]
+    known: Mapping[str, GroupSessions], cohort: Spreads, tables: SiteTables, labels: Mapping[str, str]
 ) -> tuple[list[str], Levels]:
     """Groups that have a session to tell of them, and their levels in that order.
 
     Raises
     ------
-    flows.maps.anchors.AnchorError
-        If the table of anchors cannot be used.
+    flows.maps.site_tables.SiteTableError
+        If a table cannot be used.
     """
+    known = known if tables.clinics is None else with_clinics(known, tables.clinics, labels)
     asked = level_groups(known, cohort)
     order = list(asked)
     measured = []
-    if anchors is not None:
+    if tables.anchors is not None:
         people = {person: group for group, told in asked.items() for person in told.people}
-        measured = read_anchors(anchors, order, people, {group: known[group].population for group in order}, labels)
+        populations = {group: known[group].population for group in order}
+        measured = read_anchors(tables.anchors, order, people, populations, labels)
     return order, solve_levels(list(asked.values()), measured)
 
 

@@ -66,7 +66,7 @@ def export_levels(
     ------
     PoolError
         If a group has too few people, there is none, or sessions wait for another preprocessing.
-    storage.pseudonyms.KeyFileError, storage.exports.bridging.LinkageError, flows.maps.anchors.AnchorError
+    storage.pseudonyms.KeyFileError, storage.exports.bridging.LinkageError, flows.maps.site_tables.SiteTableError
         If a file that is given cannot be used.
     storage.exports.sealed.SealedFileError
         If the file cannot be written.

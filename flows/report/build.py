@@ -14,6 +14,7 @@ from flows.maps.calibration_text import levels_rows
 from flows.pictures.volumes import Picture, StoredSession, session_picture
 from flows.tables.summary import PAST, left_out_text
 from flows.tables.text import (
+    IMPOSED_AWAY,
     WORTHLESS_ALONE,
     Rows,
     evaluation_table,
@@ -81,6 +82,7 @@ def write_report(
         ranges=_ranges(),
         variation=variation_table(aggregate.variation),
         worthless_alone=WORTHLESS_ALONE,
+        imposed_away=IMPOSED_AWAY,
         evaluation=evaluation_table(evaluation.table) if evaluation is not None else None,
         literature=_literature(),
         pictures=_pictures(cohort, aggregate.sessions, pictured, labels, judgement.left_out),

@@ -11,10 +11,12 @@ import pandas as pd
 import xarray as xr
 
 from flows.cluster.driver import required
+from flows.maps.calibration_tables import levels_table
 from flows.maps.odd_sessions import marked_sessions
 from flows.maps.staleness import IMAGES_REST_ON, MAPS_REST_ON, maps_identity
 from flows.progress import Progress, quiet
 from flows.statistics.session import summarise_sessions, summarise_tasks
+from flows.statistics.unseen import unseen_of
 from flows.tables.text import labels_of, records
 from qmri_core.statistics import Moments, inter_group_variation
 from storage.store.cohort import Cohort, latest
@@ -37,10 +39,11 @@ class AggregateResult:
 
     ``sessions``: session, group, tissue, map and the fields of `qmri_core.statistics.TissueStatistics`. ``groups``:
     group, tissue, map, n_sessions, mean_of_medians, sd_of_medians (ddof 1), mean_of_modes, sd_of_modes. ``variation``:
-    tissue, map, n_groups, mean, sd, cov over groups of the means of session medians, and cov_of_modes, of modes. T1map
-    and T2map in seconds, PDmap relative to CSF. ``labels``: the store's label of each group.
-    ``left_out``: how many sessions with maps count for nothing, by reason; ``accepted``: how many count although their
-    maps have failed. ``snapshot``: of the commit; None where nothing was written.
+    tissue, map, n_groups, mean, sd, cov over groups of the means of session medians, cov_of_modes, of modes, and
+    ``cov_imposed`` and ``cov_error`` of `flows.statistics.unseen.unseen_of`. T1map and T2map in seconds, PDmap
+    relative to CSF. ``labels``: the store's label of each group. ``left_out``: how many sessions with maps count for
+    nothing, by reason; ``accepted``: how many count although their maps have failed. ``snapshot``: of the commit; None
+    where nothing was written.
     """
 
     sessions: pd.DataFrame
@@ -93,7 +96,7 @@ def aggregate(
                 message=f"Aggregate {len(rows) // 9} sessions",
                 metadata={"run": "aggregate"},
             )
-    result_tables = tables_of(table[[*KEYS, *_FIGURES]], left_out=marked_sessions(stored))
+    result_tables = tables_of(table[[*KEYS, *_FIGURES]], left_out=marked_sessions(stored), levels=levels_table(cohort))
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         for name, frame in asdict_frames(result_tables).items():
@@ -154,10 +157,13 @@ def up_to_date(table: pd.DataFrame, made: Mapping[str, str], stored: pd.DataFram
     return table[table["session"].isin(set(table.loc[is_current, "session"]))]
 
 
-def tables_of(statistics: pd.DataFrame, *, left_out: Collection[str] = frozenset()) -> AggregateResult:
+def tables_of(
+    statistics: pd.DataFrame, *, left_out: Collection[str] = frozenset(), levels: pd.DataFrame | None = None
+) -> AggregateResult:
     """Group and variation tables from the statistics per session.
 
     Sessions that are ``left_out`` keep their rows of their own, and count in no group: their scales are none of it.
+    ``levels`` is `flows.maps.calibration_tables.levels_table`; without it what is imposed is not known.
     """
     groups, variation = [], []
     pooled = statistics[~statistics["session"].isin(list(left_out))]
@@ -172,14 +178,25 @@ def tables_of(statistics: pd.DataFrame, *, left_out: Collection[str] = frozenset
             )
         of_medians = inter_group_variation([list(members["median"]) for _, members in by_group])
         of_modes = inter_group_variation([list(members["mode"]) for _, members in by_group])
-        variation.append({**start, **asdict(of_medians), "cov_of_modes": of_modes.cov})
+        means = {str(group): Moments.of(members["median"]).mean for group, members in by_group}
+        variation.append(
+            {
+                **start,
+                **asdict(of_medians),
+                "cov_of_modes": of_modes.cov,
+                **unseen_of(str(tissue), str(name), means, levels),
+            }
+        )
     in_groups = [f"{figure}_of_{values}" for values in ("medians", "modes") for figure in ("mean", "sd")]
     return AggregateResult(
         sessions=statistics,
         groups=pd.DataFrame(groups, columns=["group", "tissue", "map", "n_sessions", *in_groups]).sort_values(
             ["group", "tissue", "map"], ignore_index=True
         ),
-        variation=pd.DataFrame(variation, columns=["tissue", "map", "n_groups", "mean", "sd", "cov", "cov_of_modes"]),
+        variation=pd.DataFrame(
+            variation,
+            columns=["tissue", "map", "n_groups", "mean", "sd", "cov", "cov_of_modes", "cov_imposed", "cov_error"],
+        ),
     )
 
 

@@ -25,6 +25,11 @@ WORTHLESS_ALONE = (
     "A coefficient of variation alone is worthless: maps painted with constants have 0 %. Read it together with the "
     "bias, and with the slope of estimated on true regional means (1: faithful, 0: a constant)."
 )
+IMPOSED_AWAY = (
+    "Imposed away: what groups differ by beyond what data tell; calibration draws them together by as much. The CoV of "
+    "the true means is the root of the sum of both squares, give or take the error (levels of groups alone; a dash: "
+    "not known)."
+)
 
 Rows = list[list[str]]
 
@@ -126,16 +131,16 @@ def group_table(groups: pd.DataFrame, labels: Mapping[str, str]) -> tuple[list[s
 
 
 def variation_table(variation: pd.DataFrame) -> tuple[list[str], Rows]:
-    """Header and rows of the variation between groups; columns tissue, map, n_groups, mean, sd, cov, cov_of_modes."""
+    """Header and rows of the variation between groups; columns of `flows.statistics.aggregate.AggregateResult`."""
     values = {(row["tissue"], row["map"]): row for row in records(variation)}
     rows: Rows = []
     for tissue, name, title in quantities():
         row = values.get((tissue, name))
         if row is not None:
             cells = [number(row["mean"], name), number(row["sd"], name), percent(row["cov"])]
-            cells.append(percent(row["cov_of_modes"]))
+            cells += [percent(row[name]) for name in ("cov_error", "cov_imposed", "cov_of_modes")]
             rows.append([title, str(int(row["n_groups"])), *cells])
-    return ["quantity", "groups", "mean", "sd", "CoV", "CoV of modes"], rows
+    return ["quantity", "groups", "mean", "sd", "CoV", "error", "imposed away", "CoV of modes"], rows
 
 
 def evaluation_table(evaluation: pd.DataFrame) -> tuple[list[str], Rows]:
@@ -159,6 +164,11 @@ def detail_tables(result: Mapping[str, pd.DataFrame]) -> list[tuple[str, list[st
     Keys and columns as in `flows.evaluation.tables` and `flows.evaluation.plausibility_tables`.
     """
     columns: Mapping[str, tuple[str, Mapping[str, Callable[[float], str]]]] = {
+        "levels": (
+            "Means of groups (trend: of the error with the groups' ages, ageing: of people within them; per 15 years)",
+            dict.fromkeys(("bias", "error", "trend", "cov", "true_cov", "within_one", "within_two"), percent)
+            | {"ageing": percent, "true_ageing": percent},
+        ),
         "voxels": (
             "Voxels of which at least 97 % is one tissue",
             {"n_sessions": _count, "median_error": percent, "bias": percent, "ccc": _plain, "within_r": _plain}

@@ -156,13 +156,37 @@ def _seen(
     )
 
 
-def _by_person(groups: Sequence[LevelGroup]) -> Mapping[str, list[tuple[int, int]]]:
-    """Group and session of all sessions of each person."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Alike:
+    """People whose sessions tell the same: of the same groups in order, with the same known, in the same clinics.
+
+    ``values``: what is seen beside what is expected, shape (person, row); ``covariates`` of each session's group, shape
+    (session, person, 3).
+    """
+
+    numbers: Sequence[int]
+    clinics: Mapping[str, int]
+    parts: Sequence[_Seen]
+    values: NDArray[np.float64]
+    covariates: NDArray[np.float64]
+
+
+def _people_alike(
+    groups: Sequence[LevelGroup], anchors: Sequence[Anchor]
+) -> Mapping[tuple[tuple[_Key, ...], tuple[str, ...], str], list[list[tuple[int, int]]]]:
+    """Group and session of all sessions of each person, by what they have in common; who has an anchor is alone."""
     sessions: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
     for number, group in enumerate(groups):
         for session, person in enumerate(group.people):
             sessions[person].append((number, session))
-    return sessions
+    finite = [np.isfinite(group.logs).tolist() for group in groups]
+    anchored = {anchor.person for anchor in anchors}
+    alike: defaultdict[tuple[tuple[_Key, ...], tuple[str, ...], str], list[list[tuple[int, int]]]] = defaultdict(list)
+    for person, visits in sessions.items():
+        keys = tuple((number, tuple(finite[number][at]), float(groups[number].weights[at])) for number, at in visits)
+        clinics = tuple(groups[number].clinics[at] for number, at in visits)
+        alike[keys, clinics, person if person in anchored else ""].append(visits)
+    return alike
 
 
 def _evidence(
@@ -181,33 +205,30 @@ def _evidence(
         left=np.zeros((n, _N, _N)),
     )
     seen: dict[_Key, _Seen] = {}
-    solved: dict[tuple[_Key, ...], tuple[NDArray[np.float64], ...]] = {}
-    finite = [np.isfinite(group.logs) for group in groups]
-    for person, sessions in _by_person(groups).items():
-        keys = tuple(
-            (number, tuple(map(bool, finite[number][session])), float(groups[number].weights[session]))
-            for number, session in sessions
-        )
-        for number, known, weight in keys:
-            if (number, known, weight) not in seen:
-                one = _seen(groups[number], layout, number, linear[number], at, known)
-                seen[number, known, weight] = replace(one, noise=one.noise / weight)
+    for (keys, clinics, person), people in _people_alike(groups, anchors).items():
+        for number, known, weight in set(keys) - set(seen):
+            one = _seen(groups[number], layout, number, linear[number], at, known)
+            seen[number, known, weight] = replace(one, noise=one.noise / weight)
         parts = [seen[key] for key in keys]
+        numbers = [number for number, *_ in keys]
+        rows = np.asarray([[session for _, session in visits] for visits in people])
         values = [
-            groups[number].logs[session, part.rows] - part.expected
-            for (number, session), part in zip(sessions, parts, strict=True)
+            groups[number].logs[np.ix_(rows[:, k], part.rows)] - part.expected
+            for k, (number, part) in enumerate(zip(numbers, parts, strict=True))
         ]
-        _, people = person_slopes(tuple(groups[keys[0][0]].acquisitions.values()))
-        own = [one for one in anchors if one.person == person]
+        _, covariance = person_slopes(tuple(groups[numbers[0]].acquisitions.values()))
+        own = [one for one in anchors if person and one.person == person]
         if own:
-            measured = _measured(own, layout, len(people))
-            marginal = _marginal([*parts, measured], people)
-            parts, values = [*parts, measured], [*values, np.asarray([one.deviation for one in own])]
-        else:
-            if keys not in solved:
-                solved[keys] = _marginal(parts, people)
-            marginal = solved[keys]
-        _add_person(result, groups, layout, sessions, parts, values, marginal)
+            parts = [*parts, _measured(own, layout, len(covariance))]
+            values.append(np.asarray([[one.deviation for one in own]]))
+        alike = _Alike(
+            numbers=numbers,
+            clinics=Counter(clinics),
+            parts=parts,
+            values=np.concatenate(values, axis=1),
+            covariates=np.stack([groups[number].covariates[rows[:, k]] for k, number in enumerate(numbers)]),
+        )
+        _add_people(result, groups, layout, alike, _marginal(parts, covariance))
     return result
 
 
@@ -238,52 +259,52 @@ def _marginal(parts: Sequence[_Seen], people: NDArray[np.float64]) -> tuple[NDAr
     return inverse, gain, people[:_N, :_N] - gain @ slopes @ people[:, :_N]
 
 
-def _add_person(
+def _add_people(
     result: _Evidence,
     groups: Sequence[LevelGroup],
     layout: Layout,
-    sessions: Sequence[tuple[int, int]],
-    parts: Sequence[_Seen],
-    values: Sequence[NDArray[np.float64]],
+    alike: _Alike,
     solved: tuple[NDArray[np.float64], ...],
 ) -> None:
-    """Add what one person's sessions, and then anchors, tell to ``result``, in place."""
+    """Add what the sessions of people, and then anchors, tell to ``result``, in place."""
     inverse, gain, left = solved
-    clinics = Counter(groups[number].clinics[session] for number, session in sessions)
-    of_levels = [_level_columns(groups[number].covariates[session], layout, clinics) for number, session in sessions]
-    of_levels += of_levels[:1] * (len(parts) - len(sessions))
-    columns = np.unique(np.concatenate([*(part.columns for part in parts), *(here for here, _ in of_levels)]))
-    design = np.zeros((len(inverse), len(columns)))
+    n, n_sessions = len(alike.values), len(alike.numbers)
+    here, levels = _level_columns(alike.covariates, layout, alike.clinics)
+    columns = np.unique(np.concatenate([*(part.columns for part in alike.parts), here]))
+    at_levels = np.searchsorted(columns, here)
+    design = np.zeros((n, len(inverse), len(columns)))
     row = 0
-    for part, (here, levels) in zip(parts, of_levels, strict=True):
+    for k, part in enumerate(alike.parts):
         rows = slice(row, row + len(part.rows))
-        design[rows, np.searchsorted(columns, part.columns)] = part.design
-        design[rows, np.searchsorted(columns, here)] = part.slopes[:, :_N] @ levels
+        design[:, rows, np.searchsorted(columns, part.columns)] = part.design
+        design[:, rows, at_levels] = part.slopes[:, :_N] @ levels[k if k < n_sessions else 0]
         row = rows.stop
-    target = np.concatenate(values)
-    weighted = design.T @ inverse
-    result.information[np.ix_(columns, columns)] += weighted @ design
-    result.vector[columns] += weighted @ target
-    for number, visits in Counter(number for number, _ in sessions).items():
+    every, weighted = design.reshape(-1, len(columns)), (inverse @ design).reshape(-1, len(columns))
+    result.information[np.ix_(columns, columns)] += weighted.T @ every
+    result.vector[columns] += weighted.T @ alike.values.ravel()
+    for number, visits in Counter(alike.numbers).items():
         weight = visits / len(groups[number].people)
-        result.means[number][:, columns] -= weight * (gain @ design)
-        result.offsets[number] += weight * (gain @ target)
-        result.left[number] += weight**2 * left
-    for (number, _), (here, levels) in zip(sessions, of_levels, strict=False):
-        result.means[number][:, here] += levels / len(groups[number].people)
+        result.means[number][:, columns] -= weight * (gain @ design.sum(axis=0))
+        result.offsets[number] += weight * (gain @ alike.values.sum(axis=0))
+        result.left[number] += n * weight**2 * left
+    for number, of_session in zip(alike.numbers, levels, strict=True):
+        result.means[number][:, here] += of_session.sum(axis=0) / len(groups[number].people)
 
 
 def _level_columns(
     covariates: NDArray[np.float64], layout: Layout, clinics: Mapping[str, int]
 ) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """Columns that a person's expected levels depend on, and how: clinics, trends and what is common.
+    """Columns that people's expected levels depend on, and how: clinics, trends and what is common.
 
-    A person is of one kind wherever the scanner stands: of the clinics of all visits, in shares.
+    A person is of one kind wherever the scanner stands: of the clinics of all visits, in shares. ``covariates`` have
+    the shape (session, person, 3); the result (session, person, level, column).
     """
-    n = sum(clinics.values())
+    total = sum(clinics.values())
     columns = np.r_[*(layout.clinics[clinic] for clinic in clinics), layout.trends, layout.common]
-    shares = [visits / n * np.eye(_N) for visits in clinics.values()]
-    return columns, np.concatenate([*shares, np.kron(np.eye(_N), covariates), np.eye(_N)], axis=1)
+    shares = np.concatenate([visits / total * np.eye(_N) for visits in clinics.values()], axis=1)
+    trends = np.einsum("lm,spc->splmc", np.eye(_N), covariates).reshape(*covariates.shape[:2], _N, -1)
+    of_all = [np.broadcast_to(part, (*covariates.shape[:2], *part.shape)) for part in (shares, np.eye(_N))]
+    return columns, np.concatenate([of_all[0], trends, of_all[1]], axis=3)
 
 
 def _with_anchors(evidence: _Evidence, layout: Layout, anchors: Sequence[Anchor]) -> _Evidence:
@@ -351,6 +372,7 @@ def _told(
     """The solution in the words of `qmri_core.calibration.levels`."""
     trends = state[layout.trends].reshape(_N, 3)
     n_bridging, components = _bridges(groups)
+    apart = _apart(evidence, covariance)
     found = []
     for number, group in enumerate(groups):
         own = evidence.means[number].copy()
@@ -369,6 +391,8 @@ def _told(
                 measured=tuple(np.clip(1 - left / before, 0.0, 1.0).tolist()),
                 n_bridging=n_bridging[number],
                 component=components[number],
+                apart=tuple(apart[number].tolist()),
+                clinics=shares,
             )
         )
     return Levels(
@@ -385,6 +409,15 @@ def _told(
             for number, (group, of_group, here) in enumerate(zip(groups, names, layout.hidden, strict=True))
         ],
     )
+
+
+def _apart(evidence: _Evidence, covariance: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Standard deviation of each group's mean beside the mean over all groups, shape (group, level)."""
+    n = len(evidence.means)
+    beside = evidence.means - evidence.means.mean(axis=0)
+    own = np.diagonal(evidence.left, axis1=1, axis2=2)
+    people = own * (1 - 2 / n) + own.mean(axis=0) / n
+    return np.asarray(np.sqrt(np.einsum("glu,uv,glv->gl", beside, covariance, beside, optimize=True) + people))
 
 
 def _hidden(

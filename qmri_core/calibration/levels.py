@@ -16,14 +16,16 @@ of two means. `qmri_core.calibration.hierarchy` solves it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qmri_core.calibration.hidden_parameters import Hidden
-from qmri_core.calibration.session_model import Spreads
+from qmri_core.calibration.population import method_error, trend_of
+from qmri_core.calibration.session_model import LEVELS, Spreads
 from qmri_core.series.acquisition import Acquisition, Contrast
+from qmri_core.tissues import used_value
 
 REFERENCE_AGE = 45.0
 """Years at which the population's values hold; between sexes."""
@@ -31,27 +33,17 @@ AGE_WEIGHT = 10.0
 """Number of people as which `REFERENCE_AGE` counts where ages are unknown: few known ones say little; chosen."""
 AGES = (18.0, 90.0)
 """Years beyond which the trends of adults are not continued."""
-TRENDS: Mapping[tuple[str, str], tuple[tuple[float, float], ...]] = {
-    ("WM", "t1"): ((0.0035, 0.004), (0.0035, 0.0015), (0.003, 0.006)),
-    ("WM", "t2"): ((0.0135, 0.006), (0.0015, 0.0015), (0.0, 0.006)),
-    ("GM", "t1"): ((-0.003, 0.006), (0.0, 0.001), (0.0, 0.006)),
-    ("GM", "t2"): ((0.0, 0.010), (0.0, 0.0015), (0.0, 0.008)),
-}
+TRENDS: Mapping[tuple[str, str], tuple[tuple[float, float], ...]] = {level: trend_of(*level) for level in LEVELS}
 """Means and standard deviations, before any cohort is seen, of the change of the log per decade at `REFERENCE_AGE`, per
-decade squared, and from men to women. A judgement: white-matter T1 has its minimum about 40 (Yeatman 2014,
-doi:10.1038/ncomms5932; abstract), its T2 rises by 2 % per decade (relaxation atlas of Osprey, read in its code), the
-sign of cortical T1 is contested."""
-CLINIC_SHARE = 0.1
+decade squared, and from men to women: a judgement, on sources that stand in ``qmri_core/population.csv``."""
+CLINIC_SHARE = used_value("clinic share").value
 """Variance of the means of the people that clinics send, beyond age, over the variance between people; assumed. Nobody
 has measured it; what people in several groups show of it is learned."""
 CLINIC_WEIGHT = 10.0
 """Number of clinics as which `CLINIC_SHARE` counts; chosen, not estimated."""
-METHOD_ERRORS: Mapping[tuple[str, str], float] = {
-    ("WM", "t1"): 0.05, ("WM", "t2"): 0.06, ("GM", "t1"): 0.05, ("GM", "t2"): 0.06,
-}  # fmt: skip
-"""Standard deviations of the log of the population's values that methods of measurement differ by: 942 +- 102 ms for T1
-of white matter over 20 methods (code of Asslaender 2024, read), half of it taken for the choice among like methods; of
-T2 assumed. All groups share this error."""
+METHOD_ERRORS: Mapping[tuple[str, str], float] = {level: method_error(*level) for level in LEVELS}
+"""Standard deviations of the log of the population's values that methods of measurement differ by (see there). All
+groups share this error."""
 
 
 def trend_covariates(ages: NDArray[np.float64], sexes: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -117,7 +109,8 @@ class GroupLevel:
     ``mean`` and its standard deviation ``sd`` without the error that all groups share (`METHOD_ERRORS`); ``from_ages``
     what trends with age and sex make of ``mean``; ``measured`` the share of the variance between clinics that data
     determine, 0 where the level is imposed; ``n_bridging`` people who are in other groups too; ``component`` the number
-    of the set of groups that such people connect.
+    of the set of groups that such people connect; ``apart`` the standard deviation of ``mean`` beside the mean over all
+    groups of the cohort, empty where not known; ``clinics`` the share of its sessions by code of the clinic.
     """
 
     mean: tuple[float, ...]
@@ -126,6 +119,8 @@ class GroupLevel:
     measured: tuple[float, ...]
     n_bridging: int
     component: int
+    apart: tuple[float, ...] = ()
+    clinics: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

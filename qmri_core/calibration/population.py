@@ -9,12 +9,27 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from qmri_core.tissues import REFERENCE_VALUES, numbers_of
+from qmri_core.tissues import REFERENCE_VALUES, numbers_of, used_value
 
 FIELD_STRENGTHS = tuple(sorted(REFERENCE_VALUES))
 """Field strengths with reference values, in tesla."""
 FIELD_TOLERANCE = 0.2
 """Largest distance in tesla from a field strength that counts as it: 2.89 T, as Siemens has it, counts as 3 T."""
+
+COVARIATES = ("per decade", "per decade squared", "women beside men")
+"""Of what a person's log T1 and T2 depend on, in order: age at 45 years, its square, and sex."""
+
+
+def trend_of(tissue: str, quantity: str) -> tuple[tuple[float, float], ...]:
+    """Means and standard deviations of the changes by `COVARIATES`, before any cohort is seen; logs."""
+    lines = (used_value(what, tissue, quantity) for what in COVARIATES)
+    return tuple((one.value, one.sd) for one in lines)
+
+
+def method_error(tissue: str, quantity: str) -> float:
+    """Standard deviation of the log of a population's value between methods of measurement."""
+    return used_value("method", tissue, quantity).value
+
 
 ADULT = 18
 """Years; the reference values are of adults, and of people below this age they are not known to hold."""

@@ -167,8 +167,8 @@ def test_an_old_linkage_table_loses_the_eyes_of_others(processed: Processed, tmp
 
 
 def test_maps_are_near_the_truth_and_the_null_model_does_not_vary(processed: Processed, tmp_path: Path) -> None:
-    table = evaluate(processed.store, processed.truth, processed.linkage, out=tmp_path).table
-    table = table.set_index(["tissue", "map", "model"])
+    result = evaluate(processed.store, processed.truth, processed.linkage, out=tmp_path)
+    table = result.table.set_index(["tissue", "map", "model"])
     assert len(table) == 3 * 3 * 3  # by the network's medians, its modes, and the null model
     assert set(table["n_sessions"]) == {3}
     for tissue in ("WM", "GM"):
@@ -177,6 +177,11 @@ def test_maps_are_near_the_truth_and_the_null_model_does_not_vary(processed: Pro
         assert table.loc[(tissue, "T1map", "null model"), "cov"] == pytest.approx(0)
         assert np.isnan(table.loc[(tissue, "T1map", "network"), "slope"])  # two sessions in one group are no slope
     assert (tmp_path / "evaluation.csv").is_file()
+    levels = result.levels.set_index(["tissue", "map", "model"])
+    assert set(levels.loc["WM"].loc["T1map"].index) == {"levels", "network", "network, modes", "null model"}
+    assert (levels["n_groups"] == 2).all()
+    assert np.isfinite(levels["error"]).all()
+    assert (tmp_path / "levels.csv").is_file()
 
 
 def test_voxels_and_regions_are_compared_in_the_place_where_they_are(

@@ -11,7 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qmri_core.statistics import JointMoments, Moments, agreement, densest, inter_group_variation, tissue_statistics
+from qmri_core.statistics import (
+    JointMoments,
+    Moments,
+    agreement,
+    densest,
+    inter_group_variation,
+    tissue_statistics,
+    unseen_variation,
+)
 
 values = st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=60)
 
@@ -133,3 +141,24 @@ def test_the_mode_is_the_mean_of_the_shortest_interval_with_a_quarter_of_the_val
     right = [math.exp(each.mean()) for each in intervals if each[-1] - each[0] <= shortest + 1e-12]
     found = tissue_statistics(np.asarray(numbers)).mode
     assert any(found == pytest.approx(each, rel=1e-9) for each in right)
+
+
+@pytest.mark.parametrize("seen", [0.0, 0.5, 2.0])
+def test_true_variation_is_what_is_seen_and_what_is_imposed_away(seen: float) -> None:
+    """The oracle draws true means about posterior means, and takes their variation."""
+    rng = np.random.default_rng(4)
+    n, sd = 12, 1.0
+    means = seen * rng.standard_normal(n)
+    drawn = means + sd * rng.standard_normal((20_000, n))
+    errors = np.full(n, sd * math.sqrt(1 - 1 / n))  # beside the mean over groups
+    found = unseen_variation(means, errors)
+    true = drawn.std(axis=1, ddof=1)
+    assert found.imposed == pytest.approx(sd)
+    assert math.sqrt(means.var(ddof=1) + found.imposed**2) == pytest.approx(np.sqrt(np.mean(true**2)), rel=0.01)
+    assert found.error == pytest.approx(true.std(), rel=0.1)
+
+
+def test_what_is_imposed_is_not_known_of_one_group_or_without_an_error() -> None:
+    for means, errors in (([1.0], [0.1]), ([1.0, 2.0], [0.1, math.nan]), ([1.0, math.nan], [0.1, 0.1])):
+        assert math.isnan(unseen_variation(means, errors).imposed)
+    assert unseen_variation([1.0, 1.0], [0.0, 0.0]).error == 0.0

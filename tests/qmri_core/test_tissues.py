@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import pytest
+
 from qmri_core import tissues
 from qmri_core.calibration.population import FIELD_STRENGTHS, population
-from qmri_core.tissues import MEMBERS, REFERENCE_VALUES, SIMULATED, TISSUES, WHITE_FIRST, Sourced
+from qmri_core.tissues import (
+    MEMBERS,
+    POPULATION_VALUES,
+    REFERENCE_VALUES,
+    SIMULATED,
+    TISSUES,
+    WHITE_FIRST,
+    Sourced,
+    used_value,
+)
 
 
 def sourced(table: Any, name: str) -> Iterator[tuple[str, Sourced]]:
@@ -24,7 +36,27 @@ def test_every_value_names_a_year_or_says_that_it_was_not_checked() -> None:
     assert len(everything) > 40
     for name, entry in everything:
         has_source = re.search(r"\b(19|20)\d\d\b", entry.source) or "not checked" in entry.source
-        assert has_source or entry.source == "by definition", name
+        assert has_source or "(judgement)" in entry.source or "(definition)" in entry.source, name
+
+
+def test_every_line_of_the_population_says_who_measured_it_or_that_it_is_a_judgement() -> None:
+    kinds = {"read", "abstract", "second-hand", "not checked", "judgement", "definition"}
+    assert {one.checked for one in POPULATION_VALUES} <= kinds
+    keys = [(one.what, one.tissue, one.quantity, one.field_strength) for one in POPULATION_VALUES if one.is_used]
+    assert len(set(keys)) == len(keys)
+    for one in POPULATION_VALUES:
+        assert one.source
+        measured = one.checked in {"read", "abstract", "second-hand", "not checked"}
+        assert not measured or re.search(r"\b(19|20)\d\d\b|PMC\d|Osprey", one.source), one
+        assert one.is_used or measured  # what judgements rest on is no judgement
+        assert not one.is_used or math.isfinite(one.value)
+        assert not one.what.startswith(("per decade", "women")) or not one.is_used or one.sd > 0
+        assert not one.people or one.people > 1
+
+
+def test_a_value_that_nobody_has_is_refused() -> None:
+    with pytest.raises(KeyError, match="value of WM t1 at 7"):
+        used_value("value", "WM", "t1", 7.0)
 
 
 def test_names_of_tissues_agree() -> None:

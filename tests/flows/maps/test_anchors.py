@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.maps.anchors import AnchorError, read_anchors
+from flows.maps.anchors import read_anchors
+from flows.maps.site_tables import SiteTableError
 from qmri_core.calibration.levels import Anchor
 from qmri_core.calibration.population import population
 
@@ -54,12 +55,12 @@ def test_a_table_of_tabs_with_the_columns_that_it_needs(tmp_path: Path) -> None:
     ],
 )
 def test_mistakes_are_refused_with_their_line(tmp_path: Path, line: str, why: str) -> None:
-    with pytest.raises(AnchorError, match=why):
+    with pytest.raises(SiteTableError, match=why):
         read(tmp_path, HEADER + line + "\n")
 
 
 def test_unknown_columns_and_empty_tables_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(AnchorError, match="unit"):
+    with pytest.raises(SiteTableError, match="unit"):
         read(tmp_path, "group,tissue,quantity,value,error,unit\nSkyra-1,WM,T1,0.85,0.02,ms\n")
-    with pytest.raises(AnchorError, match=r"anchors\.csv has no line"):
+    with pytest.raises(SiteTableError, match=r"anchors\.csv has no line"):
         read(tmp_path, HEADER)

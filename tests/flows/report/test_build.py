@@ -156,6 +156,8 @@ def test_tables_use_the_units_in_which_people_read() -> None:
         f"{500 * sum(means):.0f}",
         f"{1000 * cov * sum(means) / 2:.1f}",
         f"{100 * cov:.1f} %",
+        "-",  # without a calibration nothing is known of what it imposes
+        "-",
         "0.0 %",  # all modes are equal there
     ]
     assert number(float("nan"), "T1map") == percent(float("nan")) == "-"

@@ -1,0 +1,37 @@
+"""What of a variation between groups is not known: its own error, and what is imposed away by construction."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from qmri_core.statistics import unseen_variation
+
+_LEVELS = {"T1map": "t1", "T2map": "t2"}
+
+
+def unseen_of(tissue: str, name: str, means: Mapping[str, float], levels: pd.DataFrame | None) -> dict[str, float]:
+    """``cov_imposed`` and ``cov_error`` of one tissue and map, relative to the mean over groups; NaN where not known.
+
+    The means of groups in the maps are what calibration takes their people for, on average; see
+    `qmri_core.statistics.unseen_variation`.
+
+    Parameters
+    ----------
+    means
+        Of the session medians of each group; NaN where it has none.
+    levels
+        `flows.maps.calibration_tables.levels_table`.
+    """
+    unknown = {"cov_imposed": math.nan, "cov_error": math.nan}
+    known = {group: mean for group, mean in means.items() if math.isfinite(mean)}
+    if levels is None or name not in _LEVELS or not known:
+        return unknown
+    of_level = levels[(levels["tissue"] == tissue) & (levels["quantity"] == _LEVELS[name])].set_index("group")
+    values = np.asarray(list(known.values()), dtype=np.float64)
+    errors = of_level["apart"].reindex(list(known)).to_numpy(dtype=np.float64)
+    found = unseen_variation(values / values.mean(), errors)
+    return {"cov_imposed": found.imposed, "cov_error": found.error}
