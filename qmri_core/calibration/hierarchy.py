@@ -41,8 +41,9 @@ _Key = tuple[int, tuple[bool, ...], float]
 """A group, which observations of a session are known, and its weight."""
 
 _N_STEPS = 8
-_CLOSE = 0.1
-"""A group is linearised again where a parameter has moved further than this share of its prior standard deviation."""
+_CLOSE = 0.002
+"""A group is linearised again where its parameters have moved a log ratio of grey to white matter by more than this; a
+seventh of the error that ratios have."""
 _N_ROUNDS = 200
 _SETTLED = 1e-4
 _N = len(LEVELS)
@@ -87,11 +88,14 @@ def solve_levels(groups: Sequence[LevelGroup], anchors: Sequence[Anchor] = ()) -
             raise ValueError("an anchor is of a person who is in no group that is calibrated")
     layout = layout_of(groups, [len(one) for one in names], anchors)
     mean, spreads = priors_of(layout, names, anchors)
-    at, state = np.full(layout.size, np.inf), mean
+    at, state = mean.copy(), mean
     linear: dict[int, Linear] = {}
     for _ in range(_N_STEPS):
-        far = np.abs(state - at) >= _CLOSE * spreads
-        stale = [k for k, here in enumerate(layout.hidden) if k not in linear or far[here].any()]
+        stale = [
+            k
+            for k, here in enumerate(layout.hidden)
+            if k not in linear or np.abs(linear[k][2] @ (state - at)[here]).max(initial=0.0) >= _CLOSE
+        ]
         if not stale:
             break
         for k in stale:

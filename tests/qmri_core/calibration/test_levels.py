@@ -382,7 +382,7 @@ def variation_found(levels: Levels) -> NDArray[np.float64]:
 
 def test_the_variation_of_true_means_is_what_is_seen_and_what_is_imposed_away() -> None:
     """One small cohort: without bridges most of it is imposed, and the truth is within what is stated."""
-    drawn = draw_clinics(sessions=400, groups=10, seed=12, repeated=0.0)
+    drawn = draw_clinics(sessions=120, groups=5, seed=12, repeated=0.0)
     found = solve_levels(level_groups(drawn))
     seen = means(found).std(axis=0, ddof=1)
     for k in range(len(LEVELS)):
@@ -396,7 +396,7 @@ def test_the_variation_of_true_means_is_what_is_seen_and_what_is_imposed_away() 
 
 def test_people_of_a_clinic_share_its_level_whatever_scanner_they_come_to() -> None:
     """Two scanners that two clinics share: people of each differ, and groups do not."""
-    drawn = draw_clinics(sessions=200, groups=2, seed=5, repeated=0.4)
+    drawn = draw_clinics(sessions=80, groups=2, seed=5, repeated=0.4)
     by_scanner = level_groups(drawn)
     rng = np.random.default_rng(0)
     clinics = {name: str(rng.choice(["a", "b"])) for one in drawn for name in one.people}
