@@ -84,6 +84,7 @@ def draw_clinics(
     repeated: float = 0.10,
     clinics: float = 1.0,
     cortical_fluid: float = 0.0,
+    common: Sequence[float] = (0.0,) * len(LEVELS),
 ) -> list[DrawnGroup]:
     """Draw a cohort; equal seeds give equal cohorts.
 
@@ -102,6 +103,8 @@ def draw_clinics(
     cortical_fluid
         By which the signals of grey matter read longer T1 per decade, and T2 one and a half times as much, where
         tissue is as it was: fluid in the voxels of cortex, which mimics ageing.
+    common
+        By which all people differ from the population's values, logs of `LEVELS`: the error of these values.
 
     Raises
     ------
@@ -117,7 +120,7 @@ def draw_clinics(
     homes, visits = _visits(sessions, groups, repeated, rng)
     covariates = _covariates(homes, years, rng)
     offset = clinics * np.asarray(CLINIC_SPREADS) * _correlated(groups, rng)
-    levels = covariates @ trends.T + offset[homes] + _SPREADS * _correlated(len(homes), rng)
+    levels = np.asarray(common) + covariates @ trends.T + offset[homes] + _SPREADS * _correlated(len(homes), rng)
     scatter = 0.015 * rng.standard_normal((len(homes), 2))
     result = []
     for number in range(groups):

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from qmri_core.calibration.hidden_parameters import GROUP_ERROR, SHARED
 from qmri_core.calibration.hierarchy import solve_levels
 from qmri_core.calibration.levels import (
+    METHOD_ERRORS,
     TRENDS,
     Anchor,
     GroupLevel,
@@ -369,6 +370,84 @@ def test_levels_of_hospitals(situation: str, capsys: pytest.CaptureFixture[str])
         assert all(one["cov_error"] < 0.004 for one in told)
         assert all(0.55 < one["within_one"] < 0.78 and one["within_two"] > 0.88 for one in told)
     assert all(one["error"] < other["error"] for one, other in list(zip(told, peer, strict=True))[:2])
+
+
+def phantoms(drawn: Sequence[DrawnGroup], rng: np.random.Generator) -> list[Anchor]:
+    """The means of two groups by one method, whose error is 3 %, each to 1 %."""
+    method = 0.03 * rng.standard_normal(len(LEVELS))
+    return [
+        Anchor(
+            group=number,
+            level=level,
+            deviation=float(drawn[number].truth[:, k].mean() + method[k] + 0.01 * rng.standard_normal()),
+            sd=0.01,
+            method="phantom",
+            method_sd=0.03,
+        )
+        for number in (0, 1)
+        for k, level in enumerate(LEVELS)
+    ]
+
+
+def measured_people(drawn: Sequence[DrawnGroup], rng: np.random.Generator) -> list[Anchor]:
+    """Twenty people of one group by one method, whose error is 3 %, each to 2 %."""
+    method = 0.03 * rng.standard_normal(len(LEVELS))
+    places = {name: place for place, name in enumerate(drawn[0].people)}
+    return [
+        Anchor(
+            person=name,
+            level=level,
+            deviation=float(drawn[0].truth[place, k] + method[k] + 0.02 * rng.standard_normal()),
+            sd=0.02,
+            method="maps",
+            method_sd=0.03,
+        )
+        for name, place in list(places.items())[:20]
+        for k, level in enumerate(LEVELS)
+    ]
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(7200)
+def test_what_anchors_make_of_all_groups(capsys: pytest.CaptureFixture[str]) -> None:
+    """Cohorts as above whose people differ from the population's values as methods do; errors hold the common one."""
+    errors: dict[str, list[NDArray[np.float64]]] = {"none": [], "two groups": [], "20 people of one": []}
+    commons: dict[str, list[NDArray[np.float64]]] = {name: [] for name in errors}
+    stated: dict[str, list[NDArray[np.float64]]] = {name: [] for name in errors}
+    for seed in range(int(os.environ.get("QMRI_COHORTS", "6"))):
+        rng = np.random.default_rng([seed, 5])
+        common = np.asarray([METHOD_ERRORS[level] for level in LEVELS]) * rng.standard_normal(len(LEVELS))
+        drawn = draw_clinics(sessions=4121, groups=20, seed=1000 + seed, common=common.tolist())
+        groups = level_groups(drawn)
+        anchored = {"none": [], "two groups": phantoms(drawn, rng), "20 people of one": measured_people(drawn, rng)}
+        for name, some in anchored.items():
+            found = solve_levels(groups, some)
+            errors[name].append(means(found) - truth(drawn))
+            commons[name].append(found.common - common)
+            stated[name].append(found.common_sd)
+    with capsys.disabled():
+        print(f"\n{len(errors['none'])} cohorts; order WM T1, WM T2, GM T1, GM T2, %")
+        for name in errors:
+            of_groups, of_all = (np.sqrt(np.mean(np.square(some[name]), axis=0)) for some in (errors, commons))
+            of_groups = np.sqrt(np.mean(np.square(of_groups), axis=0))
+            for words, figures in (
+                ("error of a group's mean", of_groups), ("error of the common level", of_all),
+                ("stated of it", np.mean(stated[name], axis=0)),
+            ):  # fmt: skip
+                print(f"  {name + ': ' + words:48s} " + " ".join(f"{100 * one:6.2f}" for one in figures))
+    for name in ("two groups", "20 people of one"):
+        assert np.sqrt(np.mean(np.square(commons[name]))) < np.sqrt(np.mean(np.square(commons["none"])))
+
+
+def test_cohorts_without_ages_and_bridges_say_that_all_is_imposed() -> None:
+    drawn = draw_clinics(sessions=90, groups=3, seed=13, repeated=0.0)
+    found = solve_levels(level_groups(drawn, with_ages=False))
+    for level in found.groups:
+        assert (level.n_bridging, level.from_ages) == (0, (0.0,) * len(LEVELS))
+        assert max(level.measured) < 0.35  # what contrast of grey to white matter tells
+        assert min(level.apart) > 0.004
+    assert [level.component for level in found.groups] == [0, 1, 2]
+    assert np.abs(means(found)).max() < 0.03
 
 
 def variation_found(levels: Levels) -> NDArray[np.float64]:
