@@ -136,6 +136,8 @@ class _Level(_Strict):
     measured: OfLevels
     n_bridging: int
     component: int
+    apart: OfLevels
+    clinics: dict[str, Number]
 
 
 class _Hidden(_Strict):
