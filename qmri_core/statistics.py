@@ -134,7 +134,7 @@ class UnseenVariation:
     error: float
 
 
-def unseen_variation(means: ArrayLike, errors: ArrayLike) -> UnseenVariation:
+def unseen_variation(means: ArrayLike, errors: ArrayLike, freedom: float | None = None) -> UnseenVariation:
     """Of groups whose means are known to a normal error.
 
     Parameters
@@ -142,7 +142,9 @@ def unseen_variation(means: ArrayLike, errors: ArrayLike) -> UnseenVariation:
     means
         Of the groups, shape (group,).
     errors
-        Standard deviation of each beside the mean over groups, shape (group,); taken for independent.
+        Standard deviation of each beside the mean over groups, shape (group,).
+    freedom
+        Of how many independent differences between groups the errors are; ``None`` for all, one fewer than groups.
 
     Returns
     -------
@@ -156,7 +158,8 @@ def unseen_variation(means: ArrayLike, errors: ArrayLike) -> UnseenVariation:
     n = x.size - 1
     squares = (x - x.mean()) ** 2
     total = (squares.sum() + (e**2).sum()) / n
-    variance = (4 * squares @ e**2 + 2 * (e**4).sum()) / n**2
+    hidden = (e**2).sum()
+    variance = (4 * squares.sum() * hidden / n + 2 * hidden**2 / (freedom or n)) / n**2
     error = math.sqrt(variance / (4 * total)) if total > 0 else 0.0
     return UnseenVariation(imposed=float(np.sqrt((e**2).sum() / n)), error=error)
 

@@ -130,7 +130,7 @@ def write_versions(
 
 def kept(level: GroupLevel) -> GroupLevel:
     """To a thousandth of a percent: no more is known, and long decimals could look like somebody's number."""
-    numbers = {name: getattr(level, name) for name in ("mean", "sd", "from_ages", "measured", "apart")}
+    numbers = {name: getattr(level, name) for name in ("mean", "sd", "from_ages", "measured", "apart", "freedom")}
     rounded: dict[str, Any] = {name: tuple(round(one, 5) for one in values) for name, values in numbers.items()}
     return replace(level, **rounded)
 

@@ -87,7 +87,7 @@ def levels_table(cohort: Cohort) -> pd.DataFrame:
     people make of it), ``measured`` (share of the variance between clinics that data determine; the rest is imposed),
     ``method_error`` (of the population's value, which all groups share), ``n_bridging`` (people who are in other groups
     too), ``component`` (equal where such people connect groups), ``apart`` (standard deviation of the level beside
-    the mean over all groups) and ``n_clinics``. Calibrations of before levels have none.
+    the mean over all groups), ``freedom`` (of these errors) and ``n_clinics``. Calibrations of before levels have none.
     """
     rows = [
         {
@@ -102,13 +102,25 @@ def levels_table(cohort: Cohort) -> pd.DataFrame:
             "n_bridging": level.n_bridging,
             "component": level.component,
             "apart": level.apart[k] if level.apart else float("nan"),
+            "freedom": level.freedom[k] if level.freedom else float("nan"),
             "n_clinics": len(level.clinics),
         }
         for group, (_, scales, _) in sorted(current_calibrations(cohort).items())
         if (level := next(iter(scales.values())).level) is not None
         for k, (tissue, quantity) in enumerate(LEVELS)
     ]
-    names = ["level", "sd", "from_ages", "measured", "method_error", "n_bridging", "component", "apart", "n_clinics"]
+    names = [
+        "level",
+        "sd",
+        "from_ages",
+        "measured",
+        "method_error",
+        "n_bridging",
+        "component",
+        "apart",
+        "freedom",
+        "n_clinics",
+    ]
     return pd.DataFrame(rows, columns=["group", "tissue", "quantity", *names])
 
 

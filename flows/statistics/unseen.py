@@ -32,6 +32,7 @@ def unseen_of(tissue: str, name: str, means: Mapping[str, float], levels: pd.Dat
         return unknown
     of_level = levels[(levels["tissue"] == tissue) & (levels["quantity"] == _LEVELS[name])].set_index("group")
     values = np.asarray(list(known.values()), dtype=np.float64)
-    errors = of_level["apart"].reindex(list(known)).to_numpy(dtype=np.float64)
-    found = unseen_variation(values / values.mean(), errors)
+    of_groups = of_level[["apart", "freedom"]].reindex(list(known)).astype(float)
+    freedom = min(float(of_groups["freedom"].mean()), max(len(known) - 1, 1))
+    found = unseen_variation(values / values.mean(), of_groups["apart"].to_numpy(), freedom)
     return {"cov_imposed": found.imposed, "cov_error": found.error}

@@ -376,7 +376,7 @@ def _told(
     """The solution in the words of `qmri_core.calibration.levels`."""
     trends = state[layout.trends].reshape(_N, 3)
     n_bridging, components = _bridges(groups)
-    apart = _apart(evidence, covariance)
+    apart, freedom = _apart(evidence, covariance)
     found = []
     for number, group in enumerate(groups):
         own = evidence.means[number].copy()
@@ -396,6 +396,7 @@ def _told(
                 n_bridging=n_bridging[number],
                 component=components[number],
                 apart=tuple(apart[number].tolist()),
+                freedom=tuple(freedom.tolist()),
                 clinics=shares,
             )
         )
@@ -415,13 +416,22 @@ def _told(
     )
 
 
-def _apart(evidence: _Evidence, covariance: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Standard deviation of each group's mean beside the mean over all groups, shape (group, level)."""
+def _apart(evidence: _Evidence, covariance: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Standard deviation of each group's mean beside the mean over all groups, shape (group, level); their freedom.
+
+    Freedom, by level: as many independent errors would have a sum of squares that varies as much (Satterthwaite 1946,
+    Biometrics Bull 2:110).
+    """
     n = len(evidence.means)
     beside = evidence.means - evidence.means.mean(axis=0)
-    own = np.diagonal(evidence.left, axis1=1, axis2=2)
-    people = own * (1 - 2 / n) + own.mean(axis=0) / n
-    return np.asarray(np.sqrt(np.einsum("glu,uv,glv->gl", beside, covariance, beside, optimize=True) + people))
+    whole = np.einsum("glu,uv,hlv->lgh", beside, covariance, beside, optimize=True)
+    centring = np.eye(n) - 1 / n
+    own = np.diagonal(evidence.left, axis1=1, axis2=2).T
+    whole += centring @ (own[:, :, None] * centring)
+    variances = np.diagonal(whole, axis1=1, axis2=2)
+    squares = np.einsum("lgh,lgh->l", whole, whole)
+    freedom = np.where(squares > 0, variances.sum(axis=1) ** 2 / np.maximum(squares, 1e-300), max(n - 1, 1))
+    return np.sqrt(np.maximum(variances.T, 0.0)), freedom
 
 
 def _hidden(

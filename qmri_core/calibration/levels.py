@@ -110,7 +110,8 @@ class GroupLevel:
     what trends with age and sex make of ``mean``; ``measured`` the share of the variance between clinics that data
     determine, 0 where the level is imposed; ``n_bridging`` people who are in other groups too; ``component`` the number
     of the set of groups that such people connect; ``apart`` the standard deviation of ``mean`` beside the mean over all
-    groups of the cohort, empty where not known; ``clinics`` the share of its sessions by code of the clinic.
+    groups of the cohort, empty where not known, and ``freedom`` of how many independent differences between groups
+    these errors are; ``clinics`` the share of its sessions by code of the clinic.
     """
 
     mean: tuple[float, ...]
@@ -120,6 +121,7 @@ class GroupLevel:
     n_bridging: int
     component: int
     apart: tuple[float, ...] = ()
+    freedom: tuple[float, ...] = ()
     clinics: Mapping[str, float] = field(default_factory=dict)
 
 

@@ -137,6 +137,7 @@ class _Level(_Strict):
     n_bridging: int
     component: int
     apart: OfLevels
+    freedom: OfLevels
     clinics: dict[str, Number]
 
 

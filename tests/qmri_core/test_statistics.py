@@ -158,6 +158,23 @@ def test_true_variation_is_what_is_seen_and_what_is_imposed_away(seen: float) ->
     assert found.error == pytest.approx(true.std(), rel=0.1)
 
 
+def test_errors_of_few_differences_leave_the_variation_less_certain() -> None:
+    """The oracle draws errors that two numbers make, as where two sets of groups are known beside each other."""
+    rng = np.random.default_rng(5)
+    n = 12
+    shape = np.linalg.qr(rng.standard_normal((n, 3)) - 1 / n)[0][:, :2]
+    shape -= shape.mean(axis=0)
+    drawn = rng.standard_normal((20_000, 2)) @ shape.T
+    covariance = shape @ shape.T
+    errors = np.sqrt(np.diag(covariance))
+    freedom = float(np.trace(covariance) ** 2 / np.sum(covariance**2))
+    found = unseen_variation(np.zeros(n), errors, freedom)
+    variances = drawn.var(axis=1, ddof=1)
+    assert found.imposed**2 == pytest.approx(variances.mean(), rel=0.02)
+    assert found.error == pytest.approx(variances.std() / (2 * found.imposed), rel=0.05)
+    assert found.error > 1.5 * unseen_variation(np.zeros(n), errors).error
+
+
 def test_what_is_imposed_is_not_known_of_one_group_or_without_an_error() -> None:
     for means, errors in (([1.0], [0.1]), ([1.0, 2.0], [0.1, math.nan]), ([1.0, math.nan], [0.1, 0.1])):
         assert math.isnan(unseen_variation(means, errors).imposed)

@@ -26,8 +26,11 @@ def statistics() -> pd.DataFrame:
 
 def levels(**apart: float) -> pd.DataFrame:
     return pd.DataFrame(
-        [{"group": group, "tissue": "WM", "quantity": "t1", "apart": sd} for group, sd in apart.items()],
-        columns=["group", "tissue", "quantity", "apart"],
+        [
+            {"group": group, "tissue": "WM", "quantity": "t1", "apart": sd, "freedom": 2.0}
+            for group, sd in apart.items()
+        ],
+        columns=["group", "tissue", "quantity", "apart", "freedom"],
     )
 
 

@@ -466,7 +466,9 @@ def test_the_variation_of_true_means_is_what_is_seen_and_what_is_imposed_away() 
     seen = means(found).std(axis=0, ddof=1)
     for k in range(len(LEVELS)):
         apart = [one.apart[k] for one in found.groups]
-        stated = unseen_variation(means(found)[:, k], apart)
+        freedom = found.groups[0].freedom[k]
+        assert 1 <= freedom <= len(drawn) - 1
+        stated = unseen_variation(means(found)[:, k], apart, freedom)
         assert 0.5 * np.mean([one.sd[k] for one in found.groups]) < stated.imposed
         assert max(apart) < 1.2 * max(one.sd[k] for one in found.groups)
         true = truth(drawn)[:, k].std(ddof=1)
