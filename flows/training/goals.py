@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.training.images import stored_images
 from qmri_core.devices import fastest
+from qmri_core.preprocessing.template.brain import tissue_templates
 from qmri_core.simulation.atlas import Atlas, atlas_from_templates
 from qmri_core.training.held_out import held_out_batches, held_out_score
 from qmri_core.training.loop import (
@@ -20,7 +21,6 @@ from qmri_core.training.loop import (
     undetermined_by,
 )
 from qmri_core.training.self_supervision import image_loss, image_score, mixed_loss
-from storage.simulated.templates import tissue_templates
 
 if TYPE_CHECKING:
     from pathlib import Path

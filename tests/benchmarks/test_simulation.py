@@ -51,11 +51,11 @@ def test_training_batches_against_the_network() -> None:
     """Seconds of a batch (slab and protocol kept) and of a step of the network on it, one thread, CPU."""
     from qmri_core.mapping.inference import run_network
     from qmri_core.mapping.network import MapNetwork, NetworkSettings
+    from qmri_core.preprocessing.template.brain import tissue_templates
     from qmri_core.simulation.atlas import atlas_from_templates
     from qmri_core.training.loop import TrainingSettings
     from qmri_core.training.protocols import random_protocol
     from qmri_core.training.simulated_batches import make_batch, make_slab
-    from storage.simulated.templates import tissue_templates
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

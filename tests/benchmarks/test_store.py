@@ -19,8 +19,8 @@ from scipy import ndimage
 from zarr.codecs import BloscCodec
 from zarr.storage import MemoryStore
 
+from qmri_core.preprocessing.template.brain import tissue_templates
 from qmri_core.series.geometry import Grid
-from storage.simulated.templates import tissue_templates
 from storage.store.cohort import (
     Cohort,
     begin_append,

@@ -19,6 +19,7 @@ from scipy import ndimage
 from qmri_core.physics.header import acquisition_from_header
 from qmri_core.preprocessing.alignment import resample
 from qmri_core.preprocessing.bias_field import bias_field
+from qmri_core.preprocessing.template.brain import tissue_templates
 from qmri_core.series.acquisition import Acquisition, Contrast, PulseSequence
 from qmri_core.series.geometry import Affine, Grid, Volume
 from qmri_core.series.grouping import canonical_spacing, grid_of, protocol_keys
@@ -31,7 +32,6 @@ from qmri_core.simulation.sessions import SimulatedSession, simulate_session
 from qmri_core.simulation.signals import ideal_signal
 from qmri_core.simulation.smooth_fields import random_field
 from qmri_core.simulation.vessels import with_vessels
-from storage.simulated.templates import tissue_templates
 
 RESOLUTION = 3.0
 _MARGIN = 10.0

@@ -9,8 +9,8 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from qmri_core.preprocessing.alignment import AlignmentError, align, resample
+from qmri_core.preprocessing.template.brain import tissue_templates
 from qmri_core.series.geometry import Grid, Volume
-from storage.simulated.templates import tissue_templates
 from tests.phantoms import smooth_volume
 
 
