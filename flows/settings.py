@@ -41,6 +41,9 @@ class Settings(BaseSettings):
     """YAML file with what headers are silent about."""
     by_software: bool = False
     """Tell scanners with another software version apart as scanners."""
+    magnetization_transfer: bool = True
+    """Expect magnetization transfer between the slices of echo trains when groups are calibrated, as people have it;
+    ``false`` for simulations and phantoms without it."""
     quiet_for: Annotated[float, Field(ge=0, le=100_000)] | None = None
     """Minutes for which the files of a session must not have changed before it is ingested, so that a transfer that is
     still running is left for a later run; unset, 15 in ``reprocess-nightly`` and 0 elsewhere."""

@@ -21,6 +21,7 @@ settings.register_profile(
     "same-every-time", derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("same-every-time")
+os.environ.setdefault("QMRI_MAGNETIZATION_TRANSFER", "false")  # simulated heads have none, unless a test asks for it
 
 
 @pytest.fixture(scope="session")

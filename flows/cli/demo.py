@@ -62,8 +62,14 @@ def run_demo(
         with _timed("simulate", stages):
             _simulate_once(out, f"{sessions} {groups} {resolution:g} {seed}", client, say)
         with _timed("ingest", stages), reporting("ingest") as progress:
-            taken = ingest(
-                out / "input", store, key=key, linkage=linkage, assume=None, client=client, progress=progress
+            taken = ingest(  # its heads have no magnetization transfer
+                out / "input",
+                store,
+                key=key,
+                linkage=linkage,
+                has_transfer=False,
+                client=client,
+                progress=progress,
             )
         say(f"ingest: {taken.text()}")
         with _timed("infer", stages), reporting("infer") as progress:

@@ -64,6 +64,14 @@ Clinics = Annotated[
         help="Table of who sends people: person or scanner, clinic; without it each scanner is a clinic.",
     ),
 ]
+Transfer = Annotated[
+    bool,
+    typer.Option(
+        "--magnetization-transfer/--no-magnetization-transfer",
+        envvar="QMRI_MAGNETIZATION_TRANSFER",
+        help="Expect magnetization transfer between the slices of echo trains; not in simulations without it.",
+    ),
+]
 BySoftware = Annotated[
     bool,
     typer.Option(

@@ -19,6 +19,7 @@ from flows.cli.options import (
     QuietFor,
     Source,
     Store,
+    Transfer,
     Workers,
     cluster,
     finish,
@@ -136,7 +137,7 @@ def ingest(
     finish(summary)
 
 
-def calibrate(store: Store, anchors: Anchors = None, clinics: Clinics = None) -> None:
+def calibrate(store: Store, anchors: Anchors = None, clinics: Clinics = None, has_transfer: Transfer = True) -> None:
     """Calibrate every group anew, from the sessions it has now; maps of the old version become stale.
 
     Groups get their first calibration from ingest and infer. Run infer and aggregate afterwards.
@@ -146,7 +147,7 @@ def calibrate(store: Store, anchors: Anchors = None, clinics: Clinics = None) ->
 
     tables = SiteTables(anchors=anchors, clinics=clinics)
     with reporting("calibrate") as progress:
-        snapshot = calibrate(store, again=True, tables=tables, progress=progress)
+        snapshot = calibrate(store, again=True, tables=tables, has_transfer=has_transfer, progress=progress)
     typer.echo(
         f"calibrated, snapshot {snapshot}" if snapshot else "no group can be calibrated: the store has no sessions"
     )

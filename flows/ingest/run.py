@@ -44,6 +44,7 @@ def ingest(
     assume: Path | None = None,
     by_software: bool = False,
     quiet_for: float = 0.0,
+    has_transfer: bool | None = None,
     index: Path | None = None,
     progress: Progress = quiet,
 ) -> RunSummary:
@@ -59,6 +60,8 @@ def ingest(
         Tell scanners with another software version apart as scanners.
     quiet_for
         Seconds for which the files of a session must not have changed; else it is left as it is, for a later run.
+    has_transfer
+        As `flows.maps.calibrate.calibrate` has it.
     index
         File of the user that keeps what was read of the source; see `storage.source.discovery.scan_source`.
 
@@ -86,7 +89,7 @@ def ingest(
         to_do, snapshot = run.sort_out()
         writer = _Ingest(plan=run.plan)
         ran = run_waves(writer, to_do, cohort=cohort, client=client, per_worker=SESSIONS_PER_WORKER, progress=progress)
-        snapshot = calibrate(cohort, progress=progress) or ran.snapshot or snapshot
+        snapshot = calibrate(cohort, has_transfer=has_transfer, progress=progress) or ran.snapshot or snapshot
         summary = run.summary(snapshot, ran.by_others)
         unmatched = unmatched_entries(entries, scanned.unmatched, run.used)
     with cohort.writing() as repository:

@@ -385,10 +385,16 @@ def _acquisitions(chosen: Mapping[Contrast, Series], decisions: Iterable[Decisio
         if sequence is None:
             raise AcquisitionError(f"{contrast}: the sequence family is not known; state it with --assume")
         try:
-            acquisitions[contrast] = acquisition_from_header(one.header, contrast, sequence)
+            acquisitions[contrast] = acquisition_from_header(one.header, contrast, sequence, planes=_planes(one))
         except AcquisitionError as error:
             raise AcquisitionError(f"{error}; state what is missing with --assume") from error
     return acquisitions
+
+
+def _planes(one: Series) -> int:
+    """Planes of an image along the axis of its slices: the last of DICOM, that of the widest spacing of NIfTI."""
+    widest = max(range(3), key=lambda axis: (round(one.spacing[axis], 2), axis))
+    return one.shape[2 if one.kind == "dicom" else widest]
 
 
 def _overridden(
@@ -401,7 +407,8 @@ def _overridden(
     for contrast, entry in overrides.items():
         header, sequence = chosen[contrast].header, acquisitions[contrast].sequence
         try:
-            result[contrast] = acquisition_from_header(header, contrast, sequence, entry.model)
+            planes = _planes(chosen[contrast])
+            result[contrast] = acquisition_from_header(header, contrast, sequence, entry.model, planes=planes)
         except (ValueError, ArithmeticError) as error:  # zero echoes, say, end in a division
             where = "" if isinstance(error, AcquisitionError) else f"{contrast} {sequence}: "
             stated = ", ".join(sorted(entry.model))

@@ -15,6 +15,7 @@ import xarray as xr
 from flows.maps.groups import SiteTables, levels_of, sessions_of_groups
 from flows.maps.odd_sessions import suspects_of
 from flows.progress import Progress, quiet
+from flows.settings import read_settings
 from flows.tables.text import records
 from qmri_core.calibration.groups import calibrated, cohort_spreads
 from qmri_core.calibration.hidden_parameters import Hidden
@@ -31,12 +32,18 @@ SCALE_NUMBERS = tuple(name for name in ScaleCalibration.__dataclass_fields__ if 
 
 
 def calibrate(
-    store: Cohort | str, *, again: bool = False, tables: SiteTables = _NO_TABLES, progress: Progress = quiet
+    store: Cohort | str,
+    *,
+    again: bool = False,
+    tables: SiteTables = _NO_TABLES,
+    has_transfer: bool | None = None,
+    progress: Progress = quiet,
 ) -> str | None:
     """Make the first calibration of every group that has none; with ``again`` a new version of all.
 
     Groups of a field strength without population values, and groups without a usable session, stay without one.
-    ``tables`` are those that the site has written; they hold for this calibration alone.
+    ``tables`` are those that the site has written; they hold for this calibration alone. ``has_transfer``: whether
+    slices saturate each other by magnetization transfer; ``None`` for what the settings say.
 
     Returns
     -------
@@ -57,7 +64,8 @@ def calibrate(
         due = _due(table, cohort, again)
         if not due:
             return None
-        rows = _new_versions(table, cohort, due, tables, progress)
+        is_on = read_settings().magnetization_transfer if has_transfer is None else has_transfer
+        rows = _new_versions(table, cohort, due, tables, progress, is_on)
         return write_versions(repository, cohort, rows, message=f"Calibrate {len(due)} groups", run="calibrate")
 
 
@@ -72,20 +80,20 @@ def _due(table: pd.DataFrame, cohort: Cohort, again: bool) -> list[str]:
 
 
 def _new_versions(
-    table: pd.DataFrame, cohort: Cohort, due: Sequence[str], tables: SiteTables, progress: Progress
+    table: pd.DataFrame, cohort: Cohort, due: Sequence[str], tables: SiteTables, progress: Progress, is_on: bool
 ) -> list[dict[str, object]]:
-    """Rows of the next version of each group in ``due``, from the sessions of all groups."""
+    """Rows of the next version of each group in ``due``, from all sessions; ``is_on``: transfer."""
     current = table.groupby("group")["version"].max().to_dict()
     progress(0, len(due), "calibrate")
     known = sessions_of_groups(cohort.sessions, suspects_of(cohort.catalogue))
     spreads = cohort_spreads(known)
-    order, levels = levels_of(known, spreads, tables, cohort.labels)
+    order, levels = levels_of(known, spreads, tables, cohort.labels, has_transfer=is_on)
     rows: list[dict[str, object]] = []
     for done, group in enumerate(due, start=1):
         one, at = known[group], order.index(group)
         level = kept(levels.groups[at])
         scales = calibrated(one, spreads, level=level, hidden=levels.hidden[at])
-        reference = one.population.describe(is_anchored=tables.anchors is not None)
+        reference = one.population.describe(is_anchored=tables.anchors is not None, has_transfer=is_on)
         rows += version_rows(group, int(current.get(group, 0)) + 1, scales, reference)
         progress(done, len(due), "calibrate")
     return rows

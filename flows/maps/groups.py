@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,7 @@ def sessions_of_groups(stored: pd.DataFrame, suspects: Collection[str] = frozens
     for group, members in stored.groupby("group", sort=True):
         every = records(members.sort_values("session"))
         rows = [row for row in every if not float(row["age"]) < ADULT] or every  # an unknown age is NaN
-        acquisitions = acquisitions_of(rows[0])
+        acquisitions = _of_group(list(map(acquisitions_of, rows)))
         try:
             population(_field_strength(acquisitions))
         except FieldStrengthError:
@@ -65,6 +66,21 @@ def sessions_of_groups(stored: pd.DataFrame, suspects: Collection[str] = frozens
     return groups
 
 
+def _of_group(sessions: Sequence[Mapping[Contrast, Acquisition]]) -> dict[Contrast, Acquisition]:
+    """Of the first session, with what belongs to sessions at its median over those that know it."""
+    result = {}
+    for contrast, first in sessions[0].items():
+        all_of_it = [one[contrast] for one in sessions if contrast in one]
+        slices = [one.slices for one in all_of_it if one.slices is not None]
+        fields = [one.b1_rms for one in all_of_it if one.b1_rms is not None]
+        result[contrast] = replace(
+            first,
+            slices=round(median(slices)) if slices else None,
+            b1_rms=median(fields) if fields else None,
+        )
+    return result
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SiteTables:
     """What a site tells in tables: what it has measured (`flows.maps.anchors`), who sends people (`.clinics`)."""
@@ -74,9 +90,16 @@ class SiteTables:
 
 
 def levels_of(
-    known: Mapping[str, GroupSessions], cohort: Spreads, tables: SiteTables, labels: Mapping[str, str]
+    known: Mapping[str, GroupSessions],
+    cohort: Spreads,
+    tables: SiteTables,
+    labels: Mapping[str, str],
+    *,
+    has_transfer: bool = True,
 ) -> tuple[list[str], Levels]:
     """Groups that have a session to tell of them, and their levels in that order.
+
+    ``has_transfer`` as `qmri_core.calibration.hierarchy.solve_levels` has it.
 
     Raises
     ------
@@ -91,7 +114,7 @@ def levels_of(
         people = {person: group for group, told in asked.items() for person in told.people}
         populations = {group: known[group].population for group in order}
         measured = read_anchors(tables.anchors, order, people, populations, labels)
-    return order, solve_levels(list(asked.values()), measured)
+    return order, solve_levels(list(asked.values()), measured, has_transfer=has_transfer)
 
 
 def _field_strength(acquisitions: Mapping[Contrast, Acquisition]) -> float:

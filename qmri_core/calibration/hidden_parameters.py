@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmri_core.calibration.population import Population, population
+from qmri_core.physics.magnetization_transfer import REALISED, simulated_shift
 from qmri_core.physics.sequences import check
 from qmri_core.series.acquisition import CONTRASTS, Acquisition, AcquisitionError, Contrast, PulseSequence
 
@@ -35,12 +36,13 @@ echo time is that of a variable flip train, whose angles are imputed."""
 AMBIGUOUS_ECHO_SPREAD = 0.40
 """Standard deviation of the log of an echo time that is not in the header; assumed. Where a header states the contrast
 of a train, the time to the centre may be what that contrast takes, or what the header states (two thirds of it)."""
-ADDED = frozenset({"inversion_efficiency", "refocusing_factor"})
+TRANSFER = "magnetization_transfer"
+ADDED = frozenset({"inversion_efficiency", "refocusing_factor", TRANSFER})
 """Parameters that are moved themselves, not their logs."""
 FURTHEST_SHIFT = 2.5
 """Largest distance that a parameter is moved, in prior standard deviations."""
 
-_MULTI_SLICE = frozenset({PulseSequence.TURBO_SPIN_ECHO, PulseSequence.INVERSION_RECOVERY_TSE})
+_TRAINS = frozenset({PulseSequence.TURBO_SPIN_ECHO, PulseSequence.INVERSION_RECOVERY_TSE})
 _OFFSETS: Mapping[Contrast, tuple[float, float]] = {
     Contrast.T1W: (0.0, 0.03),
     Contrast.T2W: (0.03, 0.03),
@@ -53,11 +55,18 @@ _TRANSMIT_AT_CORTEX = (-0.08, 0.05)
 """Mean and standard deviation of the log of the transmit scale in grey matter at 3 T, with the shading of white matter
 divided out; assumed. The field is weaker at the surface (Collins 2005, J Magn Reson Imaging 21:192; not checked). At
 other field strengths both are taken in proportion."""
-_TRANSFER = (0.05, 0.06)
+_UNKNOWN_TRANSFER = (0.05, 0.06)
 """Mean and standard deviation of what magnetization transfer adds to the log of grey over white matter in multi-slice
-trains; assumed. White matter loses 10 to 25 %, grey matter less (Melki and Mulkern 1992, Magn Reson Med 24:122; not
-checked)."""
-SHARED = (*(_OFFSETS[contrast] for contrast in CONTRASTS), _TRANSMIT_AT_CORTEX, _TRANSFER)
+trains of an unknown number of slices; assumed. White matter loses 10 to 25 %, grey matter less (Melki and Mulkern 1992,
+Magn Reson Med 24:122; not checked)."""
+SHARED = (*(_OFFSETS[contrast] for contrast in CONTRASTS), _TRANSMIT_AT_CORTEX, REALISED, _UNKNOWN_TRANSFER)
+"""Mean and standard deviation of each of what all groups share. That of magnetization transfer by the protocol is the
+share of the simulated shift that people have."""
+TRANSFERS = slice(-2, None)
+"""Of `SHARED`, what magnetization transfer does."""
+_OF_TRANSMIT, OF_PROTOCOL, _OF_UNKNOWN = range(len(CONTRASTS), len(SHARED))
+"""Places in `SHARED`."""
+_NO_SHARE = 1e-6
 GROUP_ERROR = 0.015
 """Standard deviation of the log ratio of a group's mean beside all other effects; assumed."""
 _STEP = 0.05
@@ -68,7 +77,8 @@ class Hidden:
     """By how much one parameter of an acquisition is moved, and its standard deviations before and after.
 
     Inversion efficiency and refocusing factor are moved themselves, of others the log. ``effect`` is the change of the
-    log of grey over white matter by a move of ``prior_sd``.
+    log of grey over white matter by a move of ``prior_sd``. Magnetization transfer, of which no header says anything,
+    is moved too, from none to what is found (`qmri_core.physics.magnetization_transfer`).
     """
 
     name: str
@@ -135,7 +145,19 @@ def moved(acquisition: Acquisition, shifts: Mapping[str, float]) -> Acquisition:
 
 def is_multi_slice(acquisition: Acquisition) -> bool:
     """Whether it is a train in slices whose pulses saturate each other's bound pool: magnetization transfer shows."""
-    return acquisition.sequence in _MULTI_SLICE and acquisition.contrast is not Contrast.T1W
+    return acquisition.sequence in _TRAINS and acquisition.contrast is not Contrast.T1W
+
+
+def transferred(acquisition: Acquisition, realised: float, sd: float) -> tuple[Hidden, ...]:
+    """The shift by magnetization transfer that an acquisition has, where it is known of its protocol; else nothing.
+
+    ``realised`` is the share of the simulated shift, ``sd`` its standard deviation.
+    """
+    shift = simulated_shift(acquisition)
+    if not shift or abs(realised) < _NO_SHARE:
+        return ()
+    before = REALISED[1] * abs(shift)
+    return (Hidden(name=TRANSFER, shift=realised * shift, sd=sd * abs(shift), prior_sd=before, effect=before),)
 
 
 def linearised(
@@ -155,8 +177,10 @@ def linearised(
         steps = [1.0, math.exp(_STEP), math.exp(-_STEP)]
         expected[row], up, down = log_ratio(moved(acquisition, mine), values, steps)
         of_shared[row, CONTRASTS.index(contrast)] = 1.0
-        of_shared[row, -2] = (up - down) / (2 * _STEP) * acquisition.field_strength / 3.0
-        of_shared[row, -1] = float(is_multi_slice(acquisition))
+        of_shared[row, _OF_TRANSMIT] = (up - down) / (2 * _STEP) * acquisition.field_strength / 3.0
+        shift = simulated_shift(acquisition)
+        of_shared[row, OF_PROTOCOL] = shift or 0.0
+        of_shared[row, _OF_UNKNOWN] = float(shift is None and is_multi_slice(acquisition))
         for column, (one, name, spread) in enumerate(names):
             if one is contrast:
                 [up], [down] = (

@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 
 from qmri_core.calibration.hidden_parameters import (
     FURTHEST_SHIFT,
+    OF_PROTOCOL,
     Hidden,
     hidden_names,
     linearised,
+    transferred,
 )
 from qmri_core.calibration.levels import (
     CLINIC_SHARE,
@@ -64,7 +66,7 @@ class _Evidence:
     left: NDArray[np.float64]
 
 
-def solve_levels(groups: Sequence[LevelGroup], anchors: Sequence[Anchor] = ()) -> Levels:
+def solve_levels(groups: Sequence[LevelGroup], anchors: Sequence[Anchor] = (), *, has_transfer: bool = True) -> Levels:
     """Levels of the groups of a cohort, and what their headers hide.
 
     Parameters
@@ -73,6 +75,8 @@ def solve_levels(groups: Sequence[LevelGroup], anchors: Sequence[Anchor] = ()) -
         Each with one session at least.
     anchors
         What was measured of groups and people; see `Anchor`.
+    has_transfer
+        Whether slices of a train saturate each other by magnetization transfer; not so in a simulation without it.
 
     Raises
     ------
@@ -87,7 +91,7 @@ def solve_levels(groups: Sequence[LevelGroup], anchors: Sequence[Anchor] = ()) -
         if anchor.group is None and anchor.person not in everybody:
             raise ValueError("an anchor is of a person who is in no group that is calibrated")
     layout = layout_of(groups, [len(one) for one in names], anchors)
-    mean, spreads = priors_of(layout, names, anchors)
+    mean, spreads = priors_of(layout, names, anchors, has_transfer=has_transfer)
     at, state = mean.copy(), mean
     linear: dict[int, Linear] = {}
     for _ in range(_N_STEPS):
@@ -375,6 +379,8 @@ def _told(
 ) -> Levels:
     """The solution in the words of `qmri_core.calibration.levels`."""
     trends = state[layout.trends].reshape(_N, 3)
+    at_transfer = layout.shared.start + OF_PROTOCOL
+    realised = float(state[at_transfer]), math.sqrt(covariance[at_transfer, at_transfer])
     n_bridging, components = _bridges(groups)
     apart, freedom = _apart(evidence, covariance)
     found = []
@@ -410,7 +416,7 @@ def _told(
             is_free, np.sqrt(np.diag(covariance)[layout.common]), [METHOD_ERRORS[one] for one in LEVELS]
         ),
         hidden=[
-            _hidden(group, of_group, linear[number], state[here], np.diag(covariance)[here])
+            _hidden(group, of_group, linear[number], state[here], np.diag(covariance)[here], realised)
             for number, (group, of_group, here) in enumerate(zip(groups, names, layout.hidden, strict=True))
         ],
     )
@@ -440,7 +446,9 @@ def _hidden(
     linear: Linear,
     shifts: NDArray[np.float64],
     variances: NDArray[np.float64],
+    realised: tuple[float, float],
 ) -> dict[Contrast, tuple[Hidden, ...]]:
+    """By contrast; ``realised``: share of the simulated magnetization transfer, and its standard deviation."""
     result: dict[Contrast, tuple[Hidden, ...]] = dict.fromkeys(group.acquisitions, ())
     for column, ((contrast, name, spread), shift, variance) in enumerate(zip(names, shifts, variances, strict=True)):
         effect = float(linear[2][list(group.acquisitions).index(contrast), column]) * spread
@@ -448,7 +456,9 @@ def _hidden(
             name=name, shift=float(shift), sd=math.sqrt(max(variance, 0.0)), prior_sd=spread, effect=effect
         )
         result[contrast] = (*result[contrast], parameter)
-    return result
+    return {
+        contrast: (*found, *transferred(group.acquisitions[contrast], *realised)) for contrast, found in result.items()
+    }
 
 
 def _bridges(groups: Sequence[LevelGroup]) -> tuple[list[int], list[int]]:

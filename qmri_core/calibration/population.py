@@ -62,19 +62,21 @@ class Population:
     correlation: float = 0.5
     """Correlation over people of T1, and of T2, between white and grey matter; assumed."""
 
-    def describe(self, *, is_anchored: bool = False) -> str:
+    def describe(self, *, is_anchored: bool = False, has_transfer: bool = True) -> str:
         """The reference on which a calibration rests, in words, for the maps' attributes.
 
-        ``is_anchored`` says that something was measured beside.
+        ``is_anchored`` says that something was measured beside, ``has_transfer`` that slices were expected to saturate
+        each other.
         """
         wm = self.white_matter
-        anchored = "; moved by what the site has measured" if is_anchored else ""
+        rest = "; moved by what the site has measured" if is_anchored else ""
+        rest += "" if has_transfer else "; magnetization transfer is taken for absent"
         return (
             f"white matter of people of 45 years at {self.field_strength:g} T taken for T1 {wm.t1:g} s, "
             f"T2 {wm.t2:g} s, PD {wm.pd:g}; the absolute level of the maps rests on this, and differences between "
             "groups on the ages of their people, on people who are in several groups, and else on this alone; "
             "differences between sessions do not; differences between groups in the contrast of grey to white matter "
-            f"are in part taken for what headers hide{anchored}"
+            f"are in part taken for what headers hide{rest}"
         )
 
     def at(self, level: Sequence[float]) -> Population:

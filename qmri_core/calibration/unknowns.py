@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from qmri_core.calibration.hidden_parameters import GROUP_ERROR, SHARED
+from qmri_core.calibration.hidden_parameters import GROUP_ERROR, SHARED, TRANSFERS
 from qmri_core.calibration.levels import METHOD_ERRORS, TRENDS, Anchor, LevelGroup
 from qmri_core.calibration.session_model import LEVELS, observations
 from qmri_core.series.acquisition import Contrast, without_jitter
@@ -82,19 +82,26 @@ def layout_of(groups: Sequence[LevelGroup], n_hidden: Sequence[int], anchors: Se
 
 
 def priors_of(
-    layout: Layout, names: Sequence[Sequence[tuple[Contrast, str, float]]], anchors: Sequence[Anchor]
+    layout: Layout,
+    names: Sequence[Sequence[tuple[Contrast, str, float]]],
+    anchors: Sequence[Anchor],
+    *,
+    has_transfer: bool,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Means and standard deviations of the unknowns; those of clinics are set apart.
 
     What all groups have in common is held, unless anchors make it free: contrasts alone would tell it by the errors
-    that all of them share.
+    that all of them share. Without ``has_transfer`` slices do not saturate each other.
     """
     mean, spreads = np.zeros(layout.size), np.ones(layout.size)
     for series, errors in zip(layout.series, layout.errors, strict=True):
         spreads[series], spreads[errors] = _FLAT, GROUP_ERROR
     for here, of_group in zip(layout.hidden, names, strict=True):
         spreads[here] = [spread for *_, spread in of_group]
-    mean[layout.shared], spreads[layout.shared] = np.asarray(SHARED).T
+    shared = np.asarray(SHARED)
+    if not has_transfer:
+        shared[TRANSFERS] = (0.0, _HELD)
+    mean[layout.shared], spreads[layout.shared] = shared.T
     trends = np.asarray([TRENDS[level] for level in LEVELS]).reshape(-1, 2)
     mean[layout.trends], spreads[layout.trends] = trends.T
     spreads[layout.common] = [METHOD_ERRORS[level] if anchors else _HELD for level in LEVELS]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 
 from qmri_core.physics.flip_trains import START, variable_flip_train
@@ -31,17 +31,21 @@ _FIRST_PULSE = 0.65
 """Seconds; a GE inversion time below it runs to the first readout pulse."""
 _CSF_T1 = REFERENCE_VALUES[3.0]["CSF"]["t1"].value
 _GREY_T1, _GREY_T2 = TRAIN_DESIGN_GREY
-_COUNTS = frozenset({"echo_train_length", "centre_index"})
+_COUNTS = frozenset({"echo_train_length", "centre_index", "slices"})
 _SHAPE = ("flip_train_minimum", "flip_train_centre", "flip_train_maximum")
-OVERRIDES: frozenset[str] = frozenset(
-    {each.name for each in fields(Acquisition)} - {"contrast", "sequence", "flip_train", "marks"}
-) | frozenset(_SHAPE)
+_NOT_STATED = frozenset({"contrast", "sequence", "flip_train", "marks", "magnetization_transfer"})
+OVERRIDES: frozenset[str] = frozenset({each.name for each in fields(Acquisition)} - _NOT_STATED) | frozenset(_SHAPE)
 """Names that ``overrides`` of `acquisition_from_header` may hold: fields of `Acquisition`, and the angles that shape a
 variable flip train."""
 
 
 def acquisition_from_header(
-    header: SeriesHeader, contrast: Contrast, sequence: PulseSequence, overrides: Mapping[str, float] | None = None
+    header: SeriesHeader,
+    contrast: Contrast,
+    sequence: PulseSequence,
+    overrides: Mapping[str, float] | None = None,
+    *,
+    planes: int | None = None,
 ) -> Acquisition:
     """Interpret and complete a header.
 
@@ -53,6 +57,8 @@ def acquisition_from_header(
         What the series was classified as.
     overrides
         Values to use whatever the header says, by the names in `OVERRIDES`, SI units and radians; marked assumed.
+    planes
+        Of the image; those of a 2D acquisition are slices that were acquired in turn.
 
     Returns
     -------
@@ -90,6 +96,12 @@ def acquisition_from_header(
         for name in ("repetition_time", "echo_time", "flip_angle"):
             draft.take(name)
     acquisition = draft.finish()
+    slices = {"2D": planes, "3D": 1}.get(header.mr_acquisition_type)
+    acquisition = replace(
+        acquisition,
+        slices=slices if acquisition.slices is None else acquisition.slices,
+        b1_rms=draft.read("b1_rms") if acquisition.b1_rms is None else acquisition.b1_rms,
+    )
     check(acquisition)
     return acquisition
 

@@ -7,6 +7,7 @@ import math
 from torch import Tensor
 
 from qmri_core.physics.lookup import Train, lookup, lookup_at
+from qmri_core.physics.magnetization_transfer import share_of_shift
 from qmri_core.physics.phase_graph import echo_train
 from qmri_core.physics.sequences import ECHO_TRAINS, SPOILED, check
 from qmri_core.physics.spoiling import rf_spoiled_gradient_echo, rf_spoiled_mprage
@@ -20,7 +21,8 @@ def signal(
     """Signed signal of an acquisition by the accurate model of its family.
 
     That is the phase graph for echo trains, the exact closed form for a spin echo, and for gradient echoes the closed
-    form under ideal spoiling, or the slow phase graph of RF spoiling if the acquisition states its increment.
+    form under ideal spoiling, or the slow phase graph of RF spoiling if the acquisition states its increment. What
+    magnetization transfer does to grey over white matter is a factor that depends on T1 and T2, if it is known.
 
     Parameters
     ----------
@@ -42,6 +44,10 @@ def signal(
         If a parameter that the family needs is missing, or the timings contradict each other.
     """
     check(acquisition)
+    return _transferred(acquisition, _signal(acquisition, pd, t1, t2, transmit_scale), t1, t2)
+
+
+def _signal(acquisition: Acquisition, pd: Tensor, t1: Tensor, t2: Tensor, transmit_scale: Tensor | float) -> Tensor:
     if acquisition.sequence in ECHO_TRAINS:
         train = echo_train_of(acquisition)
         return echo_train(
@@ -75,12 +81,26 @@ def fast_signal(
     errors as `signal`.
     """
     check(acquisition)
+    return _transferred(acquisition, _fast_signal(acquisition, pd, t1, t2, transmit_scale), t1, t2)
+
+
+def _fast_signal(
+    acquisition: Acquisition, pd: Tensor, t1: Tensor, t2: Tensor, transmit_scale: Tensor | float
+) -> Tensor:
     if acquisition.sequence in ECHO_TRAINS:
         train = echo_train_of(acquisition)
         if isinstance(transmit_scale, Tensor):
             return lookup(train, t1.dtype, t1.device).evaluate(pd, t1, t2, transmit_scale=transmit_scale)
         return lookup_at(train, float(transmit_scale), t1.dtype, t1.device).read(pd, t1, t2)
     return _closed_form(acquisition, pd, t1, t2, transmit_scale)
+
+
+def _transferred(acquisition: Acquisition, value: Tensor, t1: Tensor, t2: Tensor) -> Tensor:
+    """The signal with what magnetization transfer between slices does to it, relative to white matter."""
+    if not acquisition.magnetization_transfer:
+        return value
+    share = share_of_shift(t1, t2, acquisition.field_strength)
+    return value * (acquisition.magnetization_transfer * share).exp()
 
 
 def echo_train_of(acquisition: Acquisition) -> Train:

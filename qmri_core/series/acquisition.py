@@ -69,6 +69,8 @@ class SeriesHeader:
     inversion_time: float | None = None
     flip_angle: float | None = None
     echo_train_length: int | None = None
+    b1_rms: float | None = field(default=None, compare=False)
+    """Root mean square of the transmit field over the acquisition in tesla; may differ between slices and people."""
     assumed: frozenset[str] = frozenset()
     """Names of the fields above that a user's assume file supplied."""
 
@@ -106,6 +108,13 @@ class Acquisition:
         nominal refocusing angle from the slice profile.
     spoiling_increment
         Quadratic RF phase increment in radians of a spoiled gradient echo or MPRAGE; ``None`` for ideal spoiling.
+    magnetization_transfer
+        Log by which slices that are acquired in turn raise the signal of the population's grey over that of its white
+        matter (`qmri_core.physics.magnetization_transfer`); what calibration finds, in no header.
+    slices, b1_rms
+        Slices that are acquired in turn, 1 for a slab, ``None`` where unknown; root mean square of the transmit field
+        in tesla. They tell what magnetization transfer to expect, change no signal, and belong to a session: one
+        protocol covers larger heads with more slices. So acquisitions that differ in them alone are equal.
     marks
         Pairs of parameter name and one of `MARKS`; a parameter without a mark was measured.
 
@@ -133,6 +142,9 @@ class Acquisition:
     inversion_efficiency: float = 1.0
     refocusing_factor: float = 1.0
     spoiling_increment: float | None = None
+    magnetization_transfer: float = 0.0
+    slices: int | None = field(default=None, compare=False)
+    b1_rms: float | None = field(default=None, compare=False)
     marks: tuple[tuple[str, str], ...] = field(default=())
 
     def __post_init__(self) -> None:
@@ -144,6 +156,9 @@ class Acquisition:
         _in_range(self, "second_inversion_time", 0.0, self.inversion_time or 0.0, "s", "it follows the first inversion")
         _in_range(self, "refocusing_angle", 0.0, math.pi, "rad", "were degrees passed?", closed=True)
         _in_range(self, "echo_spacing", 0.0, 0.1, "s", "were milliseconds passed?")
+        _in_range(self, "magnetization_transfer", -0.5, 0.5, "", "it is a logarithm")
+        _in_range(self, "slices", 0, 10_000, "", "it is a number of slices")
+        _in_range(self, "b1_rms", 0.0, 1e-4, "tesla", "were microtesla passed?")
         for name, mark in self.marks:
             if mark not in MARKS:
                 raise AcquisitionError(f"{self.contrast}: mark {mark!r} of {name} is none of {MARKS}")

@@ -42,7 +42,7 @@ from storage.source.full_disk import is_full
 from storage.source.series import LinkageRow, Series
 from storage.source.visits.identity import Met, Unit, clock_of, unit_of, unit_of_labels
 
-VERSION = 10
+VERSION = 11
 """Raised when a scan of the same file gives something else."""
 
 BATCH = 64

@@ -11,7 +11,7 @@ from typing import Any
 from qmri_core.series.acquisition import CONTRASTS, Acquisition, Contrast, PulseSequence
 
 _NUMBERS = ("repetition_time", "echo_time", "inversion_time", "flip_angle", "echo_train_length")
-_COUNTS = ("echo_train_length", "centre_index")
+_COUNTS = ("echo_train_length", "centre_index", "slices")
 _DEFAULTS = {field.name: field.default for field in fields(Acquisition)}
 
 

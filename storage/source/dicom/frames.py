@@ -87,7 +87,7 @@ _KEYWORDS = words_of(
     "ContrastBolusIngredient "
     "SeriesDescription ProtocolName SequenceName PulseSequenceName TriggerTime "
     "ScanningSequence SequenceVariant ScanOptions MRAcquisitionType AngioFlag SliceThickness RepetitionTime "
-    "EchoTime InversionTime InversionTimes FlipAngle EchoTrainLength EchoNumbers MagneticFieldStrength "
+    "EchoTime InversionTime InversionTimes FlipAngle EchoTrainLength EchoNumbers MagneticFieldStrength B1rms "
     "ImagingFrequency EchoPulseSequence EchoPlanarPulseSequence InversionRecovery AcquisitionContrast "
     "ComplexImageComponent DiffusionBValue StudyInstanceUID SeriesInstanceUID SeriesNumber AcquisitionNumber "
     "InstanceNumber TemporalPositionIdentifier ImagePositionPatient ImageOrientationPatient NumberOfFrames "

@@ -93,6 +93,9 @@ _INVERSION_SEQUENCE = re.compile(r"^\*?(t?ir[23b_]|spc3?d?ir)", re.IGNORECASE)
 LONGEST_INVERSION = 20_000.0
 """Milliseconds; a longer inversion time is no number that a scanner meant (exporters write 1.8e308 for none)."""
 
+LARGEST_TRANSMIT_FIELD = 20.0
+"""Microtesla; a larger root mean square over an acquisition is no number that a scanner meant."""
+
 PHILIPS = "Philips Imaging DD 001"
 """Creator of the Philips block of group 2001."""
 
@@ -112,6 +115,7 @@ def header_values(sources: tuple[Dataset, ...], image_type: tuple[str, ...], top
     angle = first_number(sources, "FlipAngle")
     lengths = [first_number(sources, name) for name in ("EchoTrainLength", "RFEchoTrainLength")]
     length = max((int(value) for value in lengths if value), default=None)
+    transmit = first_number(sources, "B1rms")
     kind = get_text(top, "MRAcquisitionType").upper() or str(first_value(sources, "MRAcquisitionType") or "")
     return SeriesHeader(
         manufacturer=manufacturer,
@@ -129,6 +133,7 @@ def header_values(sources: tuple[Dataset, ...], image_type: tuple[str, ...], top
         inversion_time=inversion,
         flip_angle=math.radians(angle) if angle is not None and 0 < angle <= 180 else None,
         echo_train_length=length if length is not None and 0 < length <= 10_000 else None,
+        b1_rms=transmit * 1e-6 if transmit is not None and 0 < transmit <= LARGEST_TRANSMIT_FIELD else None,
     )
 
 

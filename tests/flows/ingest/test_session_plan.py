@@ -92,6 +92,22 @@ def test_three_contrasts_are_complete() -> None:
     assert made.placement.grid.spacing == (1.0, 1.0, 3.0)
 
 
+def test_slices_are_counted_and_are_no_part_of_the_group() -> None:
+    """Coverage differs between people of one protocol. A NIfTI's slices lie along its widest spacing."""
+    made = plan(*(series(contrast) for contrast in Contrast))
+    assert {contrast: one.slices for contrast, one in made.acquisitions.items()} == {
+        Contrast.T1W: 1,
+        Contrast.T2W: 60,
+        Contrast.FLAIR: 60,
+    }
+    smaller = [series(contrast, shape=(180, 220, 48), session="ses-2") for contrast in Contrast]
+    turned = [replace(one, kind="nifti", shape=(48, 180, 220), spacing=(3.0, 1.0, 1.0)) for one in smaller]
+    for other in (plan(*smaller), plan(*turned)):
+        assert other.acquisitions[Contrast.T2W].slices == 48
+        assert other.acquisitions == made.acquisitions
+    assert plan(*smaller).group == made.group
+
+
 @pytest.mark.parametrize("absent", [Contrast.T2W, Contrast.FLAIR])
 def test_t1w_and_one_other_are_partial_and_another_group(absent: Contrast) -> None:
     made = plan(*(series(contrast) for contrast in Contrast if contrast is not absent))

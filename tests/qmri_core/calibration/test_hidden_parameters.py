@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from qmri_core.calibration.hidden_parameters import (
     ADDED,
     FURTHEST_SHIFT,
+    TRANSFER,
     Hidden,
     hidden_spreads,
     log_ratio,
@@ -27,6 +28,7 @@ from qmri_core.calibration.population import pd_relation, population
 from qmri_core.calibration.scales import PRIOR_SPREADS
 from qmri_core.calibration.session_model import observations, person_slopes
 from qmri_core.physics.header import acquisition_from_header
+from qmri_core.physics.magnetization_transfer import simulated_shift
 from qmri_core.physics.registry import signal
 from qmri_core.physics.sequences import check
 from qmri_core.series.acquisition import Acquisition, Contrast, PulseSequence
@@ -296,3 +298,62 @@ def test_people_move_contrast_as_their_tissue_does() -> None:
         logs.append([signal(each, *values).abs().log().numpy() for each in protocol.values()])
     drawn = np.cov(np.asarray(logs[0]) - np.asarray(logs[1]))
     np.testing.assert_allclose(factors @ factors.T, drawn, rtol=0.08, atol=2e-5)
+
+
+def in_slices(groups: Sequence[LevelGroup], slices: int | None) -> list[LevelGroup]:
+    """The same groups, their trains in slices of a known number."""
+    return [
+        replace(one, acquisitions={c: replace(each, slices=slices) for c, each in one.acquisitions.items()})
+        for one in groups
+    ]
+
+
+def transfers(groups: Sequence[LevelGroup], *, has_transfer: bool = True) -> dict[tuple[str, Contrast], Hidden]:
+    found = solve_levels(groups, has_transfer=has_transfer).hidden
+    return {
+        (group.scanner, contrast): parameter
+        for group, of_group in zip(groups, found, strict=True)
+        for contrast, hidden in of_group.items()
+        for parameter in hidden
+        if parameter.name == TRANSFER
+    }
+
+
+def test_transfer_is_expected_by_the_protocol_and_moved_by_what_all_groups_show() -> None:
+    """Images with the prior's share of it, and with twice that; trains in slabs have none."""
+    slices = 30
+    expected = {
+        (name, c): simulated_shift(replace(HEADERS[name, c], slices=slices)) or 0.0 for name in NAMES for c in Contrast
+    }
+    found = {}
+    for share in (0.65, 1.3):
+        moves = {
+            (name, c): share * expected[name, c] - (0.05 if is_multi_slice(HEADERS[name, c]) else 0.0)
+            for name in NAMES
+            for c in (Contrast.T2W, Contrast.FLAIR)
+        }
+        found[share] = transfers(in_slices(cohort(NAMES, moves=moves), slices))
+        assert set(found[share]) == {key for key, shift in expected.items() if shift}
+    for key, shift in expected.items():
+        if not shift:
+            continue
+        assert found[0.65][key].shift == pytest.approx(0.65 * shift, abs=0.01)
+        assert found[0.65][key].shift < found[1.3][key].shift < 1.3 * shift
+        for one in (by[key] for by in found.values()):
+            assert one.sd < one.prior_sd == pytest.approx(0.2 * shift)
+        acquisition = replace(HEADERS[key], slices=slices)
+        after = moved(acquisition, {TRANSFER: found[0.65][key].shift})
+        assert true_ratio(after) - true_ratio(acquisition) == pytest.approx(found[0.65][key].shift, abs=1e-6)
+
+
+def test_transfer_can_be_switched_off_and_needs_the_number_of_slices() -> None:
+    groups = cohort(NAMES[1:2], moves={})
+    assert transfers(in_slices(groups, 30), has_transfer=False) == {}
+    assert transfers(groups) == {}
+
+
+def test_the_number_of_slices_is_no_hidden_parameter() -> None:
+    """Acquisitions that differ in it alone are one protocol: equal, with equal keys."""
+    one, other = (replace(HEADERS["G11", Contrast.T2W], slices=n, b1_rms=n * 1e-7) for n in (24, 36))
+    assert one == other
+    assert hash(one) == hash(other)

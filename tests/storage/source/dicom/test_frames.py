@@ -110,6 +110,19 @@ def test_an_enhanced_philips_file_has_its_scale_factors_in_its_frames(tmp_path: 
     assert series.context.unscaled is not nested
 
 
+@pytest.mark.parametrize(("stated", "tesla"), [("2.9", 2.9e-6), ("0", None), ("2900", None)])
+def test_the_transmit_field_tears_no_volume_apart(tmp_path: Path, stated: str, tesla: float | None) -> None:
+    """In microtesla; scanners may state another one in each slice."""
+    write_series(tmp_path, voxels())
+    for number, path in enumerate(sorted(tmp_path.iterdir())):
+        dataset = pydicom.dcmread(path)
+        dataset.B1rms = float(stated) * (1 + 1e-3 * number)
+        dataset.save_as(path)
+    (series,) = discover(tmp_path, key=KEY).series
+    assert series.problem is None
+    assert series.header.b1_rms == (None if tesla is None else pytest.approx(tesla, rel=1e-2))
+
+
 def test_run_length_encoding_gives_the_same_voxels(tmp_path: Path) -> None:
     write_series(tmp_path / "plain", voxels())
     (tmp_path / "rle").mkdir()
