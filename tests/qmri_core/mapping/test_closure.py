@@ -1,0 +1,146 @@
+"""Maps made by hand from known tissues: what holds passes, each thing that does not is named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from qmri_core.calibration.population import population
+from qmri_core.calibration.session_model import LEVELS, PersonLevels
+from qmri_core.mapping.closure import MOST_WIDENED, Figure, MappedSession, closure
+from qmri_core.physics.synthesis import synthesise
+from qmri_core.series.acquisition import Contrast
+from qmri_core.tissues import MAPS
+from tests.protocols import plain_protocol
+
+PROTOCOL = plain_protocol()
+N = 3000
+TISSUES = ("WM", "GM", "CSF")
+T1W, T2W, FLAIR = Contrast
+
+
+def person(mean: float = 0.0) -> PersonLevels:
+    spread = np.asarray([0.04, 0.04, 0.035, 0.05])
+    return PersonLevels(
+        mean=np.full(len(LEVELS), mean),
+        determined=np.full(len(LEVELS), 0.9),
+        spread=spread,
+        n_people=20.0,
+        level_sd=np.full(len(LEVELS), 0.01),
+    )
+
+
+def session(deviation: float = 0.03, noise: float = 0.02) -> MappedSession:
+    """Voxels of the population's tissues, their images by the models, and a few per cent of noise in both."""
+    rng = np.random.default_rng(0)
+    values = population(3.0)
+    tissues = {"WM": values.white_matter, "GM": values.grey_matter, "CSF": values.csf}
+    label = np.repeat(np.arange(3), N)
+    truth = {
+        name: np.asarray([getattr(tissues[one], key) for one in TISSUES])[label]
+        for name, key in zip(MAPS, ("t1", "t2", "pd"), strict=True)
+    }
+    maps = {name: (of * np.exp(noise * rng.standard_normal(3 * N))).astype(np.float32) for name, of in truth.items()}
+    signals = {
+        contrast: (
+            synthesise(acquisition, *(truth[name].astype(np.float32) for name in ("PDmap", "T1map", "T2map")))
+            * np.exp(noise * rng.standard_normal(3 * N))
+        ).astype(np.float32)
+        for contrast, acquisition in PROTOCOL.items()
+    }
+    return MappedSession(
+        maps=maps,
+        deviations={name: (deviation * of).astype(np.float32) for name, of in maps.items()},
+        signals=signals,
+        cores={name: label == number for number, name in enumerate(TISSUES)},
+        acquisitions=PROTOCOL,
+        person=person(),
+    )
+
+
+def figures(found: MappedSession) -> set[Figure]:
+    return {finding.figure for finding in closure(found).findings}
+
+
+def test_what_holds_passes() -> None:
+    found = closure(session())
+    assert (found.findings, found.has_failed, found.text) == ((), False, "")
+
+
+def scaled(tissue: str, name: str, factor: float) -> Callable[[MappedSession], MappedSession]:
+    def change(of: MappedSession) -> MappedSession:
+        changed = np.where(of.cores[tissue], factor, 1.0).astype(np.float32)
+        return replace(of, maps={**of.maps, name: of.maps[name] * changed})
+
+    return change
+
+
+def contrast_is(image: Contrast, factor: float) -> Callable[[MappedSession], MappedSession]:
+    """Grey matter of one image times a factor, maps as they are."""
+
+    def change(of: MappedSession) -> MappedSession:
+        changed = np.where(of.cores["GM"], factor, 1.0).astype(np.float32)
+        return replace(of, signals={**of.signals, image: of.signals[image] * changed})
+
+    return change
+
+
+def swapped(of: MappedSession) -> MappedSession:
+    return replace(of, signals={T1W: of.signals[T2W], T2W: of.signals[T1W], FLAIR: of.signals[FLAIR]})
+
+
+def spread_out(of: MappedSession) -> MappedSession:
+    wide = np.exp(0.6 * np.random.default_rng(1).standard_normal(3 * N)).astype(np.float32)
+    return replace(of, maps={**of.maps, "T1map": of.maps["T1map"] * wide})
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (scaled("WM", "T1map", 1.8), {Figure.LEVEL, Figure.ORDER}),
+        (scaled("GM", "T2map", 2.1), {Figure.LEVEL}),
+        (scaled("CSF", "T1map", 0.2), {Figure.ORDER}),
+        (contrast_is(T1W, 1.6), {Figure.CONTRAST, Figure.IMAGES}),
+        (contrast_is(T2W, 0.6), {Figure.CONTRAST}),
+        (swapped, {Figure.CONTRAST, Figure.AGREEMENT, Figure.IMAGES}),
+        (spread_out, {Figure.SPREAD}),
+    ],
+)
+def test_what_does_not_hold_is_named(change: Callable[[MappedSession], MappedSession], named: set[Figure]) -> None:
+    found = change(session())
+    assert named <= figures(found)
+    assert closure(found).has_failed
+    assert closure(found).text
+
+
+def test_a_level_that_wider_deviations_cover_widens_them_and_no_more() -> None:
+    off = scaled("WM", "T2map", 1.19)(session(deviation=0.04))
+    found = closure(off)
+    assert [finding.figure for finding in found.findings] == [Figure.LEVEL]
+    assert not found.has_failed
+    assert 1 < found.widened["T2map"] <= MOST_WIDENED
+    assert set(found.widened) == {"T2map"}
+    wider = {**off.deviations, "T2map": off.deviations["T2map"] * np.float32(found.widened["T2map"])}
+    assert closure(replace(off, deviations=wider)).findings == ()
+    far = closure(scaled("WM", "T2map", 1.6)(session(deviation=0.04)))
+    assert far.has_failed
+    assert far.widened == {}
+
+
+def test_the_person_is_expected_and_not_the_population() -> None:
+    shifted = session()
+    for tissue in ("WM", "GM"):
+        for name in ("T1map", "T2map"):
+            shifted = scaled(tissue, name, float(np.exp(0.2)))(shifted)
+    assert Figure.LEVEL in figures(shifted)
+    known = replace(shifted, person=replace(person(0.2), level=np.full(len(LEVELS), 0.2)))
+    assert Figure.LEVEL not in figures(known)
+
+
+def test_tissues_of_few_voxels_are_not_looked_at() -> None:
+    full = scaled("GM", "T1map", 3.0)(session())
+    few = {**full.cores, "GM": full.cores["GM"] & (np.cumsum(full.cores["GM"]) < 100)}
+    assert figures(replace(full, cores=few)) == set()
