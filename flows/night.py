@@ -13,6 +13,7 @@ from flows.maps.infer import infer
 from flows.progress import Progress, quiet
 from flows.statistics.aggregate import AggregateResult, aggregate
 from flows.tables.summary import RunSummary
+from storage.source.origin import Source
 from storage.store.cohort import Cohort
 from storage.store.repository import StoreError, tag
 
@@ -54,7 +55,7 @@ class Reprocessed:
 
 
 def reprocess(
-    source: Path,
+    source: Source,
     store: str,
     *,
     key: bytes,

@@ -9,9 +9,17 @@ from typing import Annotated, Any, Self, TypeVar
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from storage.source.origin import Limits, Source, SourceError, source_of
+
 PREFIX = "QMRI_"
 CLUSTERS = ("local", "gpu", "slurm", "kubernetes")
 """What starts with a run and ends with it: processes of this machine, one per GPU of it, Slurm jobs, pods."""
+CREDENTIALS = {
+    "QMRI_PACS_USER": "Who asks a server of images by DICOMweb, with `QMRI_PACS_PASSWORD`; read where it is asked.",
+    "QMRI_PACS_PASSWORD": "The password of that user.",
+    "QMRI_PACS_TOKEN": "A bearer token, in place of user and password.",
+}
+"""Variables that are no settings, so that nothing prints or passes on what they hold."""
 T = TypeVar("T")
 
 
@@ -26,8 +34,8 @@ class Settings(BaseSettings):
         env_prefix=PREFIX, env_ignore_empty=True, extra="forbid", frozen=True, use_attribute_docstrings=True
     )
 
-    source: Path | None = None
-    """Folder with DICOM or BIDS input."""
+    source: str | None = None
+    """Folder with DICOM or BIDS input, or a server: ``dicomweb+https://host/path``."""
     store: str | None = None
     """Location of the cohort store: a path or the address of an object store."""
     scheduler: str | None = None
@@ -59,6 +67,21 @@ class Settings(BaseSettings):
     """PEM file of the certificate that this process shows."""
     tls_key: Path | None = None
     """PEM file of the private key of that certificate."""
+    pacs_connections: Annotated[int, Field(ge=1, le=64)] = 2
+    """Studies or series that this machine asks a server of images for at once, all its processes together."""
+    pacs_rate: Annotated[float, Field(gt=0)] | None = None
+    """Megabytes of images per second that this machine retrieves at most from a server; unset, there is no bound."""
+    pacs_timeout: Annotated[float, Field(gt=0, le=3600)] = 60.0
+    """Seconds without an answer after which a server counts as away; a request is tried six times."""
+    pacs_spool: Path | None = None
+    """Folder of this user alone in which retrieved series lie until they are read, one per connection; unset, one in
+    the folder of temporary files."""
+    pacs_ca: Path | None = None
+    """PEM file of the authority that has signed the server's certificate; unset, those that the system trusts."""
+    pacs_cert: Path | None = None
+    """PEM file of the certificate that is shown to the server, where it asks for one; needs ``QMRI_PACS_KEY``."""
+    pacs_key: Path | None = None
+    """PEM file of the private key of that certificate."""
     workers: Annotated[int, Field(ge=1, le=4096)] | None = None
     """Worker processes; unset, as many as the machine's cores and memory, its GPUs, or the cluster's own configuration
     allow."""
@@ -86,11 +109,29 @@ class Settings(BaseSettings):
         given = [name for name in ("tls_ca", "tls_cert", "tls_key") if getattr(self, name) is not None]
         if given and len(given) < 3:
             raise ValueError(f"{PREFIX}{given[0].upper()} is set: TLS needs {PREFIX}TLS_CA, _CERT and _KEY together")
+        if (self.pacs_cert is None) != (self.pacs_key is None):
+            raise ValueError(f"{PREFIX}PACS_CERT and {PREFIX}PACS_KEY belong together")
         return self
 
-    def require_source(self) -> Path:
-        """Return ``source``; raise `SettingsError` naming the variable where it is unset."""
-        return _required(self.source, "source")
+    def require_source(self) -> Source:
+        """Return ``source``; raise `SettingsError` naming the variable where it is unset, or is no source."""
+        try:
+            return source_of(_required(self.source, "source"), self.limits)
+        except SourceError as error:
+            raise SettingsError(f"{PREFIX}SOURCE: {error}") from None
+
+    @property
+    def limits(self) -> Limits:
+        """How a server of images is asked."""
+        return Limits(
+            connections=self.pacs_connections,
+            rate=None if self.pacs_rate is None else self.pacs_rate * 1e6,
+            timeout=self.pacs_timeout,
+            spool=None if self.pacs_spool is None else self.pacs_spool.absolute(),
+            authority=self.pacs_ca,
+            certificate=self.pacs_cert,
+            key=self.pacs_key,
+        )
 
     def require_store(self) -> str:
         """Return ``store``; raise `SettingsError` naming the variable where it is unset."""

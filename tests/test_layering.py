@@ -26,6 +26,7 @@ ORDER: dict[str, list[str]] = {
     "storage/source": [
         *(
             "damage",
+            "origin",
             "full_disk",
             "files",
             "dates",
@@ -37,7 +38,7 @@ ORDER: dict[str, list[str]] = {
             "bids",
             "visits",
         ),
-        *("index", "discovery"),
+        *("index", "server", "discovery"),
     ],
     "flows": [
         *("settings", "progress", "errors", "prefect_plugin", "tables", "pictures", "cluster", "maps", "pool"),

@@ -14,12 +14,14 @@ if TYPE_CHECKING:
 
     from flows.settings import Settings
     from flows.tables.summary import RunSummary
+    from storage.source.origin import Source
 
-Source = Annotated[
-    Path,
+SourceText = Annotated[
+    str,
     typer.Argument(
         envvar="QMRI_SOURCE",
-        help="Folder with DICOM files (also in zip and tar archives) or a BIDS tree.",
+        help="Folder with DICOM files (also in zip and tar archives) or a BIDS tree; or a server: "
+        "dicomweb+https://host/path.",
         show_default=False,
     ),
 ]
@@ -109,6 +111,16 @@ def settings_or_usage_error(**values: object) -> Settings:
         return read_settings(**values)
     except SettingsError as error:
         raise typer.BadParameter(str(error)) from None
+
+
+def source_or_usage_error(text: str) -> Source:
+    """Return the source that a command names, with the settings of servers; what is wrong there is wrong usage."""
+    from flows.settings import SettingsError
+
+    try:
+        return settings_or_usage_error(source=text).require_source()
+    except SettingsError as error:
+        raise typer.BadParameter(str(error).removeprefix("QMRI_SOURCE: ")) from None
 
 
 @contextmanager

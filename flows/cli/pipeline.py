@@ -17,13 +17,14 @@ from flows.cli.options import (
     Clinics,
     Out,
     QuietFor,
-    Source,
+    SourceText,
     Store,
     Transfer,
     Workers,
     cluster,
     finish,
     settings_or_usage_error,
+    source_or_usage_error,
 )
 from flows.progress import reporting
 from flows.training import options
@@ -39,7 +40,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def inspect(
-    source: Source,
+    source: SourceText,
     assume: Assume = None,
     by_software: BySoftware = False,
     store: Annotated[
@@ -67,7 +68,7 @@ def inspect(
     from flows.ingest.scanning import index_beside, scan_on_workers
     from storage.pseudonyms import load_key
 
-    settings = settings_or_usage_error(workers=workers)
+    settings, origin = settings_or_usage_error(workers=workers), source_or_usage_error(source)
     cohort = cohort_at(store)
     known = {} if cohort is None else known_rows(cohort)
 
@@ -79,11 +80,11 @@ def inspect(
         with reporting("read headers") as progress:
             inspection = stack.enter_context(
                 inspect_source(
-                    source,
+                    origin,
                     key=load_key(settings.key_file),
                     assume=assume,
                     by_software=by_software,
-                    index=index_beside(settings.key_file, source),
+                    index=index_beside(settings.key_file, origin),
                     runner=scan,
                     progress=progress,
                     known=known,
@@ -100,7 +101,7 @@ def inspect(
 
 
 def ingest(
-    source: Source,
+    source: SourceText,
     store: Store,
     linkage: Annotated[
         Path | None, typer.Option(help="CSV file to write, of who is whose pseudonym; keep it as safe as the source.")
@@ -119,18 +120,18 @@ def ingest(
     from flows.ingest.scanning import index_beside
     from storage.pseudonyms import load_key
 
-    key_file = settings_or_usage_error().key_file
+    key_file, origin = settings_or_usage_error().key_file, source_or_usage_error(source)
     key = load_key(key_file)
     with cluster(workers) as client, reporting("ingest") as progress:
         summary = ingest(
-            source,
+            origin,
             store,
             key=key,
             linkage=linkage,
             assume=assume,
             by_software=by_software,
             quiet_for=60 * quiet_for,
-            index=index_beside(key_file, source),
+            index=index_beside(key_file, origin),
             client=client,
             progress=progress,
         )

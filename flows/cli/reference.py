@@ -36,7 +36,7 @@ def commands_reference() -> str:
 
 def settings_reference() -> str:
     """All ``QMRI_`` environment variables: type, default and meaning."""
-    from flows.settings import PREFIX, Settings
+    from flows.settings import CREDENTIALS, PREFIX, Settings
 
     rows = [
         [f"`{PREFIX}{name.upper()}`", _type(field), _default(field.default), _words(field.description or "")]
@@ -48,6 +48,7 @@ def settings_reference() -> str:
         for variable, option, kind, meaning in dict.fromkeys(_variables())
         if f"`{variable}`" not in known
     ]
+    rows += [[f"`{variable}`", "text", "unset", meaning] for variable, meaning in CREDENTIALS.items()]
     text = (
         "An option of a command, or a parameter of a deployment's run, comes before the variable. An empty variable "
         "counts as unset. A deployment reads the variables of the worker's environment, and needs absolute paths."

@@ -78,8 +78,8 @@ def calibration(
 def verify(
     store: Store,
     source: Annotated[
-        Path | None,
-        typer.Option("--source", help="Folder with the input: read it again, and compare it with what was ingested."),
+        str | None,
+        typer.Option("--source", help="The input: read it again, and compare it with what was ingested."),
     ] = None,
     assume: Assume = None,
     by_software: BySoftware = False,
@@ -97,14 +97,14 @@ def verify(
             (problem.session, problem.variable, problem.message) for problem in verify(cohort, progress=progress)
         ]
     if source is not None:
-        from flows.cli.options import settings_or_usage_error
+        from flows.cli.options import settings_or_usage_error, source_or_usage_error
         from flows.ingest.source_plans import source_problems
         from storage.pseudonyms import load_key
 
-        key = load_key(settings_or_usage_error().key_file)
+        key, origin = load_key(settings_or_usage_error().key_file), source_or_usage_error(source)
         with reporting("read the source") as progress:
             problems += source_problems(
-                source, cohort, key=key, assume=assume, by_software=by_software, progress=progress
+                origin, cohort, key=key, assume=assume, by_software=by_software, progress=progress
             )
     for session, variable, message in problems:
         typer.echo(f"{session or '-'}  {variable or '-'}  {message}")

@@ -73,6 +73,10 @@ REASONS: Mapping[str, Reason] = {
     "FieldStrengthError": Reason.FIELD_STRENGTH,
     "CalibrationError": Reason.NO_CALIBRATION,
     "ReadError": Reason.READ_ERROR,
+    "ServerAwayError": Reason.SERVER_AWAY,
+    "ServerRefusedError": Reason.SERVER_REFUSED,
+    "ServerChangedError": Reason.SERVER_CHANGED,
+    "ServerError": Reason.SERVER_ERROR,
 }
 """Reason of a failure by the type of its exception; anything else is an internal error."""
 

@@ -1,4 +1,4 @@
-"""Sessions that still arrive: their files have changed a moment ago, and a later run takes them."""
+"""Sessions that still arrive: their files, or studies of a server, have just changed, and a later run takes them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ class Quiet:
         """Whether a file of the session has changed since."""
         if math.isinf(self.since):
             return False
-        return last_change(path for series in plan.series for path in series.paths) > self.since
+        changed = max((series.changed for series in plan.series), default=0.0)
+        paths = (path for series in plan.series if series.server is None for path in series.paths)
+        return max(changed, last_change(paths)) > self.since
 
 
 def left_for_later(plan: SessionPlan) -> SessionPlan:

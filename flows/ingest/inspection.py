@@ -30,6 +30,7 @@ from qmri_core.series.stored_keys import shortened
 from storage.source.assume_file import Assumption, Override, load_entries
 from storage.source.discovery import Runner, Scanned, in_turn, scan_source
 from storage.source.full_disk import temporary_files, temporary_table
+from storage.source.origin import Source
 from storage.store.labels import with_labels
 from storage.store.repository import exists
 
@@ -66,7 +67,7 @@ class Inspection:
 
 @contextmanager
 def inspect_source(
-    source: Path,
+    source: Source,
     *,
     key: bytes,
     assume: Path | None = None,

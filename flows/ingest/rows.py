@@ -16,7 +16,7 @@ from qmri_core.series.acquisition import Contrast
 from qmri_core.series.remarks import ordered, remarks_text
 from qmri_core.versions import CODE_VERSION
 from storage.store.acquisitions import acquisition_values
-from storage.store.schema import Status
+from storage.store.schema import PASSING_REASONS, Status
 
 if TYPE_CHECKING:
     from storage.store.cohort import Cohort
@@ -33,6 +33,8 @@ def known_rows(cohort: Cohort) -> Mapping[str, Mapping[str, object]]:
 def is_done(plan: SessionPlan, row: Mapping[str, object] | None) -> bool:
     """Whether a session's row in the catalogue says that nothing is left to do."""
     if row is None or why_images(row, versions_of(plan)):
+        return False
+    if str(row["reason"]) in PASSING_REASONS and str(row["status"]) == Status.FAILED:
         return False
     if str(row["person"]) != plan.person:  # what the archive holds now says more of whose it is
         return False

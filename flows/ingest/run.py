@@ -21,6 +21,7 @@ from flows.tables.summary import RunSummary
 from qmri_core.versions import CODE_VERSION
 from storage.source.assume_file import Assumption, Override, load_entries
 from storage.source.discovery import LinkageRow, scan_source
+from storage.source.origin import Source, absolute
 from storage.store.accounts import write_account
 from storage.store.cohort import Cohort
 from storage.store.repository import writing
@@ -35,7 +36,7 @@ SESSIONS_PER_WORKER = 4
 
 
 def ingest(
-    source: Path,
+    source: Source,
     store: str,
     *,
     key: bytes,
@@ -70,8 +71,9 @@ def ingest(
     SourceError, AssumptionError, StoreError
         If the source, the assume file or the store cannot be used.
     """
-    cohort = _made(store) if source.exists() else None  # a mistyped source leaves no empty store behind
-    source = source.absolute()  # workers may run in another folder
+    is_seen = isinstance(source, Path) and source.exists()
+    cohort = _made(store) if is_seen else None  # a mistyped source leaves no empty store behind
+    source = absolute(source)  # workers may run in another folder
     entries = load_entries(assume) if assume is not None else ()
     with scan_source(
         source,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import chain, islice
@@ -15,6 +14,7 @@ from distributed import KilledWorker
 from flows.cluster.driver import dispatched
 from storage.pseudonyms import key_path
 from storage.source.index import Scan, ScanTask, not_scanned, scan_files
+from storage.source.origin import Source, mark_of
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -23,14 +23,14 @@ BATCHES_HERE = 32
 """Batches of files that are scanned without workers: some seconds."""
 
 
-def index_beside(key_file: Path | None, source: Path) -> Path | None:
+def index_beside(key_file: Path | None, source: Source) -> Path | None:
     """Where a user's index of a source is kept: beside the key. None where nothing can be written there."""
     folder = (key_file or key_path()).parent / "index"
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError:
         return None
-    return folder / f"{hashlib.sha256(os.fsencode(source.absolute())).hexdigest()[:16]}.sqlite"
+    return folder / f"{hashlib.sha256(mark_of(source)).hexdigest()[:16]}.sqlite"
 
 
 def scan_on_workers(client: Client, tasks: Iterable[ScanTask]) -> Iterator[list[Scan]]:

@@ -20,6 +20,7 @@ from qmri_core.series.stored_keys import is_short, whole_keys
 from qmri_core.versions import CODE_VERSION
 from storage.source.assume_file import Assumption, Override, load_entries
 from storage.source.discovery import Scanned, scan_source
+from storage.source.origin import Source
 from storage.store.acquisitions import acquisitions_of
 from storage.store.cohort import Cohort
 from storage.store.decisions.effect import judge
@@ -155,7 +156,7 @@ class SourcePlans:
 
 
 def source_problems(
-    source: Path, cohort: Cohort, *, key: bytes, assume: Path | None, by_software: bool = False, progress: Progress
+    source: Source, cohort: Cohort, *, key: bytes, assume: Path | None, by_software: bool = False, progress: Progress
 ) -> list[tuple[str, str, str]]:
     """Read a source again: sessions whose bytes are no longer those that were ingested, as session, variable, message.
 

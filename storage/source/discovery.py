@@ -36,17 +36,25 @@ from storage.source.index import (
     remove_index,
     scan_files,
 )
+from storage.source.origin import (
+    Server,
+    Source,
+    SourceError,
+    SourceNotFoundError,
+    is_there,
+    root_of,
+)
 from storage.source.series import (
     Known,
     LinkageRow,
     ReadError,
     Scale,
     Series,
-    SourceError,
-    SourceNotFoundError,
     decide,
     decide_session,
 )
+from storage.source.server.scan import scan_server
+from storage.source.server.spool import retrieved
 from storage.source.siblings import Overview, context_in, context_of, with_siblings
 from storage.source.stacks import Stack, alike_parts, join, stack, stacks, without_strays
 from storage.source.visits.identity import session_of, study_of
@@ -91,9 +99,10 @@ class Scanned:
     ``n_files`` and ``unreadable`` are those of `Discovery`; ``unmatched`` holds when all sessions have been read.
     """
 
-    def __init__(self, index: Index, source: Path, key: bytes, assume: Sequence[Assumption]) -> None:
+    def __init__(self, index: Index, source: Source, key: bytes, assume: Sequence[Assumption]) -> None:
         self._index, self._key, self._assume = index, key, tuple(assume)
-        self._root = source if source.is_dir() else source.parent
+        self._root = root_of(source)
+        self._server = source if isinstance(source, Server) else None
         self._used: set[int] = set()
         self.n_files = index.n_files
         self.unreadable = index.other
@@ -136,7 +145,8 @@ class Scanned:
     def _series(self, units: Mapping[str, int], who: Who) -> tuple[list[Series], list[LinkageRow]]:
         frames, found = self._index.content(units)
         found += _dicom_series(frames, who, self._root, self._key)
-        series = with_siblings(_assumed([one for one, _ in found], self._root, self._assume, self._used))
+        made = [replace(one, server=self._server) for one, _ in found] if self._server else [one for one, _ in found]
+        series = with_siblings(_assumed(made, self._root, self._assume, self._used))
         return series, [row for _, row in found]
 
     def _holding(self, units: Mapping[str, int]) -> Held:
@@ -151,7 +161,7 @@ class Scanned:
 
 
 def scan_source(
-    source: Path,
+    source: Source,
     *,
     key: bytes,
     assume: Sequence[Assumption] = (),
@@ -159,7 +169,7 @@ def scan_source(
     index: Path | None = None,
     runner: Runner = in_turn,
 ) -> Scanned:
-    """Read the headers of a source tree, or of a single file.
+    """Read the headers of a source tree, of a single file, or of the studies of a server.
 
     Names of files and folders count for nothing, except BIDS suffixes, the globs of ``assume``, and folders as
     sessions of NIfTI files without BIDS names. Only headers are parsed; files that may be ingested are read once more
@@ -168,7 +178,7 @@ def scan_source(
     Parameters
     ----------
     source
-        Folder of any layout, or one file; zip and tar archives count as folders.
+        Folder of any layout, or one file; zip and tar archives count as folders. A server is asked for headers alone.
     key
         Key of the pseudonyms.
     assume
@@ -184,11 +194,11 @@ def scan_source(
     Raises
     ------
     SourceError
-        If the source is missing, empty or holds no image at all.
+        If the source is missing, empty or holds no image at all; a server, if it does not answer or refuses.
     DiskFullError
         If there is no place for temporary files.
     """
-    if not source.exists():
+    if not is_there(source):
         raise SourceNotFoundError(f"source {source} does not exist; give an existing folder of DICOM or NIfTI files")
     with ExitStack() as on_error:
         kept = _indexed(index, source, key, progress, runner)
@@ -204,7 +214,7 @@ def scan_source(
 
 
 def _indexed(
-    location: Path | None, source: Path, key: bytes, progress: Callable[[int, int], None] | None, runner: Runner
+    location: Path | None, source: Source, key: bytes, progress: Callable[[int, int], None] | None, runner: Runner
 ) -> Index:
     """Scan a source with the index at ``location``, or with one that ends with the run where that cannot be used."""
     try:
@@ -225,11 +235,13 @@ def _indexed(
 
 
 def _scan_into(
-    kept: Index, source: Path, key: bytes, progress: Callable[[int, int], None] | None, runner: Runner
+    kept: Index, source: Source, key: bytes, progress: Callable[[int, int], None] | None, runner: Runner
 ) -> None:
     """Bring the index up to date with the source."""
-    root = source if source.is_dir() else source.parent
-    done = 0
+    if isinstance(source, Server):
+        scan_server(kept, source, key, progress)
+        return
+    root, done = root_of(source), 0
 
     def told(paths: Iterable[str]) -> Iterator[str]:
         nonlocal done
@@ -255,7 +267,7 @@ def _scan_into(
 
 
 def discover(
-    source: Path,
+    source: Source,
     *,
     key: bytes,
     assume: Sequence[Assumption] = (),
@@ -292,11 +304,16 @@ def read_volume(series: Series) -> Volume:
     ------
     ReadError
         If the series is no volume or its pixels are missing or damaged.
+    ServerError
+        If a server does not give them.
     """
     if series.problem is not None:
         raise ReadError(
             f"session {series.session}, series {series.number} is no volume ({series.problem}): {series.explanation}"
         )
+    if series.server is not None:
+        with retrieved(series) as local:
+            return read_dicom(local)
     return read_nifti(series) if series.kind == "nifti" else read_dicom(series)
 
 
@@ -317,13 +334,18 @@ _ADVICE = {
 }
 
 
-def _no_file(source: Path, other: Mapping[str, int]) -> str:
+def _no_file(source: Source, other: Mapping[str, int]) -> str:
+    if isinstance(source, Server):
+        return f"{source} has no study that is asked for; see the ? of the address, and your rights there"
     if UNREADABLE_FOLDER in other:
         return f"source {source} holds no file, or none in a folder that may be read; give this user read access"
     return f"source {source} holds no file; give the folder that holds the DICOM or NIfTI files"
 
 
-def _nothing(source: Path, n_files: int, other: Mapping[str, int]) -> str:
+def _nothing(source: Source, n_files: int, other: Mapping[str, int]) -> str:
+    if isinstance(source, Server):
+        told = "".join(f"; {count} {reason}" for reason, count in sorted(other.items()))
+        return f"{source} tells of {n_files} objects, of none of which a header can be read{told}"
     if source.is_file() and n_files <= 1:
         return f"{source} is neither a DICOM nor a NIfTI file; give a DICOM file, or the folder that holds the images"
     advice = "".join(f"; {text}" for reason, text in _ADVICE.items() if reason in other)
@@ -392,6 +414,7 @@ def _series(volume: Stack, context: Context, who: Who, root: Path, key: bytes) -
         age=age,
         day=who.day,
         remarks=(Remark(kind=RemarkKind.AGE_UNKNOWN, text=f"{doubt}; the age is not known"),) if doubt else (),
+        changed=max(frame.instance.changed for frame in volume.frames),
     )
     folder = PurePosixPath(relative(one.path.partition(SEPARATOR)[0], root)).parent.as_posix()
     row = LinkageRow(session=series.session, patient_id=one.patient, study_instance_uid=one.study, path=folder)

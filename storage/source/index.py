@@ -39,6 +39,7 @@ from storage.source.files import (
     relative,
 )
 from storage.source.full_disk import is_full
+from storage.source.origin import Source, mark_of
 from storage.source.series import LinkageRow, Series
 from storage.source.visits.identity import Met, Unit, clock_of, unit_of, unit_of_labels
 
@@ -143,7 +144,7 @@ def _scan(path: str, root: Path, key: bytes, folders: Folders) -> Scan:
             elif kind:
                 other["archive_format"] += 1
             else:
-                _add(scan_file(path), key, records, other)
+                add_frames(scan_file(path), key, records, other)
     except NOT_READ as error:
         other[_reason(error)] += 1
         stamp = "" if _may_pass(error) else stamp
@@ -189,7 +190,7 @@ def _scan_archive(path: str, kind: str, key: bytes, records: list[Record], other
                         other["archive_in_archive"] += 1
                     else:
                         frames = _scan_member(stream, start, kind, member.location, allowed)
-                        _add(frames, key, records, other)
+                        add_frames(frames, key, records, other)
             except NOT_READ as error:
                 other[_reason(error)] += 1
     except NOT_READ as error:
@@ -214,7 +215,8 @@ def _scan_member(
     return scan_stream(content, location, allowed)
 
 
-def _add(frames: tuple[Frame, ...] | None, key: bytes, records: list[Record], other: Counter[str]) -> None:
+def add_frames(frames: tuple[Frame, ...] | None, key: bytes, records: list[Record], other: Counter[str]) -> None:
+    """Add what a file holds to the records of a scan, or count it as what it is; None is no image."""
     if frames is None:
         other["not_image"] += 1
     elif frames:
@@ -255,7 +257,7 @@ class Index:
     location
         File to keep, made for its owner alone; None for a file that ends with the index.
     source
-        The folder or file that was scanned; an index of another source, or made with another key, is made again.
+        What was scanned; an index of another source, or made with another key, is made again.
     key
         Key of the pseudonyms.
 
@@ -265,8 +267,8 @@ class Index:
         Here and in every method: if the file cannot be made, read or written, or another run locks it for `WAIT`.
     """
 
-    def __init__(self, location: Path | None, source: Path, key: bytes) -> None:
-        mark = hashlib.sha256(b"\0".join((key, os.fsencode(source.absolute()), str(VERSION).encode()))).hexdigest()
+    def __init__(self, location: Path | None, source: Source, key: bytes) -> None:
+        mark = hashlib.sha256(b"\0".join((key, mark_of(source), str(VERSION).encode()))).hexdigest()
         self._today = int(time.time() // 86400)
         self._waiting: list[Scan] = []
         self._kept_at = time.monotonic()
@@ -286,15 +288,16 @@ class Index:
 
     def unknown(self, paths: Iterable[str]) -> Iterator[str]:
         """Those of ``paths`` that must be scanned; the others are met."""
-        rest, folders = iter(paths), Folders()
-        while batch := list(islice(rest, _AT_ONCE)):
-            stamps = [
-                _stamp_or_none(path, folders) for path in batch
-            ]  # before the transaction: a slow disk holds up nobody
-            met: list[tuple[int]] = []
-            to_scan: list[str] = []
+        folders = Folders()
+        return self.changed((path, _stamp_or_none(path, folders)) for path in paths)
+
+    def changed(self, stamped: Iterable[tuple[str, str | None]]) -> Iterator[str]:
+        """Those of paths with their stamps that must be scanned; the others are met."""
+        rest = iter(stamped)
+        while batch := list(islice(rest, _AT_ONCE)):  # before the transaction: a slow disk holds up nobody
+            met, to_scan = list[tuple[int]](), list[str]()
             with self._transaction("DEFERRED") as run:
-                for path, stamp in zip(batch, stamps, strict=True):
+                for path, stamp in batch:
                     known = None if stamp is None else self._row(path, stamp)
                     if known is None:
                         to_scan.append(path)
@@ -309,6 +312,15 @@ class Index:
         n_waiting = sum(1 + len(scan.records) for scan in self._waiting)
         if n_waiting >= _AT_ONCE or time.monotonic() - self._kept_at >= _KEEP_EVERY:
             self._keep()
+
+    def note(self) -> bytes:
+        """What was last kept with `keep_note`; empty if nothing was."""
+        return b"".join(bytes(value) for (value,) in self._rows("SELECT value FROM note"))
+
+    def keep_note(self, value: bytes) -> None:
+        """Keep what the next scan of the source is to know, in place of what was kept before."""
+        with self._transaction("IMMEDIATE") as run:
+            run.execute("INSERT OR REPLACE INTO note VALUES (1, ?)", (value,))
 
     def _keep(self) -> None:
         if not self._waiting:
@@ -421,10 +433,9 @@ class Index:
 
 
 def _stamp_or_none(path: str, folders: Folders) -> str | None:
-    try:
+    with suppress(OSError):
         return stamp_of(path, folders)
-    except OSError:
-        return None
+    return None
 
 
 @contextmanager
@@ -484,5 +495,6 @@ def _prepare(database: sqlite3.Connection, mark: str) -> None:
     elif marks != [(mark,)]:
         run("ROLLBACK")
         raise IndexUnusableError("it belongs to another source, key or version", is_damaged=True)
+    run("CREATE TABLE IF NOT EXISTS note (id INTEGER PRIMARY KEY, value BLOB)")
     run("COMMIT")
     run("CREATE TEMP TABLE met (file INTEGER PRIMARY KEY)")

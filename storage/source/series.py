@@ -11,6 +11,7 @@ from qmri_core.series.choice import choose
 from qmri_core.series.classification import Context, Decision, SkipReason, classify
 from qmri_core.series.evidence import Candidate
 from qmri_core.series.remarks import Remark
+from storage.source.origin import Server
 
 Matrix = tuple[tuple[float, float, float, float], ...]
 """A 4 x 4 affine as nested tuples: hashable and cheap to pickle."""
@@ -36,14 +37,6 @@ class Known:
     """Of the first slice."""
     pixel_spacing: tuple[float, ...]
     """Of the first slice."""
-
-
-class SourceError(ValueError):
-    """The source tree is missing, empty, or not what it was said to be."""
-
-
-class SourceNotFoundError(SourceError, FileNotFoundError):
-    """The source is not there."""
 
 
 class ReadError(ValueError):
@@ -90,6 +83,10 @@ class Series:
     age: int | None = None
     day: int | None = None
     remarks: tuple[Remark, ...] = ()
+    server: Server | None = field(default=None, repr=False)
+    """Where its files are to be retrieved from; then ``paths`` name study, series and instance."""
+    changed: float = field(default=0.0, repr=False)
+    """When a server was seen to have changed it, in seconds since 1970; 0 where it is older, and of files."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -90,6 +90,10 @@ class Reason(StrEnum):
     INTERNAL_ERROR = "internal_error"
     FORGOTTEN = "forgotten"
     STILL_ARRIVING = "still_arriving"
+    SERVER_AWAY = "server_away"
+    SERVER_REFUSED = "server_refused"
+    SERVER_CHANGED = "server_changed"
+    SERVER_ERROR = "server_error"
 
 
 MEANINGS: Mapping[Status | Reason, str] = {
@@ -126,8 +130,15 @@ MEANINGS: Mapping[Status | Reason, str] = {
     Reason.INTERNAL_ERROR: "A mistake in this project: report the error and the line that the catalogue names.",
     Reason.FORGOTTEN: "The session was removed with ``qmri forget``, and is not ingested again.",
     Reason.STILL_ARRIVING: "Its files had just changed (``QMRI_QUIET_FOR``) when the run began; a later run takes it.",
+    Reason.SERVER_AWAY: "The source is a server, and it stopped answering. Another run tries again.",
+    Reason.SERVER_REFUSED: "The server does not accept who asks (``QMRI_PACS_*``). Another run tries again.",
+    Reason.SERVER_CHANGED: "The server no longer held what it had told of. Another run reads it as it is then.",
+    Reason.SERVER_ERROR: "The server failed to give the images. Another run tries again; see the server's log.",
 }
 """What each word of the catalogue means, and what can be done."""
+
+PASSING_REASONS = frozenset({Reason.SERVER_AWAY, Reason.SERVER_REFUSED, Reason.SERVER_CHANGED, Reason.SERVER_ERROR})
+"""Reasons of failures that have nothing to do with the session: every run tries it again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

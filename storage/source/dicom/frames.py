@@ -99,7 +99,7 @@ _KEYWORDS = words_of(
 _PHILIPS_SCALE = 0x2005100E
 """The scale slope, in the first block of group 2005, where all files seen have it."""
 _SIEMENS_FRAME = "SIEMENS MR SDI 02"
-_TAGS: list[Any] = [
+TAGS: list[Any] = [
     int(tag)  # pydicom looks each element up among them, and its own tags take several times as long to compare
     for tag in (
         *(cast(int, tag_for_keyword(keyword)) for keyword in sorted(_KEYWORDS)),
@@ -150,6 +150,8 @@ class Instance:
     """Whether the file lies in an archive that cannot be read to its end."""
     layout: bytes = field(default=b"", repr=False)
     """Where its pixels lie and how they are stored, see `storage.source.dicom.layout`; empty if it is to be parsed."""
+    changed: float = field(default=0.0, repr=False)
+    """When a server was seen to have changed its study; 0 of a file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,7 +234,7 @@ def _scan(raw: IO[bytes], location: str, allowed: Allowance | None) -> tuple[Fra
     if _DEFLATED in start:
         check_deflated(raw, allowed)
     with library_errors(PYDICOM):
-        header: Dataset = read_partial(cast(Any, raw), _past_classic, force=force, specific_tags=_TAGS)
+        header: Dataset = read_partial(cast(Any, raw), _past_classic, force=force, specific_tags=TAGS)
     read_to = raw.tell()
     if force and "Rows" not in header and "SOPClassUID" not in header:
         return None
@@ -242,7 +244,7 @@ def _scan(raw: IO[bytes], location: str, allowed: Allowance | None) -> tuple[Fra
     else:  # functional groups come late
         raw.seek(0)
         with library_errors(PYDICOM):
-            header = pydicom.dcmread(raw, stop_before_pixels=True, specific_tags=_TAGS, force=force)
+            header = pydicom.dcmread(raw, stop_before_pixels=True, specific_tags=TAGS, force=force)
         has_pixels = (read_to := raw.tell()) < size
     return _frames(header, location, has_pixels, _Raw(raw, size, read_to, force))
 
@@ -287,16 +289,29 @@ def _noted(raw: _Raw, header: Dataset) -> _Noted:
     return _Noted(hashlib.sha256(head + parts[1].digest()).hexdigest(), parts[1].hexdigest()[:32], note)
 
 
-def _frames(header: Dataset, location: str, has_pixels: bool, raw: _Raw) -> tuple[Frame, ...]:
+def frames_of_header(header: Dataset, location: str, digest: str) -> tuple[Frame, ...]:
+    """Frames of an object of which a server tells the header alone; one with a raster is taken to have pixels.
+
+    Raises
+    ------
+    DamagedError
+        If the header cannot be read.
+    """
+    return _frames(header, location, True, digest)
+
+
+def _frames(header: Dataset, location: str, has_pixels: bool, raw: _Raw | str) -> tuple[Frame, ...]:
+    """Frames of a file, or of a header with its digest alone."""
     sop_class = get_text(header, "SOPClassUID")
     if sop_class == _DIRECTORY:
         return ()
     problem = _object_problem(header, sop_class, has_pixels)
     # Only what may be ingested is read whole.
-    noted = _Noted() if problem else _noted(raw, header)
+    noted = _Noted() if problem else _noted(raw, header) if isinstance(raw, _Raw) else _Noted(digest=raw)
     instance = _instance(header, location, noted, problem)
     if (
         problem is None
+        and isinstance(raw, _Raw)
         and not noted.layout
         and (n_missing := missing_bytes(raw.stream, header, raw.size, force=raw.force))
     ):

@@ -73,6 +73,7 @@ def test_every_status_and_reason_is_in_it(reference: dict[str, str]) -> None:
     files = (ROOT / "storage" / "source" / "files.py").read_text("utf-8")
     advice = (ROOT / "storage" / "source" / "discovery.py").read_text("utf-8")
     counted = re.findall(r"other\[\"(\w+)\"\]", index) + re.findall(r"^    \"(\w+)\": \"", advice, re.M)
+    counted += re.findall(r"other\[\"(\w+)\"\]", (ROOT / "storage/source/server/scan.py").read_text("utf-8"))
     counted += re.findall(r"\"(\w+)\"", re.findall(r"^DERIVATIVE, .*", trees, re.M)[0])
     counted += re.findall(r"^UNREAD_\w+ = \"(\w+)\"", files, re.M)
     assert set(counted) == {*FILE_REASONS, "not_image"}

@@ -1,0 +1,123 @@
+"""What Orthanc gives by DICOMweb is what the folder that it was stored from gives, pixels included."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+
+from storage.source.discovery import Discovery, Series, decide_session, discover, read_volume
+from storage.source.origin import Limits, Server, source_of
+from tests.orthanc import Orthanc, needs_orthanc
+from tests.storage.slices import STUDY, add_private_scale, header, voxels, write, write_enhanced, write_series
+from tests.storage.source.test_real_dicom import DATA, SETS
+
+KEY = b"a key for tests, of thirty-two b"
+FLAIR = {"ScanningSequence": ["SE", "IR"], "InversionTime": "2500", "RepetitionTime": "9000", "EchoTime": "120"}
+
+pytestmark = needs_orthanc
+
+
+def server_of(orthanc: Orthanc, spool: Path) -> Server:
+    found = source_of(orthanc.web, Limits(spool=spool))
+    assert isinstance(found, Server)
+    return found
+
+
+def told(series: Series) -> Series:
+    """What the server must tell as files do: all but digests, and where and how the bytes lie."""
+    return replace(series, digest="", content="", paths=(), frames=(), known=None, server=None, changed=0.0)
+
+
+def in_order(found: Discovery) -> list[Series]:
+    return sorted(found.series, key=lambda one: (one.session, one.number, one.n_instances, repr(told(one))))
+
+
+def write_mixed(folder: Path) -> int:
+    """An archive of two people: classic and enhanced files, private numbers, other objects; the number of files."""
+    write_series(folder / "a", voxels())
+    write_series(folder / "b", voxels(seed=2), series=2, SeriesNumber="5", **FLAIR)
+    write_series(
+        folder / "c", voxels(seed=3), series=3, SeriesNumber="6", PatientName="M\u00fcller^J\u00f6rg", PatientID=None,
+        SpecificCharacterSet="ISO_IR 100", StudyInstanceUID=f"{STUDY}.7", Manufacturer="Philips Medical Systems",
+        ManufacturerModelName="Achieva", RescaleSlope="2.5", RescaleIntercept="-3", InversionTime=None,
+    )  # fmt: skip
+    for path in (folder / "c").iterdir():
+        dataset = pydicom.dcmread(path)
+        add_private_scale(dataset, 0.004)
+        dataset.add_new((0x2001, 0x10), "LO", "Philips Imaging DD 001")
+        dataset.add_new((0x2001, 0x101B), "FL", 850.0)
+        dataset.save_as(path)
+    write_enhanced(folder / "d", voxels(seed=4), [2, 0, 1, 4, 3])
+    enhanced = pydicom.dcmread(folder / "d")
+    enhanced.SeriesInstanceUID, enhanced.SOPInstanceUID, enhanced.SeriesNumber = f"{STUDY}.4", f"{STUDY}.4.1", "7"
+    enhanced.file_meta.MediaStorageSOPInstanceUID = enhanced.SOPInstanceUID
+    enhanced.save_as(folder / "d")
+    report = header(
+        Modality="SR", SOPClassUID="1.2.840.10008.5.1.4.1.1.88.11", SeriesInstanceUID=f"{STUDY}.9", SeriesNumber="9",
+        SOPInstanceUID=f"{STUDY}.9.1",
+    )  # fmt: skip
+    write(folder / "e", report, None)
+    return sum(1 for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.fixture(scope="module")
+def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
+    with Orthanc(tmp_path_factory.mktemp("orthanc")) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def _emptied(request: pytest.FixtureRequest) -> None:
+    if "orthanc" in request.fixturenames:
+        server: Orthanc = request.getfixturevalue("orthanc")
+        for study in server.get("/studies"):
+            server.delete(f"/studies/{study}")
+
+
+def assert_same(folder: Discovery, server: Discovery) -> None:
+    assert (server.n_files, server.unreadable) == (folder.n_files, folder.unreadable)
+    pairs = list(zip(in_order(folder), in_order(server), strict=True))
+    assert [told(one) for _, one in pairs] == [told(one) for one, _ in pairs]
+    for ours, theirs in pairs:
+        assert ours.n_instances == theirs.n_instances
+
+
+def test_a_mixed_archive(orthanc: Orthanc, tmp_path: Path) -> None:
+    n_files = write_mixed(tmp_path / "in")
+    orthanc.store(path for path in (tmp_path / "in").rglob("*") if path.is_file())
+    server = server_of(orthanc, tmp_path / "spool")
+    ours, theirs = discover(tmp_path / "in", key=KEY), discover(server, key=KEY)
+    assert ours.n_files == n_files
+    assert_same(ours, theirs)
+    for one, other in zip(in_order(ours), in_order(theirs), strict=True):
+        if one.problem is None:
+            expected, found = read_volume(one), read_volume(other)
+            np.testing.assert_array_equal(found.array, expected.array)
+            np.testing.assert_array_equal(found.affine, expected.affine)
+    assert [path.name for path in (tmp_path / "spool").iterdir() if path.is_dir()] == []
+
+
+@pytest.mark.skipif(not SETS, reason="no real data: set QMRI_DATA_DIR to the folder with expected.json")
+@pytest.mark.walk
+@pytest.mark.parametrize("name", SETS)
+def test_real_files(orthanc: Orthanc, tmp_path: Path, name: str) -> None:
+    for archive in sorted((DATA / "dicom" / name).glob("*.tar.gz")):
+        with tarfile.open(archive) as opened:
+            opened.extractall(tmp_path / "in", filter="data")
+    source = tmp_path / "in" if (tmp_path / "in").exists() else DATA / "dicom" / name
+    for path in source.rglob("*"):
+        if path.is_file():
+            orthanc.session.post(f"{orthanc.rest}/instances", data=path.read_bytes())  # it takes what is DICOM
+    ours, theirs = discover(source, key=KEY), discover(server_of(orthanc, tmp_path / "spool"), key=KEY)
+    decided = [
+        [(one.number, decision.contrast, decision.reason) for one, decision in zip(s, decide_session(s), strict=True)]
+        for s in (in_order(ours), in_order(theirs))
+    ]
+    assert decided[1] == decided[0]
+    assert [told(one) for one in in_order(theirs)] == [told(one) for one in in_order(ours)]
