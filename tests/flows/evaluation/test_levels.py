@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from flows.evaluation.levels import CALIBRATED, _of_models
+from flows.evaluation.levels import CALIBRATED, _of_models, level_scores_table
 from flows.evaluation.voxels import MODES, NETWORK, NULL
+from flows.maps.calibrate import version_rows, write_versions
+from flows.tables.text import detail_tables
+from qmri_core.calibration.levels import GroupLevel
+from qmri_core.calibration.scales import ScaleCalibration
+from qmri_core.series.acquisition import Contrast
+from storage.store.cohort import Cohort, begin_update, commit, writing
+from tests.flows import tiny_cohort
 
 GROUPS = ("a", "b", "c")
 
@@ -49,3 +57,50 @@ def test_a_calibration_of_before_levels_is_left_out() -> None:
     logs, levels = cohort()
     table = pd.DataFrame(_of_models(logs, levels.iloc[:2], {"tissue": "WM", "map": "T1map"}))
     assert list(table["model"]) == [NETWORK, MODES, NULL]
+
+
+def calibration(level: float) -> ScaleCalibration:
+    """Of a group whose white matter has a longer T1 than the population's by ``level``; known to 1 %."""
+    zeros = (0.0,) * 4
+    of_group = GroupLevel(
+        mean=(level, 0.0, 0.0, 0.0), sd=(0.01,) * 4, from_ages=zeros, measured=zeros, n_bridging=0, component=0
+    )
+    numbers = dict.fromkeys(
+        ("scale", "reference_signal", "white_matter_signal", "grey_matter_signal", "csf_signal"), 1.0
+    ) | dict.fromkeys(("spread", "common_spread", "determined"), 0.1)
+    return ScaleCalibration(**numbers, n_sessions=2, n_people=2.0, level=of_group)
+
+
+def test_a_store_is_held_against_its_truth_by_groups(tmp_path: Path) -> None:
+    """Statistics of `tiny_cohort`: white-matter T1 of sessions 0 and 2, and of 1 and 3, by 1 % a number."""
+    location = tiny_cohort.make_store(tmp_path)
+    names = [f"ses-{number:012x}" for number in range(4)]
+    with writing(location) as repository:
+        update = begin_update(repository, names)
+        values = {
+            name: {"magnetic_field_strength": 3.0, "age": 40.0 + 10 * number} for number, name in enumerate(names)
+        }
+        commit(repository, update, [update.session.fork()], values=values, rows=[], message="State ages")
+        rows = [
+            row
+            for group, level in zip(tiny_cohort.GROUPS, (0.01, 0.02), strict=True)
+            for row in version_rows(group, 1, {Contrast.T1W: calibration(level)}, "of a test")
+        ]
+        write_versions(repository, Cohort.open(location), rows, message="Calibrate", run="calibrate")
+    true = pd.DataFrame({"session": names, "WM_T1_median": [0.85, 0.86, 0.87, 0.88]})
+    for missing in ("WM_T2", "GM_T1", "GM_T2"):
+        true[f"{missing}_median"] = math.nan
+    table = level_scores_table(Cohort.open(location), tiny_cohort.statistics().sessions, true)
+    assert set(zip(table["tissue"], table["map"], strict=True)) == {("WM", "T1map")}
+    [(_, header, rows)] = detail_tables({"levels": table})
+    assert header[:4] == ["tissue", "map", "model", "bias"]
+    assert [row[2] for row in rows] == [CALIBRATED, NETWORK, MODES, NULL]
+    table = table.set_index("model")
+    means = [np.mean(np.log([0.85, 0.87])), np.mean(np.log([0.86, 0.88]))]
+    assert table["n_groups"][CALIBRATED] == 2
+    expected = np.mean([math.log(0.85) + 0.01 - means[0], math.log(0.85) + 0.02 - means[1]])
+    assert table["bias"][CALIBRATED] == pytest.approx(expected)
+    of_maps = [np.mean(np.log([0.85, 0.85 * 1.02])), np.mean(np.log([0.85 * 1.01, 0.85 * 1.03]))]
+    assert table["bias"][NETWORK] == pytest.approx(np.mean(np.subtract(of_maps, means)))
+    assert table["bias"][NULL] == pytest.approx(math.log(0.85) - np.mean(means))
+    assert table["true_ageing"][NULL] == pytest.approx(15 * (math.log(0.87 / 0.85) + math.log(0.88 / 0.86)) / 40)
