@@ -65,9 +65,14 @@ def errors(found: Registered) -> NDArray[np.float64]:
     return np.asarray(np.linalg.norm(found.warp.points(places[:3]) - truth[:, inside], axis=0))
 
 
-@pytest.fixture(scope="module")
-def found() -> Registered:
+@cache
+def registered() -> Registered:
     return register(images_of(head()), head().tissue > 0, turned() @ head().affine, plain_protocol())
+
+
+@pytest.fixture
+def found() -> Registered:
+    return registered()
 
 
 def test_every_place_of_an_old_and_turned_head_is_found(found: Registered) -> None:
@@ -77,21 +82,16 @@ def test_every_place_of_an_old_and_turned_head_is_found(found: Registered) -> No
     assert found.stretch < 1.0
 
 
-@pytest.mark.parametrize("fault", ["nothing", "other way"])
-def test_an_image_that_is_not_what_it_is_called_leads_nowhere_else(found: Registered, fault: str) -> None:
-    """A T1w that shows nothing but noise, and one with bright and dark exchanged."""
+def test_an_image_that_shows_nothing_leads_nowhere_else(found: Registered) -> None:
     images = images_of(head())
-    t1w = images[Contrast.T1W]
     brain = head().tissue > 0
-    if fault == "nothing":
-        noise = np.random.default_rng(1).normal(1, 0.05, t1w.shape)
-        images[Contrast.T1W] = np.where(brain, noise, 0).astype(np.float32)
-    else:
-        images[Contrast.T1W] = np.where(brain, 1.2 * t1w[brain].max() - t1w, 0).astype(np.float32)
+    noise = np.random.default_rng(1).normal(1, 0.05, brain.shape)
+    images[Contrast.T1W] = np.where(brain, noise, 0).astype(np.float32)
     other = register(images, brain, turned() @ head().affine, plain_protocol())
     assert errors(other).mean() < errors(found).mean() + 1.0, errors(other).mean()
     separation = other.mixture.means[CLASSES.index("cortex")] - other.mixture.means[CLASSES.index("white")]
-    assert abs(separation[0]) < 0.02 if fault == "nothing" else separation[0] > 0.1
+    assert abs(separation[0]) < 0.02
+    assert separation[1] > 0.1
 
 
 def test_nuclei_lie_where_the_simulation_has_them(found: Registered) -> None:
