@@ -13,6 +13,7 @@ from flows.cluster.clusters import inference_resource
 from flows.cluster.driver import Begun, WaveRecord, run_waves
 from flows.maps.batch import infer_session, infer_sessions
 from flows.maps.calibrate import calibrate
+from flows.maps.group_closure import settle_groups
 from flows.maps.odd_sessions import KINDS
 from flows.maps.plan import MapsPlan, plan_maps
 from flows.maps.session import InferTask, clear_maps
@@ -68,12 +69,13 @@ def infer(
         resource=inference_resource,
         progress=progress,
     )
+    settled = settle_groups(cohort.refreshed())
     now = cohort.refreshed()
     rows = records(now.catalogue)
     summary = summarise(
         [(str(r["session"]), str(r["status"]), str(r["reason"]), str(r["stage"])) for r in rows],
         unchanged=len(rows) - len(plans) + ran.by_others,
-        snapshot=ran.snapshot or snapshot,
+        snapshot=settled or ran.snapshot or snapshot,
     )
     summary = summary.with_decisions(judge(now).settled)
     counts = kinds_of(str(row["remarks"]) for row in rows)
@@ -119,6 +121,7 @@ class _Infer:
                 acquisitions=plans[name].acquisitions,
                 scales=plans[name].scales,
                 person=plans[name].person,
+                is_adult=plans[name].is_adult,
                 weights=weights,
                 fork=fork,
             )
@@ -127,7 +130,7 @@ class _Infer:
         return Begun(wave=wave, plans=plans, tasks=tasks)
 
     def record(self, cohort: Cohort, begun: Begun[MapsPlan], outcomes: Sequence[Outcome]) -> WaveRecord:
-        good = sum(outcome.fork is not None for outcome in outcomes)
+        good = sum(outcome.status is not Status.FAILED for outcome in outcomes)
         digest = self.weights.digest
         remarks = {name: str(row["remarks"]) for name, row in cohort.rows_of(begun.plans).items()}
         return WaveRecord(
@@ -156,7 +159,7 @@ def _values(plan: MapsPlan, digest: str) -> dict[str, object]:
 
 def _row(outcome: Outcome, plan: MapsPlan, remarks: str) -> dict[str, object]:
     is_partial = len(plan.acquisitions) < len(CONTRASTS)
-    if outcome.fork is not None:
+    if outcome.status is not Status.FAILED:
         status, reason = (Status.PARTIAL, Reason.MISSING_CONTRAST) if is_partial else (Status.COMPLETE, "")
     else:
         status, reason = outcome.status, outcome.reason
@@ -167,7 +170,7 @@ def _row(outcome: Outcome, plan: MapsPlan, remarks: str) -> dict[str, object]:
         "stage": outcome.stage,
         "error": outcome.error,
         "explanation": outcome.explanation,
-        "remarks": plan.oddity.remarks(remarks),
+        "remarks": plan.oddity.remarks(remarks, outcome.remarks),
     }
 
 

@@ -17,7 +17,7 @@ MARKS: Mapping[Part, str] = {**{contrast: f"{contrast}_scale" for contrast in CO
 """Mark of a session by the part of its scales that is none of its group's."""
 SIGNALS_MARK = "signals"
 """Mark of a session whose signals nobody has."""
-KINDS = frozenset({RemarkKind.SCALE_ODD, RemarkKind.SIGNALS_UNLIKELY})
+KINDS = frozenset({RemarkKind.SCALE_ODD, RemarkKind.SIGNALS_UNLIKELY, RemarkKind.OUTSIDE_MODEL, RemarkKind.WIDENED})
 """Kinds of remarks that come with the maps."""
 
 
@@ -37,10 +37,10 @@ class Oddity:
         kept = [mark for mark in before.split(",") if mark and mark not in {*MARKS.values(), SIGNALS_MARK}]
         return ",".join([*kept, *(MARKS[part] for part in self.factors), *[SIGNALS_MARK] * self.is_nobodys])
 
-    def remarks(self, before: str) -> str:
-        """Remarks of the session with those on its scales as they are now, from ``before``."""
+    def remarks(self, before: str, more: Iterable[Remark] = ()) -> str:
+        """Remarks of the session with those on its scales and ``more`` as they are now, from ``before``."""
         kept = [remark for remark in remarks_of(before) if remark.kind not in KINDS]
-        return remarks_text(ordered([*kept, *self._own()]))
+        return remarks_text(ordered([*kept, *self._own(), *more]))
 
     def _own(self) -> Iterable[Remark]:
         for part, factor in self.factors.items():

@@ -11,6 +11,7 @@ from flows.maps.groups import signals_of
 from flows.maps.odd_sessions import Oddity, oddity_of
 from flows.maps.staleness import DECIDE_ON_MAPS, made_with, obstacle, why_maps
 from flows.tables.text import records
+from qmri_core.calibration.population import ADULT
 from qmri_core.calibration.scales import ScaleCalibration, calibrated_acquisitions, session_person, session_scales
 from qmri_core.calibration.session_model import PersonLevels
 from qmri_core.series.acquisition import Acquisition, Contrast
@@ -34,6 +35,7 @@ class MapsPlan:
     oddity: Oddity
     marks: str
     """Of the session, with those of its scales."""
+    is_adult: bool
     made_with: str
     input_digest: str
 
@@ -76,6 +78,7 @@ def _plan(
         person=session_person(*of_session),
         oddity=oddity,
         marks=oddity.marks(str(row["quality_marks"])),
+        is_adult=not float(row["age"]) < ADULT,  # an unknown age is NaN
         made_with=made_with(version),
         input_digest=str(row["input_digest"]),
     )

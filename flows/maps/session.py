@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from flows.cluster.boundary import Outcome, Stage
 from qmri_core.calibration.session_model import PersonLevels
 from qmri_core.series.acquisition import Acquisition, Contrast
+from qmri_core.series.remarks import Remark, RemarkKind
 from qmri_core.tissues import MAPS
-from storage.store.schema import Status
+from storage.store.schema import Reason, Status
 
 if TYPE_CHECKING:
     from icechunk import ForkSession
@@ -39,6 +40,8 @@ class InferTask:
     acquisitions: Mapping[Contrast, Acquisition] = field(repr=False)
     scales: Mapping[Contrast, float] = field(repr=False)
     person: PersonLevels = field(repr=False)
+    is_adult: bool = True
+    """Or of unknown age."""
     weights: Weights = field(repr=False)
     fork: bytes = field(repr=False)
     """Of the wave, pickled: the sessions of a batch must not share one."""
@@ -73,10 +76,43 @@ def prepare(task: InferTask, read: Images, stage: Stage) -> Prepared:
         return prepared(name, read.images, read.mask, task.acquisitions, task.scales, task.person, slices=slices)
 
 
+def checked(task: InferTask, session: Prepared, packed: NDArray[np.float32]) -> Outcome:
+    """Whether maps hold what was put in, before they are written; their deviations are widened where that covers it."""
+    from qmri_core.mapping.closure import closure, mapped_session
+
+    good = Outcome(session=task.slot.session, status=Status.COMPLETE)
+    if not session.parts:
+        return good
+    stored = task.cohort.read(task.slot, ["tissue", "affine"])
+    found = closure(mapped_session(session, packed, stored["tissue"], stored["affine"]))
+    if found.has_failed and task.is_adult and not found.has_lesions:
+        return replace(
+            good,
+            status=Status.FAILED,
+            reason=Reason.CLOSURE,
+            stage="closure",
+            error="ClosureError",
+            explanation=found.text,
+        )
+    if found.has_failed:
+        return replace(good, remarks=(Remark(kind=RemarkKind.OUTSIDE_MODEL, text=found.text),))
+    for name, factor in found.widened.items():
+        packed[OF_INFERENCE.index(f"{name}_sd")] *= np.float32(factor)
+    if found.widened:
+        times = ", ".join(f"{name}_sd times {factor:.2g}" for name, factor in found.widened.items())
+        return replace(good, remarks=(Remark(kind=RemarkKind.WIDENED, text=f"{times}: {found.text}"),))
+    return good
+
+
 def write_maps(task: InferTask, session: Prepared, packed: NDArray[np.float32], stage: Stage) -> Outcome:
-    """Write the maps of a session to a fork of its own: what it may have written when it fails is in nobody else's."""
+    """Write the maps of a session to a fork of its own: what it may have written when it fails is in nobody else's.
+
+    Maps that contradict what was put in are written too; the outcome says that they have failed.
+    """
     from storage.store.waves import write_arrays
 
+    with stage("closure"):
+        found = checked(task, session, packed)
     with stage("write"):
         fork = pickle.loads(task.fork)  # noqa: S301 - of the wave, made by the run
         at_once = max(1, VOXELS_AT_ONCE // session.inside.size)
@@ -84,7 +120,7 @@ def write_maps(task: InferTask, session: Prepared, packed: NDArray[np.float32], 
             some = slice(start, start + at_once)
             volumes = zip(OF_INFERENCE[some], map(session.volume, packed[some]), strict=True)
             fork = write_arrays(fork, task.slot, dict(volumes))
-    return Outcome(session=task.slot.session, status=Status.COMPLETE, fork=fork)
+    return replace(found, fork=fork)
 
 
 def clear_maps(cohort: Cohort, slot: Slot, fork: ForkSession) -> ForkSession:

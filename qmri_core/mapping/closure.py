@@ -317,7 +317,7 @@ def _agreement(session: MappedSession) -> Iterator[Finding]:
         expected = float(stats.norm.cdf(abs(predicted) / (2 * max(width, 1e-6))))
         if expected < TELLING:
             continue
-        threshold = _two_means(of_white, of_grey)
+        threshold = _between(of_white, of_grey)
         sign = math.copysign(1.0, predicted)
         found = float(np.mean(sign * (of_grey - threshold) > 0) + np.mean(sign * (of_white - threshold) < 0)) / 2
         if found - 0.5 < (expected - 0.5) / 2:
@@ -382,8 +382,11 @@ def _robust_sd(values: NDArray[np.float32]) -> float:
     return float(high - low) / 1.349
 
 
-def _two_means(first: NDArray[np.float32], second: NDArray[np.float32]) -> float:
-    """Half-way between the two means about which the values of both, counted alike, fall (Ridler, Calvard 1978)."""
+def _between(first: NDArray[np.float32], second: NDArray[np.float32]) -> float:
+    """Half-way between the two medians about which the values of both, counted alike, fall.
+
+    After Ridler and Calvard 1978 (IEEE Trans Syst Man Cybern 8:630), with medians: logs of nulled fluid have no bound.
+    """
     n = min(first.size, second.size)
     values = np.concatenate([some[:: max(1, some.size // n)] for some in (first, second)]).astype(np.float64)
     threshold = float(np.median(values))
@@ -391,7 +394,7 @@ def _two_means(first: NDArray[np.float32], second: NDArray[np.float32]) -> float
         above = values > threshold
         if not above.any() or above.all():
             break
-        following = float(values[above].mean() + values[~above].mean()) / 2
+        following = float(np.median(values[above]) + np.median(values[~above])) / 2
         if abs(following - threshold) < 1e-4:
             break
         threshold = following

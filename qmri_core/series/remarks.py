@@ -36,6 +36,8 @@ class RemarkKind(StrEnum):
     PLACED = "placed"
     SCALE_ODD = "scale_odd"
     SIGNALS_UNLIKELY = "signals_unlikely"
+    OUTSIDE_MODEL = "outside_model"
+    WIDENED = "widened"
     SCALE_UNKNOWN = "scale_unknown"
     UNUSABLE_REPEAT = "unusable_repeat"
     BETTER_REPEAT = "better_repeat"
@@ -127,6 +129,14 @@ MEANINGS: Mapping[RemarkKind, tuple[str, str]] = {
     RemarkKind.SIGNALS_UNLIKELY: (
         "the signals of its tissues are nobody's in any scale; it counts for nothing, and has the scales of its group",
         "look at its alignment and its tissues (qmri report); do not use its maps before",
+    ),
+    RemarkKind.OUTSIDE_MODEL: (
+        "its maps contradict what was put in, of a child or a large lesion, of whom the model is not known to hold",
+        "look at the maps (qmri report), and decide with `qmri qc`",
+    ),
+    RemarkKind.WIDENED: (
+        "its maps contradicted their stated deviations, which were widened until they cover",
+        "nothing, if maps count by their deviations; else look at them",
     ),
     RemarkKind.SCALE_UNKNOWN: (
         "a Philips series lacks the private scale factor (2005,100E) that makes series comparable",

@@ -212,6 +212,7 @@ def infer_task(store: str, checkpoint: Path) -> InferTask:
         acquisitions=ACQUISITIONS,
         scales={Contrast.T1W: 250.0, Contrast.T2W: 300.0},
         person=PersonLevels(mean=np.zeros(4), determined=np.ones(4), spread=np.full(4, 0.04), n_people=9.0),
+        is_adult=False,  # of no brain, closure does not hold
         weights=Weights(digest=load_checkpoint(checkpoint).digest, file=checkpoint),
         fork=pickle.dumps(wave.fork),
     )

@@ -62,6 +62,7 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> list[InferTask]:
             person=PersonLevels(
                 mean=np.full(4, 0.01 * number), determined=np.full(4, 0.5), spread=np.full(4, 0.04), n_people=9.0
             ),
+            is_adult=False,  # of no brain, closure does not hold
             weights=Weights(digest=load_checkpoint().digest),
             fork=pickle.dumps(wave.fork),
         )

@@ -144,3 +144,10 @@ def test_tissues_of_few_voxels_are_not_looked_at() -> None:
     full = scaled("GM", "T1map", 3.0)(session())
     few = {**full.cores, "GM": full.cores["GM"] & (np.cumsum(full.cores["GM"]) < 100)}
     assert figures(replace(full, cores=few)) == set()
+
+
+def test_nulled_voxels_do_not_move_the_split_of_a_contrast() -> None:
+    full = session()
+    nulled = full.cores["GM"] & (np.random.default_rng(2).random(3 * N) < 0.06)
+    dark = np.where(nulled, 1e-5, full.signals[FLAIR]).astype(np.float32)
+    assert figures(replace(full, signals={**full.signals, FLAIR: dark})) == set()
