@@ -11,7 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from flows.cli.main import app
+from flows.errors import explain
 from flows.maps.calibrate import current_calibrations, kept
 from flows.maps.groups import sessions_of_groups
 from flows.pool.adopt import adopt_levels
@@ -104,7 +107,7 @@ def test_three_stores_have_the_calibration_of_one(
             assert scales[contrast].n_people == pytest.approx(peer[contrast].n_people)
             shifts = [[hidden.shift for hidden in each[contrast].hidden] for each in (scales, peer)]
             np.testing.assert_allclose(*shifts, atol=1e-5)
-    assert adopt_levels(mine, answer[0]).snapshot is None  # it has this answer already
+    assert "has the levels of this answer already" in qmri("adopt", answer[0], "--store", mine)
 
 
 def test_without_a_shared_key_people_are_nobody_elsewhere(
@@ -243,6 +246,28 @@ def test_answers_to_others_and_stale_ones_are_refused(
         commit(repository, None, [], values={}, rows=[{"session": session, "input_digest": "other"}], message="Again")
     with pytest.raises(PoolError, match=r"is stale: 1 of the \d+ sessions"):
         adopt_levels(mine, answer[0])
+
+
+def qmri(*arguments: object, status: int = 0) -> str:
+    """Output of a command of the pool."""
+    result = CliRunner().invoke(app, ["pool", *map(str, arguments)])
+    assert result.exit_code == status, result.output
+    return result.output if result.exception is None or status == 2 else explain(result.exception)
+
+
+def test_commands_say_what_they_did_and_why_not(hospitals: list[Hospital], tmp_path: Path) -> None:
+    store, key, linkage = hospitals[0].store, tmp_path / "key", hospitals[0].linkage
+    assert "study key in" in qmri("key", key)
+    export = ("export", "--store", store, "--out", tmp_path / "mine.json")
+    assert "--study-key and --linkage go together" in qmri(*export, "--study-key", key, status=2)
+    assert "fewer than 99 people in: Prisma-1" in qmri(*export, "--fewest-people", 99, status=1)
+    told = qmri(*export, "--study-key", key, "--linkage", linkage, "--fewest-people", 3)
+    assert "group-1 = Prisma-1" in told
+    assert "people can be known again at other sites" in told
+    told = qmri("solve", tmp_path / "mine.json", "--out", tmp_path / "levels.json")
+    assert re.search(r"mine.json +group-1", told)
+    assert "0 people were seen at several sites" in told
+    assert "is there already" in qmri("solve", tmp_path / "mine.json", "--out", tmp_path / "levels.json", status=1)
 
 
 def test_linkage_tables_and_keys_that_do_not_fit_are_refused(
