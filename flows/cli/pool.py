@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.options import Anchors, Store
+from flows.cli.options import Anchors, Clinics, Store, Transfer
 
 FEWEST_PEOPLE = 10
 """As `storage.exports.pool` has it, which takes long to import."""
@@ -57,6 +57,7 @@ def export(
         ),
     ] = None,
     anchors: Anchors = None,
+    clinics: Clinics = None,
     fewest_people: Annotated[int, typer.Option(min=1, help="People that each group must have.")] = FEWEST_PEOPLE,
     without_small: Annotated[
         bool, typer.Option("--without-small", help="Leave smaller groups out, in place of refusing.")
@@ -78,6 +79,7 @@ def export(
         study_key=study_key,
         linkage=linkage,
         anchors=anchors,
+        clinics=clinics,
         fewest_people=fewest_people,
         without_small=without_small,
     )
@@ -96,11 +98,12 @@ def solve(
         list[Path], typer.Argument(help="Exports of the sites.", exists=True, dir_okay=False, show_default=False)
     ],
     out: NewFile,
+    has_transfer: Transfer = True,
 ) -> None:
     """Solve the levels of all groups of all EXPORTS, as if they lay in one store; OUT goes back to all sites."""
     from flows.pool.solve import pool_lines, solve_pool
 
-    for line in pool_lines(solve_pool(exports, out), [path.name for path in exports]):
+    for line in pool_lines(solve_pool(exports, out, has_transfer=has_transfer), [path.name for path in exports]):
         typer.echo(line)
     typer.echo(f"answer in {out}; each site takes its part with `qmri pool adopt`")
 

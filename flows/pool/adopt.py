@@ -123,7 +123,7 @@ def _versions(
     rows: list[dict[str, object]] = []
     for group, found in told.items():
         one, pooled = every[group], found.pooled()
-        if found.reference != one.population.describe(is_anchored=answer.is_anchored):
+        if found.reference != one.population.describe(is_anchored=answer.is_anchored, has_transfer=answer.has_transfer):
             raise PoolError(f"{name}: was solved by a version with other population values; let all sites use one")
         scales = calibrated(one, answer.scale_spreads(), level=kept(pooled.level), hidden=pooled.hidden)
         reference = f"{found.reference}; levels were solved for {len(answer.sites)} stores together"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.maps.anchors import read_anchors
+from flows.maps.clinics import with_clinics
 from flows.maps.groups import sessions_of_groups
 from flows.maps.odd_sessions import suspects_of
 from qmri_core import versions
@@ -42,6 +43,7 @@ def export_levels(
     study_key: Path | None = None,
     linkage: Path | None = None,
     anchors: Path | None = None,
+    clinics: Path | None = None,
     fewest_people: int = FEWEST_PEOPLE,
     without_small: bool = False,
 ) -> Exported:
@@ -57,6 +59,8 @@ def export_levels(
         For people to have codes that other sites of the study have too; see `storage.exports.bridging`. Both or none.
     anchors
         Table of what was measured of groups and people.
+    clinics
+        Table of who sends people; without it each scanner is a clinic.
     fewest_people
         That each group must have.
     without_small
@@ -73,6 +77,8 @@ def export_levels(
     """
     cohort = latest(store)
     every = sessions_of_groups(cohort.sessions, suspects_of(cohort.catalogue))
+    if clinics is not None:
+        every = with_clinics(every, clinics, cohort.labels)
     codes = group_codes(every)
     small = too_small(every, fewest_people)
     if small and not without_small:

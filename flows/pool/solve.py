@@ -32,8 +32,10 @@ class Solved:
     """Exports whose people are nobody elsewhere."""
 
 
-def solve_pool(exports: Sequence[Path], out: Path) -> Solved:
+def solve_pool(exports: Sequence[Path], out: Path, *, has_transfer: bool = True) -> Solved:
     """Solve the levels of all groups of all exports as if they lay in one store, and write the answer for all sites.
+
+    ``has_transfer``: whether slices of echo trains saturate each other by magnetization transfer.
 
     Raises
     ------
@@ -47,8 +49,8 @@ def solve_pool(exports: Sequence[Path], out: Path) -> Solved:
     read = [read_export(path) for path in exports]
     _refuse_mixed([export for export, _ in read], [path.name for path in exports])
     sites = [exported_groups(export) for export, _ in read]
-    pooled = solve_together(sites, [exported_anchors(export) for export, _ in read])
-    write_answer(out, answer_to(read, sites, pooled))
+    pooled = solve_together(sites, [exported_anchors(export) for export, _ in read], has_transfer=has_transfer)
+    write_answer(out, answer_to(read, sites, pooled, has_transfer=has_transfer))
     return Solved(sites=sites, pooled=pooled, n_without_study=sum(not export.study for export, _ in read))
 
 

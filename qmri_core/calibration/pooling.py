@@ -57,7 +57,12 @@ class Pooled:
     n_apart: int
 
 
-def solve_together(sites: Sequence[Site], anchors: Sequence[Sequence[tuple[str | None, Anchor]]] = ()) -> Pooled:
+def solve_together(
+    sites: Sequence[Site],
+    anchors: Sequence[Sequence[tuple[str | None, Anchor]]] = (),
+    *,
+    has_transfer: bool = True,
+) -> Pooled:
     """Levels of the groups of all sites.
 
     Parameters
@@ -66,6 +71,8 @@ def solve_together(sites: Sequence[Site], anchors: Sequence[Sequence[tuple[str |
         Of one study: equal codes of people are one person.
     anchors
         Of each site; those of a group with its code, as `Anchor.group` is a place that nobody knows before.
+    has_transfer
+        As `qmri_core.calibration.hierarchy.solve_levels` has it.
 
     Raises
     ------
@@ -91,11 +98,11 @@ def solve_together(sites: Sequence[Site], anchors: Sequence[Sequence[tuple[str |
                 raise PoolingError(f"an anchor of export {number + 1} is of a group that no session tells of")
             group = None if code is None else order.index(f"{number}/{code}")
             measured.append(_placed(anchor, number, group, apart))
-    levels = solve_levels(list(asked.values()), measured)
+    levels = solve_levels(list(asked.values()), measured, has_transfer=has_transfer)
     return Pooled(
         spreads=spreads,
         groups={
-            keys[name]: PooledGroup(level=level, hidden=hidden)
+            keys[name]: PooledGroup(level=_in_own_words(level, keys[name][0]), hidden=hidden)
             for name, level, hidden in zip(order, levels.groups, levels.hidden, strict=True)
         },
         n_shared=n_shared - len(apart),
@@ -117,6 +124,11 @@ def _of_site(one: GroupSessions, site: int, apart: Collection[str]) -> GroupSess
         clinics=[f"{site}/{code}" for code in one.clinics],
         scanner=f"{site}/{one.scanner}",
     )
+
+
+def _in_own_words(level: GroupLevel, site: int) -> GroupLevel:
+    """With the site's own codes of clinics."""
+    return replace(level, clinics={code.removeprefix(f"{site}/"): share for code, share in level.clinics.items()})
 
 
 def _person(code: str, site: int, apart: Collection[str]) -> str:

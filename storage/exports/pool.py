@@ -182,6 +182,8 @@ class Answer(_Strict):
 
     preprocessing: int
     is_anchored: bool
+    has_transfer: bool
+    """Whether magnetization transfer was expected."""
     spreads: _Spreads
     sites: Annotated[tuple[AnsweredSite, ...], Field(min_length=1)]
 
@@ -334,13 +336,18 @@ def _signals(group: ExportedGroup, session: ExportedSession) -> Signals:
 
 
 def answer_to(
-    exports: Sequence[tuple[SiteExport, str]], sites: Sequence[Mapping[str, GroupSessions]], pooled: Pooled
+    exports: Sequence[tuple[SiteExport, str]],
+    sites: Sequence[Mapping[str, GroupSessions]],
+    pooled: Pooled,
+    *,
+    has_transfer: bool,
 ) -> Answer:
     """The solution, for the sites of ``exports`` (each with its digest) to take back."""
     is_anchored = any(export.anchors for export, _ in exports)
     return Answer(
         preprocessing=exports[0][0].preprocessing,
         is_anchored=is_anchored,
+        has_transfer=has_transfer,
         spreads=_Spreads(
             own={contrast: round(sd, 9) for contrast, sd in pooled.spreads.own.items()},
             common=round(pooled.spreads.common, 9),
@@ -350,7 +357,12 @@ def answer_to(
                 state=export.state,
                 export=digest,
                 groups=tuple(
-                    _answered(code, one, pooled.groups[number, code], is_anchored=is_anchored)
+                    _answered(
+                        code,
+                        one,
+                        pooled.groups[number, code],
+                        reference=one.population.describe(is_anchored=is_anchored, has_transfer=has_transfer),
+                    )
                     for code, one in site.items()
                     if (number, code) in pooled.groups
                 ),
@@ -360,7 +372,7 @@ def answer_to(
     )
 
 
-def _answered(code: str, one: GroupSessions, found: PooledGroup, *, is_anchored: bool) -> AnsweredGroup:
+def _answered(code: str, one: GroupSessions, found: PooledGroup, *, reference: str) -> AnsweredGroup:
     level: dict[str, Any] = {
         name: tuple(round(number, _LEVEL_DECIMALS) for number in value) if isinstance(value, tuple) else value
         for name, value in asdict(found.level).items()
@@ -375,7 +387,7 @@ def _answered(code: str, one: GroupSessions, found: PooledGroup, *, is_anchored:
     return AnsweredGroup(
         group=code,
         n_sessions=len(one.sessions),
-        reference=one.population.describe(is_anchored=is_anchored),
+        reference=reference,
         level=_Level(**level),
         hidden=hidden,
     )
