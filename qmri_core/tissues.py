@@ -137,6 +137,20 @@ SIMULATED: Mapping[str, Mapping[str, Sourced]] = {
     "pallidum": {"t1": Sourced(0.98, f"below the 1.043 s of {_GELMAN}"), "t2": Sourced(0.052, _SEVERAL)},
 }
 """T1 and T2 in seconds about which simulated people are drawn, at 3 T, by the classes of the simulation."""
+_WRIGHT = "Wright 2008, doi:10.1007/s10334-008-0104-8 (abstract)"
+SIMULATED_OVER_3T: Mapping[float, Mapping[str, tuple[float, ...]]] = {
+    1.5: {
+        **{
+            tissue: tuple(low[name].value / REFERENCE_VALUES[3.0][tissue][name].value for name in ("t1", "t2"))
+            for tissue, low in REFERENCE_VALUES[1.5].items()
+        },
+        "nuclei": (
+            Sourced(0.81, f"putamen 1.084 over 1.332 s, caudate 1.109 over 1.395 s: {_WRIGHT}; no others found").value,
+            Sourced(1.05, "assumed, as of white and grey matter; not checked against a source").value,
+        ),
+    },
+}
+"""T1 and T2 of simulated tissue at other field strengths over those at 3 T, of `TISSUES` and nuclei. PD is equal."""
 PD_OFFSET = Sourced(0.858, f"{_VOLZ}, after Fatouros and Marmarou 1991")
 """A of 1/PD = A + B/T1 in simulated brain tissue."""
 PD_SLOPE = Sourced(0.522, f"{_VOLZ}, after Fatouros and Marmarou 1991")

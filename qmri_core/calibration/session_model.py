@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qmri_core.calibration.expectation import DEVIATIONS, UNTOLD_SCALE_SD, Expectation
 from qmri_core.calibration.population import pd_relation, population
 from qmri_core.series.acquisition import CONTRASTS, Acquisition, Contrast
 from qmri_core.tissues import MEMBERS, TISSUES
@@ -42,6 +43,13 @@ UNLIKELY = 1e-6
 """Probability below which the signals of a session are no person's: its tissues were not found, or it is misaligned."""
 _ANY_SCALE = 10.0
 """Standard deviation of the log of a scale that is so wide that scales explain whatever they can."""
+BESIDE_WHITE_MATTER: Mapping[tuple[str, str], float] = {
+    ("GM", "t1"): 0.025, ("GM", "t2"): 0.035, ("GM", "pd"): 0.015,
+    ("nuclei", "t1"): 0.06, ("nuclei", "t2"): 0.08, ("nuclei", "pd"): 0.02,
+    ("CSF", "t1"): 0.03, ("CSF", "t2"): 0.15, ("CSF", "pd"): 0.005,
+}  # fmt: skip
+"""Standard deviations of the logs of the population's values beside those of its white matter, to which maps are
+relative: what is known of a session's tissues cannot be more certain; assumed."""
 MOST_WIDENED = 2.0
 """Largest factor of `PersonLevels.widened`. By it the mean square error is that of the group's mean, whatever the
 signals determine: beyond it, a map would tell less of a person than the group does."""
@@ -101,6 +109,16 @@ class PersonLevels:
     level: NDArray[np.float64] = field(default_factory=lambda: np.zeros(len(LEVELS)))
     level_sd: NDArray[np.float64] | None = None
     """``None`` where nothing is known but that the mean of few people hides that of the population."""
+    told: Expectation | None = None
+    """Of all tissues of the session; ``None`` for what ``mean`` alone says of it."""
+
+    @property
+    def expectation(self) -> Expectation:
+        """What the tissues of the session are expected to be."""
+        if self.told is not None:
+            return self.told
+        known = dict(zip(LEVELS, self.mean.tolist(), strict=True))
+        return Expectation(shift=tuple(known.get(each, 0.0) for each in DEVIATIONS))
 
     @property
     def widened(self) -> NDArray[np.float64]:
@@ -162,9 +180,17 @@ def person(
     gain, determined, spread = _of_people(
         tuple(acquisitions.values()), _variances(acquisitions, spreads), tuple(map(bool, known))
     )
-    own = np.clip(gain @ deviations[known], -FURTHEST_LEVEL * spread, FURTHEST_LEVEL * spread)
+    everything = np.clip(gain @ deviations[known], -FURTHEST_LEVEL * spread, FURTHEST_LEVEL * spread)
+    left = spread * np.sqrt(np.clip(1 - determined, 0.0, 1.0))
+    told = _told(everything, left, spread, level, level_sd, n_people)
+    levels = [_PARAMETERS.index(each) for each in LEVELS]
+    own, determined, spread = everything[levels], determined[levels], spread[levels]
     group = np.asarray(level, dtype=np.float64)
+    shifts = posterior(deviations[None], acquisitions, spreads).variances[0]
+    scale_sds = dict(zip(acquisitions, np.sqrt(np.clip(shifts, 0.0, None)).tolist(), strict=True))
+    first, second, third = (scale_sds.get(contrast, UNTOLD_SCALE_SD) for contrast in CONTRASTS)
     return PersonLevels(
+        told=replace(told, scale_sds=(first, second, third)),
         mean=group + own,
         determined=determined,
         spread=spread,
@@ -172,6 +198,45 @@ def person(
         level=group,
         level_sd=None if level_sd is None else np.asarray(level_sd, dtype=np.float64),
     )
+
+
+def _told(
+    own: NDArray[np.float64],
+    left: NDArray[np.float64],
+    spread: NDArray[np.float64],
+    level: Sequence[float],
+    level_sd: Sequence[float] | None,
+    n_people: float,
+) -> Expectation:
+    """What all tissues of a session are expected to be.
+
+    Nuclei have no signals here: beside their group, where they follow grey matter, they follow the person's white and
+    grey matter, with which they correlate as these do with each other.
+
+    Parameters
+    ----------
+    own, left, spread
+        Of `_PARAMETERS`: posterior means beside the group's level, their standard deviations, and those of people.
+    """
+    group = dict(zip(LEVELS, level, strict=True))
+    few = spread / math.sqrt(max(n_people, 1.0))
+    given = dict(zip(_PARAMETERS, few.tolist(), strict=True))
+    if level_sd is not None:
+        given |= dict(zip(LEVELS, level_sd, strict=True))
+    at = {each: k for k, each in enumerate(_PARAMETERS)}
+    shift, sd = [], []
+    for kind, quantity in DEVIATIONS:
+        beside = BESIDE_WHITE_MATTER.get((kind, quantity), 0.0)
+        if kind == "nuclei":
+            both = [at[tissue, quantity] for tissue in ("WM", "GM")]
+            of_person = 0.0 if quantity == "pd" else float(np.sum(own[both] / spread[both])) / 3 * spread[both[1]]
+            shift.append(group.get(("GM", quantity), 0.0) + of_person)
+            sd.append(math.hypot(beside, given["GM", quantity], spread[both[1]]))
+        else:
+            k = at[kind, quantity]
+            shift.append(group.get((kind, quantity), 0.0) + float(own[k]))
+            sd.append(math.hypot(beside, given[kind, quantity], float(left[k])))
+    return Expectation(shift=tuple(map(float, shift)), sd=tuple(map(float, sd)))
 
 
 def posterior(
@@ -268,8 +333,8 @@ def expected_slopes(
     variances = _variances(acquisitions, Spreads(own=dict.fromkeys(acquisitions, spread), common=common))
     used = tuple(tissue in tissues for _, tissue in observations(acquisitions))
     _, determined, _ = _of_people(tuple(acquisitions.values()), variances, used)
-    shares = dict(zip(LEVELS, determined.tolist(), strict=True))
-    return {level: shares[level] for level in _PARAMETERS if level in shares}
+    shares = dict(zip(_PARAMETERS, determined.tolist(), strict=True))
+    return {level: shares[level] for level in _PARAMETERS if level in LEVELS}
 
 
 def person_slopes(acquisitions: tuple[Acquisition, ...]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -311,15 +376,15 @@ def _variances(contrasts: Collection[Contrast], spreads: Spreads) -> tuple[float
 def _of_people(
     acquisitions: tuple[Acquisition, ...], variances: tuple[float, ...], known: tuple[bool, ...]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """From known deviations to posterior means of `LEVELS`; shares of variance that they determine; prior spread."""
+    """From known deviations to posterior means of `_PARAMETERS`; shares of variance they determine; prior spread."""
     slopes, covariance = _model(acquisitions)
     contrasts = tuple(acquisition.contrast for acquisition in acquisitions)
     total = slopes @ covariance @ slopes.T + _scales_and_errors(contrasts, variances)
     use = np.flatnonzero(known)
-    levels = [_PARAMETERS.index(level) for level in LEVELS]
-    cross = slopes[use] @ covariance[:, levels]
+    n = len(_PARAMETERS)
+    cross = slopes[use] @ covariance[:, :n]
     gain = np.asarray(np.linalg.solve(total[np.ix_(use, use)], cross).T, dtype=np.float64)
-    variance = np.diag(covariance)[levels]
+    variance = np.diag(covariance)[:n]
     determined: NDArray[np.float64] = np.einsum("ij,ji->i", gain, cross) / variance
     return gain, determined, np.sqrt(variance)
 

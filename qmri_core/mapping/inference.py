@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from qmri_core.calibration.population import Population, pd_relation, population
-from qmri_core.calibration.session_model import LEVELS, PersonLevels
+from qmri_core.calibration.session_model import PersonLevels
 from qmri_core.devices import in_precision
 from qmri_core.mapping.network import MapNetwork, assemble
 from qmri_core.mapping.parts import Part, mapped, parts_of
@@ -55,8 +55,9 @@ def session_maps(
 ) -> Maps:
     """Infer the maps of one session.
 
-    A network that sees one slice at a time draws everyone towards the population. So it is told what the signals of the
-    whole session say about the person, and its maps are widened by what posterior means lack (`PersonLevels.widened`).
+    What estimates maps draws everyone towards the population. So it is told what the signals of the whole session, and
+    calibration, say about its tissues (`qmri_core.calibration.expectation`): it is drawn to that in place of the
+    population, and the network's maps are widened by what posterior means lack (`PersonLevels.widened`).
 
     Parameters
     ----------
@@ -78,8 +79,7 @@ def session_maps(
         Slices per pass; ``None`` for as many as have `VOXELS` of the device, at least one. Maps of other blocks differ
         by the rounding of float32.
     person
-        From `qmri_core.calibration.scales.session_person`; ``None`` if nothing is known of the person. Not used by the
-        voxelwise estimate.
+        From `qmri_core.calibration.scales.session_person`; ``None`` if nothing is known of the person.
 
     Raises
     ------
@@ -262,8 +262,9 @@ class _Started:
         self.part = part
         self.packed = _sent(part.relative, place)[None, :, None]
         self.inside = _sent(part.inside, place)
-        self.compressed = compress(self.packed)
-        self.log_maps = part.physics(self.compressed)
+        self.compressed, self.back = part.physics.standard(compress(self.packed))
+        self.start = part.physics(self.compressed)
+        self.log_maps = self.start + self.back
         self.log_sd = part.physics.log_sd.to(self.log_maps)[:, None, None].expand_as(self.log_maps)
 
     def conditions(self) -> Tensor:
@@ -272,15 +273,13 @@ class _Started:
         return of_protocol.expand(len(self.inside), -1)
 
     def levels(self) -> Tensor:
-        """Of the person, for each slice."""
-        person = self.part.person
-        mean = self.packed.new_zeros(len(LEVELS)) if person is None else torch.from_numpy(person.mean).to(self.packed)
-        return mean.expand(len(self.inside), -1)
+        """Of the session's tissues, for each slice."""
+        return self.part.physics.levels.to(self.packed).expand(len(self.inside), -1)
 
     def planes(self) -> Tensor:
         """Inputs of the network, shape (slice, N_INPUTS, y, x), zero where nothing is mapped."""
         ones = torch.ones_like(self.packed[:, 0])
-        rows = network_inputs(self.compressed, self.log_maps, ones, self.part.physics)[0, :, 0].T
+        rows = network_inputs(self.compressed, self.start, ones, self.part.physics)[0, :, 0].T
         voxels = self.inside.flatten().nonzero()[:, 0]
         planes = rows.new_zeros((self.inside.numel(), rows.shape[1])).index_copy_(0, voxels, rows)
         # channels last: the fast order of convolutions
@@ -293,6 +292,7 @@ class _Started:
             each.permute(0, 2, 3, 1).flatten(0, 2).index_select(0, voxels).to(self.packed.dtype).T[None, :, None]
             for each in (log_maps, log_sd)
         )
+        self.log_maps = self.log_maps + self.back
         if self.part.person is not None:
             values = population(next(iter(self.part.acquisitions.values())).field_strength)
             self.log_maps, self.log_sd = widened(self.log_maps, self.log_sd, self.part.person, values, undetermined)
@@ -312,11 +312,10 @@ def run_network(
     relative: Tensor,
     mask: Tensor,
     physics: VoxelwiseEstimator,
-    levels: Tensor,
     *,
     precision: torch.dtype = torch.float32,
 ) -> tuple[Tensor, Tensor]:
-    """Log maps and log standard deviations from signals relative to the reference white matter.
+    """Log maps and log standard deviations, over and from signals relative to the white matter that is expected.
 
     Parameters
     ----------
@@ -324,20 +323,21 @@ def run_network(
         Shape (slice, contrast, y, x), the contrasts of ``physics`` in their order.
     mask
         Shape (slice, y, x).
-    levels
-        Of the session's person, shape (len(LEVELS),), see `qmri_core.calibration.session_model.PersonLevels.mean`.
+    physics
+        Of the session: with what its tissues are expected to be.
     precision
         Of the network's features; what goes in and comes out is float32.
     """
-    compressed = compress(relative)
+    compressed, back = physics.standard(compress(relative))
     voxelwise = physics(compressed)
     if network is None:
-        return voxelwise, physics.log_sd.to(voxelwise)[:, None, None].expand_as(voxelwise)
+        return voxelwise + back, physics.log_sd.to(voxelwise)[:, None, None].expand_as(voxelwise)
     conditions = torch.as_tensor(physics.conditions, device=relative.device).expand(relative.shape[0], -1)
     inputs = network_inputs(compressed, voxelwise, mask, physics)
     with in_precision(precision, relative.device):
-        log_maps, log_sd = network(inputs, conditions, levels.expand(relative.shape[0], -1))
-    return log_maps.float(), log_sd.float()
+        levels = physics.levels.to(relative).expand(relative.shape[0], -1)
+        log_maps, log_sd = network(inputs, conditions, levels)
+    return log_maps.float() + back, log_sd.float()
 
 
 def network_inputs(compressed: Tensor, voxelwise: Tensor, mask: Tensor, physics: VoxelwiseEstimator) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from qmri_core.calibration.expectation import UNTOLD
 from qmri_core.calibration.session_model import PersonLevels
 from qmri_core.mapping.network import MULTIPLE, REACH
 from qmri_core.mapping.voxelwise import VoxelwiseEstimator, estimator
@@ -87,7 +88,7 @@ def parts_of(
     inside
         Where maps are made, of the images' shape; somewhere.
     """
-    physics = estimator(acquisitions)
+    physics = estimator(acquisitions, expected=UNTOLD if person is None else person.expectation)
     # of the images, per unit of signal relative to white matter; a median of zero ends the session with an error
     units = physics.units(scales)
     medians = [float(np.median(images[contrast][inside])) for contrast in physics.contrasts]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import combinations_with_replacement
 
@@ -12,7 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from qmri_core.calibration.expectation import DEVIATIONS, UNTOLD, Expectation, moved_tissue
 from qmri_core.calibration.population import Population, population, sample_tissues
+from qmri_core.mapping.standard import Standard, standard_of, tissues_of
 from qmri_core.physics.registry import fast_signal
 from qmri_core.series.acquisition import CONTRASTS, Acquisition, Contrast
 
@@ -28,7 +30,11 @@ REFERENCE_TISSUES = 5
 """White matter, grey matter, CSF, a lesion and iron-rich nuclei: their signals describe a protocol to the network."""
 ERROR_GAIN = 5.0
 """Factor that brings the error of the estimator to the size of the other conditions."""
-N_CONDITIONS = len(CONTRASTS) * (REFERENCE_TISSUES + 1) + 3
+ERROR_AT = slice(len(CONTRASTS) * (REFERENCE_TISSUES + 1), len(CONTRASTS) * (REFERENCE_TISSUES + 1) + 3)
+"""Where the conditions hold the estimator's own error."""
+TOLD_GAIN = 5.0
+"""Factor that brings what is told of a session, and its uncertainty, to the size of the other conditions."""
+N_CONDITIONS = ERROR_AT.stop + 2 * len(DEVIATIONS) + len(CONTRASTS)
 
 
 SignalModel = Callable[..., Tensor]
@@ -40,7 +46,9 @@ class VoxelwiseEstimator:
     """Polynomial regression of log T1, T2 and PD (relative to white matter) on the compressed signals of one protocol.
 
     The posterior mean under the population's wide prior, as well as a polynomial can follow it; built from the signal
-    models, so that a protocol never seen before needs no training.
+    models, so that a protocol never seen before needs no training. Where the tissues of a session are expected beside
+    the population's, signals are moved to those that the population would have, and the estimate back (``standard``):
+    what it is drawn to is then what is expected, by whatever share.
     """
 
     contrasts: tuple[Contrast, ...]
@@ -49,18 +57,27 @@ class VoxelwiseEstimator:
     coefficients: NDArray[np.float64]
     """Shape (number of monomials, 3)."""
     conditions: NDArray[np.float32]
-    """Shape (N_CONDITIONS,): what the protocol does to reference tissues, and the estimator's own error."""
+    """Shape (N_CONDITIONS,): what the protocol does to reference tissues, the estimator's own error, what is told of
+    the session's tissues, and the standard deviations of that and of its scales."""
     white_matter_signal: tuple[float, ...]
-    """Model signal of the reference white matter, by contrast."""
+    """Model signal of the white matter that is expected, by contrast."""
     white_matter: tuple[float, float, float]
-    """Reference T1 [s], T2 [s] and PD."""
+    """T1 [s], T2 [s] and PD of the white matter that is expected."""
+    expected: Expectation
+    standard: Standard
+    """Between the signals and maps of the session and those of the population."""
     model: SignalModel = fast_signal
     """What it is built on."""
 
     @property
     def log_sd(self) -> Tensor:
         """Log of the estimator's own error of log T1, T2 and PD over the population, shape (3,)."""
-        return torch.from_numpy(self.conditions[-3:] / ERROR_GAIN).log()
+        return torch.from_numpy(self.conditions[ERROR_AT] / ERROR_GAIN).log()
+
+    @property
+    def levels(self) -> Tensor:
+        """What is told of the session's tissues, by `qmri_core.calibration.expectation.DEVIATIONS`."""
+        return torch.tensor(self.expected.shift)
 
     def units(self, scales: Mapping[Contrast, float]) -> list[float]:
         """Image units per unit of signal relative to the reference white matter, in the order of ``contrasts``."""
@@ -68,12 +85,13 @@ class VoxelwiseEstimator:
         return [scales[contrast] * signal for contrast, signal in signals]
 
     def __call__(self, compressed: Tensor) -> Tensor:
-        """Log T1, T2, PD over the white-matter reference.
+        """Log T1, T2, PD over the population's white matter.
 
         Parameters
         ----------
         compressed
-            Shape (..., contrast, y, x) of the contrasts in ``self.contrasts``, from `compress`.
+            Shape (..., contrast, y, x) of the contrasts in ``self.contrasts``, from `compress` and, where the session's
+            tissues are expected beside the population's, ``self.standard``.
 
         Returns
         -------
@@ -96,10 +114,16 @@ def compress(relative: Tensor) -> Tensor:
     return torch.log((relative.clamp_min(0.0) + FLOOR) / (1 + FLOOR))
 
 
-def estimator(acquisitions: Mapping[Contrast, Acquisition], model: SignalModel = fast_signal) -> VoxelwiseEstimator:
-    """Estimator of a protocol with any two or three contrasts; cached.
+def estimator(
+    acquisitions: Mapping[Contrast, Acquisition],
+    model: SignalModel = fast_signal,
+    *,
+    expected: Expectation = UNTOLD,
+) -> VoxelwiseEstimator:
+    """Estimator of a protocol with any two or three contrasts for a session; cached by protocol.
 
-    ``model`` is for ablations: what the images are taken to follow.
+    ``model`` is for ablations: what the images are taken to follow. ``expected`` is what the session's tissues are
+    expected to be.
 
     Raises
     ------
@@ -111,7 +135,41 @@ def estimator(acquisitions: Mapping[Contrast, Acquisition], model: SignalModel =
     present = tuple(acquisitions[contrast] for contrast in CONTRASTS if contrast in acquisitions)
     if len(present) < 2:
         raise ValueError(f"{len(present)} contrast(s) cannot determine T1, T2 and PD; at least two are needed")
-    return _estimator(present, model)
+    return _expecting(_estimator(present, model), present, expected)
+
+
+def _expecting(
+    physics: VoxelwiseEstimator, acquisitions: Sequence[Acquisition], expected: Expectation
+) -> VoxelwiseEstimator:
+    """The estimator for a session whose tissues are expected somewhere."""
+    sds = [
+        sd if contrast in physics.contrasts else 0.0 for contrast, sd in zip(CONTRASTS, expected.scale_sds, strict=True)
+    ]
+    conditions = physics.conditions.copy()
+    conditions[ERROR_AT.stop :] = TOLD_GAIN * np.asarray([*expected.shift, *expected.sd, *sds], dtype=np.float32)
+    result = replace(physics, conditions=conditions, expected=expected)
+    if not any(expected.shift):
+        return result
+    values = population(acquisitions[0].field_strength)
+    wm = values.white_matter
+    white = moved_tissue(values, (wm.t1, wm.t2, wm.pd), "WM", expected.of("WM"))
+    usual, moved = tissues_of(values), tissues_of(values, expected)
+    usual_signals, moved_signals, white_signals = [], [], []
+    for acquisition, reference in zip(acquisitions, physics.white_matter_signal, strict=True):
+        of_white = float(_signals(physics.model, acquisition, np.asarray([white]))[0])
+        usual_signals.append(compress(_signals(physics.model, acquisition, usual) / reference).numpy())
+        moved_signals.append(compress(_signals(physics.model, acquisition, moved) / of_white).numpy())
+        white_signals.append(of_white)
+    standard = physics.standard.moved(
+        signals=np.stack(moved_signals, axis=1) - np.stack(usual_signals, axis=1),
+        maps=np.log(moved / np.asarray(white)) - np.log(usual / np.asarray(physics.white_matter)),
+    )
+    return replace(result, white_matter=white, white_matter_signal=tuple(white_signals), standard=standard)
+
+
+def _signals(model: SignalModel, acquisition: Acquisition, tissues: NDArray[np.float64]) -> Tensor:
+    t1, t2, pd = torch.from_numpy(tissues).unbind(1)
+    return model(acquisition, pd, t1, t2).abs()
 
 
 @lru_cache(maxsize=256)
@@ -133,6 +191,16 @@ def _estimator(acquisitions: tuple[Acquisition, ...], model: SignalModel) -> Vox
         features.append(compress(torch.from_numpy(magnitude)))
         fingerprint.append(compress(reference / reference[0]))
         wm_signals.append(float(reference[0]))
+
+    def compressed(tissues: NDArray[np.float64], scales: NDArray[np.float64]) -> NDArray[np.float64]:
+        one, two, density = (torch.from_numpy(tissues[:, k].copy()) for k in range(3))
+        transmits = torch.from_numpy(scales)
+        planes = [
+            compress(model(acquisition, density, one, two, transmit_scale=transmits).abs() / reference)
+            for acquisition, reference in zip(acquisitions, wm_signals, strict=True)
+        ]
+        return np.asarray(torch.stack(planes, dim=1).numpy())
+
     x = torch.stack(features, dim=1)
     centre, width = x.mean(dim=0), x.std(dim=0) + 1e-3
     terms = torch.stack(_monomials(((x - centre) / width).clamp(-4.0, 4.0).unbind(-1)), dim=-1)
@@ -146,7 +214,7 @@ def _estimator(acquisitions: tuple[Acquisition, ...], model: SignalModel) -> Vox
         start = CONTRASTS.index(acquisition.contrast) * step
         conditions[start] = 1.0
         conditions[start + 1 : start + step] = prints.numpy()
-    conditions[-3:] = ERROR_GAIN * error.numpy()
+    conditions[ERROR_AT] = ERROR_GAIN * error.numpy()
     return VoxelwiseEstimator(
         contrasts=tuple(acquisition.contrast for acquisition in acquisitions),
         centre=centre.numpy(),
@@ -156,6 +224,8 @@ def _estimator(acquisitions: tuple[Acquisition, ...], model: SignalModel) -> Vox
         white_matter_signal=tuple(wm_signals),
         white_matter=(wm.t1, wm.t2, wm.pd),
         model=model,
+        expected=UNTOLD,
+        standard=standard_of(values, compressed),
     )
 
 

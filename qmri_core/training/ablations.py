@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from qmri_core.baseline.published_recipe import textbook_signal
 from qmri_core.mapping.checkpoint import Checkpoint
 from qmri_core.mapping.inference import run_network
-from qmri_core.mapping.voxelwise import estimator
+from qmri_core.mapping.voxelwise import VoxelwiseEstimator, estimator
 from qmri_core.series.acquisition import Acquisition
 from qmri_core.training.held_out import held_out_score
 from qmri_core.training.loop import Loss, Report, TrainingSettings, fit, simulated_loss
@@ -57,8 +57,8 @@ def without_conditions(batch: Batch) -> Batch:
 
 
 def without_levels(batch: Batch) -> Batch:
-    """The network is not told what the whole session's signals say about the person."""
-    return replace(batch, levels=torch.zeros_like(batch.levels))
+    """Nothing is told of the session's tissues: all are expected to be the population's."""
+    return of_physics(batch, estimator(batch.nominal))
 
 
 def without_voxelwise(batch: Batch) -> Batch:
@@ -68,7 +68,16 @@ def without_voxelwise(batch: Batch) -> Batch:
 
 def with_textbook(batch: Batch) -> Batch:
     """The estimate and the conditions follow textbook equations; the signals do not."""
-    return replace(batch, physics=estimator(batch.nominal, _textbook))
+    return replace(batch, physics=estimator(batch.nominal, _textbook, expected=batch.physics.expected))
+
+
+def of_physics(batch: Batch, physics: VoxelwiseEstimator) -> Batch:
+    """The same images and truth over the white matter that another estimator expects."""
+    old, new = (torch.tensor(each.white_matter) for each in (batch.physics, physics))
+    units = [a / b for a, b in zip(batch.physics.white_matter_signal, physics.white_matter_signal, strict=True)]
+    relative = batch.relative * torch.tensor(units)[:, None, None]
+    truth = batch.truth + torch.log(old / new)[:, None, None] * batch.mask[:, None]
+    return replace(batch, relative=relative, truth=truth, physics=physics)
 
 
 VARIANTS: Mapping[str, Variant] = {
@@ -135,7 +144,7 @@ def unknown_loss(batches: Sequence[Batch]) -> Loss:
 
     def loss(network: nn.Module, number: int) -> tuple[Tensor, Mapping[str, float]]:
         batch = batches[number % len(batches)]
-        log_maps, log_sd = run_network(network, batch.relative, batch.mask, batch.physics, batch.levels)
+        log_maps, log_sd = run_network(network, batch.relative, batch.mask, batch.physics)
         rng = np.random.default_rng([number, 8])
         drawn = torch.from_numpy(rng.standard_normal(tuple(log_maps.shape), dtype=np.float32))
         value = evidence(log_maps, log_sd, batch.relative, batch.mask, batch.nominal, batch.physics, drawn)

@@ -23,12 +23,12 @@ LEAST_HEADS = 3
 def held_out_batches(atlas: Atlas, *, n: int = 24, size: int = 96, slices: int = 6, first: int = 0) -> list[Batch]:
     """Heads, each with a protocol of its own, that are the same for every network and in no training set.
 
-    ``first`` is the number of the first one: equal numbers are equal heads and protocols.
+    ``first`` is the number of the first one: equal numbers are equal heads and protocols. Every third is at 1.5 T.
     """
     batches = []
     for number in range(first, first + n):
         rng = np.random.default_rng([FIRST_HELD_OUT, number])
-        nominal, as_run = random_protocol(rng)
+        nominal, as_run = random_protocol(rng, field_strength=1.5 if number % 3 == 2 else 3.0)
         with torch.inference_mode():
             slab = make_slab(atlas, FIRST_HELD_OUT + number, size)
             batches.append(make_batch(slab, nominal, as_run, rng, slices=slices))
@@ -57,7 +57,7 @@ def held_out_score(network: MapNetwork | None, batches: Sequence[Batch]) -> dict
     for each_batch in batches:
         batch = each_batch.to(place)
         with torch.inference_mode():
-            log_maps, log_sd = run_network(network, batch.relative, batch.mask, batch.physics, batch.levels)
+            log_maps, log_sd = run_network(network, batch.relative, batch.mask, batch.physics)
             error = log_maps - batch.truth
             terms = 0.5 * (error / log_sd.exp()).square() + log_sd
             weight = batch.weight[:, None]

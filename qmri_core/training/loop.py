@@ -80,6 +80,8 @@ class TrainingSettings:
     """Of voxels in nuclei and lesions: with the signals of mixtures of cortex and white matter, and far fewer."""
     missing_contrast: float = 0.15
     """Share of batches without T2w or without FLAIR."""
+    low_field: float = 0.3
+    """Share of protocols at 1.5 T; the others are at 3 T."""
     widths: tuple[int, int, int] = (16, 32, 64)
     validate_every: int = 500
     """Steps between looks at what is held out."""
@@ -264,7 +266,10 @@ def undetermined_by(settings: TrainingSettings, *, draws: int = 8) -> tuple[floa
 
 def _protocols(settings: TrainingSettings) -> list[tuple[Protocol, Protocol]]:
     rng = np.random.default_rng([settings.entropy, 1])
-    return [random_protocol(rng) for _ in range(settings.n_protocols)]
+    return [
+        random_protocol(rng, field_strength=1.5 if rng.random() < settings.low_field else 3.0)
+        for _ in range(settings.n_protocols)
+    ]
 
 
 def simulated_batches(
@@ -296,9 +301,7 @@ def simulated_loss(
 
     def loss(network: nn.Module, number: int) -> tuple[Tensor, Mapping[str, float]]:
         batch = batches(number)
-        log_maps, log_sd = run_network(
-            network, batch.relative, batch.mask, batch.physics, batch.levels, precision=precision
-        )
+        log_maps, log_sd = run_network(network, batch.relative, batch.mask, batch.physics, precision=precision)
         emphasis = 1 + (settings.small_weight - 1) * batch.regions[:, FIRST_SMALL:].amax(dim=1)
         nll = negative_log_likelihood(log_maps, log_sd, batch.truth, batch.weight * emphasis)
         regional = regional_error(log_maps, batch.truth, batch.regions)

@@ -32,14 +32,14 @@ def random_protocol(rng: np.random.Generator, *, field_strength: float = 3.0) ->
 def _as_run(acquisition: Acquisition, rng: np.random.Generator) -> Acquisition:
     changes: dict[str, float] = {}
     if acquisition.inversion_time is not None:
-        changes["inversion_time"] = acquisition.inversion_time * (1 + 0.015 * float(rng.standard_normal()))
-        changes["inversion_efficiency"] = float(np.clip(0.97 + 0.02 * rng.standard_normal(), 0.9, 1.0))
+        changes["inversion_time"] = acquisition.inversion_time * (1 + 0.02 * float(rng.standard_normal()))
+        changes["inversion_efficiency"] = float(np.clip(0.96 + 0.03 * rng.standard_normal(), 0.85, 1.0))
     if acquisition.sequence in (PulseSequence.TURBO_SPIN_ECHO, PulseSequence.INVERSION_RECOVERY_TSE):
         changes["refocusing_factor"] = float(
-            np.clip(acquisition.refocusing_factor + 0.06 * rng.standard_normal(), 0.5, 1.0)
+            np.clip(acquisition.refocusing_factor + 0.08 * rng.standard_normal(), 0.5, 1.0)
         )
     if acquisition.sequence is PulseSequence.MPRAGE and acquisition.echo_spacing is not None:
-        changes["echo_spacing"] = acquisition.echo_spacing * (1 + 0.02 * float(rng.standard_normal()))
+        changes["echo_spacing"] = acquisition.echo_spacing * (1 + 0.03 * float(rng.standard_normal()))
     return replace(acquisition, **changes)  # type: ignore[arg-type]
 
 
@@ -49,16 +49,18 @@ def _t1w(rng: np.random.Generator, field: float) -> Acquisition:
 
 
 def _mprage(rng: np.random.Generator, field: float) -> Acquisition:
-    n = int(rng.integers(150, 232))
+    n = int(rng.integers(120, 240))
+    inversion_time = float(rng.uniform(0.85, 1.15))
+    longest = (inversion_time - 0.02) / (n // 2)  # the train begins after the inversion
     return Acquisition(
         contrast=Contrast.T1W,
         sequence=PulseSequence.MPRAGE,
         field_strength=field,
-        repetition_time=float(rng.uniform(2.0, 2.9)),
-        echo_time=float(rng.uniform(0.002, 0.004)),
-        flip_angle=math.radians(float(rng.uniform(7, 12))),
-        inversion_time=float(rng.uniform(0.86, 1.1)),
-        echo_spacing=float(rng.uniform(0.0064, 0.0080)),
+        repetition_time=float(rng.uniform(2.0, 3.0)),
+        echo_time=float(rng.uniform(0.002, 0.0045)),
+        flip_angle=math.radians(float(rng.uniform(6, 13))),
+        inversion_time=inversion_time,
+        echo_spacing=float(rng.uniform(0.0058, min(0.0084, longest))),
         echo_train_length=n,
         centre_index=n // 2,
     )
@@ -87,9 +89,9 @@ def _spgr(rng: np.random.Generator, field: float, *, three: bool) -> Acquisition
         contrast=Contrast.T1W,
         sequence=PulseSequence.SPOILED_GRADIENT_ECHO,
         field_strength=field,
-        repetition_time=float(rng.uniform(0.007, 0.012) if three else rng.uniform(0.18, 0.32)),
+        repetition_time=float(rng.uniform(0.006, 0.025) if three else rng.uniform(0.12, 0.40)),
         echo_time=float(rng.uniform(0.0022, 0.0048)),
-        flip_angle=math.radians(float(rng.uniform(8, 18) if three else rng.uniform(60, 90))),
+        flip_angle=math.radians(float(rng.uniform(6, 25) if three else rng.uniform(55, 90))),
     )
 
 
@@ -98,11 +100,18 @@ def _spin_echo(rng: np.random.Generator, field: float) -> Acquisition:
         contrast=Contrast.T1W,
         sequence=PulseSequence.SPIN_ECHO,
         field_strength=field,
-        repetition_time=float(rng.uniform(0.45, 0.75)),
-        echo_time=float(rng.uniform(0.006, 0.018)),
-        flip_angle=math.radians(float(rng.uniform(70, 90))),
-        refocusing_angle=math.radians(float(rng.uniform(150, 180))),
+        repetition_time=float(rng.uniform(0.38, 0.85)),
+        echo_time=float(rng.uniform(0.006, 0.020)),
+        flip_angle=math.radians(float(rng.uniform(65, 90))),
+        refocusing_angle=math.radians(float(rng.uniform(140, 180))),
     )
+
+
+def _little_contrast(rng: np.random.Generator, field: float) -> Acquisition:
+    """A T1w that shows little of T1: a short angle, or a long repetition time."""
+    if rng.random() < 0.5:
+        return replace(_spgr(rng, field, three=True), flip_angle=math.radians(float(rng.uniform(3, 6))))
+    return replace(_spin_echo(rng, field), repetition_time=float(rng.uniform(0.9, 1.5)))
 
 
 def _tse(rng: np.random.Generator, field: float) -> Acquisition:
@@ -110,10 +119,10 @@ def _tse(rng: np.random.Generator, field: float) -> Acquisition:
         rng,
         Contrast.T1W,
         field,
-        repetition_time=float(rng.uniform(0.5, 0.8)),
-        echo_spacing=float(rng.uniform(0.008, 0.012)),
+        repetition_time=float(rng.uniform(0.45, 0.9)),
+        echo_spacing=float(rng.uniform(0.007, 0.013)),
         centre_index=int(rng.integers(1, 3)),
-        length=int(rng.integers(3, 6)),
+        length=int(rng.integers(3, 7)),
     )
 
 
@@ -122,8 +131,8 @@ def _t1_flair(rng: np.random.Generator, field: float) -> Acquisition:
         rng,
         Contrast.T1W,
         field,
-        repetition_time=float(rng.uniform(1.8, 2.7)),
-        inversion_time=float(rng.uniform(0.75, 0.98)),
+        repetition_time=float(rng.uniform(1.7, 2.9)),
+        inversion_time=float(rng.uniform(0.70, 1.0)),
         echo_spacing=float(rng.uniform(0.007, 0.010)),
         centre_index=int(rng.integers(2, 5)),
         length=int(rng.integers(5, 9)),
@@ -131,13 +140,14 @@ def _t1_flair(rng: np.random.Generator, field: float) -> Acquisition:
 
 
 _T1W: Mapping[str, tuple[Callable[[np.random.Generator, float], Acquisition], float]] = {
-    "mprage": (_mprage, 0.30),
-    "ir_spgr": (_ir_spgr, 0.18),
+    "mprage": (_mprage, 0.28),
+    "ir_spgr": (_ir_spgr, 0.17),
     "spgr_3d": (partial(_spgr, three=True), 0.10),
     "spgr_2d": (partial(_spgr, three=False), 0.10),
     "spin_echo": (_spin_echo, 0.14),
     "tse": (_tse, 0.09),
     "t1_flair": (_t1_flair, 0.09),
+    "little_contrast": (_little_contrast, 0.03),
 }
 """How a T1w series of each kind is drawn, and its share of protocols; assumed."""
 
@@ -146,12 +156,12 @@ def _t2w(rng: np.random.Generator, field: float) -> Acquisition:
     if rng.random() < 0.25:
         return _variable_flip(rng, Contrast.T2W, field, repetition_time=float(rng.uniform(2.3, 3.6)))
     spacing = float(rng.uniform(0.009, 0.015))
-    centre = max(4, round(float(rng.uniform(0.078, 0.112)) / spacing))
+    centre = max(4, round(float(rng.uniform(0.074, 0.125)) / spacing))
     return _echo_train(
         rng,
         Contrast.T2W,
         field,
-        repetition_time=float(rng.uniform(2.5, 7.0)),
+        repetition_time=float(rng.uniform(2.3, 8.0)),
         echo_spacing=spacing,
         centre_index=centre,
         length=centre + int(rng.integers(0, centre + 1)),
@@ -170,13 +180,13 @@ def _flair(rng: np.random.Generator, field: float) -> Acquisition:
             t2_preparation_time=0.125 if rng.random() < 0.35 else 0.0,
         )
     spacing = float(rng.uniform(0.0085, 0.0130))
-    centre = max(4, round(float(rng.uniform(0.080, 0.140)) / spacing))
+    centre = max(4, round(float(rng.uniform(0.078, 0.150)) / spacing))
     return _echo_train(
         rng,
         Contrast.FLAIR,
         field,
-        repetition_time=float(rng.uniform(8.0, 11.5)),
-        inversion_time=float(rng.uniform(2.3, 2.8)),
+        repetition_time=float(rng.uniform(7.0, 12.0)),
+        inversion_time=float(rng.uniform(2.1, 2.85)),
         echo_spacing=spacing,
         centre_index=centre,
         length=centre + int(rng.integers(0, centre + 1)),
@@ -206,7 +216,7 @@ def _echo_train(
         echo_spacing=echo_spacing,
         echo_train_length=length,
         centre_index=centre_index,
-        refocusing_factor=float(rng.uniform(0.65, 1.0)),
+        refocusing_factor=float(rng.uniform(0.6, 1.0)),
     )
 
 
@@ -225,9 +235,9 @@ def _variable_flip(
     train = variable_flip_train(
         length,
         centre_index,
-        minimum=math.radians(float(rng.uniform(22, 40))),
-        centre=math.radians(float(rng.uniform(40, 70))),
-        maximum=math.radians(float(rng.uniform(100, 130))),
+        minimum=math.radians(float(rng.uniform(18, 45))),
+        centre=math.radians(float(rng.uniform(45, 80))),
+        maximum=math.radians(float(rng.uniform(90, 150))),
     )
     return Acquisition(
         contrast=contrast,

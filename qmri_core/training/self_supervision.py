@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from qmri_core.calibration.expectation import Expectation
 from qmri_core.calibration.population import (
     FLUID_SCATTER,
     PD_SCATTER,
@@ -60,9 +61,8 @@ class Images:
     """Signals relative to the reference white matter, shape (slice, contrast, y, x), 0 outside the mask."""
     mask: Tensor
     """Shape (slice, y, x)."""
-    levels: Tensor
-    """What calibration tells of the person, `qmri_core.calibration.session_model.PersonLevels.mean`, shape
-    (len(LEVELS),)."""
+    expected: Expectation
+    """What calibration tells of the session's tissues."""
     acquisitions: Mapping[Contrast, Acquisition]
 
 
@@ -93,7 +93,7 @@ def calibrated_slices(
         return None
     indices = np.sort(rng.permutation(useful)[:n])
     rows, columns = extent_in_plane(inside)
-    physics = estimator(acquisitions)
+    physics = estimator(acquisitions, expected=person.expectation)
     where = inside[indices, rows, columns]
     planes = [
         np.where(where, images[contrast][indices, rows, columns] / unit, 0).astype(np.float32)
@@ -102,7 +102,7 @@ def calibrated_slices(
     return Images(
         relative=torch.from_numpy(np.stack(planes, axis=1)),
         mask=torch.from_numpy(where.astype(np.float32)),
-        levels=torch.from_numpy(person.mean.astype(np.float32)),
+        expected=person.expectation,
         acquisitions=dict(acquisitions),
     )
 
@@ -134,7 +134,9 @@ def evidence(
     far = torch.log1p(((signal - relative) / sd).square() / _FREEDOM)
     likelihood = (_T_PEAK - 0.5 * (_FREEDOM + 1) * far - sd.log()).sum(dim=1)
     values = population(next(iter(acquisitions.values())).field_strength)
-    terms = likelihood + log_prior(sample.movedim(1, -1), values) + log_sd.sum(dim=1)
+    wm = values.white_matter
+    over = torch.log(reference / torch.tensor([wm.t1, wm.t2, wm.pd], device=log_maps.device)[:, None, None])
+    terms = likelihood + log_prior((sample + over).movedim(1, -1), values) + log_sd.sum(dim=1)
     total: Tensor = -(terms * mask).sum() / (3 * mask.sum().clamp_min(1))
     return total
 
@@ -197,7 +199,7 @@ def image_loss(
         window = (slice(None), *(_window(length, size, rng) for length in session.mask.shape[1:]))
         relative = session.relative[indices].to(device)[:, :, window[1], window[2]]
         mask = session.mask[indices].to(device)[window]
-        value = _of(network, relative, mask, session.levels.to(device), session.acquisitions, rng, precision)
+        value = _of(network, relative, mask, session.expected, session.acquisitions, rng, precision)
         return value, {"images": value.item()}
 
     return loss
@@ -211,7 +213,7 @@ def image_score(network: nn.Module, sessions: Sequence[Images], *, precision: to
         for number, one in enumerate(sessions):
             rng = np.random.default_rng([number, 5])
             both = _padded(one.relative.to(device)), _padded(one.mask.to(device))
-            scores.append(float(_of(network, *both, one.levels.to(device), one.acquisitions, rng, precision)))
+            scores.append(float(_of(network, *both, one.expected, one.acquisitions, rng, precision)))
     return float(np.mean(scores))
 
 
@@ -228,13 +230,13 @@ def _of(
     network: nn.Module,
     relative: Tensor,
     mask: Tensor,
-    levels: Tensor,
+    expected: Expectation,
     acquisitions: Mapping[Contrast, Acquisition],
     rng: np.random.Generator,
     precision: torch.dtype,
 ) -> Tensor:
-    physics = estimator(acquisitions)
-    log_maps, log_sd = run_network(network, relative, mask, physics, levels, precision=precision)
+    physics = estimator(acquisitions, expected=expected)
+    log_maps, log_sd = run_network(network, relative, mask, physics, precision=precision)
     drawn = torch.from_numpy(rng.standard_normal(tuple(log_maps.shape), dtype=np.float32)).to(log_maps.device)
     return evidence(log_maps, log_sd, relative, mask, acquisitions, physics, drawn)
 

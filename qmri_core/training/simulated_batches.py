@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from qmri_core.calibration.population import population
+from qmri_core.calibration.expectation import Expectation
 from qmri_core.calibration.session_model import Spreads, measurement_error, observations, person, posterior
 from qmri_core.mapping.voxelwise import VoxelwiseEstimator, estimator
 from qmri_core.physics.registry import fast_signal
@@ -25,7 +25,15 @@ from qmri_core.series.grouping import REFERENCES
 from qmri_core.simulation.anatomies import random_slab
 from qmri_core.simulation.atlas import Atlas
 from qmri_core.simulation.subjects import CLASSES, ISLAND
-from qmri_core.tissues import MEMBERS, TISSUES
+from qmri_core.tissues import TISSUES
+from qmri_core.training.populations import (
+    TrainingPopulation,
+    expected_of,
+    levels_of,
+    random_population,
+    solid_kinds,
+    told_of,
+)
 from qmri_core.training.protocols import Protocol
 
 PURE = 0.9
@@ -48,15 +56,22 @@ SCALE_SPREADS = (math.log(0.01), math.log(0.08))
 """Range of the logs of the spreads of scales between sessions of a group, of one series and common to all."""
 MANY = 1000
 """Number of people of a group whose mean counts as known."""
-GROUP_PEOPLE = (math.log(4.0), math.log(200.0))
-"""Range of the log of the number of people whose white matter stands for the population's."""
+ANY_SCALE, ANY_SCALE_SHARE = 1.0, 0.15
+"""Spread of scales of groups whose series have any, and the share of such groups."""
+CONTRAST_ERRORS = (math.log(0.003), math.log(0.035)), (math.log(0.02), math.log(0.2))
+"""Ranges of the logs of the standard deviations of the log contrast of grey matter, and of fluid, to white matter that
+signal models do not have: magnetization transfer, slice profiles, trains; assumed."""
+NUCLEI_ERROR = (0.2, 1.0)
+"""Range of what nuclei have of such a contrast of grey matter."""
+MEAN_TRANSMIT = (-0.07, 0.07)
+"""Range of the deviation of the mean of the transmit field."""
 GROUP_ERROR = 0.007
 """Standard deviation of the log of a group's level by contrast, beside what its people do; assumed."""
 MISALIGNMENT = 0.15
 """Standard deviation in voxels, in plane, of a contrast's place after alignment."""
-TRANSMIT = (math.log(0.04), math.log(0.12))
+TRANSMIT = (math.log(0.03), math.log(0.15))
 """Range of the log of the amplitude of the transmit field over a slab, see `_smooth_field`."""
-COMMON_REMAINS, OWN_REMAINS = (math.log(0.004), math.log(0.04)), (math.log(0.004), math.log(0.02))
+COMMON_REMAINS, OWN_REMAINS = (math.log(0.003), math.log(0.05)), (math.log(0.003), math.log(0.025))
 """Ranges of the logs of the amplitudes of what bias correction leaves, common to all series and of one."""
 FIRST_HELD_OUT = 2_000_000_000
 """Seed of the first head that is held out; training draws from none of the seeds that follow it within 32 bits."""
@@ -69,21 +84,19 @@ class Slab:
     """Truth of a stack of thin planes of one simulated head, `PLANE` apart."""
 
     solid: Tensor
-    """T1, T2, PD of what is not CSF; shape (3, plane, y, x)."""
+    """T1, T2, PD at 3 T of what is not CSF; shape (3, plane, y, x)."""
     fractions: Tensor
     """Of CSF, grey and white matter, shape (3, plane, y, x)."""
-    maps: Tensor
-    """T1, T2, PD of everything, shape (3, plane, y, x)."""
     labels: Tensor
     """What most of a voxel is, as `qmri_core.simulation.anatomies.Anatomy` has it, shape (plane, y, x)."""
     resolution: float
     """Millimetres in plane."""
     tissues: Mapping[str, tuple[float, float, float]]
-    """The subject's own T1, T2, PD of ``WM``, ``GM`` and ``CSF``."""
+    """The subject's own T1, T2, PD at 3 T of ``WM``, ``GM`` and ``CSF``."""
 
     def to(self, device: torch.device | str) -> Slab:
         """The same slab on another device."""
-        names = ("solid", "fractions", "maps", "labels")
+        names = ("solid", "fractions", "labels")
         return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
 
@@ -92,20 +105,19 @@ class Batch:
     """Slices of one simulated session, with the truth that only the loss may see."""
 
     relative: Tensor
-    """Calibrated signals relative to the reference white matter, shape (slice, contrast, y, x)."""
+    """Calibrated signals relative to the white matter that is expected, shape (slice, contrast, y, x)."""
     mask: Tensor
     """Brain, shape (slice, y, x)."""
     weight: Tensor
     """What a voxel counts in the loss, shape (slice, y, x): mixed ones less, their truth being a convention."""
     truth: Tensor
-    """Log T1, T2, PD over the reference white matter of 3 T, shape (slice, 3, y, x)."""
+    """Log T1, T2, PD over the white matter that is expected, shape (slice, 3, y, x)."""
     regions: Tensor
     """Voxels of one tissue in each region, shape (slice, region, y, x), in the order of `TRAINING_REGIONS`."""
-    levels: Tensor
-    """What the session's signals tell about its person, shape (len(LEVELS),), see `session_model.PersonLevels`."""
     nominal: Protocol
     """What inference believes about the acquisition."""
     physics: VoxelwiseEstimator
+    """Of the session: with what its tissues are expected to be."""
 
     def flipped(self) -> Batch:
         """Left and right exchanged."""
@@ -113,7 +125,7 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
-        return replace(self, **{name: getattr(self, name).to(device) for name in (*_PLANES, "levels")})
+        return replace(self, **{name: getattr(self, name).to(device) for name in _PLANES})
 
 
 _PLANES = ("relative", "mask", "weight", "truth", "regions")
@@ -136,60 +148,68 @@ def make_slab(atlas: Atlas, seed: int, size: int) -> Slab:
         slice_spacing=PLANE,
     )
     solid = torch.from_numpy(np.stack(anatomy.without_fluid()))
-    maps = torch.from_numpy(np.stack([anatomy.t1, anatomy.t2, anatomy.pd]))
     fractions = torch.from_numpy(anatomy.fractions)
     own = {tissue: anatomy.subject.values[tissue.lower()] for tissue in TISSUES}
     return Slab(
         solid=_mixed(solid, lambda each: functional.avg_pool2d(each, finer)),
         fractions=functional.avg_pool2d(fractions, finer),
-        maps=_mixed(maps, lambda each: functional.avg_pool2d(each, finer)),
         labels=torch.from_numpy(anatomy.labels[:, ::finer, ::finer].copy()),
         resolution=resolution,
         tissues={tissue: (values.t1, values.t2, values.pd) for tissue, values in own.items()},
     )
 
 
-def make_batch(slab: Slab, nominal: Protocol, as_run: Protocol, rng: np.random.Generator, *, slices: int = 6) -> Batch:
+def make_batch(
+    slab: Slab,
+    nominal: Protocol,
+    as_run: Protocol,
+    rng: np.random.Generator,
+    *,
+    slices: int = 6,
+    people: TrainingPopulation | None = None,
+) -> Batch:
     """Slices of a slab as preprocessing and calibration would hand them over, computed where the slab is.
 
-    Tissue and CSF of a voxel add up. Slices of each contrast's own thickness and place, transmit field, remains of
-    fields after bias correction, scales that deviate in the session and are estimated as calibration does,
-    Rician noise. What the transmit field does to white matter is a smooth shading, which bias correction takes for the
+    Tissue and CSF of a voxel add up. The person is one of ``people``, a random population of the protocol's field
+    strength if none is given, of which calibration tells what it can. Slices of each contrast's own thickness and
+    place, transmit field, remains of fields after bias correction, scales that deviate in the session and are estimated
+    as calibration does, contrasts of tissues that the signal models do not have (`CONTRAST_ERRORS`), Rician noise.
+    What the transmit field does to white matter is a smooth shading, which bias correction takes for the
     receive field's and removes; what it does to the contrast of other tissues to white matter stays. Remains have no
     mean over the slab, as those of a whole head have none over the brain after bias correction and calibration: else a
     network would learn to distrust the mean of a slice, which is all that it sees of a person. Their size differs
     from batch to batch down to less than preprocessing leaves: a network that expects more of them takes what differs
     smoothly within white matter for a field.
     """
-    device = slab.maps.device
+    people = people or random_population(rng, next(iter(nominal.values())).field_strength)
+    device = slab.solid.device
+    head = _Head.of(slab, people)
     places, spacing, native = _slices(nominal, slab.resolution, rng, slices)
     over_grid = torch.from_numpy(_boxes(places, spacing)).to(device)
-    depth, height, width = slab.maps.shape[1:]
+    depth, height, width = slab.solid.shape[1:]
     brain = (slab.fractions.sum(dim=0) > 0.5).to(torch.float32)
     of_transmit, of_all, of_each = (
         math.exp(float(rng.uniform(*logs))) for logs in (TRANSMIT, COMMON_REMAINS, OWN_REMAINS)
     )
     smooth = _smooth_field(rng, (depth, height, width), of_transmit, device)
-    transmit = 1 + float(rng.uniform(-0.05, 0.05)) + _centred(smooth, brain)
+    transmit = 1 + float(rng.uniform(*MEAN_TRANSMIT)) + _centred(smooth, brain)
     common = _smooth_field(rng, (len(places), height, width), of_all, device)
-    errors, levels = _calibration(slab, nominal, as_run, rng)
-    physics = estimator(nominal)
-    wm = population(3.0).white_matter
+    errors, expected = _calibration(slab, people, nominal, as_run, rng)
+    physics = estimator(nominal, expected=expected)
     fractions = _through(over_grid, slab.fractions)
     mask = (fractions.sum(dim=0) > 0.5).to(torch.float32)
     planes = []
     for contrast in physics.contrasts:
         weights = torch.from_numpy(native[contrast]).to(device)
-        seen = _blurred(_seen(slab, as_run[contrast], weights, transmit), rng)
+        seen = _blurred(_seen(head, as_run[contrast], weights, transmit, rng), rng)
         own = _smooth_field(rng, (len(places), height, width), of_each, device)
         field = torch.exp(_centred(common + own, mask))
         sigma = 1 / float(rng.uniform(25, 80))
         drawn = rng.standard_normal((2, *seen.shape), dtype=np.float32)
         noise = torch.from_numpy(drawn).to(device) * sigma
         planes.append(torch.hypot(seen * field * math.exp(-errors[contrast]) + noise[0], noise[1]) * mask)
-    maps = _mixed(slab.maps, lambda each: _through(over_grid, each))
-    reference = torch.tensor([wm.t1, wm.t2, wm.pd], device=device)[:, None, None, None]
-    truth = torch.log(maps.clamp_min(1e-3) / reference) * mask
+    reference = torch.tensor(physics.white_matter, device=device)[:, None, None, None]
+    truth = torch.log(_mixed(head.maps, lambda each: _through(over_grid, each)).clamp_min(1e-3) / reference) * mask
     classes = torch.stack([slab.labels == (*CLASSES, ISLAND).index(region) + 1 for region in TRAINING_REGIONS])
     classes = classes.to(torch.float32)
     regions = (_through(over_grid, classes) >= REGION_SHARE) & (fractions.amax(dim=0) >= REGION_PURITY)
@@ -199,24 +219,54 @@ def make_batch(slab: Slab, nominal: Protocol, as_run: Protocol, rng: np.random.G
         weight=mask * torch.where(fractions.amax(dim=0) > PURE, 1.0, MIXED_WEIGHT),
         truth=truth.permute(1, 0, 2, 3).contiguous(),
         regions=(regions & (mask > 0)).permute(1, 0, 2, 3).to(torch.float32),
-        levels=torch.tensor(levels, dtype=torch.float32, device=device),
         nominal=nominal,
         physics=physics,
     )
 
 
-def _seen(slab: Slab, acquisition: Acquisition, weights: Tensor, transmit: Tensor) -> Tensor:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Head:
+    """The person of a slab as one of some people."""
+
+    people: TrainingPopulation
+    solid: Tensor
+    """T1, T2, PD of what is not CSF; shape (3, plane, y, x)."""
+    fluid: tuple[float, float, float]
+    fluid_share: Tensor
+    kinds: Tensor
+    """From `solid_kinds`."""
+
+    @classmethod
+    def of(cls, slab: Slab, people: TrainingPopulation) -> _Head:
+        kinds = solid_kinds(slab.fractions, slab.labels)
+        solid = people.solid(slab.solid, kinds)
+        fluid = people.person(slab.tissues["CSF"], "CSF")
+        return cls(people=people, solid=solid, fluid=fluid, fluid_share=slab.fractions[0], kinds=kinds)
+
+    @property
+    def maps(self) -> Tensor:
+        """T1, T2, PD of everything: PD adds up, rates are averaged by PD; shape (3, plane, y, x)."""
+        t1, t2, pd = self.solid.unbind(0)
+        fluid = self.fluid_share * self.fluid[2]
+        both = (pd + fluid).clamp_min(1e-6)
+        rates = [(pd / own + fluid / of_fluid) / both for own, of_fluid in zip((t1, t2), self.fluid[:2], strict=True)]
+        return torch.stack([1 / rates[0].clamp(0.15, 20.0), 1 / rates[1].clamp(0.3, 300.0), pd + fluid])
+
+
+def _seen(head: _Head, acquisition: Acquisition, weights: Tensor, transmit: Tensor, rng: np.random.Generator) -> Tensor:
     """Signal of each slice over that of white matter at its place, by the planes' weights; shape (slice, y, x)."""
     used = weights.any(dim=0).nonzero()[:, 0]
     planes = slice(int(used[0]), int(used[-1]) + 1)
-    wm = population(3.0).white_matter
-    t1, t2, pd = slab.solid[:, planes].unbind(0)
-    csf_t1, csf_t2, csf_pd = (torch.tensor(value, device=weights.device) for value in slab.tissues["CSF"])
+    t1, t2, pd = head.solid[:, planes].unbind(0)
+    csf_t1, csf_t2, csf_pd = (torch.tensor(value, device=weights.device) for value in head.fluid)
     angle = transmit[planes]
-    solid = fast_signal(acquisition, pd, t1, t2, transmit_scale=angle)
-    fluid = fast_signal(acquisition, csf_pd, csf_t1, csf_t2, transmit_scale=angle)
-    signal = solid + slab.fractions[0, planes] * fluid
-    signal = signal / _white_matter(acquisition, (wm.t1, wm.t2, wm.pd), angle)
+    grey, fluid = (math.exp(float(rng.uniform(*logs))) * float(rng.standard_normal()) for logs in CONTRAST_ERRORS)
+    nuclei = grey * float(rng.uniform(*NUCLEI_ERROR))
+    changed = torch.exp(grey * head.kinds[1, planes] + nuclei * head.kinds[2, planes])
+    solid = fast_signal(acquisition, pd, t1, t2, transmit_scale=angle) * changed
+    liquid = fast_signal(acquisition, csf_pd, csf_t1, csf_t2, transmit_scale=angle) * math.exp(fluid)
+    signal = solid + head.fluid_share[planes] * liquid
+    signal = signal / _white_matter(acquisition, head.people.usual("WM"), angle)
     return _through(weights[:, planes], signal[None])[0]
 
 
@@ -309,51 +359,44 @@ def _centred(field: Tensor, mask: Tensor) -> Tensor:
 
 
 def random_spreads(contrasts: Collection[Contrast], rng: np.random.Generator) -> Spreads:
-    """Spreads of the scales of a group, drawn between `SCALE_SPREADS`."""
+    """Spreads of the scales of a group, drawn between `SCALE_SPREADS`; in some groups any scale."""
     own, common = rng.uniform(*SCALE_SPREADS, len(contrasts)), rng.uniform(*SCALE_SPREADS)
+    if rng.random() < ANY_SCALE_SHARE:
+        own = np.full(len(contrasts), math.log(ANY_SCALE))
     return Spreads(own=dict(zip(contrasts, np.exp(own).tolist(), strict=True)), common=math.exp(common))
 
 
 def _calibration(
-    slab: Slab, nominal: Protocol, as_run: Protocol, rng: np.random.Generator
-) -> tuple[dict[Contrast, float], NDArray[np.float64]]:
-    """Log of the estimated over the true scale of a session, by contrast, and what calibration tells of the person.
+    slab: Slab, people: TrainingPopulation, nominal: Protocol, as_run: Protocol, rng: np.random.Generator
+) -> tuple[dict[Contrast, float], Expectation]:
+    """Log of the estimated over the true scale of a session, by contrast, and what is told of its tissues.
 
-    The group's level is taken to be that of the population's white matter, and is off (`_group_level`). The session's
+    The group's scales are those at which its people's white matter has the signals of what is told of it. The session's
     deviations and those of its person are told apart as far as the model of `qmri_core.calibration.session_model` can.
     """
-    values = population(3.0)
     session_transmit = 1 + 0.02 * float(rng.standard_normal())
     spreads = random_spreads(nominal, rng)
     shared = spreads.common * float(rng.standard_normal())
     true = {contrast: shared + spread * float(rng.standard_normal()) for contrast, spread in spreads.own.items()}
     deviations = []
     for contrast, tissue in observations(nominal):
-        member = getattr(values, MEMBERS[tissue])
-        persons = _tissue_signal(as_run[contrast], slab.tissues[tissue], session_transmit)
-        usual = _tissue_signal(as_run[contrast], (member.t1, member.t2, member.pd), 1.0)
+        own = _tissue_signal(as_run[contrast], people.person(slab.tissues[tissue], tissue), session_transmit)
+        usual = _tissue_signal(as_run[contrast], people.usual(tissue), 1.0)
         noise = measurement_error(contrast, tissue) * float(rng.standard_normal())
-        deviations.append(float((persons / usual).abs().log()) + true[contrast] + noise)
-    shifts = posterior(np.asarray([deviations]), nominal, spreads).shifts
-    level = _group_level(as_run, nominal, rng)
-    errors = {
-        contrast: float(shift) - true[contrast] + float(error)
-        for contrast, shift, error in zip(nominal, shifts[0], level, strict=True)
-    }
-    return errors, person(np.asarray(deviations), nominal, spreads, n_people=MANY).mean
-
-
-def _group_level(as_run: Protocol, contrasts: Collection[Contrast], rng: np.random.Generator) -> NDArray[np.float64]:
-    """Log of a group's estimated over its true scale by contrast: its people's mean is not the population's."""
-    white = population(3.0).white_matter
-    few = math.exp(-0.5 * float(rng.uniform(*GROUP_PEOPLE)))
-    t1, t2 = (
-        value * (1 + spread * few * float(rng.standard_normal()))
-        for value, spread in ((white.t1, white.t1_spread), (white.t2, white.t2_spread))
-    )
-    reference, people = (white.t1, white.t2, white.pd), (t1, t2, white.pd)
-    of_people = [_log_signal(as_run[each], people) - _log_signal(as_run[each], reference) for each in contrasts]
-    return np.asarray(of_people + GROUP_ERROR * rng.standard_normal(len(of_people)))
+        deviations.append(float((own / usual).abs().log()) + true[contrast] + noise)
+    told = told_of(people, rng)
+    level, level_sd = levels_of(told)
+    signals = np.asarray(deviations)
+    known = person(signals, nominal, spreads, n_people=MANY, level=level, level_sd=level_sd)
+    expected = expected_of(told, known, GROUP_ERROR)
+    shifts = posterior(signals[None], nominal, spreads).shifts[0]
+    white = replace(people, levels=told).usual("WM"), replace(people, levels=expected).usual("WM")
+    errors = {}
+    for contrast, shift in zip(nominal, shifts, strict=True):
+        of_group = GROUP_ERROR * float(rng.standard_normal())
+        of_person = _log_signal(nominal[contrast], white[1]) - _log_signal(nominal[contrast], white[0])
+        errors[contrast] = float(shift) - true[contrast] + of_group + of_person
+    return errors, expected
 
 
 def _log_signal(acquisition: Acquisition, tissue: tuple[float, float, float]) -> float:
@@ -377,7 +420,7 @@ def _white_matter(acquisition: Acquisition, tissue: tuple[float, float, float], 
 
 
 def _smooth_field(rng: np.random.Generator, shape: tuple[int, ...], amplitude: float, device: torch.device) -> Tensor:
-    """Random low-order polynomial over the slab with about ``amplitude`` standard deviation."""
+    """Random low-order polynomial over the slab and a wave, with about ``amplitude`` standard deviation together."""
     n, height, width = shape
     y = torch.linspace(-1, 1, height, device=device)[:, None]
     x = torch.linspace(-1, 1, width, device=device)[None, :]
@@ -385,4 +428,7 @@ def _smooth_field(rng: np.random.Generator, shape: tuple[int, ...], amplitude: f
     weights: NDArray[np.float64] = rng.standard_normal(6) * amplitude
     a = [float(w) for w in weights]
     plane = a[0] * x + a[1] * y + a[2] * (x * y) + a[3] * (x.square() - 0.33) + a[4] * (y.square() - 0.33)
-    return plane[None] + a[5] * z
+    turn, phase = (float(value) for value in rng.uniform(0, 2 * math.pi, 2))
+    pace = float(rng.uniform(1.0, 4.0))  # radians over half of the slab
+    wave = torch.cos(pace * (math.cos(turn) * x + math.sin(turn) * y) + phase)
+    return 0.9 * plane[None] + float(0.6 * amplitude * rng.standard_normal()) * wave[None] + a[5] * z

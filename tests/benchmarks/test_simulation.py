@@ -75,7 +75,7 @@ def test_training_batches_against_the_network() -> None:
         batch = (time.process_time() - began) / 5
         began = time.process_time()
         for _ in range(5):
-            log_maps, log_sd = run_network(network, one.relative, one.mask, one.physics, one.levels)
+            log_maps, log_sd = run_network(network, one.relative, one.mask, one.physics)
             (log_maps.square().mean() + log_sd.mean()).backward()
         step = (time.process_time() - began) / 5
     finally:

@@ -26,6 +26,7 @@ from qmri_core.mapping.checkpoint import (
     save_checkpoint,
 )
 from qmri_core.mapping.network import MapNetwork, NetworkSettings
+from qmri_core.mapping.voxelwise import ERROR_AT
 
 
 @pytest.fixture
@@ -61,7 +62,34 @@ def of_version_2(content: bytes) -> bytes:
     settings = json.loads(metadata["settings"])
     del settings["undetermined"]
     tensors = dict(reversed(load(content).items()))
+    assert metadata["version"] == "4"
     return bytes(save(tensors, {**metadata, "version": "2", "settings": json.dumps(settings)}))
+
+
+def of_version_3(content: bytes) -> bytes:
+    """The same file as of before all tissues were told: a narrower embedding, a head that answers to four levels."""
+    from safetensors.torch import load, save
+
+    end = 8 + int.from_bytes(content[:8], "little")
+    metadata = json.loads(content[8:end])["__metadata__"]
+    tensors = load(content)
+    tensors["embed.0.weight"] = tensors["embed.0.weight"][:, :21].contiguous()
+    for name in ("head.weight", "head.bias"):
+        answers = torch.ones((12, *tensors[name].shape[1:]))
+        tensors[name] = torch.cat([tensors[name][:6], answers])
+    return bytes(save(tensors, {**metadata, "version": "3"}))
+
+
+def test_weights_of_before_all_tissues_were_told_are_read_and_answer_to_none_of_it(file: Path) -> None:
+    new = load_checkpoint(file).network
+    old = read_checkpoint(of_version_3(file.read_bytes()), name="x").network
+    wide = slice(ERROR_AT.stop, None)
+    assert not old.embed[0].weight[:, wide].any()
+    assert not old.head.weight[6:].any()
+    assert not old.head.bias[6:].any()
+    torch.testing.assert_close(old.embed[0].weight[:, : wide.start], new.embed[0].weight[:, : wide.start])
+    torch.testing.assert_close(old.head.weight[:6], new.head.weight[:6])
+    torch.testing.assert_close(old.up1.first.weight, new.up1.first.weight)
 
 
 def test_a_digest_is_of_what_results_depend_on_and_of_nothing_else() -> None:

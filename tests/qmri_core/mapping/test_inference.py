@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from qmri_core.calibration.expectation import DEVIATIONS, UNTOLD, Expectation, moved_tissue
 from qmri_core.calibration.population import population
 from qmri_core.calibration.session_model import PersonLevels
 from qmri_core.mapping.inference import Maps, session_maps, widened
 from qmri_core.mapping.network import N_INPUTS, MapNetwork, NetworkSettings
-from qmri_core.mapping.voxelwise import N_CONDITIONS, compress, estimator
+from qmri_core.mapping.voxelwise import N_CONDITIONS, REFERENCE_TISSUES, compress, estimator
 from qmri_core.physics.registry import signal
-from qmri_core.series.acquisition import CONTRASTS, Contrast
+from qmri_core.series.acquisition import Contrast
 from tests.protocols import plain_protocol
 
 PROTOCOL = plain_protocol()
@@ -90,6 +91,7 @@ PERSON = PersonLevels(
     determined=np.array([0.36, 0.25, 0.49, 0.64]),
     spread=np.array([0.04, 0.04, 0.035, 0.05]),
     n_people=20.0,
+    told=UNTOLD,
 )
 
 
@@ -131,7 +133,7 @@ def test_the_network_answers_to_levels_in_proportion_and_by_place() -> None:
     torch.manual_seed(3)
     one = network(is_random=True)
     inputs, conditions = torch.rand(1, N_INPUTS, 8, 8), torch.rand(1, N_CONDITIONS)
-    levels = torch.tensor([[0.02, -0.01, 0.03, 0.04]])
+    levels = torch.linspace(-0.03, 0.04, len(DEVIATIONS))[None]
     with torch.inference_mode():
         none, once, twice = (one(inputs, conditions, factor * levels) for factor in (0, 1, 2))
     moved = once[0] - none[0]
@@ -149,13 +151,22 @@ def test_nothing_known_of_a_person_is_no_deviation() -> None:
         np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=1e-5, err_msg=name)
 
 
-def test_the_voxelwise_estimate_is_told_nothing_of_a_person() -> None:
-    images = phantom()
-    alone, told = (
-        session_maps(None, images, mask_of(images), PROTOCOL, SCALES, person=person) for person in (None, PERSON)
-    )
-    for name in Maps.__dataclass_fields__:
-        np.testing.assert_array_equal(getattr(alone, name), getattr(told, name))
+@pytest.mark.parametrize("kind", ["WM", "GM", "CSF"])
+def test_what_is_expected_of_a_tissue_comes_out_of_its_signals_as_usual_tissue_does_of_its_own(kind: str) -> None:
+    """The voxelwise estimate is drawn to the population: to what is expected, if something else is."""
+    values, shift = population(3.0), (0.06, -0.08, 0.02)
+    member = {"WM": values.white_matter, "GM": values.grey_matter, "CSF": values.csf}[kind]
+    usual = (member.t1, member.t2, member.pd)
+    moved = moved_tissue(values, usual, kind, shift)
+    expected = Expectation(shift=tuple(shift[k % 3] for k in range(len(DEVIATIONS))))
+    told = PersonLevels(mean=np.zeros(4), determined=np.ones(4), spread=np.full(4, 0.04), n_people=9.0, told=expected)
+    found = []
+    for tissue, person in ((usual, None), (moved, told)):
+        images = phantom(*tissue)
+        maps = session_maps(None, images, mask_of(images), PROTOCOL, SCALES, person=person)
+        found.append([np.nanmedian(each) for each in (maps.t1, maps.t2, maps.pd)])
+    pulls = np.log(np.asarray(found) / [usual, moved])
+    np.testing.assert_allclose(pulls[0], pulls[1], atol=0.008)
 
 
 def test_maps_are_nan_outside_the_mask_and_where_a_contrast_is_missing() -> None:
@@ -208,7 +219,7 @@ def test_compression_is_zero_at_white_matter_monotone_and_finite_at_zero() -> No
 def test_conditions_say_which_contrasts_are_there_and_differ_between_protocols() -> None:
     full = estimator(PROTOCOL).conditions
     two = estimator({c: PROTOCOL[c] for c in (Contrast.T1W, Contrast.FLAIR)}).conditions
-    step = (len(full) - 3) // len(CONTRASTS)
+    step = REFERENCE_TISSUES + 1
     assert [full[k * step] for k in range(3)] == [1.0, 1.0, 1.0]
     assert [two[k * step] for k in range(3)] == [1.0, 0.0, 1.0]
     other = estimator(plain_protocol(1.5)).conditions

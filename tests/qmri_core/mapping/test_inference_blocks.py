@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from qmri_core.calibration.session_model import LEVELS
+from qmri_core.calibration.expectation import DEVIATIONS, Expectation
 from qmri_core.devices import fastest
 from qmri_core.mapping import inference, parts
 from qmri_core.mapping.checkpoint import load_checkpoint
@@ -71,15 +71,14 @@ def test_slices_do_not_depend_on_others(shipped: MapNetwork) -> None:
 
 
 def test_slices_do_not_depend_on_their_place_in_a_batch_of_sessions(shipped: MapNetwork) -> None:
-    physics = estimator(PROTOCOL)
+    physics = estimator(PROTOCOL, expected=Expectation(shift=tuple(np.linspace(-0.03, 0.04, len(DEVIATIONS)))))
     generator = torch.Generator().manual_seed(0)
     batch = 0.3 + torch.rand((6, 3, 40, 44), generator=generator)  # of two sessions, three slices each
     mask = (torch.rand((6, 40, 44), generator=generator) > 0.3).float()
-    levels = torch.tensor([0.02, -0.01, 0.03, 0.04])
     with torch.inference_mode():
-        together = torch.cat(run_network(shipped, batch, mask, physics, levels), dim=1)
-        swapped = torch.cat(run_network(shipped, batch.roll(3, 0), mask.roll(3, 0), physics, levels), dim=1).roll(-3, 0)
-        alone = torch.cat([torch.cat(run_network(shipped, batch[k : k + 1], mask[k : k + 1], physics, levels), 1)
+        together = torch.cat(run_network(shipped, batch, mask, physics), dim=1)
+        swapped = torch.cat(run_network(shipped, batch.roll(3, 0), mask.roll(3, 0), physics), dim=1).roll(-3, 0)
+        alone = torch.cat([torch.cat(run_network(shipped, batch[k : k + 1], mask[k : k + 1], physics), 1)
                            for k in range(6)])  # fmt: skip
     np.testing.assert_allclose(together, swapped, atol=ROUNDING)  # of logarithms
     np.testing.assert_allclose(together, alone, atol=ROUNDING)
@@ -119,7 +118,7 @@ def test_the_network_reaches_as_far_as_it_says_and_no_farther() -> None:
     farthest = 0
     for shift in range(MULTIPLE):
         inputs = torch.randn((1, N_INPUTS, 20 * MULTIPLE, 20 * MULTIPLE), dtype=torch.float64, requires_grad=True)
-        levels = torch.ones((1, len(LEVELS)), dtype=torch.float64)
+        levels = torch.ones((1, len(DEVIATIONS)), dtype=torch.float64)
         log_maps, _ = network(inputs, torch.randn((1, N_CONDITIONS), dtype=torch.float64), levels)
         at = middle + shift
         gradient = torch.autograd.grad(log_maps[..., at, at].sum(), inputs)[0]

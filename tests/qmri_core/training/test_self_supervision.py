@@ -10,6 +10,7 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
+from qmri_core.calibration.expectation import UNTOLD
 from qmri_core.calibration.population import population, sample_tissues
 from qmri_core.calibration.session_model import PersonLevels
 from qmri_core.mapping.inference import relative_signals
@@ -112,7 +113,7 @@ def test_training_on_images_alone_widens_an_overconfident_network(protocol: Prot
     with torch.no_grad():
         network.head.bias[3:6] = -4.5  # within the range of what a network can say
     relative = torch.ones(2, 3, 32, 32) + 0.03 * torch.randn(2, 3, 32, 32)
-    images = [Images(relative=relative, mask=torch.ones(2, 32, 32), levels=torch.zeros(4), acquisitions=protocol)]
+    images = [Images(relative=relative, mask=torch.ones(2, 32, 32), expected=UNTOLD, acquisitions=protocol)]
     loss = image_loss(images, seed=1, slices=2, size=32)
     before = image_score(network, images)
     optimiser = torch.optim.Adam(network.parameters(), lr=1e-2)
@@ -134,7 +135,7 @@ def test_calibrated_slices_are_relative_to_white_matter_and_of_the_brain(protoco
     signals = dict(zip(physics.contrasts, physics.white_matter_signal, strict=True))
     images = {c: np.full(mask.shape, 1.5 * scales[c] * signals[c], dtype=np.float32) for c in protocol}
     images[Contrast.T2W][3, 20, 20] = np.nan
-    one = PersonLevels(mean=np.arange(4) / 100, determined=np.ones(4), spread=np.ones(4), n_people=9.0)
+    one = PersonLevels(mean=np.arange(4) / 100, determined=np.ones(4), spread=np.ones(4), n_people=9.0, told=UNTOLD)
     found = calibrated_slices(images, mask, protocol, scales, one, n=8, rng=np.random.default_rng(0))
     assert found is not None
     assert found.relative.shape == (3, 3, 30, 35)
@@ -142,7 +143,7 @@ def test_calibrated_slices_are_relative_to_white_matter_and_of_the_brain(protoco
     inside = (found.mask > 0)[:, None].expand_as(found.relative)
     assert torch.allclose(found.relative[inside], torch.tensor(1.5), rtol=1e-5)
     assert not bool(found.relative[~inside].any())
-    assert found.levels.tolist() == pytest.approx([0, 0.01, 0.02, 0.03])
+    assert found.expected == one.expectation
     assert calibrated_slices(images, 0 * mask, protocol, scales, one, n=8, rng=np.random.default_rng(0)) is None
 
 
