@@ -44,6 +44,8 @@ WIDEST_SPREAD = 2.0
 """Times what is stated and healthy together; a tissue that spreads further is none."""
 MOST_WIDENED = 2.0
 """Largest factor by which deviations are widened; beyond it they would say nothing."""
+SURE = 3.0
+"""Deviations by which a contrast may be less than predicted before a contrast alone is asked for tissues."""
 TELLING = 0.75
 """Expected agreement from which a contrast alone can tell the tissues; 0.5 is chance."""
 LARGE_LESION = 0.03
@@ -310,17 +312,19 @@ def _contrast_covariance(session: MappedSession) -> NDArray[np.float64]:
 def _agreement(session: MappedSession) -> Iterator[Finding]:
     """How often each contrast alone has a voxel of grey on the predicted side of one of white matter."""
     white, grey = (session.places(tissue) for tissue in _TESTED)
-    for contrast, acquisition in session.acquisitions.items():
+    deviations = np.sqrt(np.diag(_contrast_covariance(session)))
+    for (contrast, acquisition), deviation in zip(session.acquisitions.items(), deviations, strict=True):
         predicted = expected_contrast(acquisition, session.values, session.person.level)
         of_white, of_grey = (np.log(np.maximum(session.signals[contrast][where], 1e-6)) for where in (white, grey))
         width = math.hypot(_robust_sd(of_white), _robust_sd(of_grey))
-        expected = float(stats.norm.cdf(abs(predicted) / max(width, 1e-6)))
+        least = max(abs(predicted) - SURE * float(deviation), 0.0)
+        expected = float(stats.norm.cdf(least / max(width, 1e-6)))
         if expected < TELLING:
             continue
         above = float(stats.mannwhitneyu(of_grey, of_white).statistic) / (of_grey.size * of_white.size)
         found = above if predicted > 0 else 1 - above
         if found - 0.5 < (expected - 0.5) / 2:
-            text = f"{contrast} alone tells {found:.0%} of grey from white matter where {expected:.0%} is expected"
+            text = f"{contrast} alone tells {found:.0%} of grey from white matter where {expected:.0%} is the least"
             yield Finding(figure=Figure.AGREEMENT, text=text)
 
 
