@@ -61,7 +61,7 @@ def _soft(margin: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-np.clip(margin * 60, -30, 30)))
 
 
-def cheap_protocol(rng: np.random.Generator) -> tuple[Protocol, Protocol]:
+def cheap_protocol(rng: np.random.Generator, *, field_strength: float = 3.0) -> tuple[Protocol, Protocol]:
     """A random protocol for training that needs no table of echo trains: spin echoes, and a gradient echo."""
     long, short = float(rng.uniform(2.5, 4.0)), float(rng.uniform(0.45, 0.65))
     nominal = {
@@ -69,6 +69,7 @@ def cheap_protocol(rng: np.random.Generator) -> tuple[Protocol, Protocol]:
         Contrast.T2W: _spin_echo(Contrast.T2W, long, 0.09),
         Contrast.FLAIR: _spin_echo(Contrast.FLAIR, 0.8 * long, 0.03),
     }
+    nominal = {contrast: replace(one, field_strength=field_strength) for contrast, one in nominal.items()}
     as_run = {
         contrast: replace(one, flip_angle=one.flip_angle * float(rng.normal(1, 0.02)))
         for contrast, one in nominal.items()
