@@ -32,6 +32,7 @@ from qmri_core.preprocessing.tissue import TissueError
 from qmri_core.series.acquisition import Acquisition, Contrast, PulseSequence
 from storage.source.discovery import discover
 from storage.source.series import ReadError
+from storage.source.server.failures import ServerAwayError, ServerChangedError, ServerError, ServerRefusedError
 from storage.store.cohort import Cohort, Placement, begin_append, begin_update, writing
 from storage.store.locations import StorageFaultError
 from storage.store.schema import Reason, Status
@@ -47,6 +48,10 @@ OWN: dict[type[Exception], Reason] = {
     FieldStrengthError: Reason.FIELD_STRENGTH,
     CalibrationError: Reason.NO_CALIBRATION,
     ReadError: Reason.READ_ERROR,
+    ServerError: Reason.SERVER_ERROR,
+    ServerAwayError: Reason.SERVER_AWAY,
+    ServerRefusedError: Reason.SERVER_REFUSED,
+    ServerChangedError: Reason.SERVER_CHANGED,
 }
 
 
