@@ -24,5 +24,5 @@ def test_the_linkage_table_holds_the_very_bytes_of_a_name(tmp_path: Path, name: 
 def test_a_deployment_waits_for_quiet_files_as_the_setting_says(
     tmp_path: Path, minutes: float | None, stated: dict[str, float]
 ) -> None:
-    settings = read_settings(source=tmp_path, key_file=tmp_path / "key", quiet_for=minutes)
+    settings = read_settings(source=str(tmp_path), key_file=tmp_path / "key", quiet_for=minutes)
     assert {name: value for name, value in ingest_options(settings).items() if name == "quiet_for"} == stated
