@@ -22,13 +22,14 @@ def unseen_of(tissue: str, name: str, means: Mapping[str, float], levels: pd.Dat
     Parameters
     ----------
     means
-        Of the session medians of each group; NaN where it has none.
+        Of the session medians of each group; NaN where it has none. They are relative to a mean, so that one of 0 says
+        nothing.
     levels
         `flows.maps.calibration_tables.levels_table`.
     """
     unknown = {"cov_imposed": math.nan, "cov_error": math.nan}
     known = {group: mean for group, mean in means.items() if math.isfinite(mean)}
-    if levels is None or name not in _LEVELS or not known:
+    if levels is None or name not in _LEVELS or len(known) < 2 or min(known.values()) <= 0:
         return unknown
     of_level = levels[(levels["tissue"] == tissue) & (levels["quantity"] == _LEVELS[name])].set_index("group")
     values = np.asarray(list(known.values()), dtype=np.float64)

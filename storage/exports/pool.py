@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from qmri_core.calibration.groups import GroupSessions
-from qmri_core.calibration.hidden_parameters import PARAMETER_SPREADS, Hidden
+from qmri_core.calibration.hidden_parameters import PARAMETER_SPREADS, TRANSFER, Hidden
 from qmri_core.calibration.levels import Anchor, GroupLevel
 from qmri_core.calibration.pooling import LOCAL, Pooled, PooledGroup
 from qmri_core.calibration.scales import Signals
@@ -142,7 +142,7 @@ class _Level(_Strict):
 
 
 class _Hidden(_Strict):
-    name: Literal[tuple(PARAMETER_SPREADS)]  # type: ignore[valid-type]
+    name: Literal[(*PARAMETER_SPREADS, TRANSFER)]  # type: ignore[valid-type]
     shift: Number
     sd: Number
     prior_sd: Annotated[Number, Field(gt=0)]
