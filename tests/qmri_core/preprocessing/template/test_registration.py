@@ -95,7 +95,10 @@ def test_an_image_that_shows_nothing_leads_nowhere_else(found: Registered) -> No
 
 
 def test_nuclei_lie_where_the_simulation_has_them(found: Registered) -> None:
-    """Its nuclei are ellipsoids at Montreal coordinates: their centres are asked, not their shapes."""
+    """Its nuclei are ellipsoids at Montreal coordinates: their centres are asked, not their shapes.
+
+    Within two voxels: the template's caudate has a tail, so that its centre lies 4 mm behind that of the ellipsoid.
+    """
     labels = labels_of(found.warp, head().tissue.shape, turned() @ head().affine)
     names = template().names
     simulated = {"caudate": 4, "putamen": 5, "thalamus": 6, "pallidum": 7}
@@ -103,7 +106,7 @@ def test_nuclei_lie_where_the_simulation_has_them(found: Registered) -> None:
         of_template = [number for number, (label, _) in names.items() if label.startswith(name)]
         centre = np.argwhere(np.isin(labels, of_template)).mean(axis=0)
         expected = np.argwhere(head().labels == index).mean(axis=0)
-        assert np.linalg.norm(centre - expected) * RESOLUTION < 6.0, name
+        assert np.linalg.norm(centre - expected) < 2.0, name
 
 
 def test_fluid_is_negative_where_it_is_inverted_and_has_not_recovered() -> None:
