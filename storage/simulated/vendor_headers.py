@@ -14,7 +14,7 @@ from qmri_core.simulation.acquired import AcquiredSeries
 from qmri_core.simulation.cohort import PlannedSession
 
 _HERTZ_PER_TESLA = 42.577e6
-_HOSPITALS = ("St. Vitus Hospital", "Klinikum Nordhang", "Hôpital de la Vallée", "Riverside Clinic Westerleigh")
+_HOSPITALS = ("St. Vitus Hospital", "Klinikum Nordhang", "Hôpital de la Vallée", "Riverside Infirmary Westerleigh")
 _LARGEST = {"Siemens": 4095, "Philips": 4095, "GE": 32767}
 
 
