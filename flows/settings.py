@@ -86,6 +86,11 @@ class Settings(BaseSettings):
     """Worker processes; unset, as many as the machine's cores and memory, its GPUs, or the cluster's own configuration
     allow."""
 
+    @field_validator("source", mode="before")
+    @classmethod
+    def _as_text(cls, source: object) -> object:
+        return str(source) if isinstance(source, Path) else source
+
     @field_validator("scheduler")
     @classmethod
     def _is_address(cls, value: str | None) -> str | None:

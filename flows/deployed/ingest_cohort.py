@@ -32,7 +32,7 @@ def ingest_sessions(settings: Settings, linkage: Path | None) -> RunSummary:
 
 @flow(name=INGEST_COHORT)
 def ingest_cohort(
-    source: str | None = None, store: str | None = None, assume: Path | None = None, linkage: Path | None = None
+    source: str | Path | None = None, store: str | None = None, assume: Path | None = None, linkage: Path | None = None
 ) -> State[RunSummary]:
     """Bring every session of the source that is new or has changed into the store.
 

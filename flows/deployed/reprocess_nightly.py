@@ -42,7 +42,10 @@ def reprocess_sessions(settings: Settings) -> Reprocessed:
 
 @flow(name=REPROCESS_NIGHTLY)
 def reprocess_nightly(
-    source: str | None = None, store: str | None = None, assume: Path | None = None, checkpoint: Path | None = None
+    source: str | Path | None = None,
+    store: str | None = None,
+    assume: Path | None = None,
+    checkpoint: Path | None = None,
 ) -> State[RunSummary]:
     """Ingest what is new, infer what is stale, aggregate, tag the snapshot; never makes a new calibration of a group.
 
