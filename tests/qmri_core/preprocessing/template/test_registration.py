@@ -94,19 +94,20 @@ def test_an_image_that_shows_nothing_leads_nowhere_else(found: Registered) -> No
     assert separation[1] > 0.1
 
 
-def test_nuclei_lie_where_the_simulation_has_them(found: Registered) -> None:
-    """Its nuclei are ellipsoids at Montreal coordinates: their centres are asked, not their shapes.
+FAR = pytest.mark.xfail(strict=True, reason="6.7 (caudate) and 7.3 mm (pallidum) off on this head of 4 mm; not mended")
 
-    Within two voxels: the template's caudate has a tail, so that its centre lies 4 mm behind that of the ellipsoid.
-    """
+
+@pytest.mark.parametrize(
+    ("name", "index"),
+    [pytest.param("caudate", 4, marks=FAR), ("putamen", 5), ("thalamus", 6), pytest.param("pallidum", 7, marks=FAR)],
+)
+def test_nuclei_lie_where_the_simulation_has_them(found: Registered, name: str, index: int) -> None:
+    """Its nuclei are ellipsoids at Montreal coordinates: their centres are asked, not their shapes."""
     labels = labels_of(found.warp, head().tissue.shape, turned() @ head().affine)
-    names = template().names
-    simulated = {"caudate": 4, "putamen": 5, "thalamus": 6, "pallidum": 7}
-    for name, index in simulated.items():
-        of_template = [number for number, (label, _) in names.items() if label.startswith(name)]
-        centre = np.argwhere(np.isin(labels, of_template)).mean(axis=0)
-        expected = np.argwhere(head().labels == index).mean(axis=0)
-        assert np.linalg.norm(centre - expected) < 2.0, name
+    of_template = [number for number, (label, _) in template().names.items() if label.startswith(name)]
+    centre = np.argwhere(np.isin(labels, of_template)).mean(axis=0)
+    expected = np.argwhere(head().labels == index).mean(axis=0)
+    assert np.linalg.norm(centre - expected) * RESOLUTION < 6.0
 
 
 def test_fluid_is_negative_where_it_is_inverted_and_has_not_recovered() -> None:
