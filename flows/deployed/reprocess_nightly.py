@@ -25,15 +25,10 @@ def reprocess_sessions(settings: Settings) -> Reprocessed:
     from flows.report.build import write_report
 
     store, folder = settings.require_store(), report_folder(settings)
+    options = {"quiet_for": QUIET_FOR, **ingest_options(settings), "checkpoint": settings.checkpoint}
     with working(REPROCESS_NIGHTLY, settings) as (client, progress):
         result, tables = reprocess(
-            settings.require_source(),
-            store,
-            checkpoint=settings.checkpoint,
-            client=client,
-            out=folder,
-            progress=progress,
-            **{"quiet_for": QUIET_FOR, **ingest_options(settings)},
+            settings.require_source(), store, client=client, out=folder, progress=progress, **options
         )
         page = None if result.snapshot is None or folder is None else write_report(store, folder, aggregate=tables)
     publish_report(REPROCESS_NIGHTLY, tables, page, settings.report_url)
