@@ -22,7 +22,7 @@ ORDER: dict[str, list[str]] = {
         *("tissues", "statistics", "versions", "devices", "series", "physics", "preprocessing", "calibration"),
         *("simulation", "mapping", "baseline", "evaluation", "training", "weights"),
     ],
-    "storage": ["pseudonyms", "source", "store", "exports", "simulated"],
+    "storage": ["pseudonyms", "nifti_image", "source", "store", "exports", "simulated"],
     "storage/source": [
         *(
             "damage",

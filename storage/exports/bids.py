@@ -21,14 +21,13 @@ from numpy.typing import NDArray
 from qmri_core.series.acquisition import CONTRASTS
 from qmri_core.tissues import MAPS
 from storage.exports.folder import new_folder
+from storage.nifti_image import affine_image
 from storage.store.cohort import Cohort
 from storage.store.decisions.effect import Judged, LeftOut, judge
 from storage.store.repository import StoreError
 from storage.store.schema import NOT_COMPUTED, WORKER_VARIABLES
 
 BIDS_VERSION = "1.10.0"
-SHEAR = 1e-3
-"""Largest difference, in millimetres per voxel, between an affine and the quaternion form that shows the same."""
 _CLASSES = WORKER_VARIABLES["tissue"].flags
 _UNITS = {"s": "s", "1": "arbitrary"}
 _README = """\
@@ -224,18 +223,6 @@ def _write_session(folder: Path, record: Mapping[str, Any], cohort: Cohort, sele
 
 def _filled(array: NDArray[np.floating], selection: Selection) -> NDArray[np.floating]:
     return np.nan_to_num(array, nan=0.0) if selection.zeros else array
-
-
-def affine_image(array: NDArray[Any], affine: NDArray[np.float64]) -> nibabel.Nifti1Image:
-    """Image of an array of shape (z, y, x), with the same affine in both of NIfTI's forms where both can hold it."""
-    affine = np.asarray(affine, dtype=np.float64)
-    image = nibabel.Nifti1Image(array.T, affine)  # type: ignore[no-untyped-call]
-    image.header.set_xyzt_units("mm")  # type: ignore[no-untyped-call]
-    image.set_sform(affine, code="scanner")  # type: ignore[no-untyped-call]
-    image.set_qform(affine, code="scanner")  # type: ignore[no-untyped-call]
-    if np.abs(image.get_qform() - affine)[:3, :3].max() > SHEAR:  # type: ignore[no-untyped-call]
-        image.set_qform(None, code=0)  # type: ignore[no-untyped-call]
-    return image
 
 
 def _write_dataset(

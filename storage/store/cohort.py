@@ -25,7 +25,7 @@ from storage.store import checkpoints
 from storage.store.arrays import read_arrays, read_part, read_together
 from storage.store.decisions.codes import Decision
 from storage.store.decisions.ledger import read_decisions
-from storage.store.labels import LABEL, labels_in
+from storage.store.labels import labels_in
 from storage.store.locations import absolute
 from storage.store.repository import (
     MAIN,
@@ -328,39 +328,19 @@ def open_cohort(
     xarray.DataTree
         One node per group, ``tree["<scanner>/<protocol>"]``, and ``catalogue``. Not computed is NaN, in the labels
         ``tissue`` and ``brain_mask``, which are integers, the flag value `storage.store.schema.NOT_COMPUTED`.
-        ``tree.qmri.table()`` has all sessions as a DataFrame.
+        ``tree.qmri`` is a `storage.store.opened.accessor.CohortAccessor`: tables of sessions and of their values.
 
     Raises
     ------
     StoreError
         If there is no store, ``at`` names nothing in it, or a newer version wrote it.
     """
-    return Cohort.open(location, at=at).tree(chunks)
+    from storage.store.opened import accessor  # it asks this module for cohorts
 
-
-@xr.register_datatree_accessor("qmri")  # type: ignore[no-untyped-call,untyped-decorator,unused-ignore]
-class CohortAccessor:
-    """``open_cohort(...).qmri``: what xarray has no word for."""
-
-    def __init__(self, tree: xr.DataTree) -> None:
-        self._tree = tree
-
-    def table(self) -> pd.DataFrame:
-        """All sessions of all groups, one row each: group, its label, coordinates and every per-session value.
-
-        Indexed by session pseudonym; sorted by group, then as stored. Reads the values, and no image.
-        """
-        names = [variable.name for variable in PER_SESSION]
-        tables = []
-        for path in self._tree.groups:
-            node = self._tree[path]
-            if "session" in node.dims and "T1w" in node:
-                values = node.to_dataset()[names].to_dataframe()
-                values.insert(0, "group", path.strip("/"))
-                values.insert(1, "label", str(node.attrs.get(LABEL, "")))
-                tables.append(values[["group", "label", *names]])
-        empty = pd.DataFrame(columns=["group", "label", *names], index=pd.Index([], name="session"))
-        return pd.concat(tables) if tables else empty
+    cohort = Cohort.open(location, at=at)
+    tree = cohort.tree(chunks)
+    accessor.CohortAccessor.attach(tree.qmri, cohort)
+    return tree
 
 
 def _in_schema_order(dataset: xr.Dataset) -> xr.Dataset:

@@ -1,0 +1,1 @@
+"""An opened cohort as analysts use it: ``open_cohort(...).qmri``."""

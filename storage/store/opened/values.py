@@ -1,0 +1,132 @@
+"""Values of people from a cohort's tables: one row per session, tissue, map and statistic, or one per session."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import pandas as pd
+
+from qmri_core.tissues import MAPS, WHITE_FIRST
+from storage.store.cohort import Cohort
+from storage.store.decisions.effect import judge
+from storage.store.repository import StoreError
+from storage.store.schema import PER_SESSION, WORKER_VARIABLES
+
+STATISTICS = ("n", "mean", "sd", "median", "mode", "q05", "q25", "q75", "q95")
+"""What is kept of each tissue and map; `qmri_core.statistics.TissueStatistics`."""
+RELIABILITY = ("determined", "deviation")
+"""Share of people's differences that the signals determine, and the standard deviation of the measurement."""
+OF_PEOPLE = ("person", "sex", "age", "day")
+"""Values of a session that every table of people begins with, after its group's label."""
+COLUMNS = {variable.name: variable for variable in PER_SESSION}
+UNITS = {name: {"1": "", "s": "s"}[WORKER_VARIABLES[name].units] for name in MAPS}
+"""Unit of each map; PD is relative to CSF."""
+DEFAULT_STATISTIC = "mode"
+
+
+def session_values(cohort: Cohort, names: Sequence[str]) -> pd.DataFrame:
+    """Label of the group and some of the per-session values of every stored session, indexed by session."""
+    table = cohort.values_of(names)
+    labels = cohort.labels
+    table.insert(1, "label", [labels.get(str(group), "") for group in table["group"]])
+    return table.drop(columns=["group", "index"]).set_index("session")
+
+
+def counting(cohort: Cohort) -> frozenset[str]:
+    """Stored sessions that have maps and count, by status and by the decisions of people."""
+    judgement = judge(cohort)
+    rows = cohort.catalogue
+    is_good = (rows["status"] != "failed") | rows["session"].isin(judgement.accepted)
+    has_maps = (rows["checkpoint_digest"] != "") & (rows["group"] != "")
+    chosen = rows[is_good & has_maps & ~rows["session"].isin(list(judgement.left_out))]
+    return frozenset(map(str, chosen["session"]))
+
+
+def long_table(cohort: Cohort, people: pd.DataFrame, statistics: Collection[str] = STATISTICS) -> pd.DataFrame:
+    """One row per session, tissue (``region``), map and statistic, as `qmri aggregate` last took them.
+
+    Parameters
+    ----------
+    people
+        Sessions to take, by index, with the columns that are repeated in each of their rows. Those that do not count
+        have no rows.
+    statistics
+        Of `STATISTICS`.
+
+    Returns
+    -------
+    DataFrame
+        ``session``, the columns of ``people``, ``region``, ``map``, ``statistic``, ``value``, ``unit`` (empty for PD
+        and counts) and, of mean, median and mode, `RELIABILITY`: ``determined`` is a share, ``deviation`` in the unit
+        of the value; NaN where not known.
+
+    Raises
+    ------
+    StoreError
+        If no statistics were taken, or one is unknown.
+    """
+    if unknown := sorted(set(statistics) - set(STATISTICS)):
+        raise StoreError(f"{unknown[0]}: no such statistic; there are {', '.join(STATISTICS)}")
+    if cohort.statistics is None:
+        raise StoreError("no statistics were taken of this cohort yet: run `qmri aggregate`")
+    table = cohort.statistics.reindex(columns=["session", "tissue", "map", *STATISTICS, *RELIABILITY])
+    table = table[table["session"].isin(counting(cohort) & set(people.index))].rename(columns={"tissue": "region"})
+    chosen = [name for name in STATISTICS if name in set(statistics)]
+    result = table.melt(
+        id_vars=["session", "region", "map", *RELIABILITY],
+        value_vars=chosen,
+        var_name="statistic",
+        value_name="value",
+    )
+    result["value"] = result["value"].astype(float)
+    is_location = result["statistic"].isin(["mean", "median", "mode"])
+    for name in RELIABILITY:
+        result[name] = result[name].astype(float).where(is_location)
+    result["unit"] = result["map"].map(UNITS).where(result["statistic"] != "n", "")
+    result = people.rename_axis("session").reset_index().merge(result, on="session")
+    order = {name: place for place, name in enumerate((*WHITE_FIRST, *MAPS, *chosen))}
+    keys = ["label", "session", "map", "region", "statistic"] if "label" in people else ["session", "map", "region"]
+    result = result.sort_values(
+        keys, key=lambda column: column.map(order) if column.name in {"map", "region", "statistic"} else column
+    )
+    return result[
+        ["session", *people.columns, "region", "map", "statistic", "value", "unit", *RELIABILITY]
+    ].reset_index(drop=True)
+
+
+def wide_table(cohort: Cohort, people: pd.DataFrame, statistic: str = DEFAULT_STATISTIC) -> pd.DataFrame:
+    """One row per session that counts: the columns of ``people``, and one per region and map, such as ``WM_T1map``.
+
+    Units are in ``attrs["units"]``, by column.
+    """
+    long = long_table(cohort, people, [statistic])
+    values = long.assign(column=long["region"] + "_" + long["map"]).pivot(
+        index="session", columns="column", values="value"
+    )
+    names = [f"{region}_{name}" for name in MAPS for region in WHITE_FIRST if f"{region}_{name}" in values]
+    rest = [name for name in values if name not in names]
+    table = people.join(values[[*names, *rest]], how="inner")
+    table.attrs["units"] = {name: UNITS[str(name).rpartition("_")[2]] for name in (*names, *rest)}
+    return table
+
+
+def pairs_table(people: pd.DataFrame) -> pd.DataFrame:
+    """Each visit of a person with the next one of the same person.
+
+    Columns: person, ``first`` and ``second`` (sessions), their labels, ``same_group``, and ``days`` between them.
+    """
+    known = people[people["person"] != ""].rename_axis("session").reset_index()
+    known = known.sort_values(["person", "day", "session"], ignore_index=True)
+    later = known.shift(-1)
+    is_pair = known["person"] == later["person"]
+    return pd.DataFrame(
+        {
+            "person": known["person"],
+            "first": known["session"],
+            "second": later["session"],
+            "label_first": known["label"],
+            "label_second": later["label"],
+            "same_group": known["label"] == later["label"],
+            "days": later["day"] - known["day"],
+        }
+    )[is_pair].reset_index(drop=True)
