@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 
@@ -13,6 +14,7 @@ from scipy.spatial.transform import Rotation
 
 from qmri_core.physics.registry import fast_signal
 from qmri_core.preprocessing.template.brain import template, tissue_templates
+from qmri_core.preprocessing.template.deformable import Warp, places_of, sampled
 from qmri_core.preprocessing.template.mixture import CLASSES
 from qmri_core.preprocessing.template.registration import Registered, fluid_signs, labels_of, register
 from qmri_core.series.acquisition import Contrast
@@ -54,15 +56,21 @@ def turned() -> NDArray[np.float64]:
     return motion
 
 
-def errors(found: Registered) -> NDArray[np.float64]:
-    """Millimetres in the template by which the voxels of the brain are off."""
+@cache
+def known() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """RAS mm of the voxels in the scanner, and where in the template the simulation took them from: (3, z, y, x)."""
     anatomy = head()
     axes = [anatomy.affine[k, 3] + anatomy.affine[k, k] * np.arange(anatomy.tissue.shape[2 - k]) for k in range(3)]
     truth = torch.stack(_template_coordinates(atlas(), anatomy.subject, *axes)).numpy()
-    truth = truth + np.asarray(_ICBM_CENTRE).reshape(3, 1, 1, 1)
-    inside = anatomy.tissue > 0
-    places = turned() @ anatomy.affine @ np.vstack([np.argwhere(inside)[:, ::-1].T, np.ones(int(inside.sum()))])
-    return np.asarray(np.linalg.norm(found.warp.points(places[:3]) - truth[:, inside], axis=0))
+    places = places_of(anatomy.tissue.shape, turned() @ anatomy.affine)
+    return places, truth + np.asarray(_ICBM_CENTRE).reshape(3, 1, 1, 1)
+
+
+def errors(found: Registered) -> NDArray[np.float64]:
+    """Millimetres in the template by which the voxels of the brain are off."""
+    inside = head().tissue > 0
+    places, truth = known()
+    return np.asarray(np.linalg.norm(found.warp.points(places[:, inside]) - truth[:, inside], axis=0))
 
 
 @cache
@@ -94,20 +102,55 @@ def test_an_image_that_shows_nothing_leads_nowhere_else(found: Registered) -> No
     assert separation[1] > 0.1
 
 
-FAR = pytest.mark.xfail(strict=True, reason="6.7 (caudate) and 7.3 mm (pallidum) off on this head of 4 mm; not mended")
+NUCLEI = {"caudate": 4, "putamen": 5, "thalamusproper": 6, "pallidum": 7}
+"""Names of the template, and what they are among the labels of a simulated head."""
 
 
-@pytest.mark.parametrize(
-    ("name", "index"),
-    [pytest.param("caudate", 4, marks=FAR), ("putamen", 5), ("thalamus", 6), pytest.param("pallidum", 7, marks=FAR)],
-)
-def test_nuclei_lie_where_the_simulation_has_them(found: Registered, name: str, index: int) -> None:
-    """Its nuclei are ellipsoids at Montreal coordinates: their centres are asked, not their shapes."""
-    labels = labels_of(found.warp, head().tissue.shape, turned() @ head().affine)
-    of_template = [number for number, (label, _) in template().names.items() if label.startswith(name)]
-    centre = np.argwhere(np.isin(labels, of_template)).mean(axis=0)
-    expected = np.argwhere(head().labels == index).mean(axis=0)
-    assert np.linalg.norm(centre - expected) * RESOLUTION < 6.0
+def nuclei_missed(warp: Warp) -> Iterator[tuple[str, str, float, float]]:
+    """Of the nuclei of either side as labelled by a warp: mm between centres, and Dice, with the same labels on the way
+    that the simulation took."""
+    drawn = labels_of(warp, head().tissue.shape, turned() @ head().affine)
+    at = template().labels
+    expected = sampled(at.array[None], at.affine, known()[1], is_nearest=True)[0]
+    for number, (name, side) in template().names.items():
+        if name in NUCLEI:
+            one, other = drawn == number, expected == number
+            centres = [np.argwhere(part).mean(axis=0) * RESOLUTION for part in (one, other)]
+            dice = 2 * float((one & other).sum()) / float(one.sum() + other.sum())
+            yield name, side, float(np.linalg.norm(centres[0] - centres[1])), dice
+
+
+def test_nuclei_lie_where_the_simulation_has_them(found: Registered) -> None:
+    """Within a voxel, by the simulation's own way from the template.
+
+    The ellipsoids that a simulated head has for nuclei are no measure of the centre: those of caudate and putamen lie 4
+    to 7 mm from the centres of the template's, which have tails, and so few voxels of 4 mm remain of a pallidum (19 on
+    both sides) that one more on the left than on the right moves their common centre by 2 mm.
+    """
+    missed = list(nuclei_missed(found.warp))
+    assert len(missed) == 8
+    assert np.mean([distance for _, _, distance, _ in missed]) < RESOLUTION / 2
+    for name, side, distance, dice in missed:
+        assert distance < RESOLUTION, (name, side)
+        assert dice > 0.7, (name, side)
+
+
+def test_an_affine_alone_does_not_find_nuclei(found: Registered) -> None:
+    """What is asked above, asked of a warp that deforms nothing."""
+    missed = list(nuclei_missed(replace(found.warp, displacement=np.zeros_like(found.warp.displacement))))
+    assert np.mean([distance for _, _, distance, _ in missed]) > RESOLUTION / 2
+    assert min(dice for _, _, _, dice in missed) < 0.7
+
+
+@pytest.mark.parametrize("name", list(NUCLEI))
+def test_what_a_simulated_head_has_for_a_nucleus_is_labelled_as_that(found: Registered, name: str) -> None:
+    """As much of its ellipsoid as under the way that the simulation took, but for one voxel in eight."""
+    is_nucleus = head().labels == NUCLEI[name]
+    of_template = [number for number, (label, _) in template().names.items() if label == name]
+    at = template().labels
+    expected = sampled(at.array[None], at.affine, known()[1], is_nearest=True)[0][is_nucleus]
+    drawn = labels_of(found.warp, head().tissue.shape, turned() @ head().affine)[is_nucleus]
+    assert np.isin(drawn, of_template).mean() > np.isin(expected, of_template).mean() - 1 / 8
 
 
 def test_fluid_is_negative_where_it_is_inverted_and_has_not_recovered() -> None:
