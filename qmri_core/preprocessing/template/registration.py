@@ -127,7 +127,7 @@ def register(
     )
 
 
-def labels_of(warp: Warp, shape: tuple[int, int, int], affine: Affine) -> NDArray[np.uint8]:
+def labels_of(warp: Warp, shape: tuple[int, ...], affine: Affine) -> NDArray[np.uint8]:
     """Labels of the template (`Template.labels`) in the voxels of a grid of the session; 0 for none."""
     at = template()
     found = sampled(at.labels.array[None], at.labels.affine, warp.points(places_of(shape, affine)), is_nearest=True)

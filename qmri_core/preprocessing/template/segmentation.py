@@ -18,7 +18,15 @@ from scipy import ndimage
 from qmri_core.preprocessing.checks import WEAK_GREY, predict
 from qmri_core.preprocessing.template.brain import template
 from qmri_core.preprocessing.template.mixture import CLASSES, Mixture, fit, fractions, log_signals
-from qmri_core.preprocessing.template.registration import Registered, merged, priors_at, register, smooth_terms, some
+from qmri_core.preprocessing.template.registration import (
+    Registered,
+    labels_of,
+    merged,
+    priors_at,
+    register,
+    smooth_terms,
+    some,
+)
 from qmri_core.preprocessing.tissue import TissueError
 from qmri_core.series.acquisition import Acquisition, Contrast
 from qmri_core.series.geometry import Affine, inside_of
@@ -81,6 +89,42 @@ def segment_by_template(
         If fewer than `LEAST_VOXELS` voxels have all contrasts.
     """
     inside = inside_of(images.values(), mask)
+    registered, against = _registered(images, inside, affine, acquisitions)
+    used = {contrast: image for contrast, image in images.items() if contrast not in against} or images
+    return Segmentation(
+        tissue=tissues_of(used, inside, affine, registered), registered=registered, left_out=tuple(against)
+    )
+
+
+def regions_of(
+    images: Mapping[Contrast, NDArray[np.float32]],
+    mask: NDArray[np.uint8],
+    affine: Affine,
+    acquisitions: Mapping[Contrast, Acquisition] | None = None,
+) -> tuple[NDArray[np.uint8], Registered]:
+    """Nuclei and regions of the cortex in a session as it is stored; parameters and errors as `segment_by_template`.
+
+    What `Template.names` calls each label, `qmri_core.preprocessing.template.brain.template` tells.
+
+    Returns
+    -------
+    tuple
+        Labels of shape (z, y, x), 0 for none and beyond the mask, and what they were drawn by: ``overlap`` and
+        ``stretch`` say whether to believe them.
+    """
+    inside = inside_of(images.values(), mask)
+    registered, _ = _registered(images, inside, affine, acquisitions)
+    labels = labels_of(registered.warp, mask.shape, affine)
+    return np.where(mask > 0, labels, 0).astype(np.uint8), registered
+
+
+def _registered(
+    images: Mapping[Contrast, NDArray[np.float32]],
+    inside: NDArray[np.bool_],
+    affine: Affine,
+    acquisitions: Mapping[Contrast, Acquisition] | None,
+) -> tuple[Registered, list[Contrast]]:
+    """The template brought to a session, by the images that do not show tissues the wrong way; and these."""
     n_voxels = int(inside.sum())
     if n_voxels < LEAST_VOXELS:
         raise TissueError(
@@ -89,11 +133,9 @@ def segment_by_template(
     registered = register(images, inside, affine, acquisitions)
     against = _against(registered.mixture, images, acquisitions)
     if against and len(against) < len(images):
-        images = {contrast: image for contrast, image in images.items() if contrast not in against}
-        registered = register(images, inside, affine, acquisitions)
-    return Segmentation(
-        tissue=tissues_of(images, inside, affine, registered), registered=registered, left_out=tuple(against)
-    )
+        others = {contrast: image for contrast, image in images.items() if contrast not in against}
+        registered = register(others, inside, affine, acquisitions)
+    return registered, against
 
 
 def tissues_of(

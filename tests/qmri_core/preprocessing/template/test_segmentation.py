@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from qmri_core.preprocessing.template.segmentation import segment_by_template, tissues_of
+from qmri_core.preprocessing.template.registration import labels_of
+from qmri_core.preprocessing.template.segmentation import regions_of, segment_by_template, tissues_of
 from qmri_core.preprocessing.tissue import TissueError
 from qmri_core.series.acquisition import Contrast
 from qmri_core.tissues import CSF, GREY_MATTER, WHITE_MATTER
@@ -47,6 +48,17 @@ def test_a_t1w_with_bright_and_dark_exchanged_is_left_out() -> None:
     assert dice(found.tissue, WHITE_MATTER) > 0.88  # seen: 0.91, 0.90 and 0.88; without the template 0.92, 0.82, 0.38
     assert dice(found.tissue, GREY_MATTER) > 0.86
     assert dice(found.tissue, CSF) > 0.84
+
+
+def test_regions_of_a_stored_session_are_those_of_its_registration() -> None:
+    """Without what headers say, and with the images as a store gives them: none beyond the brain."""
+    brain, affine = head().tissue > 0, turned() @ head().affine
+    images = {contrast: np.where(brain, image, np.nan) for contrast, image in images_of(head()).items()}
+    labels, found = regions_of(images, brain.astype(np.uint8), affine)
+    assert not labels[~brain].any()
+    expected = labels_of(registered().warp, brain.shape, affine)
+    assert np.mean(labels[brain] == expected[brain]) > 0.9  # whose fluid was known to be inverted
+    assert found.overlap > 0.7
 
 
 def test_a_tiny_mask_is_refused() -> None:
