@@ -35,7 +35,7 @@ class Settings(BaseSettings):
     )
 
     source: str | None = None
-    """Folder with DICOM or BIDS input, or a server: ``dicomweb+https://host/path``."""
+    """Folder with DICOM or BIDS input, or a server: ``dicomweb+https://host/path``, ``dimse://AE@host:port``."""
     store: str | None = None
     """Location of the cohort store: a path or the address of an object store."""
     scheduler: str | None = None
@@ -82,6 +82,11 @@ class Settings(BaseSettings):
     """PEM file of the certificate that is shown to the server, where it asks for one; needs ``QMRI_PACS_KEY``."""
     pacs_key: Path | None = None
     """PEM file of the private key of that certificate."""
+    pacs_title: Annotated[str, Field(pattern=r"^[ -\[\]-~]{1,16}$")] = "QMRI"
+    """AE title of this application over DIMSE, by which the server knows it."""
+    pacs_move_port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    """Port at which this application takes images that the server sends to its AE title (C-MOVE), one series at a time;
+    unset, they are asked for on the same connection (C-GET)."""
     workers: Annotated[int, Field(ge=1, le=4096)] | None = None
     """Worker processes; unset, as many as the machine's cores and memory, its GPUs, or the cluster's own configuration
     allow."""
@@ -136,6 +141,8 @@ class Settings(BaseSettings):
             authority=self.pacs_ca,
             certificate=self.pacs_cert,
             key=self.pacs_key,
+            title=self.pacs_title,
+            move_port=self.pacs_move_port,
         )
 
     def require_store(self) -> str:

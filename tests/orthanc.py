@@ -37,10 +37,11 @@ class Orthanc:
     """A server with its state in a folder; started by the context, and again by `start` after `kill`."""
 
     def __init__(self, folder: Path, **options: Any) -> None:
-        self.folder, self.http = folder, free_port()
+        self.folder, self.http, self.dicom, self.mover = folder, free_port(), free_port(), free_port()
         folder.mkdir(parents=True, exist_ok=True)
         self.rest = f"http://127.0.0.1:{self.http}"
         self.web = f"dicomweb+http://127.0.0.1:{self.http}/dicom-web"
+        self.dimse = f"dimse://ORTHANC@127.0.0.1:{self.dicom}"
         self.session = requests.Session()
         if users := options.get("RegisteredUsers"):
             self.session.auth = next(iter(users.items()))
@@ -48,7 +49,9 @@ class Orthanc:
             "Name": "test", "StorageDirectory": str(folder), "IndexDirectory": str(folder), "SyncStorageArea": False,
             "HttpServerEnabled": True, "HttpPort": self.http, "RemoteAccessAllowed": False, "HttpTimeout": 60,
             "AuthenticationEnabled": False, "HttpCompressionEnabled": False,
-            "DicomServerEnabled": False, "StableAge": 1,
+            "DicomServerEnabled": True, "DicomPort": self.dicom, "DicomAet": "ORTHANC", "DicomCheckCalledAet": True,
+            "DicomModalities": {"qmri": ["QMRI", "127.0.0.1", self.mover]}, "DicomCheckModalityHost": True,
+            "DicomScpTimeout": 2, "StableAge": 1,
             "Plugins": [str(path) for path in (WEB, GDCM) if path.exists()],
             "Gdcm": {"RestrictTransferSyntaxes": ["1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91"]},
             "DicomWeb": {"Enable": True, "Root": "/dicom-web/", "EnableWado": True, "Host": "127.0.0.1"},

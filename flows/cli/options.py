@@ -21,7 +21,7 @@ SourceText = Annotated[
     typer.Argument(
         envvar="QMRI_SOURCE",
         help="Folder with DICOM files (also in zip and tar archives) or a BIDS tree; or a server: "
-        "dicomweb+https://host/path.",
+        "dicomweb+https://host/path or dimse://AE@host:port.",
         show_default=False,
     ),
 ]

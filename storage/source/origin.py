@@ -6,13 +6,16 @@ import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 FILTERS = ("ModalitiesInStudy", "StudyDescription", "BodyPartExamined", "StudyDate")
 """What studies may be chosen by, behind the ``?`` of an address, with the wildcards and ranges of DICOM."""
 
-_SCHEMES = {"dicomweb+https": "https", "dicomweb+http": "http"}
+_SCHEMES = {"dicomweb+https": "https", "dicomweb+http": "http", "dimse": "dimse", "dimse+tls": "dimse+tls"}
+_TITLE = re.compile(r"[\x20-\x5b\x5d-\x7e]{1,16}")
+"""An AE title: 16 characters of ASCII at most, without backslash."""
 _LOOPBACK = re.compile(r"localhost|127(\.\d+){3}|::1")
+_NO_CREDENTIALS = "the address of a source holds no credentials: set QMRI_PACS_USER and QMRI_PACS_PASSWORD"
 _DATES = re.compile(r"(\d{8})?-?(\d{8})?")
 
 
@@ -41,11 +44,15 @@ class Limits:
     certificate: Path | None = None
     """PEM file of the certificate that this application shows, and of its private ``key``."""
     key: Path | None = None
+    title: str = "QMRI"
+    """AE title of this application, by which a server knows it over DIMSE."""
+    move_port: int | None = None
+    """Port at which it takes what a server sends by C-MOVE; None: C-GET is asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
-    """A server of DICOM images by DICOMweb, whose service is at ``url``; its text is its address."""
+    """A server of DICOM images by DICOMweb, whose service is at ``url``, or by DIMSE; its text is its address."""
 
     address: str
     url: str
@@ -62,8 +69,8 @@ Source = Path | Server
 def source_of(text: str | Path, limits: Limits | None = None) -> Source:
     """Source that a user names: an address, or the path of a folder or a file.
 
-    ``dicomweb+https://host/path``, and on this machine only ``dicomweb+http://``. Behind a ``?`` stand `FILTERS`:
-    ``?StudyDescription=*HEAD*&StudyDate=20240101-``.
+    ``dicomweb+https://host/path``, and on this machine only ``dicomweb+http://``; ``dimse://AE@host:port``, or
+    ``dimse+tls://``. Behind a ``?`` stand `FILTERS`: ``?StudyDescription=*HEAD*&StudyDate=20240101-``.
 
     Raises
     ------
@@ -75,16 +82,22 @@ def source_of(text: str | Path, limits: Limits | None = None) -> Source:
     if not rest:
         return Path(text)
     if scheme not in _SCHEMES:
-        raise SourceError(f"{scheme}://... is no source: give a folder or dicomweb+https://host/path")
+        kinds = "a folder, dicomweb+https://host/path or dimse://AE@host:port"
+        raise SourceError(f"{scheme}://... is no source: give {kinds}")
     try:
         parts = urlsplit(text)
-        _, host = parts.port, parts.hostname or ""
+        port, host = parts.port, parts.hostname or ""
     except ValueError:
         raise SourceError("the address of the source cannot be read; is its port a number?") from None
     if not host:
         raise SourceError("the address of the source names no host")
-    if parts.username is not None:
-        raise SourceError("the address of a source holds no credentials: set QMRI_PACS_USER and QMRI_PACS_PASSWORD")
+    if scheme.startswith("dimse"):
+        if not _TITLE.fullmatch(unquote(parts.username or "")) or port is None or parts.path.strip("/"):
+            raise SourceError("a source by DIMSE is dimse://AE@host:port, where AE is the server's AE title")
+    elif parts.username is not None:
+        raise SourceError(_NO_CREDENTIALS)
+    if parts.password is not None:
+        raise SourceError(_NO_CREDENTIALS)
     if scheme == "dicomweb+http" and not _LOOPBACK.fullmatch(host):
         raise SourceError("dicomweb+http:// is for this machine alone: names travel there; use dicomweb+https://")
     url = f"{_SCHEMES[scheme]}://{parts.netloc}{parts.path.rstrip('/')}"

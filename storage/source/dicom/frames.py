@@ -68,11 +68,11 @@ from storage.source.series import Scale
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # what it logs of damaged files may hold their texts
 
-_MR_IMAGE = "1.2.840.10008.5.1.4.1.1.4"
-_CONVERTED = f"{_MR_IMAGE}.4"
+MR_IMAGE = "1.2.840.10008.5.1.4.1.1.4"
+_CONVERTED = f"{MR_IMAGE}.4"
 """Legacy Converted Enhanced MR: an archive put classic images together; what it had no place for lies unassigned."""
-_MR_IMAGES = frozenset({_MR_IMAGE, f"{_MR_IMAGE}.1", _CONVERTED})
-_SPECTROSCOPY = frozenset({f"{_MR_IMAGE}.2", "1.3.46.670589.11.0.0.12.1"})
+MR_IMAGES = frozenset({MR_IMAGE, f"{MR_IMAGE}.1", _CONVERTED})
+_SPECTROSCOPY = frozenset({f"{MR_IMAGE}.2", "1.3.46.670589.11.0.0.12.1"})
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _DIRECTORY = "1.2.840.10008.1.3.10"
 _NO_IMAGE = tuple(f"1.2.840.10008.5.1.4.1.1.{node}" for node in ("66", "88", "11.", "104", "9.", "67", "481"))
@@ -239,7 +239,7 @@ def _scan(raw: IO[bytes], location: str, allowed: Allowance | None) -> tuple[Fra
     if force and "Rows" not in header and "SOPClassUID" not in header:
         return None
     size = raw.seek(0, 2)
-    if get_text(header, "SOPClassUID") == _MR_IMAGE:
+    if get_text(header, "SOPClassUID") == MR_IMAGE:
         has_pixels = may_hold_pixels(header, size) or start_of_pixels(raw, force=force) < size
     else:  # functional groups come late
         raw.seek(0)
@@ -429,7 +429,7 @@ _TIMING = ("RepetitionTime", "EffectiveEchoTime", "EchoTime", "InversionTime", "
 def _object_problem(header: Dataset, sop_class: str, has_pixels: bool) -> SkipReason | None:
     if sop_class in _SPECTROSCOPY or "SPECTROSCOPY" in get_words(header, "ImageType"):
         return SkipReason.MR_SPECTROSCOPY
-    is_mr = sop_class in _MR_IMAGES or (not sop_class and get_text(header, "Modality") in {"MR", ""})
+    is_mr = sop_class in MR_IMAGES or (not sop_class and get_text(header, "Modality") in {"MR", ""})
     if is_mr and _has_raster(header) and not is_decodable(transfer_syntax(header)):
         return SkipReason.UNDECODABLE
     if sop_class.startswith(_NO_IMAGE) or not has_pixels or not _has_raster(header):

@@ -71,7 +71,11 @@ def connect(server: Server) -> AbstractContextManager[Archive]:
     ServerError
         If that cannot be done.
     """
-    from storage.source.server.web import WebArchive  # libraries that no other source needs
+    if server.url.startswith("dimse"):
+        from storage.source.server.dimse import DimseArchive  # libraries that no other source needs
+
+        return DimseArchive(server)
+    from storage.source.server.web import WebArchive
 
     return WebArchive(server)
 

@@ -1,4 +1,4 @@
-"""What Orthanc gives by DICOMweb is what the folder that it was stored from gives, pixels included."""
+"""What Orthanc gives by DICOMweb, C-GET and C-MOVE is what the folder that it was stored from gives, with pixels."""
 
 from __future__ import annotations
 
@@ -23,8 +23,12 @@ FLAIR = {"ScanningSequence": ["SE", "IR"], "InversionTime": "2500", "RepetitionT
 pytestmark = needs_orthanc
 
 
-def server_of(orthanc: Orthanc, spool: Path) -> Server:
-    found = source_of(orthanc.web, Limits(spool=spool))
+KINDS = ("web", "get", "move")
+
+
+def server_of(orthanc: Orthanc, spool: Path, kind: str) -> Server:
+    limits = Limits(spool=spool, move_port=orthanc.mover if kind == "move" else None)
+    found = source_of(orthanc.web if kind == "web" else orthanc.dimse, limits)
     assert isinstance(found, Server)
     return found
 
@@ -88,10 +92,11 @@ def assert_same(folder: Discovery, server: Discovery) -> None:
         assert ours.n_instances == theirs.n_instances
 
 
-def test_a_mixed_archive(orthanc: Orthanc, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_mixed_archive(orthanc: Orthanc, tmp_path: Path, kind: str) -> None:
     n_files = write_mixed(tmp_path / "in")
     orthanc.store(path for path in (tmp_path / "in").rglob("*") if path.is_file())
-    server = server_of(orthanc, tmp_path / "spool")
+    server = server_of(orthanc, tmp_path / "spool", kind)
     ours, theirs = discover(tmp_path / "in", key=KEY), discover(server, key=KEY)
     assert ours.n_files == n_files
     assert_same(ours, theirs)
@@ -105,8 +110,9 @@ def test_a_mixed_archive(orthanc: Orthanc, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not SETS, reason="no real data: set QMRI_DATA_DIR to the folder with expected.json")
 @pytest.mark.walk
+@pytest.mark.parametrize("kind", KINDS[:2])
 @pytest.mark.parametrize("name", SETS)
-def test_real_files(orthanc: Orthanc, tmp_path: Path, name: str) -> None:
+def test_real_files(orthanc: Orthanc, tmp_path: Path, name: str, kind: str) -> None:
     for archive in sorted((DATA / "dicom" / name).glob("*.tar.gz")):
         with tarfile.open(archive) as opened:
             opened.extractall(tmp_path / "in", filter="data")
@@ -114,7 +120,7 @@ def test_real_files(orthanc: Orthanc, tmp_path: Path, name: str) -> None:
     for path in source.rglob("*"):
         if path.is_file():
             orthanc.session.post(f"{orthanc.rest}/instances", data=path.read_bytes())  # it takes what is DICOM
-    ours, theirs = discover(source, key=KEY), discover(server_of(orthanc, tmp_path / "spool"), key=KEY)
+    ours, theirs = discover(source, key=KEY), discover(server_of(orthanc, tmp_path / "spool", kind), key=KEY)
     decided = [
         [(one.number, decision.contrast, decision.reason) for one, decision in zip(s, decide_session(s), strict=True)]
         for s in (in_order(ours), in_order(theirs))
