@@ -38,7 +38,7 @@ ORDER: dict[str, list[str]] = {
             "bids",
             "visits",
         ),
-        *("index", "server", "discovery"),
+        *("index", "kept", "server", "discovery"),
     ],
     "flows": [
         *("settings", "progress", "errors", "prefect_plugin", "tables", "pictures", "cluster", "maps", "pool"),

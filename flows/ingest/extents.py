@@ -24,10 +24,10 @@ class Extents:
 
     _counts: dict[tuple[str, Contrast], Counter[int]] = field(default_factory=lambda: defaultdict(Counter))
 
-    def add(self, group: str, chosen: Mapping[Contrast, Series]) -> None:
+    def add(self, group: str, reaches: Mapping[Contrast, int]) -> None:
         """Count the series that a session takes."""
-        for contrast, one in chosen.items():
-            self._counts[group, contrast][_reach(one)] += 1
+        for contrast, reach in reaches.items():
+            self._counts[group, contrast][reach] += 1
 
     def usual(self, group: str, contrast: Contrast) -> int | None:
         """Median of a group; None where sessions are too few to say."""
@@ -41,13 +41,14 @@ class Extents:
         """What to say of series that reach far less than those of their group."""
         for contrast, one in chosen.items():
             usual = self.usual(group, contrast)
-            if usual is not None and _reach(one) < SHORT * usual:
+            if usual is not None and reach_of(one) < SHORT * usual:
                 text = (
-                    f"{contrast}: the {one.shape[2]} slices of series {one.number} cover {_reach(one)} mm, where half "
-                    f"of its group has {usual} mm and more"
+                    f"{contrast}: the {one.shape[2]} slices of series {one.number} cover {reach_of(one)} mm, where "
+                    f"half of its group has {usual} mm and more"
                 )
                 yield Remark(kind=RemarkKind.MISSING, text=text)
 
 
-def _reach(one: Series) -> int:
+def reach_of(one: Series) -> int:
+    """Millimetres that the slices of a series cover."""
     return round(one.shape[2] * one.spacing[2])

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from flows.cluster.boundary import Outcome
+from flows.ingest.first_plan import Planned
 from flows.ingest.session_plan import SessionPlan
 from flows.maps.staleness import why_images
 from flows.tables.text import records
@@ -30,7 +31,7 @@ def known_rows(cohort: Cohort) -> Mapping[str, Mapping[str, object]]:
     return {str(row["session"]): row for row in records(cohort.catalogue)}
 
 
-def is_done(plan: SessionPlan, row: Mapping[str, object] | None) -> bool:
+def is_done(plan: Planned, row: Mapping[str, object] | None) -> bool:
     """Whether a session's row in the catalogue says that nothing is left to do."""
     if row is None or why_images(row, versions_of(plan)):
         return False
@@ -38,29 +39,25 @@ def is_done(plan: SessionPlan, row: Mapping[str, object] | None) -> bool:
         return False
     if str(row["person"]) != plan.person:  # what the archive holds now says more of whose it is
         return False
-    if plan.placement is None:  # the same input, and yet skipped: it has become the copy of another
+    if not plan.group:  # the same input, and yet skipped: it has become the copy of another
         return str(row["status"]) == str(plan.status) and str(row["reason"]) == str(plan.reason or "")
     if not _takes_what_was_taken(plan, row):
         return False
-    return str(row["status"]) == Status.FAILED or str(row["group"]) == plan.placement.group
+    return str(row["status"]) == Status.FAILED or str(row["group"]) == plan.group
 
 
-def _takes_what_was_taken(plan: SessionPlan, row: Mapping[str, object]) -> bool:
+def _takes_what_was_taken(plan: Planned, row: Mapping[str, object]) -> bool:
     """Whether the series that a row says were taken are those of the plan, or their repeats.
 
     An older release may have chosen otherwise of the same files: then that session is ingested again, and no other.
     """
     listed = json.loads(str(row["series"]) or "[]")
     taken = {(str(decision), int(number)) for number, decision, _ in listed if decision in set(Contrast)}
-    allowed = {
-        (str(contrast), one.number)
-        for contrast in plan.chosen
-        for one in (plan.chosen[contrast], *plan.alternates.get(contrast, ()))
-    }
-    return taken <= allowed and {contrast for contrast, _ in taken} == set(map(str, plan.chosen))
+    allowed = {(str(contrast), number) for contrast, numbers in plan.numbers.items() for number in numbers}
+    return taken <= allowed and {contrast for contrast, _ in taken} == set(map(str, plan.numbers))
 
 
-def versions_of(plan: SessionPlan) -> dict[str, object]:
+def versions_of(plan: Planned) -> dict[str, object]:
     """What a session's result depends on."""
     return {
         "input_digest": plan.input_digest,

@@ -11,7 +11,8 @@ from itertools import chain, groupby
 
 import numpy as np
 
-from flows.ingest.extents import Extents
+from flows.ingest.extents import Extents, reach_of
+from flows.ingest.first_plan import Planned
 from qmri_core.calibration.population import ADULT
 from qmri_core.physics.header import acquisition_from_header
 from qmri_core.series.acquisition import CONTRASTS, Acquisition, AcquisitionError, Contrast
@@ -67,6 +68,19 @@ class SessionPlan:
     def group(self) -> str:
         """Group that the session is ingested into; empty if it is not."""
         return self.placement.group if self.placement is not None else ""
+
+    @property
+    def numbers(self) -> Mapping[Contrast, tuple[int, ...]]:
+        """Numbers of the series taken of each contrast, and of their repeats."""
+        return {
+            contrast: tuple(one.number for one in (taken, *self.alternates.get(contrast, ())))
+            for contrast, taken in self.chosen.items()
+        }
+
+    @property
+    def reaches(self) -> Mapping[Contrast, int]:
+        """Millimetres that the slices of each contrast taken cover."""
+        return {contrast: reach_of(one) for contrast, one in self.chosen.items()}
 
     def equals_of(self, contrast: Contrast) -> tuple[tuple[Series, bool], ...]:
         """The series taken of a contrast and its repeats, each with whether its looks may decide.
@@ -210,7 +224,7 @@ class GroupAssignment:
 
 
 def assign_groups(
-    plans: Iterable[SessionPlan], stored: Mapping[str, str], whole: Mapping[str, str] | None = None
+    plans: Iterable[Planned], stored: Mapping[str, str], whole: Mapping[str, str] | None = None
 ) -> GroupAssignment:
     """Settle groups and find images that occur twice; of ``plans`` little is kept.
 
@@ -227,9 +241,9 @@ def assign_groups(
     holders: dict[str, list[str]] = defaultdict(list)
     extents = Extents()
     for plan in plans:
-        if plan.placement is None:
+        if not plan.group:
             continue
-        extents.add(plan.group, plan.chosen)
+        extents.add(plan.group, plan.reaches)
         candidates[plan.session] = plan.groups
         if plan.content:
             holders[plan.content].append(plan.session)

@@ -1,4 +1,8 @@
-"""Plans of all sessions of a source, one at a time: what is to be ingested, skipped, and accounted for."""
+"""Plans of all sessions of a source, one at a time: what is to be ingested, skipped, and accounted for.
+
+Of sessions that the store knows, what is needed of their first plans is kept in the index of the source: an empty night
+reads no series of theirs, as long as all that the plan rests on is as it was.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from flows.ingest.arriving import Quiet
+from flows.ingest.first_plan import FirstPlan, Planned, grounds_of_plans
 from flows.ingest.problems import SMALL_GROUP
 from flows.ingest.rows import is_done, known_rows, row_of
 from flows.ingest.session_plan import SessionPlan, assign_groups, finish_plan, plan_session
@@ -33,7 +38,7 @@ SKIPPED_PER_COMMIT = 500
 
 
 class SourcePlans:
-    """Plans of a source's sessions, made anew each time that they are needed."""
+    """Plans of a source's sessions, made when they are needed."""
 
     def __init__(
         self,
@@ -51,21 +56,31 @@ class SourcePlans:
         self._quiet = Quiet.of(quiet_for)
         self._arriving: set[str] = set()
         self._done: dict[str, str] = {}
+        self._grounds = grounds_of_plans(overrides, by_software=by_software)
         self.used: list[Override] = []
         stored = {name: str(row["group"]) for name, row in self._known.items() if row["group"]}
         self._assignment = assign_groups(self._first_plans(), stored, _whole_keys(cohort, stored))
+        scanned.keep_no_others()
 
-    def _first_plans(self) -> Iterator[SessionPlan]:
+    def _first_plans(self) -> Iterator[Planned]:
         """Plans by a session's own numbers, without new sessions that are still arriving."""
         for session in self._scanned.sessions:
-            plan = self._first(session)
-            if session not in self._known and self._quiet.is_broken(plan):
-                self._arriving.add(session)
-                continue
+            plan: Planned | None = self._kept(session) if session in self._known else None
+            if plan is None:
+                made = self._first(session)
+                if session not in self._known and self._quiet.is_broken(made):
+                    self._arriving.add(session)
+                    continue
+                plan = FirstPlan.of(made)
+                self._scanned.keep(session, made.series, self._grounds, plan.to_bytes())
             if is_done(plan, self._known.get(session)):
                 self._done[session] = plan.group
                 self._use(plan)
             yield plan
+
+    def _kept(self, session: str) -> FirstPlan | None:
+        content = self._scanned.kept(session, self._grounds)
+        return None if content is None else FirstPlan.from_bytes(content)
 
     def _first(self, session: str) -> SessionPlan:
         return plan_session(self._scanned.session(session)[0], self._overrides, by_software=self._by_software)
@@ -77,7 +92,7 @@ class SourcePlans:
         group = self._done[session]
         return not group or self._assignment.groups.get(session, group) == group
 
-    def _use(self, plan: SessionPlan) -> None:
+    def _use(self, plan: Planned) -> None:
         self.used += [entry for entry in plan.overrides if entry not in self.used]
 
     def plan(self, session: str) -> SessionPlan:

@@ -36,6 +36,7 @@ from storage.source.index import (
     remove_index,
     scan_files,
 )
+from storage.source.kept import Grounds
 from storage.source.origin import (
     Server,
     Source,
@@ -110,6 +111,14 @@ class Scanned:
         self._visits = Visits(index.units(), key=key, holding=self._holding)
         self.sessions = self._visits.sessions
         self._people = People(key, self.sessions)
+        self._grounds = Grounds(
+            index=index,
+            visits=self._visits,
+            people=self._people,
+            unread=self._unread,
+            assume=self._assume,
+            root=self._root,
+        )
         if absent := len(set(self._unread) - set(self.sessions)):
             self.unreadable[UNREAD_SESSION] = absent
 
@@ -141,6 +150,22 @@ class Scanned:
         first, *others = sorted(series, key=_place)
         named = (row for row in rows if session_of(row.patient_id, row.study_instance_uid, self._key) == session)
         return (replace(first, remarks=(*first.remarks, *who.remarks)), *others), next(named, rows[0])
+
+    def kept(self, session: str, by: bytes) -> bytes | None:
+        """What an earlier run kept of a session with `keep`; None if its series, or ``by``, may differ from then."""
+        found = self._grounds.kept(session, by)
+        if found is None:
+            return None
+        self._used |= found[1]
+        return found[0]
+
+    def keep(self, session: str, series: Sequence[Series], by: bytes, content: bytes) -> None:
+        """Keep for later runs what was made of a session's ``series``, and of what ``by`` stands for."""
+        self._grounds.keep(session, series, by, content)
+
+    def keep_no_others(self) -> None:
+        """Drop what was kept of sessions that the source holds no longer, now and then."""
+        self._index.keep_only(self.sessions)
 
     def _series(self, units: Mapping[str, int], who: Who) -> tuple[list[Series], list[LinkageRow]]:
         frames, found = self._index.content(units)

@@ -15,7 +15,7 @@ import pickle
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -271,6 +271,7 @@ class Index:
         mark = hashlib.sha256(b"\0".join((key, mark_of(source), str(VERSION).encode()))).hexdigest()
         self._today = int(time.time() // 86400)
         self._waiting: list[Scan] = []
+        self._to_keep: list[tuple[str, bytes]] = []
         self._kept_at = time.monotonic()
         try:
             self._database = _opened(location, mark)
@@ -284,6 +285,8 @@ class Index:
         """Close the file; one without a location is gone then. What was scanned is kept where that is possible."""
         with suppress(IndexUnusableError):
             self._keep()
+            if self._to_keep:
+                self._keep_values()
         self._database.close()
 
     def unknown(self, paths: Iterable[str]) -> Iterator[str]:
@@ -321,6 +324,36 @@ class Index:
         """Keep what the next scan of the source is to know, in place of what was kept before."""
         with self._transaction("IMMEDIATE") as run:
             run.execute("INSERT OR REPLACE INTO note VALUES (1, ?)", (value,))
+
+    def kept(self, session: str) -> bytes:
+        """What was last kept with `keep` of a session; empty if nothing was."""
+        return b"".join(bytes(value) for (value,) in self._rows("SELECT value FROM kept WHERE session = ?", session))
+
+    def keep(self, session: str, value: bytes) -> None:
+        """Keep something of a session for later runs, in place of what was kept before; many in one transaction."""
+        self._to_keep.append((session, value))
+        if len(self._to_keep) >= _AT_ONCE:
+            self._keep_values()
+
+    def keep_only(self, sessions: Sequence[str]) -> None:
+        """Drop what was kept of other sessions, once it is as much as what is kept of these."""
+        if self._rows("SELECT COUNT(*) FROM kept")[0][0] < 2 * len(sessions):
+            return
+        others = {name for (name,) in self._rows("SELECT session FROM kept")} - set(sessions)
+        with self._transaction("IMMEDIATE") as run:
+            run.executemany("DELETE FROM kept WHERE session = ?", [(name,) for name in others])
+
+    def files_of(self, unit: str) -> str:
+        """Which files of a unit this run has met; a file in another state has another number."""
+        query = (
+            "SELECT GROUP_CONCAT(file) FROM (SELECT file FROM record JOIN met USING (file) WHERE unit = ? ORDER BY 1)"
+        )
+        return str(self._rows(query, unit)[0][0])
+
+    def _keep_values(self) -> None:
+        with self._transaction("IMMEDIATE") as run:
+            run.executemany("INSERT OR REPLACE INTO kept VALUES (?, ?)", self._to_keep)
+        self._to_keep.clear()
 
     def _keep(self) -> None:
         if not self._waiting:
@@ -496,5 +529,6 @@ def _prepare(database: sqlite3.Connection, mark: str) -> None:
         run("ROLLBACK")
         raise IndexUnusableError("it belongs to another source, key or version", is_damaged=True)
     run("CREATE TABLE IF NOT EXISTS note (id INTEGER PRIMARY KEY, value BLOB)")
+    run("CREATE TABLE IF NOT EXISTS kept (session TEXT PRIMARY KEY, value BLOB) WITHOUT ROWID")
     run("COMMIT")
     run("CREATE TEMP TABLE met (file INTEGER PRIMARY KEY)")

@@ -16,7 +16,8 @@ import hashlib
 import os
 import re
 from collections import Counter, OrderedDict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from qmri_core.series.remarks import Remark, RemarkKind
@@ -77,6 +78,10 @@ class _Person:
     problems: tuple[str, ...]
 
 
+Place = tuple[str, str, tuple[str, ...]]
+"""Root of a dataset, label of a person, and pseudonyms of the sessions that the person's tables and folders name."""
+
+
 class People:
     """Tables of the datasets of one source, read when they are needed.
 
@@ -92,6 +97,8 @@ class People:
         self._key, self._sessions = key, frozenset(sessions)
         self._datasets: dict[str, _Dataset] = {}
         self._people: OrderedDict[tuple[str, str], _Person] = OrderedDict()
+        self._states: dict[Place, str] = {}
+        self._roots: dict[str, str] = {}
 
     def told(self, members: Sequence[Series]) -> list[Series]:
         """The NIfTI series of one session, with age, sex and day from the tables, and remarks on the first."""
@@ -107,6 +114,41 @@ class People:
             result[place] = replace(changed, remarks=(*changed.remarks, *doubts)) if first else changed
             first = False
         return result
+
+    def places(self, members: Sequence[Series]) -> tuple[Place, ...]:
+        """People of whom tables were asked for the series of one session."""
+        found: dict[Place, None] = {}
+        for one in members:
+            folder, file = os.path.split(one.paths[0])
+            name = parse(stem_of(file))
+            if one.kind == "nifti" and name is not None:
+                root = folders_of(folder, name.person)[0]
+                visits = self._person(root, name.person).visits
+                sessions = (pseudonym(self._key, "session", name.person, visit) for visit in visits)
+                found[root, name.person, tuple(sessions)] = None
+        return tuple(found)
+
+    def state(self, place: Place) -> str:
+        """What changes when `told` may say something else of a person's sessions."""
+        root, label, sessions = place
+        if place not in self._states:
+            if len(self._states) >= _PEOPLE:
+                self._states.clear()
+            dataset = self._dataset(root)
+            said = dataset.rows_of(label), dataset.columns, dataset.problem, dataset.says_something
+            present = [session in self._sessions for session in sessions]
+            below = tuple(_state_below(os.path.join(root, label)))  # noqa: PTH118
+            text = repr((said, present, self._state_of_root(root), below))
+            self._states[place] = hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
+        return self._states[place]
+
+    def _state_of_root(self, root: str) -> str:
+        """Of the files at the root that speak of all people, but for the rows of participants."""
+        if root not in self._roots:
+            with suppress(OSError), os.scandir(root) as entries:
+                files = [entry for entry in entries if entry.name.lower().endswith(".json")]
+                self._roots[root] = repr(sorted(_stamp(entry) for entry in files))
+        return self._roots.get(root, "")
 
     def _stated(self, one: Series, person: _Person, label: str, session: str) -> tuple[Series, list[Remark]]:
         doubts = list(person.problems)
@@ -197,6 +239,30 @@ class People:
                 folders=Counter(_plain(name) for name in _names(root, "sub-")) if rows else {},
             )
         return self._datasets[root]
+
+
+def _state_below(folder: str) -> Iterator[str]:
+    """Names in the folders of a person, down to those of images, and the state of tables and sidecars."""
+    try:
+        with os.scandir(folder) as entries:
+            found = sorted(entries, key=lambda entry: entry.name)
+    except OSError:
+        return
+    for entry in found:
+        if entry.name.lower().endswith((".json", ".tsv")):
+            yield _stamp(entry)
+        else:
+            yield entry.name
+            if entry.name.startswith("ses-") or entry.name == "anat":
+                yield from _state_below(entry.path)
+
+
+def _stamp(entry: os.DirEntry[str]) -> str:
+    try:
+        state = os.stat(entry.path)  # noqa: PTH116 - with what a link points to
+    except OSError:
+        return entry.name
+    return f"{entry.name} {state.st_size} {state.st_mtime_ns}"
 
 
 def _plain(name: str) -> str:
