@@ -20,7 +20,7 @@ FORBIDDEN: dict[str, set[str]] = {
 ORDER: dict[str, list[str]] = {
     "qmri_core": [
         *("tissues", "statistics", "versions", "devices", "series", "physics", "preprocessing", "calibration"),
-        *("simulation", "mapping", "baseline", "evaluation", "training", "weights"),
+        *("simulation", "mapping", "baseline", "evaluation", "training", "weights", "analysis"),
     ],
     "storage": ["pseudonyms", "nifti_image", "source", "store", "exports", "simulated"],
     "storage/source": [
@@ -42,7 +42,18 @@ ORDER: dict[str, list[str]] = {
     ],
     "flows": [
         *("settings", "progress", "errors", "prefect_plugin", "tables", "pictures", "cluster", "maps", "pool"),
-        *("statistics", "evaluation", "training", "ingest", "simulate", "night", "report", "deployed", "cli"),
+        *(
+            "statistics",
+            "evaluation",
+            "training",
+            "analysis",
+            "ingest",
+            "simulate",
+            "night",
+            "report",
+            "deployed",
+            "cli",
+        ),
     ],
 }
 """Rooms of each floor, and of a room that has rooms of its own: each may import those before it."""

@@ -19,7 +19,14 @@ from flows.settings import Settings
 from flows.simulate import simulate
 from flows.statistics.aggregate import AggregateResult, aggregate
 from flows.tables.summary import RunSummary
-from flows.tables.text import WORTHLESS_ALONE, evaluation_table, group_table, text_table, variation_table
+from flows.tables.text import (
+    TELLS_NO_PEOPLE_APART,
+    WORTHLESS_ALONE,
+    evaluation_table,
+    group_table,
+    text_table,
+    variation_table,
+)
 from storage.pseudonyms import load_key
 
 if TYPE_CHECKING:
@@ -94,7 +101,7 @@ def _results(result: AggregateResult, evaluation: EvaluateResult) -> Iterator[st
     yield "\n" + text_table(*group_table(result.groups, result.labels))
     yield "\nVariation between groups\n\n" + text_table(*variation_table(result.variation))
     yield "\nAgainst the truth, beside the null model\n\n" + text_table(*evaluation_table(evaluation.table))
-    yield f"\n{WORTHLESS_ALONE}\n"
+    yield f"\n{WORTHLESS_ALONE}\n\n{TELLS_NO_PEOPLE_APART}\n"
 
 
 def _claim(out: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from flows.cli import decisions, exports, physics, pipeline, pool, simulation, store
+from flows.cli import analysis, decisions, exports, physics, pipeline, pool, simulation, store
 from flows.errors import run_application, show_tracebacks
 
 app = typer.Typer(
@@ -36,6 +36,7 @@ store.add_to(app)
 exports.add_to(app)
 pool.add_to(app)
 decisions.add_to(app)
+analysis.add_to(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -203,7 +203,14 @@ def aggregate(
     """Compute T1, T2 and PD of tissues by session and group, and how much groups differ."""
     from flows.statistics.aggregate import aggregate
     from flows.tables.summary import left_out_text
-    from flows.tables.text import IMPOSED_AWAY, WORTHLESS_ALONE, group_table, text_table, variation_table
+    from flows.tables.text import (
+        IMPOSED_AWAY,
+        TELLS_NO_PEOPLE_APART,
+        WORTHLESS_ALONE,
+        group_table,
+        text_table,
+        variation_table,
+    )
 
     with cluster(workers) as client, reporting("aggregate") as progress:
         result = aggregate(store, client=client, out=out, progress=progress)
@@ -213,7 +220,7 @@ def aggregate(
     typer.echo(text_table(*group_table(result.groups, result.labels)))
     typer.echo("\nVariation between groups\n")
     typer.echo(text_table(*variation_table(result.variation)))
-    typer.echo(f"\n{WORTHLESS_ALONE}\n\n{IMPOSED_AWAY}")
+    typer.echo(f"\n{WORTHLESS_ALONE}\n\n{IMPOSED_AWAY}\n\n{TELLS_NO_PEOPLE_APART}")
     if result.left_out:
         typer.echo(f"\n{left_out_text(result.left_out)}")
     if result.accepted:

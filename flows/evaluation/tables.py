@@ -26,10 +26,12 @@ def tissue_table(
 ) -> pd.DataFrame:
     """One row per tissue as segmented, map and model, with n_sessions and the columns of `paired_figures`.
 
+    ``determined`` is the share of what people differ by that signals determine, on average; NaN where not known.
+
     Parameters
     ----------
     statistics
-        Stored medians and modes, of the network: session, group, tissue, map, median, mode.
+        Stored medians and modes, of the network: session, group, tissue, map, median, mode; and determined.
     true
         Session, and the true median of each tissue and quantity, such as ``WM_T1_median``.
     field_strengths
@@ -49,13 +51,14 @@ def tissue_table(
         constant = members[np.isfinite(members["median"])]
         fields = constant["session"].map(lambda session: field_strengths[str(session)])
         null = {field: null_values(field)[str(tissue)][str(name)] for field in fields.unique()}
+        determined = float(statistics.reindex(columns=["determined"]).loc[constant.index, "determined"].mean())
         constant = constant.assign(median=fields.map(null))
         for model, medians in {**by_model, NULL: constant}.items():
             of_map = medians[(medians["tissue"] == tissue) & (medians["map"] == name)]
             pairs = of_map[columns].rename(columns={"median": "estimated"}).merge(known, on="session")
             pairs = pairs[np.isfinite(pairs["estimated"]) & np.isfinite(pairs["true"])]
             if not pairs.empty:
-                figures = {"n_sessions": len(pairs), **paired_figures(pairs)}
+                figures = {"n_sessions": len(pairs), **paired_figures(pairs), "determined": determined}
                 rows.append({"tissue": tissue, "map": name, "model": model, **figures})
     return pd.DataFrame(rows)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from flows.evaluation.plausibility_tables import label_groups, pairs_for_people, values_for_people, weak_test
-from flows.tables.text import WORTHLESS_ALONE, detail_tables, evaluation_table, text_table
+from flows.tables.text import TELLS_NO_PEOPLE_APART, WORTHLESS_ALONE, detail_tables, evaluation_table, text_table
 
 if TYPE_CHECKING:
     from flows.evaluation.with_truth import EvaluateResult
@@ -22,7 +22,7 @@ def truth_lines(result: EvaluateResult) -> Iterator[str]:
         yield f"\n{title}\n\n{text_table(header, rows)}"
     if result.note:
         yield f"\n{result.note}"
-    yield f"\n{WORTHLESS_ALONE}"
+    yield f"\n{WORTHLESS_ALONE}\n\n{TELLS_NO_PEOPLE_APART}"
 
 
 def plausibility_lines(result: PlausibilityResult, labels: Mapping[str, str]) -> Iterator[str]:

@@ -33,7 +33,7 @@ def calibration_table(cohort: Cohort) -> pd.DataFrame:
     largest ratio of a session's scale to the group's (``session_low``, ``session_high``; without `odd_sessions`).
     """
     rows: list[dict[str, object]] = []
-    for group, (version, scales, reference), members in _calibrated(cohort):
+    for group, (version, scales, reference), members in calibrated_sessions(cohort):
         of_sessions = [
             session_scales(scales, *member) for member in members.values() if not odd_scales(scales, *member)
         ]
@@ -62,7 +62,7 @@ def people_table(cohort: Cohort) -> pd.DataFrame:
     deviation of a session's person from the group's mean (``session_low``, ``session_high``; log, as in the maps).
     """
     rows: list[dict[str, object]] = []
-    for group, (_, scales, _), members in _calibrated(cohort):
+    for group, (_, scales, _), members in calibrated_sessions(cohort):
         people = [session_person(scales, *member) for member in members.values()]
         for level, (tissue, quantity) in enumerate(LEVELS if people else ()):
             deviations = [float(one.widened[level]) for one in people]
@@ -131,7 +131,7 @@ def unlikely_sessions(cohort: Cohort) -> pd.DataFrame:
     """
     rows = [
         {"group": group, "session": session}
-        for group, (_, scales, _), members in _calibrated(cohort)
+        for group, (_, scales, _), members in calibrated_sessions(cohort)
         for session, member in members.items()
         if is_nobodys(scales, *member)
     ]
@@ -146,7 +146,7 @@ def odd_sessions(cohort: Cohort) -> pd.DataFrame:
     """
     rows = [
         {"group": group, "session": session, "part": str(part), "factor": factor}
-        for group, (_, scales, _), members in _calibrated(cohort)
+        for group, (_, scales, _), members in calibrated_sessions(cohort)
         for session, member in members.items()
         for part, factor in odd_scales(scales, *member).items()
     ]
@@ -183,7 +183,7 @@ def hidden_table(cohort: Cohort) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def _calibrated(
+def calibrated_sessions(
     cohort: Cohort,
 ) -> Iterator[
     tuple[

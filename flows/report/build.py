@@ -15,6 +15,7 @@ from flows.pictures.volumes import Picture, StoredSession, session_picture
 from flows.tables.summary import PAST, left_out_text
 from flows.tables.text import (
     IMPOSED_AWAY,
+    TELLS_NO_PEOPLE_APART,
     WORTHLESS_ALONE,
     Rows,
     evaluation_table,
@@ -83,6 +84,7 @@ def write_report(
         variation=variation_table(aggregate.variation),
         worthless_alone=WORTHLESS_ALONE,
         imposed_away=IMPOSED_AWAY,
+        tells_no_people_apart=TELLS_NO_PEOPLE_APART,
         evaluation=evaluation_table(evaluation.table) if evaluation is not None else None,
         literature=_literature(),
         pictures=_pictures(cohort, aggregate.sessions, pictured, labels, judgement.left_out),

@@ -15,6 +15,7 @@ from flows.maps.calibration_tables import levels_table
 from flows.maps.odd_sessions import marked_sessions
 from flows.maps.staleness import IMAGES_REST_ON, MAPS_REST_ON, maps_identity
 from flows.progress import Progress, quiet
+from flows.statistics.reliability import RELIABILITY, with_reliability
 from flows.statistics.session import summarise_sessions, summarise_tasks
 from flows.statistics.unseen import unseen_of
 from flows.tables.text import labels_of, records
@@ -37,8 +38,9 @@ _FIGURES = ["n", "mean", "sd", "median", "mode", "q05", "q25", "q75", "q95"]
 class AggregateResult:
     """Tables of a cohort.
 
-    ``sessions``: session, group, tissue, map and the fields of `qmri_core.statistics.TissueStatistics`. ``groups``:
-    group, tissue, map, n_sessions, mean_of_medians, sd_of_medians (ddof 1), mean_of_modes, sd_of_modes. ``variation``:
+    ``sessions``: session, group, tissue, map, the fields of `qmri_core.statistics.TissueStatistics`, and the columns of
+    `flows.statistics.reliability.reliability_table`. ``groups``: group, tissue, map, n_sessions, mean_of_medians,
+    sd_of_medians (ddof 1), mean_of_modes, sd_of_modes, determined (mean over sessions). ``variation``:
     tissue, map, n_groups, mean, sd, cov over groups of the means of session medians, cov_of_modes, of modes, and
     ``cov_imposed`` and ``cov_error`` of `flows.statistics.unseen.unseen_of`. T1map and T2map in seconds, PDmap
     relative to CSF. ``labels``: the store's label of each group. ``left_out``: how many sessions with maps count for
@@ -80,14 +82,15 @@ def aggregate(
     judgement = judge(cohort)
     made = identities_of_maps(stored, judgement)
     table = read_statistics(cohort)
+    is_older = cohort.statistics is not None and "determined" not in cohort.statistics
     lacking = table["mode"].isna() & (table["n"] > 0)
     kept = up_to_date(table[~table["session"].isin(table.loc[lacking, "session"])], made, stored)
     due = sorted(set(made) - set(kept["session"]))
     rows = _taken(cohort, due, made, client, progress)
     snapshot = None
-    if rows or len(kept) != len(table):
+    if rows or len(kept) != len(table) or is_older:
         table = pd.concat([kept, pd.DataFrame(rows, columns=table.columns)], ignore_index=True) if rows else kept
-        table = table.sort_values(["group", "session", "map", "tissue"], ignore_index=True)
+        table = with_reliability(cohort, table).sort_values(["group", "session", "map", "tissue"], ignore_index=True)
         with cohort.writing() as repository:
             snapshot = write_table(
                 repository,
@@ -96,7 +99,9 @@ def aggregate(
                 message=f"Aggregate {len(rows) // 9} sessions",
                 metadata={"run": "aggregate"},
             )
-    result_tables = tables_of(table[[*KEYS, *_FIGURES]], left_out=marked_sessions(stored), levels=levels_table(cohort))
+    result_tables = tables_of(
+        table[[*KEYS, *_FIGURES, *RELIABILITY]], left_out=marked_sessions(stored), levels=levels_table(cohort)
+    )
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         for name, frame in asdict_frames(result_tables).items():
@@ -137,7 +142,7 @@ def _taken(
 
 def read_statistics(cohort: Cohort) -> pd.DataFrame:
     """Stored statistics: one row per session, tissue and map; ``made_with`` says of which maps."""
-    columns = [*KEYS, *_FIGURES, "made_with"]
+    columns = [*KEYS, *_FIGURES, *RELIABILITY, "made_with"]
     if cohort.statistics is None:
         return pd.DataFrame(columns=columns)
     return cohort.statistics.reindex(columns=columns)  # modes that were not taken are NaN
@@ -169,12 +174,19 @@ def tables_of(
     pooled = statistics[~statistics["session"].isin(list(left_out))]
     for (tissue, name), of_map in pooled.groupby(["tissue", "map"], sort=True):
         start = {"tissue": tissue, "map": name}
-        figures = of_map[["median", "mode"]].astype(float)
+        figures = of_map.reindex(columns=["median", "mode", "determined"]).astype(float)
         by_group = [(group, figures.loc[members]) for group, members in of_map.groupby("group").groups.items()]
         for group, members in by_group:
             medians, modes = Moments.of(members["median"]), Moments.of(members["mode"])
             groups.append(
-                {"group": group, **start, "n_sessions": medians.count, **_of("medians", medians), **_of("modes", modes)}
+                {
+                    "group": group,
+                    **start,
+                    "n_sessions": medians.count,
+                    **_of("medians", medians),
+                    **_of("modes", modes),
+                    "determined": float(members["determined"].mean()),
+                }
             )
         of_medians = inter_group_variation([list(members["median"]) for _, members in by_group])
         of_modes = inter_group_variation([list(members["mode"]) for _, members in by_group])
@@ -190,9 +202,9 @@ def tables_of(
     in_groups = [f"{figure}_of_{values}" for values in ("medians", "modes") for figure in ("mean", "sd")]
     return AggregateResult(
         sessions=statistics,
-        groups=pd.DataFrame(groups, columns=["group", "tissue", "map", "n_sessions", *in_groups]).sort_values(
-            ["group", "tissue", "map"], ignore_index=True
-        ),
+        groups=pd.DataFrame(
+            groups, columns=["group", "tissue", "map", "n_sessions", *in_groups, "determined"]
+        ).sort_values(["group", "tissue", "map"], ignore_index=True),
         variation=pd.DataFrame(
             variation,
             columns=["tissue", "map", "n_groups", "mean", "sd", "cov", "cov_of_modes", "cov_imposed", "cov_error"],

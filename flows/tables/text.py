@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
+from qmri_core.calibration.reliability import TELLS_APART
 from qmri_core.tissues import WHITE_FIRST
 
 if TYPE_CHECKING:
@@ -29,6 +30,10 @@ IMPOSED_AWAY = (
     "Imposed away: what groups differ by beyond what data tell; calibration draws them together by as much. The CoV of "
     "the true means is the root of the sum of both squares, give or take the error (levels of groups alone; a dash: "
     "not known)."
+)
+TELLS_NO_PEOPLE_APART = (
+    "In parentheses: the signals determine less than half of what people differ by, so that these figures tell no "
+    "people apart (`qmri calibration` has the shares; of PD and CSF they are not known)."
 )
 
 Rows = list[list[str]]
@@ -114,7 +119,8 @@ def quantities() -> list[tuple[str, str, str]]:
 def group_table(groups: pd.DataFrame, labels: Mapping[str, str]) -> tuple[list[str], Rows]:
     """Header and rows of the mean of session medians with its standard deviation, one row per group.
 
-    ``groups`` has the columns group, tissue, map, n_sessions, mean_of_medians, sd_of_medians.
+    ``groups`` has the columns group, tissue, map, n_sessions, mean_of_medians, sd_of_medians, and determined, where
+    that is known: deviations that tell no people apart are in parentheses.
     """
     values = {(row["group"], row["tissue"], row["map"]): row for row in records(groups)}
     columns = quantities()
@@ -123,7 +129,7 @@ def group_table(groups: pd.DataFrame, labels: Mapping[str, str]) -> tuple[list[s
         of_group = [values.get((group, tissue, name)) for tissue, name, _ in columns]
         n = max((int(row["n_sessions"]) for row in of_group if row is not None), default=0)
         cells = [
-            "-" if row is None else mean_and_sd(row["mean_of_medians"], row["sd_of_medians"], name)
+            "-" if row is None else mean_and_sd(row["mean_of_medians"], row["sd_of_medians"], name, is_weak(row))
             for row, (_, name, _) in zip(of_group, columns, strict=True)
         ]
         rows.append([label, str(n), *cells])
@@ -146,13 +152,17 @@ def variation_table(variation: pd.DataFrame) -> tuple[list[str], Rows]:
 def evaluation_table(evaluation: pd.DataFrame) -> tuple[list[str], Rows]:
     """Header and rows of the comparison with the truth; each tissue and map with the null model below.
 
-    ``evaluation`` has the columns tissue, map, model, n_sessions, bias, slope, r, cov, true_cov.
+    ``evaluation`` has the columns tissue, map, model, n_sessions, bias, slope, r, cov, true_cov, and determined, where
+    that is known: slopes and correlations that tell no people apart are in parentheses.
     """
     rows: Rows = []
     for tissue, name, title in quantities():
         for row in records(evaluation):
             if (row["tissue"], row["map"]) == (tissue, name):
-                cells = [percent(row["bias"]), _plain(row["slope"]), _plain(row["r"])]
+                cells = [
+                    percent(row["bias"]),
+                    *(marked(_plain(row[figure]), is_weak(row)) for figure in ("slope", "r")),
+                ]
                 cells += [percent(row["cov"]), percent(row["true_cov"])]
                 rows.append([title.split(" [")[0], row["model"], str(int(row["n_sessions"])), *cells])
     return ["quantity", "model", "n", "bias", "slope", "r", "CoV", "true CoV"], rows
@@ -211,11 +221,25 @@ def detail_tables(result: Mapping[str, pd.DataFrame]) -> list[tuple[str, list[st
     return tables
 
 
-def mean_and_sd(mean: float, sd: float, name: str) -> str:
-    """Mean and standard deviation of a map, in the unit in which people read it and with the decimals of the mean."""
+def is_weak(row: Mapping[str, Any]) -> bool:
+    """Whether the figures of a row tell no people apart, by its share ``determined``; False where that is not known."""
+    return float(row.get("determined", math.nan)) < TELLS_APART
+
+
+def marked(text: str, is_weak: bool) -> str:
+    """The text, in parentheses where it tells no people apart."""
+    return f"({text})" if is_weak and text != "-" else text
+
+
+def mean_and_sd(mean: float, sd: float, name: str, is_weak: bool = False) -> str:
+    """Mean and standard deviation of a map, in the unit in which people read it and with the decimals of the mean.
+
+    The deviation is in parentheses where it ``is_weak``.
+    """
     if math.isnan(mean) or math.isnan(sd):
         return number(mean, name)
-    return f"{number(mean, name)} ± {sd * MAP_FORMATS[name][2]:.{_decimals(mean, name)}f}"
+    deviation = marked(f"± {sd * MAP_FORMATS[name][2]:.{_decimals(mean, name)}f}", is_weak)
+    return f"{number(mean, name)} {deviation}"
 
 
 def number(value: float, name: str) -> str:
@@ -248,4 +272,5 @@ def _precise(value: float) -> str:
 
 
 def _is_number(text: str) -> bool:
+    text = text.removeprefix("(")
     return text == "-" or text[:1].isdigit() or (text[:1] in "+-." and text[1:2].isdigit())

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 
+import pandas as pd
 import pytest
 
-from flows.tables.text import table_parts, text_table
+from flows.tables.text import evaluation_table, mean_and_sd, table_parts, text_table
 
 KEY = "siemens-prisma-3t-" + "k" * 200
 ROWS = [("a", "1", "850 ± 12"), (KEY, "-", ":smile: [bold]x[/bold]"), ("b", "100", "3 %")]
@@ -53,3 +54,20 @@ def test_a_table_in_parts_is_the_same_table() -> None:
     assert len(parts) == 4
     assert "\n".join(parts) == text_table(header, rows)
     assert list(table_parts(header, list)) == [text_table(header, [])]
+
+
+def test_what_tells_no_people_apart_is_in_parentheses() -> None:
+    common = {"tissue": "WM", "n_sessions": 5, "bias": 0.01, "r": 0.4, "cov": 0.02, "true_cov": 0.03}
+    rows = [
+        {**common, "map": "T1map", "model": "network", "slope": -0.47, "determined": 0.2},
+        {**common, "map": "T2map", "model": "network", "slope": 1.13, "determined": 0.7},
+        {**common, "map": "PDmap", "model": "network", "slope": 0.9, "determined": float("nan")},
+    ]
+    _, (weak, strong, unknown) = evaluation_table(pd.DataFrame(rows))
+    assert weak[4:6] == ["(-0.47)", "(0.40)"]
+    assert strong[4:6] == ["1.13", "0.40"]
+    assert unknown[4:6] == ["0.90", "0.40"]
+    lines = text_table(["slope"], [["(-0.47)"], ["1.13"]]).splitlines()
+    assert [line.rstrip() for line in lines[2:]] == ["(-0.47)", "   1.13"]
+    assert mean_and_sd(0.85, 0.012, "T1map", is_weak=True) == "850 (± 12)"
+    assert mean_and_sd(0.85, 0.012, "T1map") == "850 ± 12"

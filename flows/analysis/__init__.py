@@ -1,0 +1,1 @@
+"""Questions that analysts ask of a cohort: from its tables to answers, tables and pictures."""
