@@ -35,6 +35,8 @@ AnswerOut = Annotated[
 def add_to(app: typer.Typer) -> None:
     """Add the commands of this module."""
     app.command("compare")(compare)
+    app.command("harmonisation")(harmonisation)
+    app.command("power")(power)
 
 
 def compare(
@@ -83,6 +85,67 @@ def compare(
         typer.echo(line)
     typer.echo(f"snapshot {cohort.snapshot}")
     _write(out, {"comparison": result.table}, {"comparison": effects_picture(result.table, factor)} if out else {})
+
+
+def harmonisation(
+    store: Store,
+    effect: Annotated[float, typer.Option("--effect", min=0.001, help="Planted effect, relative.")] = 0.05,
+    table: Table = None,
+    on: On = "person",
+    where: Where = "",
+    statistic: Statistic = "mode",
+    out: AnswerOut = None,
+    at: At = None,
+) -> None:
+    """Say how scans repeat and scanners agree, by people with several scans; and what ComBat would do to the values."""
+    from flows.analysis.harmonisation import COMBAT_NOTES, NOTES, harmonisation_tables, harmonise
+    from flows.tables.text import text_table
+    from storage.store.cohort import Cohort
+
+    cohort = Cohort.open(store, at=at)
+    result = harmonise(cohort, asked=_asked(table, on, where, statistic), effect=effect)
+    for title, header, rows in harmonisation_tables(result):
+        typer.echo(f"\n{title}\n\n{text_table(header, rows)}")
+    typer.echo("")
+    for line in (*result.lacking, *NOTES, *([] if result.between.empty else COMBAT_NOTES)):
+        typer.echo(line)
+    typer.echo(f"snapshot {cohort.snapshot}")
+    tables = {name: getattr(result, name) for name in ("components", "agreement", "between", "planted")}
+    _write(out, {name: frame for name, frame in tables.items() if not frame.empty}, {})
+
+
+def power(
+    store: Store,
+    effect: Annotated[
+        float, typer.Option("--effect", min=0.0001, help="Relative difference to be found.", show_default=False)
+    ],
+    visits: Annotated[int, typer.Option("--visits", min=1, help="Visits of each person, whose mean is compared.")] = 1,
+    wanted: Annotated[float, typer.Option("--power", min=0.5, max=0.999, help="Share of studies that find it.")] = 0.8,
+    alpha: Annotated[float, typer.Option("--alpha", min=0.0001, max=0.2, help="Level of the two-sided test.")] = 0.05,
+    table: Table = None,
+    on: On = "person",
+    where: Where = "",
+    statistic: Statistic = "mode",
+    out: AnswerOut = None,
+    at: At = None,
+) -> None:
+    """Say how many people per arm find an effect, by how people of this cohort differ and how scans repeat."""
+    from flows.analysis.harmonisation import power_rows, power_table
+    from flows.analysis.values import values_table
+    from flows.tables.text import text_table
+    from storage.store.cohort import Cohort
+
+    cohort = Cohort.open(store, at=at)
+    values = values_table(cohort, _asked(table, on, where, statistic))
+    found = power_table(values, effect, visits=visits, power=wanted, alpha=alpha)
+    typer.echo(text_table(*power_rows(found)))
+    typer.echo(
+        f"\nPeople of one group of a scanner with a protocol, half of them with a true difference of {effect:.1%}, "
+        f"compared by a t test at {alpha:g} that finds it in {wanted:.0%} of studies. Shown: share of a true "
+        "difference that values show; a dash: not known, and taken for all of it"
+    )
+    typer.echo(f"snapshot {cohort.snapshot}")
+    _write(out, {"power": found}, {})
 
 
 def _asked(table: Path | None, on: str, where: str, statistic: str) -> Asked:

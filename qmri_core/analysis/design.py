@@ -62,13 +62,12 @@ def design_of(
     rows = frame[names].replace("", np.nan).assign(person=frame["person"], group=frame["group"])
     rows = rows.dropna(subset=["value", factor, *covariates]).reset_index(drop=True)
     levels, terms = _factor_columns(rows, factor, reference)
-    parts = [pd.Series(1.0, index=rows.index, name="one"), levels]
-    parts += [_covariate_columns(rows, name) for name in covariates]
-    others = pd.concat([parts[0], *parts[2:]], axis=1)
+    ones = pd.DataFrame({"one": 1.0}, index=rows.index)
+    others = pd.concat([ones, *(_covariate_columns(rows, name) for name in covariates)], axis=1)
     if within_groups:
         groups = _dummies(rows["group"], "group", drop=str(rows["group"].mode().iloc[0]))
         _check_groups(levels, groups, terms)
-        others, parts = pd.concat([others, groups], axis=1), [*parts, groups]
+        others = pd.concat([others, groups], axis=1)
     explained = max(_explained(levels[column], others) for column in levels)
     if explained > MOST_EXPLAINED:
         what = " and ".join([*(["the groups"] if within_groups else []), *covariates])
@@ -76,7 +75,7 @@ def design_of(
             f"{factor} is confounded: {what} explain {explained:.0%} of it, so that its effect cannot be told from "
             "theirs; leave a covariate out, or take people in whom they differ"
         )
-    regressors = pd.concat(parts, axis=1)
+    regressors = pd.concat([ones, levels, others.drop(columns="one")], axis=1)
     if np.linalg.matrix_rank(regressors.to_numpy()) < regressors.shape[1]:
         regressors = _independent(regressors, [*terms])
     if len(rows) <= regressors.shape[1] + 1:
@@ -104,7 +103,7 @@ def _factor_columns(rows: pd.DataFrame, factor: str, reference: str | None) -> t
             "choose levels with a condition (--where)"
         )
     columns = _dummies(values, "factor", drop=_reference(values, reference))
-    return columns, {name: name.removeprefix("factor ") for name in columns}
+    return columns, {str(name): str(name).removeprefix("factor ") for name in columns}
 
 
 def _reference(values: pd.Series, reference: str | None) -> str:
@@ -152,7 +151,7 @@ def _explained(column: pd.Series, others: pd.DataFrame) -> float:
 
 def _independent(regressors: pd.DataFrame, first: Sequence[str]) -> pd.DataFrame:
     """Columns without those that others before them tell, those of the factor first."""
-    order = ["one", *first, *(name for name in regressors if name not in {"one", *first})]
+    order = ["one", *first, *(str(name) for name in regressors if name not in {"one", *first})]
     kept: list[str] = []
     for name in order:
         if np.linalg.matrix_rank(regressors[[*kept, name]].to_numpy()) > len(kept):
