@@ -37,6 +37,7 @@ def add_to(app: typer.Typer) -> None:
     app.command("compare")(compare)
     app.command("harmonisation")(harmonisation)
     app.command("power")(power)
+    app.command("reference")(reference)
 
 
 def compare(
@@ -146,6 +147,45 @@ def power(
     )
     typer.echo(f"snapshot {cohort.snapshot}")
     _write(out, {"power": found}, {})
+
+
+def reference(
+    store: Store,
+    session: Annotated[
+        str | None, typer.Option("--session", help="Pseudonym of a session, whose places are told; default: all.")
+    ] = None,
+    table: Table = None,
+    on: On = "person",
+    where: Where = "",
+    statistic: Statistic = "mode",
+    out: AnswerOut = None,
+    at: At = None,
+) -> None:
+    """Say where sessions lie among people of their age, sex and group, within this cohort; it is no norm."""
+    from flows.analysis.reference import NOTES, calibration_rows, extreme_rows, reference_table, session_rows
+    from flows.analysis.values import values_table
+    from flows.pictures.centiles import centiles_picture
+    from flows.tables.text import text_table
+    from qmri_core.analysis.centiles import TooFewPeopleError
+    from storage.store.cohort import Cohort
+
+    cohort = Cohort.open(store, at=at)
+    values = values_table(cohort, _asked(table, on, where, statistic))
+    try:
+        result = reference_table(values)
+    except TooFewPeopleError as error:
+        typer.echo(f"not answered: {error}", err=True)
+        raise typer.Exit(1) from None
+    if session is None:
+        typer.echo(text_table(*calibration_rows(result)))
+        typer.echo(f"\nSessions more than three deviates away\n\n{text_table(*extreme_rows(result))}")
+    else:
+        typer.echo(text_table(*session_rows(result, session)))
+    typer.echo("")
+    for line in (*result.lacking, *NOTES):
+        typer.echo(line)
+    typer.echo(f"snapshot {cohort.snapshot}")
+    _write(out, {"reference": result.table}, {"centiles": centiles_picture(values)} if out else {})
 
 
 def _asked(table: Path | None, on: str, where: str, statistic: str) -> Asked:
