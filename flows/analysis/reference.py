@@ -63,7 +63,7 @@ def reference_table(values: pd.DataFrame) -> Reference:
             lacking[f"{region} {name}"] = error
             continue
         about = members[["session", "label", "age", "sex", "determined"]]
-        tables.append(about.merge(found, on="session").assign(region=region, map=name))
+        tables.append(about.merge(found, on="session").assign(region=str(region), map=str(name)))
     if not tables:
         raise next(iter(lacking.values()), TooFewPeopleError("no region has values"))
     reasons = tuple(f"{what}: {error}" for what, error in lacking.items())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.cli.exports import At
-from flows.cli.options import Store
+from flows.cli.options import Out, Store
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,6 +38,7 @@ def add_to(app: typer.Typer) -> None:
     app.command("harmonisation")(harmonisation)
     app.command("power")(power)
     app.command("reference")(reference)
+    app.command("export-tables")(export_tables)
 
 
 def compare(
@@ -186,6 +187,20 @@ def reference(
         typer.echo(line)
     typer.echo(f"snapshot {cohort.snapshot}")
     _write(out, {"reference": result.table}, {"centiles": centiles_picture(values)} if out else {})
+
+
+def export_tables(store: Store, out: Out, at: At = None) -> None:
+    """Write sessions, values and groups as Parquet and CSV, with a data dictionary, datasheet and RO-Crate metadata."""
+    from flows.tables.summary import left_out_text
+    from storage.exports.tables import export_tables
+    from storage.store.cohort import Cohort
+    from storage.store.decisions.effect import judge
+
+    cohort = Cohort.open(store, at=at)
+    exported = export_tables(cohort, out)
+    typer.echo(f"{exported.values} values of {exported.sessions} sessions in {out}")
+    if text := left_out_text(judge(cohort).reasons(cohort.slots)):
+        typer.echo(text)
 
 
 def _asked(table: Path | None, on: str, where: str, statistic: str) -> Asked:

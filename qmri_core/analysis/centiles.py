@@ -114,7 +114,7 @@ def _independent(regressors: NDArray[np.float64], is_first: NDArray[np.bool_]) -
     """Columns that the first sessions tell apart: sex where there is one, groups of later visits alone."""
     kept: list[int] = []
     for column in range(regressors.shape[1]):
-        if np.linalg.matrix_rank(regressors[np.ix_(is_first, [*kept, column])]) > len(kept):
+        if np.linalg.matrix_rank(regressors[is_first][:, [*kept, column]]) > len(kept):
             kept.append(column)
     return regressors[:, kept]
 
