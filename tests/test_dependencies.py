@@ -28,7 +28,6 @@ NOT_IMPORTED = {
     "sqlalchemy": "only its bound: of Prefect's server",
     "h5netcdf": "xarray's writer of netCDF 4",
     "nilearn": "its templates are read as files, without an import that takes seconds",
-    "pillow": "pydicom's decoder of JPEG and JPEG 2000, named in storage/source/dicom/decoding.py",
     "pyjpegls": "pydicom's decoder of JPEG-LS, named in storage/source/dicom/decoding.py",
     "pylibjpeg-openjpeg": "pydicom's encoder of JPEG 2000, named in storage/simulated/encoding.py",
 }

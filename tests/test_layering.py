@@ -51,6 +51,7 @@ ORDER: dict[str, list[str]] = {
             "simulate",
             "night",
             "report",
+            "browser",
             "deployed",
             "cli",
         ),

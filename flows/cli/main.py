@@ -7,7 +7,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from flows.cli import analysis, decisions, exports, physics, pipeline, pool, simulation, store
+from flows.cli import analysis, browser, decisions, exports, physics, pipeline, pool, simulation, store
 from flows.errors import run_application, show_tracebacks
 
 app = typer.Typer(
@@ -37,6 +37,7 @@ exports.add_to(app)
 pool.add_to(app)
 decisions.add_to(app)
 analysis.add_to(app)
+browser.add_to(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -1,0 +1,139 @@
+"""The server of the pages: on the loopback, read-only unless decisions are asked for, each answer of one snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Mount, Route
+
+from flows.browser import libraries
+from flows.browser.deciding import commit_decisions, preview_decisions
+from flows.browser.pages import document, script, style
+from flows.browser.safety import Guard
+from flows.browser.view import View, view_of
+from flows.browser.volumes import nifti, thumbnail
+from flows.errors import explain
+from storage.store.cohort import Cohort, latest
+from storage.store.decisions.codes import DecisionError
+from storage.store.repository import StoreError, snapshot_of
+from storage.store.schema import IMAGE_NAMES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """What is served: a store, pinned to a snapshot or at its last commit; ``can_decide``: with decisions."""
+
+    cohort: Cohort
+    is_pinned: bool = False
+    can_decide: bool = False
+    rater: str = ""
+
+    def current(self) -> View:
+        """The snapshot that a page opened now shows."""
+        return view_of(self.cohort if self.is_pinned else latest(self.cohort))
+
+    def at(self, snapshot: str) -> View:
+        """The snapshot that a page shows already.
+
+        Raises
+        ------
+        StoreError
+            If the store has no such state.
+        """
+        if snapshot == self.cohort.snapshot:
+            return view_of(self.cohort)
+        return view_of(self.cohort.at_snapshot(snapshot_of(self.cohort.repository, snapshot).id))
+
+
+def application(site: Site, token: str) -> Starlette:
+    """The pages of a site as an ASGI application, below the token."""
+    routes = [
+        Route("/", partial(_document, site)),
+        Route("/static/{name}", _static),
+        Route("/at/{snapshot}/table.json", partial(_table, site)),
+        Route("/at/{snapshot}/session/{session}.json", partial(_session, site)),
+        Route("/at/{snapshot}/volume/{session}/{name}.nii", partial(_volume, site)),
+        Route("/at/{snapshot}/thumbnail/{session}/{name}.jpg", partial(_thumbnail, site)),
+    ]
+    if site.can_decide:
+        routes += [
+            Route("/decisions/preview", partial(_decide, site, preview_decisions), methods=["POST"]),
+            Route("/decisions", partial(_decide, site, commit_decisions), methods=["POST"]),
+        ]
+    return Starlette(
+        routes=[Mount(f"/{token}", routes=routes)],
+        middleware=[Middleware(Guard, token=token)],
+        exception_handlers={StoreError: _refused, DecisionError: _refused, Exception: _failed},
+    )
+
+
+def _document(site: Site, request: Request) -> Response:
+    at = request.query_params.get("at")
+    view = site.current() if at is None else site.at(at)
+    return HTMLResponse(document(view, can_decide=site.can_decide, rater=site.rater))
+
+
+def _static(request: Request) -> Response:
+    sources: dict[str, tuple[Callable[[], str], str]] = {
+        "browser.js": (script, "text/javascript"),
+        "browser.css": (style, "text/css"),
+        "plotly.js": (libraries.plotly, "text/javascript"),
+        "niivue.js": (libraries.niivue, "text/javascript"),
+    }
+    found = sources.get(request.path_params["name"])
+    if found is None:
+        raise HTTPException(404)
+    return Response(found[0](), media_type=found[1])
+
+
+def _table(site: Site, request: Request) -> Response:
+    return Response(site.at(request.path_params["snapshot"]).table_json, media_type="application/json")
+
+
+def _session(site: Site, request: Request) -> Response:
+    view = site.at(request.path_params["snapshot"])
+    try:
+        content = view.session_json(request.path_params["session"])
+    except KeyError:
+        raise HTTPException(404, "this snapshot has no such session") from None
+    return Response(content, media_type="application/json")
+
+
+def _volume(site: Site, request: Request) -> Response:
+    return Response(nifti(*_stored(site, request)), media_type="application/octet-stream")
+
+
+def _thumbnail(site: Site, request: Request) -> Response:
+    return Response(thumbnail(*_stored(site, request)), media_type="image/jpeg")
+
+
+def _stored(site: Site, request: Request) -> tuple[View, str, str]:
+    view = site.at(request.path_params["snapshot"])
+    session, name = request.path_params["session"], request.path_params["name"]
+    if session not in view.cohort.slots or name not in IMAGE_NAMES:
+        raise HTTPException(404, "this snapshot has no such volume")
+    return view, session, name
+
+
+async def _decide(site: Site, what: Callable[[Cohort, object], dict[str, object]], request: Request) -> Response:
+    from starlette.concurrency import run_in_threadpool
+
+    if not request.headers.get("content-type", "").startswith("application/json"):
+        raise HTTPException(415, "decisions come as JSON")
+    asked = await request.json()
+    return JSONResponse(await run_in_threadpool(what, site.cohort, asked))
+
+
+def _refused(request: Request, error: Exception) -> Response:  # noqa: ARG001 - signature of the handler
+    return JSONResponse({"error": explain(error)}, status_code=400)
+
+
+def _failed(request: Request, error: Exception) -> Response:  # noqa: ARG001
+    return JSONResponse({"error": explain(error)}, status_code=500)

@@ -1,0 +1,56 @@
+"""Starts the server of the pages on the loopback, and says where it is."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from flows.browser.safety import LOOPBACK, new_token
+
+if TYPE_CHECKING:
+    from storage.store.cohort import Cohort
+
+
+def serve(
+    cohort: Cohort, *, is_pinned: bool, can_decide: bool, rater: str, port: int, say: Callable[[str], None]
+) -> None:
+    """Serve until it is interrupted; ``say`` gets the address, which no log has.
+
+    Raises
+    ------
+    OSError
+        If the port is taken.
+    """
+    import uvicorn
+
+    from flows.browser.pages import document
+    from flows.browser.server import Site, application
+
+    token = new_token()
+    site = Site(cohort=cohort, is_pinned=is_pinned, can_decide=can_decide, rater=rater)
+    listening = bound(port)
+    document(site.current())  # what is read once is read before the address is said
+    number = listening.getsockname()[1]
+    say(f"open http://{LOOPBACK}:{number}/{token}/")
+    say("decisions are written to the store" if can_decide else "read-only; with --qc decisions can be made")
+    settings = uvicorn.Config(
+        application(site, token), access_log=False, log_level="error", server_header=False, lifespan="off"
+    )
+    uvicorn.Server(settings).run(sockets=[listening])
+
+
+def bound(port: int) -> socket.socket:
+    """A socket on the loopback; the reason and what to do if the port is taken."""
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((LOOPBACK, port))
+    except OSError as error:
+        listening.close()
+        raise PortError(f"port {port} cannot be used ({error.strerror}); give another with --port, or 0") from error
+    return listening
+
+
+class PortError(RuntimeError):
+    """The port that was asked for cannot be had."""

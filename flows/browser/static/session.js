@@ -1,0 +1,139 @@
+// Session: three planes of one volume at a time with crosshair and values, and everything that is known of it.
+const UNITS = { T1map: [1000, 'ms'], T2map: [1000, 'ms'], PDmap: [1, ''], T1map_sd: [1000, 'ms'], T2map_sd: [1000, 'ms'], PDmap_sd: [1, ''] };
+const WINDOWS = { T1map: [0.3, 2.5], T2map: [0.03, 0.2], PDmap: [0.55, 1.05], T1map_sd: [0, 0.2], T2map_sd: [0, 0.05], PDmap_sd: [0, 0.1], residual: [0, 0.3], tissue: [0, 3], brain_mask: [0, 1] };
+const SHOWN_FIRST = ['T1map', 'T2map', 'PDmap', 'T1w', 'T2w', 'FLAIR', 'residual', 'tissue', 'T1map_sd', 'T2map_sd', 'PDmap_sd', 'brain_mask'];
+
+const buffers = new Map();
+function volumeOf(snapshot, session, name) {
+  const key = `${snapshot}/volume/${session}/${name}.nii`;
+  if (!buffers.has(key)) {
+    if (buffers.size > 8) buffers.delete(buffers.keys().next().value);
+    buffers.set(key, fetched('at/' + key).then((answer) => answer.arrayBuffer()));
+  }
+  return buffers.get(key);
+}
+
+let viewerScript = null;
+function viewerLibrary() {
+  viewerScript ||= new Promise((done, failed) => document.head.append(make('script', { src: 'static/niivue.js', onload: done, onerror: () => failed(new Error('the viewer of volumes could not be loaded')) })));
+  return viewerScript;
+}
+
+/** A viewer in a place: it shows one volume of one session, what lies on it, and says what is at the crosshair. */
+async function makeViewer(place, say) {
+  await viewerLibrary();
+  const canvas = make('canvas', { 'aria-label': 'Three planes of a volume', tabindex: 0 });
+  place.replaceChildren(canvas);
+  const nv = new niivue.Niivue({ backColor: [0, 0, 0, 1], crosshairColor: [1, 0.75, 0.1, 0.9], crosshairWidth: 0.6, show3Dcrosshair: false, isRadiologicalConvention: true, isColorbar: true, dragAndDropEnabled: false, loadingText: 'loading', sagittalNoseLeft: true });
+  await nv.attachToCanvas(canvas);
+  if (!nv.gl) throw new Error('this browser has no WebGL 2, which volumes need');
+  nv.setSliceType(nv.sliceTypeMultiplanar);
+  nv.setMultiplanarLayout(2);
+  nv.opts.multiplanarShowRender = 0;
+  nv.setInterpolation(true);
+  nv.onLocationChange = (data) => say(data);
+  return nv;
+}
+
+async function imageOf(snapshot, session, name, options) {
+  const buffer = await volumeOf(snapshot, session, name);
+  const image = await niivue.NVImage.loadFromUrl({ url: buffer.slice(0), name: `${name}.nii`, colormap: options.colormap || 'gray', opacity: options.opacity ?? 1 });
+  if (WINDOWS[name]) [image.cal_min, image.cal_max] = WINDOWS[name];
+  else image.cal_min = Math.max(0, image.cal_min);
+  return image;
+}
+
+/** Show a volume; with it, unseen, its deviation, and the outline of the mask or of tissues. */
+async function showVolume(nv, snapshot, session, name, volumes, outline) {
+  const before = nv.volumes.length ? [...nv.scene.crosshairPos] : null;
+  const wanted = [await imageOf(snapshot, session, name, { colormap: name.includes('map') || name === 'residual' ? 'inferno' : 'gray' })];
+  if (volumes.includes(`${name}_sd`)) wanted.push(await imageOf(snapshot, session, `${name}_sd`, { opacity: 0 }));
+  if (outline && volumes.includes(outline)) wanted.push(await imageOf(snapshot, session, outline, { colormap: 'blue', opacity: outline === 'tissue' ? 0.35 : 0.25 }));
+  for (const old of [...nv.volumes]) nv.removeVolume(old);
+  for (const image of wanted) nv.addVolume(image);
+  if (wanted.length > 1) for (let k = 1; k < wanted.length; k++) wanted[k].colorbarVisible = false;
+  nv.updateGLVolume();
+  if (before) nv.scene.crosshairPos = before;
+  nv.drawScene();
+  nv.createOnLocationChange();
+}
+
+/** What the volumes hold at the crosshair, by the voxel of the store: its x, y, z and values in the unit of people. */
+function valuesAt(nv, name, volumes) {
+  if (!nv.volumes.length) return null;
+  const first = nv.volumes[0];
+  const [x, y, z] = nv.frac2vox(nv.scene.crosshairPos, 0);
+  const at = (image) => image.getValue(x, y, z);
+  const [factor, unit] = UNITS[name] || [1, ''];
+  const value = at(first) * factor;
+  const deviation = volumes.includes(`${name}_sd`) && nv.volumes[1] ? at(nv.volumes[1]) * factor : null;
+  return { voxel: [x, y, z].map(Math.round), value, deviation, unit };
+}
+
+function readoutText(name, at) {
+  if (!at) return '';
+  const number = Number.isFinite(at.value) ? `${shown(at.value, 5)}${at.deviation != null && Number.isFinite(at.deviation) ? ' ± ' + shown(at.deviation, 3) : ''} ${at.unit}` : 'not computed';
+  return `voxel x ${at.voxel[0]}, y ${at.voxel[1]}, z ${at.voxel[2]}   ${name} ${number}`;
+}
+
+function facts(data) {
+  const person = data.people, parts = [
+    ['group', `${data.group} (${data.key})`], ['status', `${data.status}${data.reason !== '-' ? ': ' + data.reason : ''}; ${data.counts}`],
+    ['person', `${data.person}, ${person.sex || 'sex unknown'}, ${person.age == null ? 'age unknown' : person.age + ' years'}, day ${shown(person.day)}`], ['marks', data.marks || 'none'], ['why', data.why || '–']];
+  if (data.explanation) parts.push(['explanation', data.explanation]);
+  const list = make('dl', {}, ...parts.flatMap(([name, text]) => [make('dt', {}, name), make('dd', {}, text)]));
+  const blocks = [list];
+  if (data.same_person.length) blocks.push(make('p', {}, 'The same person: ', ...data.same_person.flatMap(([session, day]) => [link(session), ` (day ${shown(day)}, `, make('a', { href: `#compare/${data.session}/${session}` }, 'compare'), ') '])));
+  if (data.decisions.length) blocks.push(table('Decisions on it and on its group', ['on', 'scope', 'verdict', 'reasons', 'rater'], data.decisions));
+  if (data.remarks.length) blocks.push(table('Remarks', ['about', 'what', 'what to do'], data.remarks));
+  if (data.series.length) blocks.push(table('What was decided on each series', ['series', 'decision', 'why'], data.series));
+  blocks.push(table('Figures', ['figure', 'value', 'unit'], data.figures.filter((row) => row[1] != null).map(([title, value, unit]) => [title, shown(value, 5), unit])));
+  blocks.push(table('Provenance', ['what', 'value'], data.provenance));
+  return blocks;
+}
+
+function planesOf(data) {
+  const pictures = data.pictures || {};
+  return Object.keys(pictures).map((name) => make('figure', {}, make('figcaption', {}, name), make('div', { class: 'planes' }, ...pictures[name].map((source, k) => make('img', { src: source, alt: `${name}, ${['axial', 'coronal', 'sagittal'][k]}` })))));
+}
+
+pages.session = async (session) => {
+  const place = byId('session');
+  place.replaceChildren(make('p', {}, 'loading …'));
+  const [data] = await Promise.all([load(`session/${session}.json`), sessions()]);
+  const order = wallOrder('score'), at = order.indexOf(all.place.get(session));
+  const step = (by) => { const k = order[at + by]; if (at >= 0 && k !== undefined) location.hash = '#session/' + all.session[k]; };
+  const volumes = SHOWN_FIRST.filter((name) => data.volumes.includes(name));
+  const heading = make('div', { class: 'controls' }, make('h2', {}, session), make('button', { type: 'button', onclick: () => step(-1), disabled: at <= 0 }, '← farther'), make('button', { type: 'button', onclick: () => step(1), disabled: at < 0 || at + 1 >= order.length }, 'nearer →'),
+    CAN_DECIDE ? make('button', { type: 'button', id: 'decide-session', onclick: () => askDecision([session]) }, 'Decide') : null);
+  if (IS_OFFLINE || !volumes.length) {
+    place.replaceChildren(heading, make('div', { class: 'split' }, make('div', {}, ...(IS_OFFLINE ? planesOf(data) : [make('p', { class: 'note' }, 'No volume of it is stored.')])), make('div', {}, ...facts(data))));
+    return null;
+  }
+  const readout = make('p', { class: 'readout', id: 'readout', 'aria-live': 'off' }), viewer = make('div', { class: 'viewer' });
+  const choice = make('div', { class: 'controls', role: 'group', 'aria-label': 'Volume' }), outline = make('select', { id: 'outline', 'aria-label': 'Shown on it' }, ...[['', 'nothing'], ['brain_mask', 'brain mask'], ['tissue', 'tissue']].map(([value, title]) => make('option', { value }, title)));
+  place.replaceChildren(heading, make('div', { class: 'split' }, make('div', {}, choice, viewer, readout, make('div', { class: 'controls' }, make('label', {}, 'On it ', outline), make('span', { class: 'soft' }, make('kbd', {}, '1'), ' … ', make('kbd', {}, String(Math.min(9, volumes.length))), ' volume, ', make('kbd', {}, 'n'), ' ', make('kbd', {}, 'p'), ' next session', CAN_DECIDE ? ', ' : '', ...(CAN_DECIDE ? [make('kbd', {}, 'a'), ' ', make('kbd', {}, 'r'), ' ', make('kbd', {}, 'u'), ' accept, reject, unsure, ', make('kbd', {}, 'z'), ' undo'] : [])))), make('div', {}, ...facts(data))));
+  let name = volumes[0];
+  const nv = await makeViewer(viewer, () => { const now = valuesAt(nv, name, volumes); readout.textContent = readoutText(name, now); if (now) readout.dataset.voxel = now.voxel.join(','); });
+  window.qmriViewer = nv;
+  const show = async (wanted) => {
+    name = wanted;
+    for (const button of choice.children) button.setAttribute('aria-pressed', String(button.textContent === name));
+    body.removeAttribute('data-volume');
+    await showVolume(nv, SNAPSHOT, session, name, volumes, outline.value);
+    body.dataset.volume = name;
+  };
+  choice.append(...volumes.map((wanted) => make('button', { type: 'button', 'aria-pressed': 'false', onclick: () => show(wanted).catch((error) => problem(error.message)) }, wanted)));
+  outline.addEventListener('change', () => show(name));
+  const keys = (event) => {
+    if (isTyping(event.target) || event.ctrlKey || event.metaKey || event.altKey || document.querySelector('dialog[open]')) return;
+    const verdict = { a: 'accept', r: 'reject', u: 'unsure', e: 'exclude', k: 'acknowledge', z: 'undo' }[event.key];
+    if (/^[1-9]$/.test(event.key) && volumes[event.key - 1]) show(volumes[event.key - 1]);
+    else if (event.key === 'n') step(1);
+    else if (event.key === 'p') step(-1);
+    else if (verdict && CAN_DECIDE) { event.preventDefault(); askDecision([session], verdict); }
+  };
+  document.addEventListener('keydown', keys);
+  await show(name);
+  return () => { document.removeEventListener('keydown', keys); const lost = nv.gl.getExtension('WEBGL_lose_context'); if (lost) lost.loseContext(); };
+};
