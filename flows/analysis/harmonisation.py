@@ -11,9 +11,9 @@ import pandas as pd
 
 from flows.analysis.values import Asked, quantity_order, values_table
 from flows.tables.text import MAP_FORMATS, Rows, marked, percent, records
-from qmri_core.analysis.harmonisation import SMALLEST_GROUP, combat, planted_effects, variation_between
+from qmri_core.analysis.harmonisation import SMALLEST_GROUP, combat, is_possible, planted_effects, variation_between
 from qmri_core.analysis.power import people_needed
-from qmri_core.analysis.repeats import icc_2_1, limits_of_agreement, variance_components
+from qmri_core.analysis.repeats import COVERAGE, icc_2_1, limits_of_agreement, variance_components
 from qmri_core.calibration.reliability import TELLS_APART, shown_share
 from storage.store.cohort import Cohort
 from storage.store.repository import StoreError
@@ -136,11 +136,11 @@ def _combat(values: pd.DataFrame, effect: float) -> tuple[pd.DataFrame, pd.DataF
     is_known = covariates.notna().all(axis=1)
     sizes = people.loc[is_known].groupby("label")["person"].transform("size").reindex(people.index)
     chosen = is_known & (sizes >= SMALLEST_GROUP)
-    n_groups = people.loc[chosen, "label"].nunique()
-    if n_groups < 2 or wide.shape[1] < 2 or chosen.sum() < 4 * n_groups:
+    labels, covariates = people.loc[chosen, "label"], covariates[chosen]
+    covariates = covariates.loc[:, covariates.nunique() > 1]
+    if labels.nunique() < 2 or wide.shape[1] < 2 or not is_possible(labels, covariates):
         return pd.DataFrame(), pd.DataFrame(), ["too few sessions in too few groups, of known age and sex, for ComBat"]
     logs = pd.DataFrame(np.log(wide[chosen]))
-    labels, covariates = people.loc[chosen, "label"], covariates[chosen]
     after = combat(logs, labels, covariates)
     between = pd.DataFrame(
         {"as_stored": variation_between(logs, labels), "combat": variation_between(after, labels)}
@@ -164,6 +164,7 @@ def harmonisation_tables(result: Harmonisation) -> list[tuple[str, list[str], Ro
     if not result.between.empty:
         rows = [[_title(row), percent(row["as_stored"]), percent(row["combat"])] for row in records(result.between)]
         tables.append(("Standard deviation between groups", ["quantity", "as stored", "after ComBat"], rows))
+    if not result.planted.empty:
         rows = [
             [row["drawn"], row["method"], percent(row["recovered"]), percent(row["scatter"])]
             for row in records(result.planted)
@@ -201,8 +202,8 @@ def power_table(
 ) -> pd.DataFrame:
     """People per arm by region and map: ``people``, with ``between``, ``within`` (log), ``shown`` and ``determined``.
 
-    Variances are within groups: of people with repeats where there are such, else all of one session's is between
-    people, and more visits help nothing.
+    Variances are within groups: of people with repeats where there are such, else all of one session's is taken to be
+    between people (``within`` is NaN), and more visits help nothing.
 
     Raises
     ------
@@ -221,13 +222,19 @@ def power_table(
             continue
         total = float(np.sqrt(((first["log"] - groups.transform("mean")) ** 2).sum() / freedom))
         found = variance_components(members)
-        within = found.repeatability / (1.96 * np.sqrt(2))
-        within = min(float(within), total) if np.isfinite(within) else 0.0
-        between = float(np.sqrt(max(total**2 - within**2, 0.0)))
+        within = found.repeatability / COVERAGE
+        within = min(float(within), total)  # NaN without repeats
+        between = float(np.sqrt(total**2 - np.nan_to_num(within) ** 2))
         determined = float(members["determined"].mean())
         shown = float(shown_share(determined)) if np.isfinite(determined) else 1.0
         people = people_needed(
-            effect, between=between, within=within, shown=shown, visits=visits, power=power, alpha=alpha
+            effect,
+            between=between,
+            within=float(np.nan_to_num(within)),
+            shown=shown,
+            visits=visits,
+            power=power,
+            alpha=alpha,
         )
         figures = {"people": people, "between": between, "within": within, "shown": shown, "determined": determined}
         rows.append({"region": region, "map": name, **figures})

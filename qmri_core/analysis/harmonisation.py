@@ -17,6 +17,20 @@ from numpy.typing import NDArray
 AS_STORED, WITHIN, COMBAT, COMBAT_TOLD = "as stored", "within groups", "ComBat", "ComBat, told of the effect"
 SMALLEST_GROUP = 3
 """Sessions of a group, at least, for ComBat to know its variance."""
+MOST_TERMS = 0.5
+"""Terms of ComBat's model over sessions, at most."""
+
+
+def is_possible(groups: pd.Series, covariates: pd.DataFrame) -> bool:
+    """Whether ComBat can tell groups and covariates from each other, by enough sessions."""
+    terms = np.column_stack(
+        [
+            pd.get_dummies(groups, dtype=float).to_numpy(),
+            pd.get_dummies(covariates, dtype=float, drop_first=True).to_numpy(dtype=np.float64),
+        ]
+    )
+    n, k = terms.shape
+    return bool(k <= MOST_TERMS * n and np.linalg.matrix_rank(terms) == k)
 
 
 def combat(logs: pd.DataFrame, groups: pd.Series, covariates: pd.DataFrame) -> pd.DataFrame:
@@ -78,7 +92,7 @@ def planted_effects(
             shares = [0.5 if drawn == "even" else 0.8 if group_of[name] % 2 == 0 else 0.2 for name in names]
             is_patient = dict(zip(names, rng.random(len(names)) < np.asarray(shares), strict=True))
             patient = people.map(is_patient).to_numpy(dtype=np.float64)
-            if not 0 < patient.sum() < patient.size:
+            if not is_possible(groups, covariates.assign(patient=patient)):
                 continue
             planted = logs.add(np.log1p(effect) * patient, axis=0)
             for method, estimate in _estimates(planted, groups, covariates, patient).items():
@@ -92,7 +106,7 @@ def planted_effects(
             }
             for method, each in found.items()
         ]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["drawn", "method", "recovered", "scatter"])
 
 
 def _estimates(
