@@ -8,7 +8,7 @@ DEMO ?= demo
 PYTEST := OMP_NUM_THREADS=1 ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS=1 $(BIN)/python -m pytest \
 	--numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: install demo test walk lint docs format bench soak constraints latest clean
+.PHONY: install demo test walk lint docs format bench gpu soak constraints latest clean
 
 $(VENV)/.ready: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
@@ -41,6 +41,9 @@ format: $(VENV)/.ready
 
 bench: $(VENV)/.ready  ## speed and memory, as ratios within one run
 	$(BIN)/python -m pytest -m bench tests/benchmarks
+
+gpu:  ## on a machine with a CUDA device, in under 8 minutes, with the Python and torch that are there: installs nothing
+	$(PYTHON) -m tests.benchmarks.gpu
 
 soak: $(VENV)/.ready  ## long fault and fuzz runs; each says how long it takes
 	$(BIN)/python -m pytest -m soak -v
