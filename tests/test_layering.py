@@ -38,7 +38,7 @@ ORDER: dict[str, list[str]] = {
             "bids",
             "visits",
         ),
-        *("index", "kept", "server", "discovery"),
+        *("index", "kept", "server", "headers", "discovery"),
     ],
     "flows": [
         *("settings", "progress", "errors", "prefect_plugin", "tables", "pictures", "cluster", "maps", "pool"),
@@ -48,6 +48,7 @@ ORDER: dict[str, list[str]] = {
             "training",
             "analysis",
             "ingest",
+            "linkage",
             "simulate",
             "night",
             "report",

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from flows.cli.options import Out, Store
+from flows.cli.options import (
+    Assume,
+    Out,
+    Store,
+    destination_or_usage_error,
+    settings_or_usage_error,
+    source_or_usage_error,
+)
 from flows.progress import reporting
+from storage.exports.dicom.form import Form
 
 At = Annotated[
     str | None,
@@ -19,12 +30,20 @@ Sessions = Annotated[
 Groups = Annotated[
     list[str] | None, typer.Option("--group", help="Label or key of a group; may be repeated; default: all.")
 ]
+Accepted = Annotated[
+    bool,
+    typer.Option("--accepted", help="Only sessions that a person has accepted, by themselves or with their group."),
+]
+Zeros = Annotated[
+    bool, typer.Option("--zeros", help="Write 0, not NaN, where nothing is computed, as outside of the brain.")
+]
 
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands of this module."""
     app.command("export-zarr")(export_zarr)
     app.command("export-bids")(export_bids)
+    app.command("export-dicom")(export_dicom)
 
 
 def export_zarr(store: Store, out: Out, at: At = None) -> None:
@@ -49,17 +68,98 @@ def export_bids(
     session: Sessions = None,
     group: Groups = None,
     images: Annotated[bool, typer.Option("--images", help="The aligned images as well.")] = False,
-    zeros: Annotated[
-        bool, typer.Option("--zeros", help="Write 0, not NaN, where nothing is computed, as outside of the brain.")
-    ] = False,
+    accepted: Accepted = False,
+    zeros: Zeros = False,
 ) -> None:
     """Write the maps as a BIDS derivatives dataset; an export that was cut short goes on."""
-    from storage.exports.bids import Selection, export_bids
+    from storage.exports.bids import export_bids
+    from storage.exports.selection import Selection
     from storage.store.cohort import Cohort
 
-    selection = Selection(sessions=session or (), groups=group or (), images=images, zeros=zeros)
+    selection = Selection(sessions=session or (), groups=group or (), accepted=accepted, images=images, zeros=zeros)
     with reporting("export") as progress:
         exported = export_bids(Cohort.open(store, at=at), out, selection, progress=progress)
     typer.echo(f"maps of {exported.sessions} sessions in {out}")
-    for why, count in exported.left_out.items():
+    _tell_left_out(exported.left_out)
+
+
+def export_dicom(
+    store: Store,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder to write to; made if it is not there.", show_default=False)
+    ] = None,
+    to: Annotated[
+        str | None,
+        typer.Option("--to", help="Server to store on: dicomweb+https://host/path (STOW-RS).", show_default=False),
+    ] = None,
+    at: At = None,
+    session: Sessions = None,
+    group: Groups = None,
+    accepted: Accepted = False,
+    form: Annotated[
+        Form, typer.Option("--as", help="Parametric Maps, or MR images with a rescale for viewers that know none.")
+    ] = Form.PARAMETRIC_MAP,
+    zeros: Zeros = False,
+    linkage: Annotated[
+        Path | None,
+        typer.Option(
+            "--linkage",
+            exists=True,
+            dir_okay=False,
+            help="Linkage table of ingest; with --source, objects are of the people and studies of the images.",
+        ),
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option("--source", help="The source that was ingested; needs --linkage.", show_default=False)
+    ] = None,
+    assume: Assume = None,
+) -> None:
+    """Write the maps as DICOM objects to a folder or a server: a series per map and per uncertainty.
+
+    Under pseudonyms; with --linkage and --source of the same person, study and frame of reference as the images, on
+    which they then lie. An export that was cut short goes on, and a server is sent nothing that it has.
+    """
+    from flows.ingest.scanning import index_beside
+    from flows.linkage import people_of
+    from storage.exports.dicom.export import export_dicom
+    from storage.exports.dicom.folder import export_to_folder
+    from storage.exports.dicom.receiver import server_receiver
+    from storage.exports.selection import Selection
+    from storage.pseudonyms import load_key
+    from storage.store.cohort import Cohort
+
+    if (out is None) == (to is None):
+        raise typer.BadParameter("give a folder (--out) or a server (--to)")
+    if (linkage is None) != (source is None):
+        raise typer.BadParameter("--linkage and --source go together: both say whose the maps are")
+    server = None if to is None else destination_or_usage_error(to)
+    selection = Selection(sessions=session or (), groups=group or (), accepted=accepted, zeros=zeros)
+    with ExitStack() as stack:
+        progress = stack.enter_context(reporting("export"))
+        cohort, subjects = Cohort.open(store, at=at), None
+        if linkage is not None and source is not None:
+            origin, key_file = source_or_usage_error(source), settings_or_usage_error().key_file
+            people = people_of(
+                cohort,
+                linkage,
+                origin,
+                key=load_key(key_file),
+                assume=assume,
+                index=index_beside(key_file, origin),
+                progress=progress,
+            )
+            subjects = stack.enter_context(people)
+        if out is not None:
+            done = export_to_folder(cohort, out, selection, form=form, subjects=subjects, progress=progress)
+        elif server is not None:
+            receiver = stack.enter_context(server_receiver(server))
+            done = export_dicom(cohort, receiver, selection, form=form, subjects=subjects, progress=progress)
+    typer.echo(
+        f"maps of {done.sessions} sessions in {out or to}: {done.stored} series written, {done.there} were there"
+    )
+    _tell_left_out(done.left_out)
+
+
+def _tell_left_out(left_out: Mapping[str, int]) -> None:
+    for why, count in left_out.items():
         typer.echo(f"left out: {count} sessions: {why}")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from flows.settings import Settings
     from flows.tables.summary import RunSummary
-    from storage.source.origin import Source
+    from storage.source.origin import Server, Source
 
 SourceText = Annotated[
     str,
@@ -121,6 +121,21 @@ def source_or_usage_error(text: str) -> Source:
         return settings_or_usage_error(source=text).require_source()
     except SettingsError as error:
         raise typer.BadParameter(str(error).removeprefix("QMRI_SOURCE: ")) from None
+
+
+def destination_or_usage_error(text: str) -> Server:
+    """Return the server that objects are to be stored on; what is wrong there is wrong usage."""
+    from storage.source.origin import Server, SourceError, source_of
+
+    try:
+        server = source_of(text, settings_or_usage_error().limits)
+    except SourceError as error:
+        raise typer.BadParameter(str(error)) from None
+    if not isinstance(server, Server):
+        raise typer.BadParameter("--to takes the address of a server, dicomweb+https://host/path; for a folder: --out")
+    if "?" in text:
+        raise typer.BadParameter("a server that objects are stored on has no ? in its address")
+    return server
 
 
 @contextmanager

@@ -27,6 +27,7 @@ FILE_REASONS: Mapping[str, str] = {
     "take it instead.",
     "bids_ignored": "A file that .bidsignore names.",
     "repository": "A file that git or DataLad keep for themselves.",
+    "own_map": "A map that `qmri export-dicom` has written. Nothing to do.",
     "other_body_part": "An object of a server, of a series that names another body part than was asked for.",
     "unread_session": "By BIDS names there is a session, of which no image can be read: links lead to nothing, or "
     "files are damaged. Fetch them (datalad get), or copy them again.",

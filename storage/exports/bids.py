@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import shutil
-from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import nibabel
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from qmri_core.series.acquisition import CONTRASTS
 from qmri_core.tissues import MAPS
 from storage.exports.folder import new_folder
+from storage.exports.selection import Exported, Selection, choose
 from storage.nifti_image import affine_image
 from storage.store.cohort import Cohort
-from storage.store.decisions.effect import Judged, LeftOut, judge
-from storage.store.repository import StoreError
 from storage.store.schema import NOT_COMPUTED, WORKER_VARIABLES
 
 BIDS_VERSION = "1.10.0"
@@ -48,29 +43,6 @@ For research on cohorts; **not for clinical use**.
 {left_out}
 """
 _OF_IMAGES = "- `desc-preproc`: the images, aligned, without smooth shading, to 10 mm outside of the brain.\n"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Selection:
-    """What of a store is exported. Empty names: all."""
-
-    sessions: Collection[str] = ()
-    """Pseudonyms of sessions."""
-    groups: Collection[str] = ()
-    """Labels or keys of groups."""
-    images: bool = False
-    """The aligned images as well."""
-    zeros: bool = False
-    """What is not computed, as outside of the brain, is 0, not NaN: for programs that know no NaN."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Exported:
-    """What `export_bids` has written, and what not."""
-
-    sessions: int
-    left_out: Mapping[str, int]
-    """Number of selected sessions by the reason why they are not in it."""
 
 
 def export_bids(
@@ -104,64 +76,18 @@ def export_bids(
         If ``out`` is there already or cannot be written, or the selection names what the store does not have.
     """
     selection = selection or Selection()
-    known = _records(_selected(cohort, cohort.sessions, selection))
-    judgement = judge(cohort)
-    records = [row for row in known if row["checkpoint_digest"] != "" and row["session"] not in judgement.left_out]
-    inferred = {row["session"] for row in records}
-    catalogue = _records(_selected(cohort, cohort.catalogue, selection))
-    left_out = Counter(_obstacle(row, judgement) for row in catalogue if row["session"] not in inferred)
-    written = []
-    with new_folder(out, content=_content(cohort, selection)) as folder:
+    chosen = choose(cohort, selection)
+    records, left_out, written = chosen.records, chosen.left_out, []
+    with new_folder(out, content=selection.content(cohort)) as folder:
         for done, record in enumerate(records, 1):
             if _write_session(folder, record, cohort, selection):
                 written.append(record)
             else:
-                left_out[_obstacle(record, judgement)] += 1
+                left_out[chosen.obstacle(record)] += 1
             if progress is not None:
                 progress(done, len(records))
         _write_dataset(folder, written, cohort, selection, left_out)
     return Exported(sessions=len(written), left_out=dict(sorted(left_out.items())))
-
-
-def _records(table: pd.DataFrame) -> list[Mapping[str, Any]]:
-    return [{str(k): v for k, v in row.items()} for row in table.to_dict(orient="records")]
-
-
-def _selected(cohort: Cohort, table: pd.DataFrame, selection: Selection) -> pd.DataFrame:
-    """Rows of a table that are selected.
-
-    Raises
-    ------
-    StoreError
-        If the selection names what the store does not have.
-    """
-    keys = {label: key for key, label in cohort.labels.items()} | {key: key for key in cohort.labels}
-    for kind, names, there in (
-        ("session", selection.sessions, set(cohort.catalogue["session"])),
-        ("group", selection.groups, set(keys)),
-    ):
-        if unknown := sorted(set(names) - there):
-            raise StoreError(f"{unknown[0]}: the store has no such {kind}; `qmri status` and the catalogue list them")
-    if selection.sessions:
-        table = table[table["session"].isin(list(selection.sessions))]
-    if selection.groups:
-        table = table[table["group"].isin([keys[name] for name in selection.groups])]
-    return table
-
-
-def _obstacle(record: Mapping[str, Any], judgement: Judged) -> str:
-    """Why a session is not exported: a person's decision, else status and reason of the catalogue."""
-    why = judgement.left_out.get(str(record["session"]))
-    if why in {LeftOut.REJECTED, LeftOut.EXCLUDED}:
-        return f"{why} by a person"
-    return f"{record['status']}: {record['reason']}" if record["reason"] else "no maps yet"
-
-
-def _content(cohort: Cohort, selection: Selection) -> str:
-    """What the folder is to hold, as an identifier."""
-    chosen = [sorted(selection.sessions), sorted(selection.groups), selection.images, selection.zeros]
-    said = json.dumps([version("qmri-cohort"), cohort.session.snapshot_id, *chosen])
-    return hashlib.sha256(said.encode()).hexdigest()
 
 
 def _subject(record: Mapping[str, Any]) -> str:
@@ -204,7 +130,7 @@ def _write_session(folder: Path, record: Mapping[str, Any], cohort: Cohort, sele
 
     for name in MAPS:
         for suffix, variable in ((name, name), (f"desc-uncertainty_{name}", f"{name}_sd")):
-            values = _filled(arrays[variable], selection)
+            values = selection.filled(arrays[variable])
             about = WORKER_VARIABLES[variable]
             write(suffix, values, {"Units": _UNITS[about.units], "Description": about.long_name, **of_maps})
     for name, suffix, kind in (
@@ -215,14 +141,10 @@ def _write_session(folder: Path, record: Mapping[str, Any], cohort: Cohort, sele
         write(suffix, values, {"Description": WORKER_VARIABLES[name].long_name, "Sources": sources, **kind})
     for name in images:
         described = {"Description": WORKER_VARIABLES[name].long_name, "Units": "arbitrary", "SkullStripped": False}
-        write(f"desc-preproc_{name}", _filled(arrays[name], selection), described)
+        write(f"desc-preproc_{name}", selection.filled(arrays[name]), described)
     place.parent.mkdir(exist_ok=True)
     part.rename(place)
     return True
-
-
-def _filled(array: NDArray[np.floating], selection: Selection) -> NDArray[np.floating]:
-    return np.nan_to_num(array, nan=0.0) if selection.zeros else array
 
 
 def _write_dataset(

@@ -7,19 +7,15 @@ one person, the person keeps a code of the site.
 
 from __future__ import annotations
 
-import csv
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from qmri_core.calibration.pooling import LOCAL
+from storage.exports.linkage import LinkageError, read_linkage
 from storage.pseudonyms import pseudonym
 from storage.source.visits.identity import stands_in
-
-
-class LinkageError(ValueError):
-    """A linkage table cannot be used."""
 
 
 def study_of(key: bytes) -> str:
@@ -58,9 +54,9 @@ def study_codes(
         If the table lacks the columns, or names no session of the store.
     """
     identifiers, owners = defaultdict(set), defaultdict(set)
-    for session, text in _read(linkage):
-        person = persons.get(session)
-        identifier = " ".join(text.split()).casefold()
+    for row in read_linkage(linkage, ("session", "patient_id")):
+        person = persons.get(row["session"])
+        identifier = " ".join(row["patient_id"].split()).casefold()
         if person:
             identifiers[person].add(identifier)
             owners[identifier].add(person)
@@ -80,11 +76,3 @@ def study_codes(
 
 def _names_somebody(identifier: str) -> bool:
     return re.search(r"\d", identifier) is not None and not stands_in(identifier)
-
-
-def _read(linkage: Path) -> list[tuple[str, str]]:
-    with linkage.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-        rows = csv.DictReader(file)
-        if not {"session", "patient_id"} <= set(rows.fieldnames or ()):
-            raise LinkageError(f"{linkage.name} has no columns session and patient_id; it is no linkage table")
-        return [(row["session"] or "", row["patient_id"] or "") for row in rows]

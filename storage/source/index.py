@@ -221,6 +221,9 @@ def add_frames(frames: tuple[Frame, ...] | None, key: bytes, records: list[Recor
         other["not_image"] += 1
     elif frames:
         one = frames[0].instance
+        if one.is_own:
+            other["own_map"] += 1
+            return
         if one.problem is not None and not one.study:  # a header that was cut short, say: it belongs to no session
             other[str(one.problem)] += 1
             return

@@ -78,6 +78,9 @@ _DIRECTORY = "1.2.840.10008.1.3.10"
 _NO_IMAGE = tuple(f"1.2.840.10008.5.1.4.1.1.{node}" for node in ("66", "88", "11.", "104", "9.", "67", "481"))
 _CHUNK = 2**20
 
+OWN = "qmri-cohort"
+"""Manufacturer of the objects that this program writes: its maps are never taken for images, nor do they make a session
+another one than it was without them."""
 _KEYWORDS = words_of(
     "SpecificCharacterSet ImageType SOPClassUID SOPInstanceUID FrameOfReferenceUID StudyDate SeriesDate "
     "AcquisitionDate ContentDate AcquisitionDateTime SeriesTime AcquisitionTime ContentTime InstanceCreationDate "
@@ -152,6 +155,11 @@ class Instance:
     """Where its pixels lie and how they are stored, see `storage.source.dicom.layout`; empty if it is to be parsed."""
     changed: float = field(default=0.0, repr=False)
     """When a server was seen to have changed its study; 0 of a file."""
+
+    @property
+    def is_own(self) -> bool:
+        """Whether this program wrote it."""
+        return self.device.startswith(f"{OWN}\\")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -427,6 +435,8 @@ _TIMING = ("RepetitionTime", "EffectiveEchoTime", "EchoTime", "InversionTime", "
 
 
 def _object_problem(header: Dataset, sop_class: str, has_pixels: bool) -> SkipReason | None:
+    if get_text(header, "Manufacturer") == OWN:
+        return SkipReason.DERIVED
     if sop_class in _SPECTROSCOPY or "SPECTROSCOPY" in get_words(header, "ImageType"):
         return SkipReason.MR_SPECTROSCOPY
     is_mr = sop_class in MR_IMAGES or (not sop_class and get_text(header, "Modality") in {"MR", ""})

@@ -57,26 +57,30 @@ _GROWING = 3
 """Times that a list is read anew because it changed between two pages."""
 
 
+def client_of(server: Server) -> tuple[requests.Session, DICOMwebClient]:
+    """Session and client for a server, with the credentials of the environment; who opens the session closes it."""
+    limits, session = server.limits, requests.Session()
+    session.trust_env = False  # else a file of the user's may say who asks
+    session.verify = True if limits.authority is None else str(limits.authority)
+    if limits.certificate is not None:
+        session.cert = (str(limits.certificate), str(limits.key))
+    if token := credential("TOKEN"):
+        session.headers["Authorization"] = f"Bearer {token}"
+    elif user := credential("USER"):
+        session.auth = (user, credential("PASSWORD"))
+    for scheme in ("https://", "http://"):
+        session.mount(scheme, HTTPAdapter(max_retries=TRIES))
+    client = DICOMwebClient(server.url, session=session, timeout=limits.timeout, chunk_size=2**17, permissive_uid=True)
+    client.set_http_retry_params(retry=False)  # urllib3 tries again
+    return session, client
+
+
 class WebArchive:
     """A connection to a server by DICOMweb; see `storage.source.server.archive.Archive`."""
 
     def __init__(self, server: Server) -> None:
+        self._session, self._client = client_of(server)
         limits = server.limits
-        self._session = requests.Session()
-        self._session.trust_env = False  # else a file of the user's may say who asks
-        self._session.verify = True if limits.authority is None else str(limits.authority)
-        if limits.certificate is not None:
-            self._session.cert = (str(limits.certificate), str(limits.key))
-        if token := credential("TOKEN"):
-            self._session.headers["Authorization"] = f"Bearer {token}"
-        elif user := credential("USER"):
-            self._session.auth = (user, credential("PASSWORD"))
-        for scheme in ("https://", "http://"):
-            self._session.mount(scheme, HTTPAdapter(max_retries=TRIES))
-        self._client = DICOMwebClient(
-            server.url, session=self._session, timeout=limits.timeout, chunk_size=2**17, permissive_uid=True
-        )
-        self._client.set_http_retry_params(retry=False)  # urllib3 tries again
         self._rate = None if limits.rate is None else limits.rate / limits.connections
 
     def __enter__(self) -> Self:
@@ -92,15 +96,15 @@ class WebArchive:
             last, is_sound = "", True
             for _page in range(_PAGES):
                 offset = max(0, len(seen) - 1)
-                with _failures():
+                with failures():
                     records = self._client.search_for_studies(
                         limit=PAGE, offset=offset, fields=list(_TELLS), search_filters=dict(filters)
                     )
-                uids = [_text(record, "0020000D") for record in records]
+                uids = [text_of(record, "0020000D") for record in records]
                 is_sound &= not last or not uids or uids[0] == last
                 new = [record for record, uid in zip(records, uids, strict=True) if uid and uid not in seen]
                 yield from map(_study, new)
-                seen |= dict.fromkeys(_text(record, "0020000D") for record in new)
+                seen |= dict.fromkeys(text_of(record, "0020000D") for record in new)
                 if not new or len(records) == 1:
                     break
                 last = uids[-1]
@@ -109,13 +113,13 @@ class WebArchive:
 
     def members(self, study: str) -> Sequence[Member]:
         """Series of a study."""
-        with _failures():
+        with failures():
             records = self._client.search_for_series(study, fields=list(_TELLS_OF_SERIES))
         return [
             Member(
-                uid=_text(record, "0020000E"),
-                modality=_text(record, "00080060").upper(),
-                body_part=_text(record, "00180015").upper(),
+                uid=text_of(record, "0020000E"),
+                modality=text_of(record, "00080060").upper(),
+                body_part=text_of(record, "00180015").upper(),
                 n_instances=_number(record, "00201209"),
             )
             for record in records
@@ -123,10 +127,10 @@ class WebArchive:
 
     def headers(self, study: str, series: str, *, one: bool = False) -> Sequence[Header]:
         """Headers of all objects of a series, or of one of them."""
-        with _failures():
+        with failures():
             if one:
                 found = self._client.search_for_instances(study, series, limit=1)[:1]
-                uids = [_text(record, "00080018") for record in found]
+                uids = [text_of(record, "00080018") for record in found]
                 records = [self._client.retrieve_instance_metadata(study, series, uid) for uid in uids]
             else:
                 records = self._client.retrieve_series_metadata(study, series)
@@ -152,10 +156,10 @@ class WebArchive:
 
     def _objects(self, study: str, series: str) -> Iterator[tuple[str, bytes]]:
         """Identifiers and files of the objects of a series, as they come."""
-        with _failures():
+        with failures():
             objects = self._client.iter_series(study, series, media_types=AS_STORED)
         while True:
-            with _failures(), warnings.catch_warnings():
+            with failures(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 dataset = next(objects, None)
                 if dataset is None:
@@ -166,7 +170,7 @@ class WebArchive:
 
 
 @contextmanager
-def _failures() -> Iterator[None]:
+def failures() -> Iterator[None]:
     """Turn what a request raises into an error that names no identity."""
     try:
         yield
@@ -201,17 +205,20 @@ def _study(record: Mapping[str, Any]) -> Study:
     told = {tag: value for tag, value in record.items() if tag not in _VOLATILE}
     date = None
     with suppress(ValueError):
-        date = datetime.datetime.strptime(_text(record, "00080020"), "%Y%m%d").date().toordinal()
-    return Study(uid=_text(record, "0020000D"), stamp=_digest(told), date=date, n_instances=_number(record, "00201208"))
+        date = datetime.datetime.strptime(text_of(record, "00080020"), "%Y%m%d").date().toordinal()
+    return Study(
+        uid=text_of(record, "0020000D"), stamp=_digest(told), date=date, n_instances=_number(record, "00201208")
+    )
 
 
-def _text(record: Mapping[str, Any], tag: str) -> str:
+def text_of(record: Mapping[str, Any], tag: str) -> str:
+    """First value of an element of a JSON object as text; empty if there is none."""
     values = record.get(tag, {}).get("Value") or [""]
     return str(values[0] or "").strip(" \0")
 
 
 def _number(record: Mapping[str, Any], tag: str) -> int | None:
-    text = _text(record, tag)
+    text = text_of(record, tag)
     return int(text) if text.isdecimal() else None
 
 
@@ -227,7 +234,7 @@ def _wanted() -> frozenset[str]:
 def header_of(record: Mapping[str, Any]) -> Header:
     """Header of one object from its JSON, of the elements that are read of files, and the digest of all of it."""
     told = {tag: element for tag, element in record.items() if "BulkDataURI" not in element}
-    syntax = UID(_text(record, "00083002") or ExplicitVRLittleEndian)
+    syntax = UID(text_of(record, "00083002") or ExplicitVRLittleEndian)
     dataset: Dataset | None = None
     with suppress(DamagedError):
         dataset = _dataset({tag: element for tag, element in told.items() if tag in _wanted()})

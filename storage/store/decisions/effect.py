@@ -98,6 +98,12 @@ def judged(rows: pd.DataFrame, decisions: Sequence[Decision]) -> Judged:
     return Judged(standings=stand, left_out=left_out, accepted=frozenset(accepted), settled=settled)
 
 
+def verdict_on(judged: Judged, session: str, group: str) -> Verdict | None:
+    """What people have decided on a session, by itself or with its group; None where nobody has, or it has changed."""
+    standing = {key: one.decision.verdict for key, one in judged.standings.items() if not one.changed}
+    return _verdict(standing, session, group)
+
+
 def _verdict(verdicts: Mapping[Key, Verdict], session: str, group: str) -> Verdict | None:
     """What holds for the session: its own verdict, else its group's; None where nobody has decided."""
     subjects = ((Subject.SESSION, session), (Subject.GROUP, group))

@@ -77,6 +77,7 @@ def test_help_is_fast_and_imports_nothing_heavy() -> None:
 
 def test_every_command_of_the_contract_is_there() -> None:
     contract = (
+        "export-dicom "
         "demo simulate inspect ingest calibrate calibration train infer aggregate report evaluate status verify "
         "history rollback compact forget migrate export-bids export-zarr protocol synthesize run qc pool "
         "compare harmonisation power reference export-tables browse"

@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from storage.exports.bids import Exported, Selection, export_bids
+from storage.exports.bids import export_bids
+from storage.exports.selection import Exported, Selection
 from storage.nifti_image import affine_image
 from storage.store.cohort import Cohort, StoreError, commit, tag, writing
 from tests.storage.cohorts import GRID, images, infer, ingest, maps, placement
