@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.cli.exports import At
-from flows.cli.options import Out, Store
+from flows.cli.options import Out, Store, Workers, cluster
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,6 +39,7 @@ def add_to(app: typer.Typer) -> None:
     app.command("power")(power)
     app.command("reference")(reference)
     app.command("export-tables")(export_tables)
+    app.command("regions")(regions)
 
 
 def compare(
@@ -201,6 +202,21 @@ def export_tables(store: Store, out: Out, at: At = None) -> None:
     typer.echo(f"{exported.values} values of {exported.sessions} sessions in {out}")
     if text := left_out_text(judge(cohort).reasons(cohort.slots)):
         typer.echo(text)
+
+
+def regions(store: Store, workers: Workers = None) -> None:
+    """Measure nuclei and lobes of every session that counts and whose maps have changed; they join all other tables."""
+    from flows.progress import reporting
+    from flows.statistics.regions import measure_regions
+    from storage.store.opened.values import are_believed
+
+    with cluster(workers) as client, reporting("regions") as progress:
+        result = measure_regions(store, client=client, progress=progress)
+    typer.echo(f"{result.measured} sessions measured, {result.unchanged} unchanged")
+    doubtful = result.quality[~are_believed(result.quality)]
+    for session, overlap, stretch in doubtful.itertuples():
+        typer.echo(f"  not believed: {session}: overlap {overlap:.2f}, stretch {stretch:.2f}")
+    typer.echo(f"snapshot {result.snapshot}" if result.snapshot else "nothing was written")
 
 
 def _asked(table: Path | None, on: str, where: str, statistic: str) -> Asked:

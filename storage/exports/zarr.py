@@ -58,7 +58,8 @@ def _leave_out(folder: Path, sessions: Collection[str]) -> None:
         remove(root, group, session)
         write_rows(root, [{"session": session, "group": ""}])
     for session in sessions:
-        remove_from_table(root, "statistics", session)
+        for name in ("statistics", "regions"):
+            remove_from_table(root, name, session)
 
 
 def _consolidate(folder: Path) -> None:

@@ -206,6 +206,11 @@ class Cohort:
         return self._table("statistics")
 
     @cached_property
+    def regions(self) -> pd.DataFrame | None:
+        """The table of regions as it is stored; None if none were measured."""
+        return self._table("regions")
+
+    @cached_property
     def decisions(self) -> tuple[Decision, ...]:
         """What people have decided on sessions and groups, in its order."""
         return read_decisions(self.root)

@@ -1,4 +1,4 @@
-"""Nodes of a store: the catalogue, the tables ``/calibration`` and ``/statistics``, and arrays opened once."""
+"""Nodes of a store: the catalogue, the tables ``/calibration``, ``/statistics``, ``/regions``; arrays opened once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_TRIES = 20
 """How often a commit is done again because others were faster."""
 MAX_KEPT = 1024
 """Arrays that are kept open; the variables that a run reads are some ten per group."""
-TableName = Literal["calibration", "statistics"]
+TableName = Literal["calibration", "statistics", "regions"]
 
 
 def column(array: zarr.Array[Any]) -> NDArray[Any]:

@@ -114,7 +114,7 @@ def _remove(repository: icechunk.Repository, session: str, mark: str) -> None:
         if group is not None:
             remove(root, group, session)
         _remove_row(group_of(root, "catalogue"), session)
-        for name in ("statistics", "calibration"):
+        for name in ("statistics", "regions", "calibration"):
             remove_from_table(root, name, session)
         remove_session(root, session)
         root.attrs[TOMBSTONES] = sorted(tombstones(root) | {mark})
