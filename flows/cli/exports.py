@@ -90,7 +90,11 @@ def export_dicom(
     ] = None,
     to: Annotated[
         str | None,
-        typer.Option("--to", help="Server to store on: dicomweb+https://host/path (STOW-RS).", show_default=False),
+        typer.Option(
+            "--to",
+            help="Server to store on: dicomweb+https://host/path (STOW-RS) or dimse://AE@host:port (C-STORE).",
+            show_default=False,
+        ),
     ] = None,
     at: At = None,
     session: Sessions = None,

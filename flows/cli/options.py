@@ -132,7 +132,9 @@ def destination_or_usage_error(text: str) -> Server:
     except SourceError as error:
         raise typer.BadParameter(str(error)) from None
     if not isinstance(server, Server):
-        raise typer.BadParameter("--to takes the address of a server, dicomweb+https://host/path; for a folder: --out")
+        raise typer.BadParameter(
+            "--to takes the address of a server (dicomweb+https://host/path, dimse://AE@host:port); a folder: --out"
+        )
     if "?" in text:
         raise typer.BadParameter("a server that objects are stored on has no ? in its address")
     return server

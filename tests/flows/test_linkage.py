@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -17,11 +18,15 @@ from flows.ingest.run import write_linkage
 from flows.ingest.session_plan import SessionPlan, plan_sessions
 from flows.linkage import people_of
 from qmri_core.series.geometry import Grid
+from storage.exports.dicom.export import export_dicom
 from storage.exports.dicom.folder import export_to_folder
 from storage.exports.dicom.form import Form
+from storage.exports.dicom.receiver import server_receiver
 from storage.pseudonyms import load_key
 from storage.source.discovery import LinkageRow, discover, read_volume
+from storage.source.origin import Limits, Source, source_of
 from storage.store.cohort import Cohort, Placement, begin_append, begin_update, commit, write_arrays, writing
+from tests.orthanc import Orthanc, needs_orthanc
 from tests.storage.exports.dicom.test_folder import dcm2niix
 from tests.storage.slices import PATIENT, PATIENT_ID, SECRETS, STUDY, voxels, write_series
 
@@ -34,7 +39,7 @@ TILT = [0.9992, 0.0399893, 0, -0.0399893, 0.9992, 0]
 class Small:
     """A source of one session, and a store with its maps, whose voxels are those of the T1w."""
 
-    source: Path
+    source: Any
     store: Path
     linkage: Path
     key_file: Path
@@ -58,8 +63,13 @@ def write_source(folder: Path) -> None:
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
     folder = tmp_path_factory.mktemp("small")
-    source, store, linkage, key_file = (folder / name for name in ("in", "store", "linkage.csv", "key"))
-    write_source(source)
+    write_source(folder / "in")
+    return small_of(folder / "in", folder)
+
+
+def small_of(source: Source, folder: Path) -> Small:
+    """A store in a folder with the maps of the one session of a source, as ingest and infer would have left it."""
+    store, linkage, key_file = (folder / name for name in ("store", "linkage.csv", "key"))
     key_file.write_text("5e" * 32)
     found = discover(source, key=load_key(key_file))
     write_linkage(found.linkage, linkage)
@@ -222,3 +232,26 @@ def test_the_command_says_what_it_did(small: Small, tmp_path: Path, monkeypatch:
     assert "takes the address of a server" in qmri("--to", tmp_path)
     assert "for this machine alone" in qmri("--to", "dicomweb+http://pacs.example.org/dicom-web")
     assert "has no ?" in qmri("--to", "dicomweb+https://pacs.example.org/dicom-web?StudyDate=20240101")
+
+
+@needs_orthanc
+@pytest.mark.walk
+@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+@pytest.mark.parametrize("way", ["web", "dimse"])
+def test_a_server_is_source_and_destination(tmp_path: Path, way: str) -> None:
+    """Maps are stored into the study that the images lie in; the server as a source is what it was, but for them."""
+    write_source(tmp_path / "in")
+    with Orthanc(tmp_path / "orthanc") as orthanc:
+        orthanc.store(path for path in (tmp_path / "in").rglob("*") if path.is_file())
+        server = source_of(getattr(orthanc, way), Limits(spool=tmp_path / "spool", timeout=10.0))
+        small = small_of(server, tmp_path)
+        cohort, key = Cohort.open(small.store), load_key(small.key_file)
+        for stored in (2, 0):
+            with people_of(cohort, small.linkage, server, key=key) as people, server_receiver(server) as receiver:
+                done = export_dicom(cohort, receiver, subjects=people)
+            assert (done.sessions, done.stored, done.left_out) == (1, stored, {})
+        (study,) = orthanc.get("/studies")
+        assert len(orthanc.get(f"/studies/{study}")["Series"]) == 3 + 2
+        after = discover(server, key=key)
+        assert after.unreadable == {"own_map": 2}
+        assert [plan.input_digest for plan in plan_sessions(after.series)] == [small.plan.input_digest]

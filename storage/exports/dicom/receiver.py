@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
+from pydicom.dataset import Dataset
+
 from storage.exports.dicom.export import Planned, Receiver
 from storage.source.origin import Server
 
@@ -18,10 +20,22 @@ def server_receiver(server: Server) -> Iterator[Receiver]:
     ServerError
         If that cannot be done.
     """
-    from storage.exports.dicom.web import WebReceiver  # libraries that a folder does not need
+    # libraries that a folder does not need
+    if server.url.startswith("dimse"):
+        from storage.exports.dicom.dimse import DimseReceiver
 
-    with WebReceiver(server) as receiver:
-        yield receiver
+        with DimseReceiver(server) as receiver:
+            yield receiver
+        return
+    from storage.exports.dicom.web import WebReceiver
+
+    with WebReceiver(server) as web:
+        yield web
+
+
+def bytes_of(dataset: Dataset) -> int:
+    """Size of the pixels of an object."""
+    return len(dataset.get("PixelData") or dataset.get("FloatPixelData") or b"")
 
 
 def newest(told: Iterable[Sequence[str]], planned: Planned) -> str:

@@ -10,7 +10,7 @@ from typing import Self
 from pydicom.dataset import Dataset
 
 from storage.exports.dicom.export import Planned
-from storage.exports.dicom.receiver import newest
+from storage.exports.dicom.receiver import bytes_of, newest
 from storage.source.origin import Server
 from storage.source.server.failures import ServerChangedError, ServerError
 from storage.source.server.web import client_of, failures, text_of
@@ -64,5 +64,4 @@ class WebReceiver:
                     f"the server does not take the objects (reason {code:#06x}); see its log, or its rights"
                 )
             if self._rate is not None:
-                n_bytes = len(dataset.get("PixelData") or dataset.get("FloatPixelData") or b"")
-                time.sleep(max(0.0, n_bytes / self._rate - (time.monotonic() - began)))
+                time.sleep(max(0.0, bytes_of(dataset) / self._rate - (time.monotonic() - began)))

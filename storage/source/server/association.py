@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from pydicom.uid import UID, AllTransferSyntaxes
+from pydicom.uid import UID, AllTransferSyntaxes, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, _config, evt
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext, build_context, build_role
@@ -28,6 +28,8 @@ FIND, MOVE, GET = (UID(f"1.2.840.10008.5.1.4.1.2.2.{number}") for number in (1, 
 SUCCESS, PENDING, WARNINGS = 0x0000, frozenset({0xFF00, 0xFF01}), frozenset({0xB000})
 NOT_WANTED, FAILED = 0x0124, 0xA700
 """What a server is told that sends an object that was not asked for, or that cannot be kept."""
+SENT_AS = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
+"""Transfer syntaxes in which objects are offered to a server."""
 
 _REFUSALS = frozenset({0x0122, 0x0124, 0x0212, 0xA801})
 """SOP class not supported, not authorised, unrecognised operation, and an AE title that the server does not know."""
@@ -54,18 +56,41 @@ def associated(server: Server, sink: Sink) -> Iterator[Association]:
     ServerAwayError
         If there is none.
     """
-    parts, limits = urlsplit(server.url), server.limits
-    own = _entity(limits)
     contexts = [build_context(FIND), build_context(MOVE if is_moved(server) else GET)]
     roles: list[Any] = []
     if not is_moved(server):
         contexts += _image_contexts()
         roles = [build_role(UID(name), scp_role=True) for name in sorted(MR_IMAGES)]
+    with _association(server, contexts, roles, [(evt.EVT_C_STORE, _handler(sink))]) as association:
+        yield association
+
+
+@contextmanager
+def storing(server: Server, kinds: Sequence[str]) -> Iterator[Association]:
+    """An association in which the server lists, and is sent objects of some SOP classes, as far as it takes them.
+
+    Raises
+    ------
+    ServerRefusedError
+        If the server does not accept this application, or does not list.
+    ServerAwayError
+        If there is none.
+    """
+    contexts = [build_context(FIND), *(build_context(UID(name), list(SENT_AS)) for name in kinds)]
+    with _association(server, contexts, [], []) as association:
+        yield association
+
+
+@contextmanager
+def _association(
+    server: Server, contexts: list[PresentationContext], roles: list[Any], handlers: list[Any]
+) -> Iterator[Association]:
+    parts, own = urlsplit(server.url), _entity(server.limits)
     is_tls = parts.scheme == "dimse+tls"
     association = own.associate(
         str(parts.hostname), int(parts.port or 0), contexts, unquote(parts.username or ""),
-        max_pdu=_MAX_PDU, ext_neg=roles, tls_args=(_tls(limits), str(parts.hostname)) if is_tls else None,
-        evt_handlers=[(evt.EVT_C_STORE, _handler(sink))],
+        max_pdu=_MAX_PDU, ext_neg=roles, tls_args=(_tls(server.limits), str(parts.hostname)) if is_tls else None,
+        evt_handlers=handlers,
     )  # fmt: skip
     try:
         _check(association, is_tls=is_tls)
