@@ -31,20 +31,19 @@ class Icc:
 def icc_2_1(table: pd.DataFrame, confidence: float = 0.95) -> Icc:
     """Intraclass correlation of people (rows) over raters, such as scanners (columns); rows that lack one are left out.
 
-    Shrout and Fleiss 1979, Psychol Bull 86:420, case 2, with the mean squares of an analysis of variance; the interval
-    of McGraw and Wong 1996, Psychol Methods 1:30. NaN with fewer than three people or two raters.
+    Shrout and Fleiss 1979, Psychol Bull 86:420, case 2; the interval of McGraw and Wong 1996, Psychol Methods 1:30. NaN
+    with fewer than three people or two raters.
     """
-    from statsmodels.formula.api import ols
-    from statsmodels.stats.anova import anova_lm
-
     complete = table.dropna()
     n, k = complete.shape
     if n < 3 or k < 2:
         return Icc(icc=math.nan, low=math.nan, high=math.nan, n_people=n, n_raters=k)
-    long = complete.set_axis(range(k), axis=1).reset_index(drop=True).melt(ignore_index=False, var_name="rater")
-    long = long.rename_axis("person").reset_index()
-    squares = anova_lm(ols("value ~ C(person) + C(rater)", long).fit())["mean_sq"]
-    people, raters, error = (float(squares.iloc[place]) for place in range(3))
+    values = complete.to_numpy(dtype=np.float64)
+    of_people, of_raters, mean = values.mean(axis=1), values.mean(axis=0), values.mean()
+    people = k * float(((of_people - mean) ** 2).sum()) / (n - 1)  # mean squares of two ways without repeats
+    raters = n * float(((of_raters - mean) ** 2).sum()) / (k - 1)
+    left = values - of_people[:, None] - of_raters + mean
+    error = float((left**2).sum()) / ((n - 1) * (k - 1))
     icc = (people - error) / (people + (k - 1) * error + k * (raters - error) / n)
     a, b = k * icc / (n * (1 - icc)), 1 + k * icc * (n - 1) / (n * (1 - icc))
     freedom = (a * raters + b * error) ** 2 / ((a * raters) ** 2 / (k - 1) + (b * error) ** 2 / ((n - 1) * (k - 1)))

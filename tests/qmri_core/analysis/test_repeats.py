@@ -20,6 +20,20 @@ def test_icc_is_that_of_the_paper() -> None:
     assert found.high == pytest.approx(0.761, abs=0.002)
 
 
+def test_icc_is_that_of_an_analysis_of_variance() -> None:
+    """The oracle: mean squares by statsmodels, for people and scanners of no table in a book."""
+    from statsmodels.formula.api import ols
+    from statsmodels.stats.anova import anova_lm
+
+    rng = np.random.default_rng(9)
+    table = pd.DataFrame(rng.normal(1, 0.05, (12, 1)) + rng.normal(0, 0.02, 3) + rng.normal(0, 0.01, (12, 3)))
+    long = table.rename_axis("person").reset_index().melt(id_vars="person", var_name="rater")
+    squares = anova_lm(ols("value ~ C(person) + C(rater)", long).fit())["mean_sq"]
+    people, raters, error = (float(squares.iloc[place]) for place in range(3))
+    expected = (people - error) / (people + 2 * error + 3 * (raters - error) / 12)
+    assert icc_2_1(table).icc == pytest.approx(expected, rel=1e-9)
+
+
 def test_rows_that_lack_a_rater_are_left_out_and_few_people_tell_nothing() -> None:
     table = pd.DataFrame(SHROUT_FLEISS, dtype=float)
     more = pd.concat([table, pd.DataFrame([[1.0, np.nan, 2.0, 3.0]])], ignore_index=True)
