@@ -41,7 +41,18 @@ ORDER: dict[str, list[str]] = {
         *("index", "kept", "server", "headers", "discovery"),
     ],
     "flows": [
-        *("settings", "progress", "errors", "prefect_plugin", "tables", "pictures", "cluster", "maps", "pool"),
+        *(
+            "settings",
+            "progress",
+            "errors",
+            "prefect_plugin",
+            "selection",
+            "tables",
+            "pictures",
+            "cluster",
+            "maps",
+            "pool",
+        ),
         *(
             "statistics",
             "evaluation",

@@ -26,6 +26,7 @@ from flows.cli.options import (
     settings_or_usage_error,
     source_or_usage_error,
 )
+from flows.cli.selecting import Groups, Reasons, Retry, Sessions, Since, Statuses, selection_or_usage_error
 from flows.progress import reporting
 from flows.training import options
 
@@ -109,6 +110,12 @@ def ingest(
     assume: Assume = None,
     by_software: BySoftware = False,
     quiet_for: QuietFor = 0.0,
+    session: Sessions = None,
+    group: Groups = None,
+    status: Statuses = None,
+    reason: Reasons = None,
+    since: Since = None,
+    retry: Retry = False,
     workers: Workers = None,
 ) -> None:
     """Read SOURCE, and preprocess what is new or has changed into the store.
@@ -120,6 +127,7 @@ def ingest(
     from flows.ingest.scanning import index_beside
     from storage.pseudonyms import load_key
 
+    selection = selection_or_usage_error(session, group, status, reason, since, retry)
     key_file, origin = settings_or_usage_error().key_file, source_or_usage_error(source)
     key = load_key(key_file)
     with cluster(workers) as client, reporting("ingest") as progress:
@@ -132,6 +140,7 @@ def ingest(
             by_software=by_software,
             quiet_for=60 * quiet_for,
             index=index_beside(key_file, origin),
+            selection=selection,
             client=client,
             progress=progress,
         )
@@ -184,12 +193,23 @@ def train(
     )
 
 
-def infer(store: Store, checkpoint: CheckpointFile = None, workers: Workers = None) -> None:
+def infer(
+    store: Store,
+    checkpoint: CheckpointFile = None,
+    session: Sessions = None,
+    group: Groups = None,
+    status: Statuses = None,
+    reason: Reasons = None,
+    since: Since = None,
+    retry: Retry = False,
+    workers: Workers = None,
+) -> None:
     """Infer T1, T2 and PD maps of every stored session that has none, or whose maps are stale."""
     from flows.maps.infer import infer
 
+    selection = selection_or_usage_error(session, group, status, reason, since, retry)
     with cluster(workers) as client, reporting("infer") as progress:
-        summary = infer(store, checkpoint=checkpoint, client=client, progress=progress)
+        summary = infer(store, checkpoint=checkpoint, selection=selection, client=client, progress=progress)
     finish(summary)
 
 
@@ -198,6 +218,12 @@ def aggregate(
     out: Annotated[
         Path | None, typer.Option(help="Folder for the tables as CSV; default: they are only printed.")
     ] = None,
+    session: Sessions = None,
+    group: Groups = None,
+    status: Statuses = None,
+    reason: Reasons = None,
+    since: Since = None,
+    retry: Retry = False,
     workers: Workers = None,
 ) -> None:
     """Compute T1, T2 and PD of tissues by session and group, and how much groups differ."""
@@ -212,10 +238,11 @@ def aggregate(
         variation_table,
     )
 
+    selection = selection_or_usage_error(session, group, status, reason, since, retry)
     with cluster(workers) as client, reporting("aggregate") as progress:
-        result = aggregate(store, client=client, out=out, progress=progress)
-    for group, label in result.labels.items():
-        typer.echo(f"{label} = {group}")
+        result = aggregate(store, client=client, out=out, selection=selection, progress=progress)
+    for key, label in result.labels.items():
+        typer.echo(f"{label} = {key}")
     typer.echo("\nMean of session medians ± standard deviation over sessions\n")
     typer.echo(text_table(*group_table(result.groups, result.labels)))
     typer.echo("\nVariation between groups\n")

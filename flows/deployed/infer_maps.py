@@ -8,6 +8,7 @@ from prefect import State, flow, task
 
 from flows.deployed.publish import end_state, failed_sessions
 from flows.deployed.run import RESUMED, Explained, run_settings, working
+from flows.selection import EVERYTHING, Selection
 from flows.settings import Settings
 from flows.tables.summary import RunSummary
 
@@ -15,16 +16,19 @@ INFER_MAPS = "infer-maps"
 
 
 @task(name="infer-sessions", **RESUMED)
-def infer_sessions(settings: Settings) -> RunSummary:
+def infer_sessions(settings: Settings, only: Selection) -> RunSummary:
     """Infer the maps that are missing or stale, and commit them."""
     from flows.maps.infer import infer
 
     with working(INFER_MAPS, settings) as (client, progress):
-        return infer(settings.require_store(), checkpoint=settings.checkpoint, client=client, progress=progress)
+        store, checkpoint = settings.require_store(), settings.checkpoint
+        return infer(store, checkpoint=checkpoint, selection=only, client=client, progress=progress)
 
 
 @flow(name=INFER_MAPS)
-def infer_maps(store: str | None = None, checkpoint: Path | None = None) -> State[RunSummary]:
+def infer_maps(
+    store: str | None = None, checkpoint: Path | None = None, only: Selection = EVERYTHING
+) -> State[RunSummary]:
     """Infer T1, T2 and PD maps of every session that lacks current ones.
 
     Parameters
@@ -32,9 +36,11 @@ def infer_maps(store: str | None = None, checkpoint: Path | None = None) -> Stat
     store, checkpoint
         Default: ``QMRI_STORE`` and ``QMRI_CHECKPOINT`` of the worker's environment; without a checkpoint the promoted
         one, else the shipped one.
+    only
+        Which sessions; default: all.
     """
     with Explained():
         settings = run_settings(store=store, checkpoint=checkpoint)
         before = failed_sessions(settings.require_store())
-    summary = infer_sessions(settings)
+    summary = infer_sessions(settings, only)
     return end_state(INFER_MAPS, summary, before=before)

@@ -8,6 +8,7 @@ from prefect import State, flow, task
 
 from flows.deployed.publish import end_state, failed_sessions
 from flows.deployed.run import RESUMED, Explained, ingest_options, run_settings, working
+from flows.selection import EVERYTHING, Selection
 from flows.settings import Settings
 from flows.tables.summary import RunSummary
 
@@ -15,7 +16,7 @@ INGEST_COHORT = "ingest-cohort"
 
 
 @task(name="ingest-sessions", **RESUMED)
-def ingest_sessions(settings: Settings, linkage: Path | None) -> RunSummary:
+def ingest_sessions(settings: Settings, linkage: Path | None, only: Selection) -> RunSummary:
     """Preprocess what is new or has changed, and commit it."""
     from flows.ingest.run import ingest
 
@@ -24,6 +25,7 @@ def ingest_sessions(settings: Settings, linkage: Path | None) -> RunSummary:
             settings.require_source(),
             settings.require_store(),
             linkage=linkage,
+            selection=only,
             client=client,
             progress=progress,
             **ingest_options(settings),
@@ -32,7 +34,11 @@ def ingest_sessions(settings: Settings, linkage: Path | None) -> RunSummary:
 
 @flow(name=INGEST_COHORT)
 def ingest_cohort(
-    source: str | Path | None = None, store: str | None = None, assume: Path | None = None, linkage: Path | None = None
+    source: str | Path | None = None,
+    store: str | None = None,
+    assume: Path | None = None,
+    linkage: Path | None = None,
+    only: Selection = EVERYTHING,
 ) -> State[RunSummary]:
     """Bring every session of the source that is new or has changed into the store.
 
@@ -42,9 +48,11 @@ def ingest_cohort(
         Default: ``QMRI_SOURCE``, ``QMRI_STORE``, ``QMRI_ASSUME`` of the worker's environment.
     linkage
         File for the table of who is who; default: none is written.
+    only
+        Which sessions; default: all.
     """
     with Explained():
         settings = run_settings(source=source, store=store, assume=assume)
         before = failed_sessions(settings.require_store())
-    summary = ingest_sessions(settings, linkage)
+    summary = ingest_sessions(settings, linkage, only)
     return end_state(INGEST_COHORT, summary, before=before)

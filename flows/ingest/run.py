@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.cluster.boundary import Outcome
 from flows.cluster.driver import Begun, WaveRecord, run_waves
-from flows.ingest.rows import is_done, row_of, values_of
+from flows.ingest.rows import row_of, values_of
 from flows.ingest.scanning import scan_on_workers
 from flows.ingest.session import IngestTask, ingest_session
 from flows.ingest.session_plan import SessionPlan, taken_plan, unmatched_entries
 from flows.ingest.source_plans import SourcePlans
 from flows.maps.calibrate import calibrate
 from flows.progress import Progress, quiet
+from flows.selection import EVERYTHING, Selection
 from flows.tables.summary import RunSummary
 from qmri_core.versions import CODE_VERSION
 from storage.source.assume_file import Assumption, Override, load_entries
@@ -47,6 +48,7 @@ def ingest(
     quiet_for: float = 0.0,
     has_transfer: bool | None = None,
     index: Path | None = None,
+    selection: Selection = EVERYTHING,
     progress: Progress = quiet,
 ) -> RunSummary:
     """Bring every session of ``source`` into the store, or record why not.
@@ -65,10 +67,12 @@ def ingest(
         As `flows.maps.calibrate.calibrate` has it.
     index
         File of the user that keeps what was read of the source; see `storage.source.discovery.scan_source`.
+    selection
+        Which sessions are taken; the others stay as they are, and the store's account of its source is not renewed.
 
     Raises
     ------
-    SourceError, AssumptionError, StoreError
+    SourceError, AssumptionError, SelectionError, StoreError
         If the source, the assume file or the store cannot be used.
     """
     is_seen = isinstance(source, Path) and source.exists()
@@ -87,15 +91,16 @@ def ingest(
         if linkage is not None:
             write_linkage((scanned.session(session)[1] for session in scanned.sessions), linkage)
         overrides = [entry for entry in entries if isinstance(entry, Override)]
-        run = SourcePlans(scanned, cohort, key, overrides, by_software, quiet_for=quiet_for)
+        run = SourcePlans(scanned, cohort, key, overrides, by_software, quiet_for, selection)
         to_do, snapshot = run.sort_out()
-        writer = _Ingest(plan=run.plan)
+        writer = _Ingest(plan=run.plan, is_done=run.is_done)
         ran = run_waves(writer, to_do, cohort=cohort, client=client, per_worker=SESSIONS_PER_WORKER, progress=progress)
         snapshot = calibrate(cohort, has_transfer=has_transfer, progress=progress) or ran.snapshot or snapshot
         summary = run.summary(snapshot, ran.by_others)
         unmatched = unmatched_entries(entries, scanned.unmatched, run.used)
-    with cohort.writing() as repository:
-        snapshot = write_account(repository, summary.account()) or snapshot
+    if selection.is_everything:
+        with cohort.writing() as repository:
+            snapshot = write_account(repository, summary.account()) or snapshot
     return replace(summary, unmatched=unmatched, snapshot=snapshot)
 
 
@@ -120,6 +125,7 @@ class _Ingest:
     """Ingest as `flows.cluster.driver.run_waves` drives it, over pseudonyms of sessions."""
 
     plan: Callable[[str], SessionPlan]
+    is_done: Callable[[SessionPlan, Mapping[str, object] | None], bool]
     name: str = "ingest"
 
     @property
@@ -132,7 +138,7 @@ class _Ingest:
 
     def begin(self, repository: icechunk.Repository, cohort: Cohort, items: Sequence[str]) -> Begun[SessionPlan] | None:
         known = cohort.rows_of(items)
-        plans = {name: plan for name in items if not is_done(plan := self.plan(name), known.get(name))}
+        plans = {name: plan for name in items if not self.is_done(plan := self.plan(name), known.get(name))}
         if not plans:
             return None
         placements = {name: plan.placement for name, plan in plans.items() if plan.placement is not None}

@@ -17,6 +17,7 @@ from flows.ingest.problems import SMALL_GROUP
 from flows.ingest.rows import is_done, known_rows, row_of
 from flows.ingest.session_plan import SessionPlan, assign_groups, finish_plan, plan_session
 from flows.progress import Progress
+from flows.selection import EVERYTHING, Selection
 from flows.tables.summary import RunSummary, summarise
 from flows.tables.text import records
 from qmri_core.series.grouping import grid_of, protocol_keys
@@ -28,7 +29,7 @@ from storage.source.discovery import Scanned, scan_source
 from storage.source.origin import Source
 from storage.store.acquisitions import acquisitions_of
 from storage.store.cohort import Cohort
-from storage.store.decisions.effect import judge
+from storage.store.decisions.effect import excluded, judge
 from storage.store.lifecycle.forget import forgotten
 from storage.store.repository import StoreError
 from storage.store.schema import Reason, Status
@@ -48,10 +49,13 @@ class SourcePlans:
         overrides: Sequence[Override],
         by_software: bool,
         quiet_for: float = 0.0,
+        selection: Selection = EVERYTHING,
     ) -> None:
         self._scanned, self._cohort, self._overrides, self._by_software = scanned, cohort, overrides, by_software
         self._known = known_rows(cohort)
         self._forgotten = forgotten(cohort, key, scanned.sessions)
+        self._selected = selection.of(cohort, scanned.sessions)
+        self._excluded = excluded(cohort)
         self._unchanged = 0
         self._quiet = Quiet.of(quiet_for)
         self._arriving: set[str] = set()
@@ -73,10 +77,16 @@ class SourcePlans:
                     continue
                 plan = FirstPlan.of(made)
                 self._scanned.keep(session, made.series, self._grounds, plan.to_bytes())
-            if is_done(plan, self._known.get(session)):
+            if self.is_done(plan, self._known.get(session)):
                 self._done[session] = plan.group
                 self._use(plan)
             yield plan
+
+    def is_done(self, plan: Planned, row: Mapping[str, object] | None) -> bool:
+        """Whether nothing is left to do of a session, or nothing is to be done: it is excluded as it is."""
+        if row is not None and plan.session in self._excluded and row["input_digest"] == plan.input_digest:
+            return True
+        return is_done(plan, row) and not self._selected.is_again(plan.session)
 
     def _kept(self, session: str) -> FirstPlan | None:
         content = self._scanned.kept(session, self._grounds)
@@ -87,7 +97,11 @@ class SourcePlans:
 
     def _is_still_done(self, session: str) -> bool:
         """Whether a session that is done by its own numbers is so by those of all: its plan stays as it was."""
-        if session not in self._done or session in self._assignment.twins:
+        if session not in self._done:
+            return False
+        if session in self._excluded:
+            return True
+        if session in self._assignment.twins:
             return False
         group = self._done[session]
         return not group or self._assignment.groups.get(session, group) == group
@@ -105,14 +119,14 @@ class SourcePlans:
         skipped: list[SessionPlan] = []
         snapshot = None
         for session in self._scanned.sessions:
-            if session in self._forgotten or session in self._arriving:
+            if session in self._forgotten or session in self._arriving or session not in self._selected:
                 continue
             if self._is_still_done(session):  # as most are on most nights: not planned twice
                 self._unchanged += 1
                 continue
             plan = self.plan(session)
             self._use(plan)
-            if is_done(plan, self._known.get(session)):
+            if self.is_done(plan, self._known.get(session)):
                 self._unchanged += 1
             elif self._quiet.is_broken(plan):
                 self._arriving.add(session)
@@ -144,10 +158,11 @@ class SourcePlans:
             **{name: {"session": name, **waiting} for name in self._arriving - set(self._forgotten)},
             **known,
         }
-        lost = [session for session in self._scanned.sessions if session not in known]
+        sessions = [session for session in self._scanned.sessions if session in self._selected]
+        lost = [session for session in sessions if session not in known]
         if lost:
             raise StoreError(f"{len(lost)} sessions are in no state after the run: {', '.join(lost[:5])}")
-        rows = [known[session] for session in self._scanned.sessions]
+        rows = [known[session] for session in sessions]
         sizes = Counter(str(row["group"]) for row in known.values() if row.get("group"))
         summary = summarise(
             [(str(row["session"]), str(row["status"]), str(row["reason"]), str(row["stage"])) for row in rows],
@@ -158,7 +173,8 @@ class SourcePlans:
         return replace(
             summary.with_decisions(judge(now).settled),
             n_files=self._scanned.n_files,
-            arriving=len(self._arriving - set(self._forgotten)),
+            not_selected=len(self._scanned.sessions) - len(sessions),
+            arriving=len((self._arriving - set(self._forgotten)) & set(sessions)),
             other_files=self._scanned.unreadable,
             small_groups={
                 f"{now.labels[group]} = {group}" if group in now.labels else group: size

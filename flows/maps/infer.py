@@ -20,6 +20,7 @@ from flows.maps.session import InferTask, clear_maps
 from flows.maps.staleness import why_maps
 from flows.maps.weights import Weights, chosen_weights
 from flows.progress import Progress, quiet
+from flows.selection import EVERY, EVERYTHING, Selected, Selection
 from flows.tables.summary import RunSummary, summarise
 from flows.tables.text import records
 from qmri_core.series.acquisition import CONTRASTS
@@ -40,7 +41,12 @@ SESSIONS_PER_GPU = 64
 
 
 def infer(
-    store: Cohort | str, *, client: Client, checkpoint: Path | None = None, progress: Progress = quiet
+    store: Cohort | str,
+    *,
+    client: Client,
+    checkpoint: Path | None = None,
+    selection: Selection = EVERYTHING,
+    progress: Progress = quiet,
 ) -> RunSummary:
     """Compute maps of all stored sessions that lack current ones.
 
@@ -48,20 +54,22 @@ def infer(
 
     Groups without a calibration get their first. Sessions of a field strength without population values keep their
     images and get no maps (reason ``field_strength``).
+    Sessions that are excluded, or not selected, stay as they are.
 
     Raises
     ------
-    CheckpointError, StoreError
+    CheckpointError, SelectionError, StoreError
         If the weights or the store cannot be used.
     """
     cohort = latest(store)
+    selected = selection.of(cohort)
     weights = chosen_weights(cohort, checkpoint)
     snapshot = calibrate(cohort, progress=progress)
     cohort = cohort.refreshed()
-    plans, without = plan_maps(cohort, weights)
+    plans, without = plan_maps(cohort, weights, selected)
     snapshot = _record_reasons(cohort, without) or snapshot
     ran = run_waves(
-        _Infer(weights=weights),
+        _Infer(weights=weights, selected=selected),
         plans,
         cohort=cohort,
         client=client,
@@ -71,7 +79,8 @@ def infer(
     )
     settled = settle_groups(cohort.refreshed())
     now = cohort.refreshed()
-    rows = records(now.catalogue)
+    every = records(now.catalogue)
+    rows = [row for row in every if str(row["session"]) in selected]
     summary = summarise(
         [(str(r["session"]), str(r["status"]), str(r["reason"]), str(r["stage"])) for r in rows],
         unchanged=len(rows) - len(plans) + ran.by_others,
@@ -79,7 +88,8 @@ def infer(
     )
     summary = summary.with_decisions(judge(now).settled)
     counts = kinds_of(str(row["remarks"]) for row in rows)
-    return replace(summary, remarks={kind: n for kind, n in counts.items() if kind in KINDS})
+    told = {kind: n for kind, n in counts.items() if kind in KINDS}
+    return replace(summary, remarks=told, not_selected=len(every) - len(rows))
 
 
 def sessions_per_worker(client: Client) -> int:
@@ -92,6 +102,7 @@ class _Infer:
     """Inference as `flows.cluster.driver.run_waves` drives it."""
 
     weights: Weights
+    selected: Selected = EVERY
     name: str = "infer"
 
     @property
@@ -108,7 +119,11 @@ class _Infer:
         """Sessions that another run has changed since they were planned are left alone."""
         rows = cohort.rows_of(plan.slot.session for plan in items)
         plans = {
-            plan.slot.session: plan for plan in items if _is_as_planned(rows.get(plan.slot.session), plan, self.weights)
+            plan.slot.session: plan
+            for plan in items
+            if _is_as_planned(
+                rows.get(plan.slot.session), plan, self.weights, again=self.selected.is_again(plan.slot.session)
+            )
         }
         if not plans:
             return None
@@ -142,11 +157,11 @@ class _Infer:
         )
 
 
-def _is_as_planned(row: Mapping[str, Any] | None, plan: MapsPlan, weights: Weights) -> bool:
+def _is_as_planned(row: Mapping[str, Any] | None, plan: MapsPlan, weights: Weights, *, again: bool) -> bool:
     if row is None:
         return False
     digest = weights.as_recorded(str(row["checkpoint_digest"]))
-    is_stale = bool(why_maps(row, checkpoint=digest, calibration=plan.made_with))
+    is_stale = again or bool(why_maps(row, checkpoint=digest, calibration=plan.made_with))
     return bool(row["group"]) and row["input_digest"] == plan.input_digest and is_stale
 
 

@@ -10,12 +10,14 @@ from flows.maps.calibrate import current_calibrations
 from flows.maps.groups import signals_of
 from flows.maps.odd_sessions import Oddity, oddity_of
 from flows.maps.staleness import DECIDE_ON_MAPS, made_with, obstacle, why_maps
+from flows.selection import EVERY, Selected
 from flows.tables.text import records
 from qmri_core.calibration.population import ADULT
 from qmri_core.calibration.scales import ScaleCalibration, calibrated_acquisitions, session_person, session_scales
 from qmri_core.calibration.session_model import PersonLevels
 from qmri_core.series.acquisition import Acquisition, Contrast
 from storage.store.acquisitions import acquisitions_of
+from storage.store.decisions.effect import excluded
 from storage.store.schema import Reason, Status
 
 if TYPE_CHECKING:
@@ -40,13 +42,19 @@ class MapsPlan:
     input_digest: str
 
 
-def plan_maps(cohort: Cohort, weights: Weights) -> tuple[list[MapsPlan], dict[str, Reason]]:
-    """Sessions whose maps are to be made, and those that get none for a reason that is not recorded yet."""
+def plan_maps(cohort: Cohort, weights: Weights, selected: Selected = EVERY) -> tuple[list[MapsPlan], dict[str, Reason]]:
+    """Sessions whose maps are to be made, and those that get none for a reason that is not recorded yet.
+
+    Of sessions that are excluded, or not selected, neither.
+    """
+    left = excluded(cohort)
     calibrations = current_calibrations(cohort)
     due: list[str] = []
     without: dict[str, Reason] = {}
     for row in records(cohort.values_of(DECIDE_ON_MAPS).sort_values("session")):
         if row["status"] == Status.SKIPPED:  # its input has changed since its images were stored, and is not usable
+            continue
+        if row["session"] in left or row["session"] not in selected:
             continue
         reason = obstacle(row, calibrations)
         if reason is not None:
@@ -54,7 +62,8 @@ def plan_maps(cohort: Cohort, weights: Weights) -> tuple[list[MapsPlan], dict[st
                 without[str(row["session"])] = reason
             continue
         digest = weights.as_recorded(str(row["checkpoint_digest"]))
-        if why_maps(row, checkpoint=digest, calibration=made_with(calibrations[str(row["group"])][0])):
+        why = why_maps(row, checkpoint=digest, calibration=made_with(calibrations[str(row["group"])][0]))
+        if why or selected.is_again(str(row["session"])):
             due.append(str(row["session"]))
     if not due:
         return [], without

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from qmri_core import versions
 from qmri_core.calibration.population import FieldStrengthError, population
+from storage.store.decisions.effect import excluded
 from storage.store.schema import Reason, Status
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ def stale_sessions(cohort: Cohort) -> dict[str, str]:
     from flows.maps.weights import chosen_weights
     from flows.tables.text import records
 
+    left = excluded(cohort)
     ours: dict[str, object] = {"preprocessing_version": str(versions.PREPROCESSING)}
     seen = cohort.catalogue[["session", "group", *IMAGES_REST_ON]]
     stale = {str(row["session"]): why for row in records(seen) if (why := why_images(row, ours)) and row["group"]}
@@ -85,7 +87,7 @@ def stale_sessions(cohort: Cohort) -> dict[str, str]:
         why = why_maps(record, checkpoint=digest, calibration=made_with(calibrations[str(record["group"])][0]))
         if why:
             stale.setdefault(str(record["session"]), why)
-    return stale
+    return {session: why for session, why in stale.items() if session not in left}
 
 
 def made_with(calibration: int) -> str:

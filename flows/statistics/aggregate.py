@@ -15,6 +15,7 @@ from flows.maps.calibration_tables import levels_table
 from flows.maps.odd_sessions import marked_sessions
 from flows.maps.staleness import IMAGES_REST_ON, MAPS_REST_ON, maps_identity
 from flows.progress import Progress, quiet
+from flows.selection import EVERYTHING, Selection
 from flows.statistics.reliability import RELIABILITY, with_reliability
 from flows.statistics.session import summarise_sessions, summarise_tasks
 from flows.statistics.unseen import unseen_of
@@ -58,7 +59,12 @@ class AggregateResult:
 
 
 def aggregate(
-    store: Cohort | str, *, client: Client, out: Path | None = None, progress: Progress = quiet
+    store: Cohort | str,
+    *,
+    client: Client,
+    out: Path | None = None,
+    selection: Selection = EVERYTHING,
+    progress: Progress = quiet,
 ) -> AggregateResult:
     """Bring the statistics in the store up to date, and compute the tables of groups and variation.
 
@@ -69,15 +75,18 @@ def aggregate(
     ----------
     out
         Folder for the three tables as CSV; optional.
+    selection
+        Sessions whose statistics are taken; those of others that are stale are dropped until a later run takes them.
 
     Raises
     ------
-    StoreError
-        If there is no store, or the maps of a session cannot be read.
+    SelectionError, StoreError
+        If what is selected is not there, there is no store, or the maps of a session cannot be read.
     ClusterError, StorageFaultError
         If the workers or the storage fail: run it again.
     """
     cohort = latest(store)
+    selected = selection.of(cohort)
     stored = cohort.values_of(VALUES)
     judgement = judge(cohort)
     made = identities_of_maps(stored, judgement)
@@ -85,7 +94,9 @@ def aggregate(
     is_older = cohort.statistics is not None and "determined" not in cohort.statistics
     lacking = table["mode"].isna() & (table["n"] > 0)
     kept = up_to_date(table[~table["session"].isin(table.loc[lacking, "session"])], made, stored)
-    due = sorted(set(made) - set(kept["session"]))
+    if selected.retry:
+        kept = kept[~kept["session"].map(selected.is_again).astype(bool)]
+    due = sorted(session for session in set(made) - set(kept["session"]) if session in selected)
     rows = _taken(cohort, due, made, client, progress)
     snapshot = None
     if rows or len(kept) != len(table) or is_older:

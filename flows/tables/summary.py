@@ -51,6 +51,8 @@ class RunSummary:
         Files of the source, and those that are no image that is read, by reason.
     arriving
         Sessions left as they are because their files are still changing.
+    not_selected
+        Other sessions, which were not asked for; ``found`` does not count them.
     small_groups
         Groups of few sessions in the store, by label and key, with their sizes.
     marks
@@ -77,6 +79,7 @@ class RunSummary:
     n_files: int = 0
     other_files: Mapping[str, int] = field(default_factory=dict)
     arriving: int = 0
+    not_selected: int = 0
     small_groups: Mapping[str, int] = field(default_factory=dict)
     marks: Mapping[str, int] = field(default_factory=dict)
     remarks: Mapping[str, int] = field(default_factory=dict)
@@ -130,6 +133,8 @@ class RunSummary:
             f"{self.found} sessions found = {self.complete} complete + {self.partial} partial + "
             f"{self.skipped} skipped + {self.failed} failed{untouched}"
         ]
+        if self.not_selected:
+            lines.append(f"{self.not_selected} other sessions were not selected")
         lines += [
             f"  {count:5d}  {reason}" for reason, count in sorted(self.reasons.items(), key=lambda r: (-r[1], r[0]))
         ]

@@ -14,6 +14,7 @@ import pydicom
 import pytest
 from distributed import Client
 
+from flows.ingest.rows import is_done
 from flows.ingest.run import _Ingest as Ingest
 from flows.maps.calibrate import read_calibrations
 from flows.maps.infer import infer
@@ -218,4 +219,4 @@ def test_a_wave_that_another_run_has_ingested_is_left_alone(processed: Processed
     assert len(plans) == 3
     cohort = Cohort.open(processed.store)
     with cohort.writing() as repository:
-        assert Ingest(plan=plans.__getitem__).begin(repository, cohort, sorted(plans)) is None
+        assert Ingest(plan=plans.__getitem__, is_done=is_done).begin(repository, cohort, sorted(plans)) is None

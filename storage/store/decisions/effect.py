@@ -65,6 +65,13 @@ def judge(cohort: Cohort, more: Sequence[Decision] = ()) -> Judged:
     return judged(cohort.catalogue, [*cohort.decisions, *more])
 
 
+def excluded(cohort: Cohort) -> frozenset[str]:
+    """Sessions that somebody has excluded, of which no run makes anything; nothing is read where nobody has decided."""
+    if not cohort.decisions:
+        return frozenset()
+    return frozenset(session for session, why in judge(cohort).left_out.items() if why is LeftOut.EXCLUDED)
+
+
 def judged(rows: pd.DataFrame, decisions: Sequence[Decision]) -> Judged:
     """The same from the rows of a catalogue."""
     is_failed = rows["status"] == Status.FAILED
