@@ -62,6 +62,7 @@ ORDER: dict[str, list[str]] = {
             "linkage",
             "simulate",
             "night",
+            "operations",
             "report",
             "browser",
             "deployed",

@@ -125,6 +125,7 @@ def ingest(
     """
     from flows.ingest.run import ingest
     from flows.ingest.scanning import index_beside
+    from flows.operations.figures import note_run
     from storage.pseudonyms import load_key
 
     selection = selection_or_usage_error(session, group, status, reason, since, retry)
@@ -144,6 +145,8 @@ def ingest(
             client=client,
             progress=progress,
         )
+    if selection.is_everything:
+        note_run(store, key_file)
     finish(summary)
 
 

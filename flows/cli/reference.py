@@ -23,6 +23,7 @@ EXIT_STATUSES: Mapping[int, str] = {
     3: "The run has finished, and everything that can be stored is stored, but some sessions have failed; "
     "`qmri status` counts them by reason. Sessions that a person has accepted, acknowledged, rejected or excluded "
     "(`qmri qc`) do not count.",
+    4: "`status --max-age`: nothing was done for longer than that.",
 }
 """What the exit statuses of all commands mean."""
 

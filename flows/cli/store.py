@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
+import json
 from collections import Counter
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.cli.options import Assume, BySoftware, Store
+from flows.cli.options import Assume, BySoftware, Store, settings_or_usage_error
 from flows.progress import reporting
 
 if TYPE_CHECKING:
@@ -21,6 +20,8 @@ Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")
 
 LAST_RUNS = 5
 """Commits that `status` lists."""
+TOO_OLD = 4
+"""Exit status of `status --max-age` where nothing was done for longer."""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -29,9 +30,46 @@ def add_to(app: typer.Typer) -> None:
         app.command()(command)
 
 
-def status(store: Store) -> None:
+def status(
+    store: Store,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object in place of tables.")] = False,
+    max_age: Annotated[
+        str | None,
+        typer.Option(
+            "--max-age",
+            metavar="AGE",
+            help="Exit status 4 if nothing was done for longer, such as 26h, 90m or 2d: neither a commit, nor a whole "
+            "run of this user that found nothing to do.",
+        ),
+    ] = None,
+) -> None:
     """Count the sessions by group and status, and show what is stale and why, the last runs, and the size."""
+    from flows.operations.figures import age_of, is_older
+    from flows.settings import SettingsError
+
+    try:
+        limit = None if max_age is None else age_of(max_age)
+    except SettingsError as error:
+        raise typer.BadParameter(str(error)) from None
+    cohort = _status_as_json(store) if as_json else _status_as_tables(store)
+    if limit is not None and is_older(cohort, settings_or_usage_error().key_file, limit):
+        typer.echo(f"nothing was done for more than {max_age}", err=True)
+        raise typer.Exit(TOO_OLD)
+
+
+def _status_as_json(store: str) -> Cohort:
+    from flows.operations.figures import figures_of, noted_run, size_of
+    from storage.store.cohort import Cohort
+
+    cohort = Cohort.open(store)
+    noted = noted_run(store, settings_or_usage_error().key_file)
+    typer.echo(json.dumps(figures_of(cohort, size_of(cohort), noted).as_json(), indent=1))
+    return cohort
+
+
+def _status_as_tables(store: str) -> Cohort:
     from flows.maps.staleness import stale_sessions
+    from flows.operations.figures import size_of
     from flows.tables.text import labels_of, text_table
     from storage.store.cohort import Cohort
     from storage.store.repository import iterate_history
@@ -51,11 +89,12 @@ def status(store: Store) -> None:
     stale = Counter(stale_sessions(cohort).values())
     for why, count in sorted(stale.items()):
         typer.echo(f"stale: {count} sessions: {why}")
-    typer.echo(f"{len(rows)} sessions, {sum(stale.values())} stale, {_size(cohort)}")
+    typer.echo(f"{len(rows)} sessions, {sum(stale.values())} stale, {size_of(cohort) / 1e6:.1f} MB")
     typer.echo()
     typer.echo("last runs:")
     for _, snapshot in zip(range(LAST_RUNS), iterate_history(cohort.repository), strict=False):
         typer.echo(f"  {snapshot.time:%Y-%m-%d %H:%M:%S} UTC  {snapshot.id}  {snapshot.message}")
+    return cohort
 
 
 def calibration(
@@ -97,7 +136,7 @@ def verify(
             (problem.session, problem.variable, problem.message) for problem in verify(cohort, progress=progress)
         ]
     if source is not None:
-        from flows.cli.options import settings_or_usage_error, source_or_usage_error
+        from flows.cli.options import source_or_usage_error
         from flows.ingest.source_plans import source_problems
         from storage.pseudonyms import load_key
 
@@ -168,7 +207,6 @@ def forget(
     yes: Yes = False,
 ) -> None:
     """Remove a session from the store and its history, for ever; the next ingest does not bring it back."""
-    from flows.cli.options import settings_or_usage_error
     from storage.pseudonyms import load_key
     from storage.store.lifecycle.forget import forget, holding
 
@@ -188,26 +226,3 @@ def migrate(store: Store) -> None:
 
     before, after = migrate(store)
     typer.echo(f"schema {before} -> {after}" if before != after else f"schema {after} is up to date")
-
-
-def _size(cohort: Cohort) -> str:
-    from storage.store.locations import local_path
-
-    folder = local_path(cohort.location)
-    if folder is None:
-        return f"{cohort.repository.total_chunks_storage() / 1e6:.1f} MB of chunks"
-    return f"{_bytes_in(folder) / 1e6:.1f} MB"
-
-
-def _bytes_in(folder: Path) -> int:
-    """Bytes of all files below a folder; by `os.scandir`, since a store has some hundred files per session."""
-    total, folders = 0, [str(folder)]
-    while folders:
-        with os.scandir(folders.pop()) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    folders.append(entry.path)
-                else:
-                    with suppress(FileNotFoundError):  # another process has just removed it
-                        total += entry.stat(follow_symlinks=False).st_size
-    return total

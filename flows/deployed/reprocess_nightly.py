@@ -22,6 +22,7 @@ REPROCESS_NIGHTLY = "reprocess-nightly"
 def reprocess_sessions(settings: Settings) -> Reprocessed:
     """Ingest, infer and aggregate what is not current, tag the snapshot, write the report if anything has changed."""
     from flows.night import QUIET_FOR, reprocess
+    from flows.operations.figures import note_run
     from flows.report.build import write_report
 
     store, folder = settings.require_store(), report_folder(settings)
@@ -32,6 +33,7 @@ def reprocess_sessions(settings: Settings) -> Reprocessed:
         )
         page = None if result.snapshot is None or folder is None else write_report(store, folder, aggregate=tables)
     publish_report(REPROCESS_NIGHTLY, tables, page, settings.report_url)
+    note_run(store, settings.key_file)
     return result
 
 

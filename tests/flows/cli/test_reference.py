@@ -14,6 +14,7 @@ import typer
 
 from flows.cli.main import app
 from flows.cli.reference import EXIT_STATUSES, PAGES, pages
+from flows.cli.store import TOO_OLD
 from flows.ingest.problems import FILE_REASONS
 from flows.settings import PREFIX, Settings
 from flows.tables.summary import SESSIONS_FAILED
@@ -85,7 +86,7 @@ def test_every_code_of_a_decision_is_in_it(reference: dict[str, str]) -> None:
 
 
 def test_every_exit_status_is_in_it(reference: dict[str, str]) -> None:
-    assert set(EXIT_STATUSES) == {0, 1, 2, SESSIONS_FAILED}
+    assert set(EXIT_STATUSES) == {0, 1, 2, SESSIONS_FAILED, TOO_OLD}
     for status, meaning in EXIT_STATUSES.items():
         assert f"| {status} | {meaning} |" in reference["exit-statuses.md"]
 

@@ -1,0 +1,1 @@
+"""What a person asks about a running cohort: one session, two states, figures, and whether all is ready."""

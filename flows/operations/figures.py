@@ -1,0 +1,198 @@
+"""Figures of a cohort for machines that watch it: the same as JSON and as text for Prometheus."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+
+from flows.maps.staleness import stale_sessions
+from flows.settings import SettingsError
+from storage.pseudonyms import key_path
+from storage.store.decisions.effect import judge
+from storage.store.locations import local_path
+from storage.store.schema import Status
+
+if TYPE_CHECKING:
+    from storage.store.cohort import Cohort
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """What can be counted in a store without reading an image; groups by label.
+
+    ``last`` is the time of the last commit or, where a run without anything new came later and was noted, of that run.
+    ``size`` is in bytes, ``free`` those of its disk; None where the store is not on a disk of this machine.
+    ``seconds`` is the mean duration of ingest per session of a group; marks are by group and kind.
+    """
+
+    snapshot: str
+    last: datetime
+    sessions: Mapping[tuple[str, str, str], int]
+    stale: int
+    unsettled: int
+    left_out: Mapping[str, int]
+    size: int
+    free: int | None
+    seconds: Mapping[str, float]
+    marks: Mapping[tuple[str, str], int]
+
+    def age(self, now: datetime | None = None) -> timedelta:
+        """Time since something was last done."""
+        return (now or datetime.now(UTC)) - self.last
+
+    def as_json(self) -> dict[str, Any]:
+        """The figures as JSON holds them; times in UTC, bytes, seconds."""
+        return {
+            "snapshot": self.snapshot,
+            "last": self.last.isoformat(),
+            "age_seconds": round(self.age().total_seconds()),
+            "sessions": [
+                {"group": group, "status": status, "reason": reason, "sessions": count}
+                for (group, status, reason), count in sorted(self.sessions.items())
+            ],
+            "stale": self.stale,
+            "unsettled_failures": self.unsettled,
+            "left_out": dict(self.left_out),
+            "bytes": self.size,
+            "free_bytes": self.free,
+            "ingest_seconds": dict(self.seconds),
+            "marks": [
+                {"group": group, "mark": mark, "sessions": count} for (group, mark), count in sorted(self.marks.items())
+            ],
+        }
+
+    def as_prometheus(self) -> str:
+        """The figures as a text file that Prometheus, or its node exporter, reads."""
+        registry = CollectorRegistry()
+        registry.register(_Collected(self))
+        return generate_latest(registry).decode()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Collected:
+    figures: Figures
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        one = self.figures
+        yield _gauge("sessions", "Sessions", ("group", "status", "reason"), one.sessions)
+        yield _gauge("marked_sessions", "Sessions with a quality mark", ("group", "mark"), one.marks)
+        yield _gauge("left_out_sessions", "Sessions that count for nothing", ("why",), one.left_out)
+        yield _gauge("ingest_seconds", "Mean duration of ingest of a session", ("group",), one.seconds)
+        plain = {
+            "stale_sessions": ("Sessions that the next run does again", one.stale),
+            "unsettled_failures": ("Failed sessions on which nobody has decided", one.unsettled),
+            "last_timestamp_seconds": ("Time of the last commit or run", one.last.timestamp()),
+            "store_bytes": ("Size of the store", one.size),
+            "disk_free_bytes": ("Free space on the disk of the store", one.free),
+        }
+        for name, (text, value) in plain.items():
+            if value is not None:
+                yield GaugeMetricFamily(f"qmri_{name}", text, value=value)
+
+
+def _gauge(name: str, text: str, labels: tuple[str, ...], values: Mapping[Any, float]) -> GaugeMetricFamily:
+    gauge = GaugeMetricFamily(f"qmri_{name}", text, labels=labels)
+    for key, value in sorted(values.items()):
+        gauge.add_metric(list(key) if isinstance(key, tuple) else [key], value)
+    return gauge
+
+
+def figures_of(cohort: Cohort, size: int, noted: datetime | None = None) -> Figures:
+    """Figures of a cohort; ``size`` in bytes, ``noted`` the time of the last run that was noted, if any."""
+    rows = cohort.catalogue
+    labels = [cohort.labels.get(group, "") for group in rows["group"].astype(str)]
+    judgement = judge(cohort)
+    committed = cohort.repository.lookup_snapshot(cohort.snapshot).written_at
+    folder = local_path(cohort.location)
+    failed = rows.loc[rows["status"] == Status.FAILED, "session"].astype(str)
+    marks = zip(labels, rows["quality_marks"].astype(str), strict=True)
+    durations = rows.assign(label=labels)[lambda table: table["duration"].notna() & (table["label"] != "")]
+    return Figures(
+        snapshot=cohort.snapshot,
+        last=committed if noted is None else max(committed, noted),
+        sessions=Counter(zip(labels, rows["status"].astype(str), rows["reason"].astype(str), strict=True)),
+        stale=len(stale_sessions(cohort)),
+        unsettled=sum(session not in judgement.settled for session in failed),
+        left_out=judgement.reasons(cohort.slots),
+        size=size,
+        free=None if folder is None else shutil.disk_usage(folder).free,
+        seconds={str(label): float(mean) for label, mean in durations.groupby("label")["duration"].mean().items()},
+        marks=Counter((label, mark) for label, text in marks for mark in text.split(",") if mark),
+    )
+
+
+def age_of(text: str) -> timedelta:
+    """Time that a user writes as ``26h``, ``90m`` or ``2d``.
+
+    Raises
+    ------
+    SettingsError
+        If it is none.
+    """
+    match = re.fullmatch(r"(\d{1,6})([mhd])", text.strip())
+    if match is None:
+        raise SettingsError("--max-age is a number of minutes, hours or days: 90m, 26h, 2d")
+    return int(match[1]) * {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}[match[2]]
+
+
+def is_older(cohort: Cohort, key_file: Path | None, limit: timedelta) -> bool:
+    """Whether neither a commit was made nor a run noted for longer than ``limit``."""
+    last = cohort.repository.lookup_snapshot(cohort.snapshot).written_at
+    noted = noted_run(cohort.location, key_file)
+    return datetime.now(UTC) - (last if noted is None else max(last, noted)) > limit
+
+
+def size_of(cohort: Cohort) -> int:
+    """Bytes of a store: of all its files on a disk, of its chunks in an object store."""
+    folder = local_path(cohort.location)
+    return int(cohort.repository.total_chunks_storage()) if folder is None else _bytes_in(folder)
+
+
+def _bytes_in(folder: Path) -> int:
+    """Bytes of all files below a folder; by `os.scandir`, since a store has some hundred files per session."""
+    total, folders = 0, [str(folder)]
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                else:
+                    with suppress(FileNotFoundError):  # another process has just removed it
+                        total += entry.stat(follow_symlinks=False).st_size
+    return total
+
+
+def note_of(store: str, key_file: Path | None) -> Path:
+    """File whose time is that of this user's last whole run on a store: where nothing is new, nothing is committed."""
+    folder = local_path(store)
+    where = store if folder is None else str(folder.absolute())
+    name = hashlib.sha256(where.encode(errors="surrogateescape")).hexdigest()[:16]
+    return (key_file or key_path()).parent / "runs" / name
+
+
+def note_run(store: str, key_file: Path | None) -> None:
+    """Note that a run has ended as it should; without a place for it nothing is noted."""
+    note = note_of(store, key_file)
+    with suppress(OSError):
+        note.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        note.touch(mode=0o600)
+
+
+def noted_run(store: str, key_file: Path | None) -> datetime | None:
+    """When the last run was noted; None where none was."""
+    try:
+        return datetime.fromtimestamp(note_of(store, key_file).stat().st_mtime, UTC)
+    except OSError:
+        return None
