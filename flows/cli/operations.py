@@ -19,7 +19,14 @@ def add_to(app: typer.Typer) -> None:
         app.command()(command)
 
 
-def doctor() -> None:
+def doctor(
+    source: Annotated[
+        str | None, typer.Option("--source", help="Source to look at; default: QMRI_SOURCE, if it is set.")
+    ] = None,
+    store: Annotated[
+        str | None, typer.Option("--store", help="Store to look at; default: QMRI_STORE, if it is set.")
+    ] = None,
+) -> None:
     """Look whether all that a run needs is there, by the settings: key, source, store, disk, servers, versions.
 
     Nothing is made or changed. Exit status 1 says that a run would fail.
@@ -27,7 +34,7 @@ def doctor() -> None:
     from flows.cli.options import settings_or_usage_error
     from flows.operations.doctor import Mark, findings
 
-    found = list(findings(settings_or_usage_error()))
+    found = list(findings(settings_or_usage_error(source=source, store=store)))
     for one in found:
         typer.echo(f"{one.mark:4}  {one.what}: {one.text}" + (f"\n      -> {one.do}" if one.do else ""))
     if any(one.mark is Mark.BAD for one in found):
