@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import fnmatch
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -75,7 +76,8 @@ class DimseArchive:
         for answer in self._find("STUDY", dict.fromkeys(_TELLS, "") | {"ModalitiesInStudy": ""} | dict(filters)):
             modalities = _words(answer, "ModalitiesInStudy")
             wanted = filters.get("ModalitiesInStudy", "")
-            if get_text(answer, "StudyInstanceUID") and not (modalities and wanted and wanted not in modalities):
+            is_other = bool(modalities) and bool(wanted) and not fnmatch.filter(modalities, wanted)
+            if get_text(answer, "StudyInstanceUID") and not is_other:  # servers may leave a filter out of account
                 yield _study(answer)
 
     def members(self, study: str) -> Sequence[Member]:
@@ -151,16 +153,17 @@ class DimseArchive:
 
     def _take(self, study: str, series: str, wanted: Mapping[str, Callable[[bytes], None]], *, only: str = "") -> None:
         """Have a series sent, or one object of it, and each object that is wanted taken by what is given for it."""
-        left, began, n_bytes, faults = dict(wanted), time.monotonic(), 0, list[Exception]()
+        left, began, n_bytes, faults = dict(wanted), time.monotonic(), 0, list[OSError]()
 
         def sink(uid: str, content: bytes) -> int:
             nonlocal n_bytes
-            take = left.pop(uid, None)
-            if take is not None and not faults:
+            if uid in left and not faults:
                 try:
-                    take(content)
-                except OSError as error:  # a full disk, say: raised where the caller can be told of it
+                    left[uid](content)
+                except OSError as error:  # a full disk, say: raised below, since pynetdicom would mute it here
                     faults.append(error)
+                else:
+                    del left[uid]
             n_bytes += len(content)
             if self._rate is not None:
                 time.sleep(max(0.0, n_bytes / self._rate - (time.monotonic() - began)))
@@ -180,12 +183,12 @@ class DimseArchive:
         if not is_moved(self._server):
             self._sink = sink
             try:
-                return _final(association.send_c_get(identifier, GET))
+                return _final(lambda: association.send_c_get(identifier, GET))
             finally:
                 self._sink = _refuse
         limits = self._server.limits
         with FileLock(self._lock, is_singleton=False), listening(limits, sink):  # one port: one process at a time
-            return _final(association.send_c_move(identifier, limits.title, MOVE))
+            return _final(lambda: association.send_c_move(identifier, limits.title, MOVE))
 
     def _find(self, level: str, asked: Mapping[str, str], kinds: Sequence[tuple[int, str]] = ()) -> list[Dataset]:
         """What the server tells of studies, series or objects."""
@@ -195,10 +198,12 @@ class DimseArchive:
             for tag, kind in kinds:
                 if tag not in identifier:
                     identifier.add_new(tag, kind, None)
-            for answer, told in self._association().send_c_find(identifier, FIND):
-                status = answer.get("Status")
-                if status in PENDING and told is not None:
-                    found.append(told)
+            association = self._association()
+            with _failures():
+                for answer, told in association.send_c_find(identifier, FIND):
+                    status = answer.get("Status")
+                    if status in PENDING and told is not None:
+                        found.append(told)
             raise_for(status)
             return found
 
@@ -216,14 +221,12 @@ class DimseArchive:
     def _again(self, ask: Callable[[], T]) -> T:
         """Ask once more if an association breaks off, or was idle and has gone: servers end those at their will."""
         try:
-            with _failures():
-                return ask()
+            return ask()
         except ServerAwayError:
             if self._open is None:
                 raise
         self._close()
-        with _failures():
-            return ask()
+        return ask()
 
     def _association(self) -> Association:
         if self._open is None or not self._open.is_established:
@@ -256,10 +259,12 @@ def _writer(path: Path) -> Callable[[bytes], None]:
     return write
 
 
-def _final(answers: Iterator[tuple[Dataset, Dataset | None]]) -> int | None:
+def _final(send: Callable[[], Iterator[tuple[Dataset, Dataset | None]]]) -> int | None:
+    """Send a request, and wait for its end; the final status."""
     status: int | None = None
-    for answer, _ in answers:
-        status = answer.get("Status")
+    with _failures():
+        for answer, _ in send():
+            status = answer.get("Status")
     return status
 
 
