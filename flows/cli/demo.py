@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flows.browser.offline import write_pages
 from flows.cluster.clusters import dask_client
 from flows.evaluation.with_truth import EvaluateResult, evaluate
 from flows.ingest.run import ingest
@@ -88,10 +89,14 @@ def run_demo(
         evaluation = evaluate(store, out / "truth", linkage, out=out / "tables")
     with _timed("report", stages):
         page = write_report(store, out / "report", aggregate=result, evaluation=evaluation)
+    with _timed("pages", stages):
+        pages = write_pages(store, out / "report")
     for line in _results(result, evaluation):
         say(line)
     say("seconds: " + ", ".join(f"{name} {seconds:.0f}" for name, seconds in stages))
     say(f"report: {page}")
+    say(f"pages that open offline: {pages}")
+    say(f"to look at it with its volumes: qmri browse --store {store}")
     return taken if taken.exit_status else summary
 
 

@@ -15,7 +15,6 @@ from flows.cli.options import (
     BySoftware,
     CheckpointFile,
     Clinics,
-    Out,
     QuietFor,
     SourceText,
     Store,
@@ -257,16 +256,33 @@ def aggregate(
         typer.echo(f"{result.accepted} sessions whose maps have failed count, since they were accepted")
 
 
-def report(store: Store, out: Out, workers: Workers = None) -> None:
-    """Write OUT/report.html: the cohort's tables, pictures and failures in one file."""
+def report(
+    store: Store,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder to write to; made if it is not there.", show_default=False)
+    ] = None,
+    browser: Annotated[
+        Path | None,
+        typer.Option("--browser", help="Folder for the pages of `qmri browse` as files that open offline."),
+    ] = None,
+    workers: Workers = None,
+) -> None:
+    """Write OUT/report.html: the cohort's tables, pictures and failures in one file; or the pages of the browser."""
+    from flows.browser.offline import write_pages
     from flows.report.build import write_report
     from flows.statistics.aggregate import aggregate
     from storage.store.cohort import Cohort
 
+    if out is None and browser is None:
+        raise typer.BadParameter("give --out for the report, --browser for the pages of the browser, or both")
     cohort = Cohort.open(store)
-    with cluster(workers) as client, reporting("aggregate") as progress:
-        result = aggregate(cohort, client=client, progress=progress)
-    typer.echo(f"report: {write_report(cohort, out, aggregate=result)}")
+    if out is not None:
+        with cluster(workers) as client, reporting("aggregate") as progress:
+            result = aggregate(cohort, client=client, progress=progress)
+        typer.echo(f"report: {write_report(cohort, out, aggregate=result)}")
+    if browser is not None:
+        with reporting("pages") as progress:
+            typer.echo(f"pages: {write_pages(cohort, browser, progress=progress)}")
 
 
 def evaluate(

@@ -56,7 +56,7 @@ function drawDrift(one, place) {
       marker: { size: 7, color: of.map((point) => (point.change < one.low || point.change > one.high ? '#b00020' : COLOURS[k % COLOURS.length])), symbol: ['circle', 'square', 'diamond', 'cross'][k % 4] } };
   });
   const layout = (title) => ({ margin: { l: 58, r: 12, t: 30, b: 40 }, title: { text: title, font: { size: 14 }, x: 0.02 }, xaxis: { title: { text: 'days since the person’s first session here' }, zeroline: false }, yaxis: { ticksuffix: ' %', gridcolor: '#e7ebef', zerolinecolor: '#1d2733' }, legend: { orientation: 'h', y: -0.25 } });
-  const individuals = make('div', { class: 'plot', role: 'img', 'aria-label': `Individuals chart of ${figure.title}` }), ranges = make('div', { class: 'plot low', role: 'img', 'aria-label': `Moving ranges of ${figure.title}` });
+  const individuals = make('div', { class: 'plot', role: 'group', 'aria-label': `Individuals chart of ${figure.title}` }), ranges = make('div', { class: 'plot low', role: 'group', 'aria-label': `Moving ranges of ${figure.title}` });
   place.replaceChildren(individuals, ranges);
   Plotly.newPlot(individuals, [line(one.mean, 'solid'), line(one.low, 'dash'), line(one.high, 'dash'), ...points], layout(`${all.groups[one.place].label}: ${figure.title}, change since the first visit`), CONFIG)
     .then(() => individuals.on('plotly_click', (event) => { const k = event.points[0].customdata; if (Number.isInteger(k)) location.hash = '#session/' + all.session[k]; }));
@@ -75,7 +75,7 @@ pages.drift = async () => {
   place.replaceChildren(
     make('p', {}, 'Changes within people, in their later visits against their first on the same scanner and protocol: what people differ by cancels. Dashed: limits from moving ranges (2.66 and 3.267 times their mean); red: beyond. The trend is the median of all pairs (Theil and Sen); certain, how one-sided their signs are.'),
     plots,
-    table('Every group and figure, the strongest trend first', ['group', 'figure', 'later visits', 'trend per year', 'certain', 'beyond limits', ''],
+    table('Every group and figure, the strongest trend first', ['group', 'figure', 'later visits', 'trend per year', 'certain', 'beyond limits', 'chart'],
       found.slice(0, 200).map((one) => [all.groups[one.place].label, all.figure.get(one.name).title, one.points.length, `${one.slope > 0 ? '+' : ''}${shown(one.slope, 3)} %`, `${Math.round(100 * one.sure)} %`, one.out, open(one)])));
   drawDrift(found[0], plots);
 };

@@ -115,7 +115,7 @@ function markPanel(panel) {
 }
 
 function addPanel(name) {
-  const plot = make('div', { class: 'plot', role: 'img', 'aria-label': `${all.figure.get(name).title} by group` });
+  const plot = make('div', { class: 'plot', role: 'group', 'aria-label': `${all.figure.get(name).title} by group` });
   const panel = { name, plot };
   const frame = make('div', { class: 'panel', 'data-figure': name }, plot, make('button', { type: 'button', 'aria-label': `Remove ${all.figure.get(name).title}`, onclick: () => { panels.splice(panels.indexOf(panel), 1); frame.remove(); followSelection(); } }, '×'));
   panels.push(panel);

@@ -83,7 +83,7 @@ function facts(data) {
   if (data.explanation) parts.push(['explanation', data.explanation]);
   const list = make('dl', {}, ...parts.flatMap(([name, text]) => [make('dt', {}, name), make('dd', {}, text)]));
   const blocks = [list];
-  if (data.same_person.length) blocks.push(make('p', {}, 'The same person: ', ...data.same_person.flatMap(([session, day]) => [link(session), ` (day ${shown(day)}, `, make('a', { href: `#compare/${data.session}/${session}` }, 'compare'), ') '])));
+  if (data.same_person.length) blocks.push(make('p', {}, 'The same person: ', ...data.same_person.flatMap(([session, day]) => [link(session), ` (day ${shown(day)}`, ...(IS_OFFLINE ? [] : [', ', make('a', { href: `#compare/${data.session}/${session}` }, 'compare')]), ') '])));
   if (data.decisions.length) blocks.push(table('Decisions on it and on its group', ['on', 'scope', 'verdict', 'reasons', 'rater'], data.decisions));
   if (data.remarks.length) blocks.push(table('Remarks', ['about', 'what', 'what to do'], data.remarks));
   if (data.series.length) blocks.push(table('What was decided on each series', ['series', 'decision', 'why'], data.series));

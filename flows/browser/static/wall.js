@@ -43,7 +43,7 @@ pages.wall = async () => {
   for (let from = 0; from < all.session.length; from += MOST_TILES) parts.push(make('option', { value: from }, `${from + 1} to ${Math.min(from + MOST_TILES, all.session.length)}`));
   const choice = (id, title, options) => make('label', {}, title + ' ', make('select', { id, onchange: drawWall }, ...options));
   byId('wall').replaceChildren(
-    make('div', { class: 'controls' }, choice('wall-image', 'Image', WALL_IMAGES.map((name) => make('option', { value: name }, name))),
+    make('div', { class: 'controls' }, choice('wall-image', 'Image', WALL_IMAGES.filter((name) => !IS_OFFLINE || Object.values(held.pictures).some((one) => name in one)).map((name) => make('option', { value: name }, name))),
       choice('wall-order', 'Order', [make('option', { value: 'score' }, 'farthest first'), make('option', { value: 'group' }, 'by group')]), choice('wall-from', 'Sessions', parts)),
     make('p', { class: 'soft' }, 'Axial slices through the middle of the volume, the patient’s right on the left. Orange: marked or failed; faded: counts for nothing. ', make('kbd', {}, '←↑↓→'), ' move, ', make('kbd', {}, 'Enter'), ' opens, ', make('kbd', {}, 'x'), ' selects for the other pages.'),
     make('div', { id: 'tiles', onkeydown: moveOnWall }));

@@ -19,7 +19,7 @@ HOST = "127.0.0.1:8717"
 SAME_SITE = {"Origin": f"http://{HOST}"}
 
 
-class Client:
+class Visitor:
     """A browser, as far as requests go; ``base`` is the address with the token."""
 
     def __init__(self, store: str, **options: Any) -> None:
@@ -55,7 +55,7 @@ class Client:
         return table
 
 
-def all_answers(client: Client, *, volumes: tuple[str, ...] = IMAGE_NAMES) -> Iterator[tuple[str, httpx.Response]]:
+def all_answers(client: Visitor, *, volumes: tuple[str, ...] = IMAGE_NAMES) -> Iterator[tuple[str, httpx.Response]]:
     """Every address of the pages and what it answers, libraries apart; of the volumes some."""
     snapshot = client.snapshot()
     table = client.table()

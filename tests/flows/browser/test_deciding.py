@@ -10,7 +10,7 @@ import pytest
 from flows.browser.view import View
 from storage.store.cohort import Cohort
 from storage.store.lifecycle.upkeep import rollback
-from tests.flows.browser.client import Client
+from tests.flows.browser.client import Visitor
 from tests.flows.browser.cohorts import Planted
 
 
@@ -29,7 +29,7 @@ def mean_of(store: str, label: str) -> float:
 
 
 def test_a_rejection_is_told_made_counted_undone_and_rolled_back(planted: Planted, store: str) -> None:
-    client, bad = Client(store, can_decide=True), planted.bad[0]
+    client, bad = Visitor(store, can_decide=True), planted.bad[0]
     start = client.snapshot()
     table = client.table()
     label = table["groups"][table["group"][table["session"].index(bad)]]["label"]
@@ -59,7 +59,7 @@ def test_a_rejection_is_told_made_counted_undone_and_rolled_back(planted: Plante
 
 
 def test_two_raters_disagree_in_sight(planted: Planted, store: str) -> None:
-    client, bad = Client(store, can_decide=True), planted.bad[4]
+    client, bad = Visitor(store, can_decide=True), planted.bad[4]
     assert f"{bad}</a></th><td>failed: closure</td><td>accept or reject" in client.get().text
     client.post("decisions", {"subjects": [bad], "verdict": "accept", "rater": "r1"})
     client.post("decisions", {"subjects": [bad], "verdict": "reject", "rater": "r2", "grounds": ["motion"]})
@@ -83,7 +83,7 @@ def test_two_raters_disagree_in_sight(planted: Planted, store: str) -> None:
     ],
 )
 def test_what_is_no_decision_is_refused_and_not_repeated(planted: Planted, asked: object, said: str) -> None:
-    client = Client(planted.store, can_decide=True)
+    client = Visitor(planted.store, can_decide=True)
     start = client.snapshot()
     for path in ("decisions/preview", "decisions"):
         answer = client.post(path, asked)
@@ -94,7 +94,7 @@ def test_what_is_no_decision_is_refused_and_not_repeated(planted: Planted, asked
 
 
 def test_a_form_of_another_page_cannot_decide(planted: Planted) -> None:
-    client = Client(planted.store, can_decide=True)
+    client = Visitor(planted.store, can_decide=True)
     asked = {"subjects": ["ses-000000000000"], "verdict": "reject", "rater": "r1"}
     for headers in ({}, {"Origin": "http://evil.example"}, {"Origin": "null"}):
         assert client.ask("POST", client.base + "decisions", headers=headers, content=asked).status_code == 403

@@ -17,7 +17,7 @@ from flows.browser.safety import POLICY
 from storage.store.cohort import Cohort, writing
 from storage.store.lifecycle.upkeep import rollback
 from storage.store.waves import commit
-from tests.flows.browser.client import HOST, SAME_SITE, TOKEN, Client, all_answers
+from tests.flows.browser.client import HOST, SAME_SITE, TOKEN, Visitor, all_answers
 from tests.flows.browser.cohorts import Planted
 from tests.flows.tiny_cohort import make_store
 
@@ -28,7 +28,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_without_the_token_nothing_is_told(tiny: str) -> None:
-    client = Client(tiny)
+    client = Visitor(tiny)
     for path in ("/", "/other/", f"/{TOKEN}x/", f"/{TOKEN[:-1]}/", "/static/browser.js", "//", f"/{TOKEN}/../"):
         answer = client.ask("GET", path)
         assert answer.status_code == 403, path
@@ -51,11 +51,11 @@ def test_without_the_token_nothing_is_told(tiny: str) -> None:
     ],
 )
 def test_other_hosts_and_origins_are_refused(tiny: str, headers: dict[str, str]) -> None:
-    assert Client(tiny).ask("GET", f"/{TOKEN}/", headers=headers).status_code == 403
+    assert Visitor(tiny).ask("GET", f"/{TOKEN}/", headers=headers).status_code == 403
 
 
 def test_the_own_origin_and_a_direct_visit_are_answered(tiny: str) -> None:
-    client = Client(tiny)
+    client = Visitor(tiny)
     for headers in (
         {},
         SAME_SITE,
@@ -67,8 +67,8 @@ def test_the_own_origin_and_a_direct_visit_are_answered(tiny: str) -> None:
 
 
 def test_every_answer_has_the_policy_and_is_kept_nowhere(tiny: str) -> None:
-    answers = [answer for _, answer in all_answers(Client(tiny), volumes=("T1map",))]
-    answers.append(Client(tiny).ask("GET", "/"))
+    answers = [answer for _, answer in all_answers(Visitor(tiny), volumes=("T1map",))]
+    answers.append(Visitor(tiny).ask("GET", "/"))
     assert {answer.status_code for answer in answers} == {200, 403, 404}
     for answer in answers:
         assert answer.headers["content-security-policy"] == POLICY
@@ -80,7 +80,7 @@ def test_every_answer_has_the_policy_and_is_kept_nowhere(tiny: str) -> None:
 
 
 def test_the_document_names_no_other_place_and_has_no_script_of_its_own(tiny: str) -> None:
-    text = Client(tiny).get().text
+    text = Visitor(tiny).get().text
     assert not re.search(r"https?://", text)
     assert not re.search(r"<script(?! src=\"static/)", text)
     assert not re.search(r"\son[a-z]+=", text)
@@ -88,12 +88,12 @@ def test_the_document_names_no_other_place_and_has_no_script_of_its_own(tiny: st
 
 def test_no_path_is_told(tiny: str) -> None:
     folder = str(Path(tiny).parent).encode()
-    for path, answer in all_answers(Client(tiny, can_decide=True), volumes=("T1map",)):
+    for path, answer in all_answers(Visitor(tiny, can_decide=True), volumes=("T1map",)):
         assert folder not in answer.content, path
 
 
 def test_nothing_is_written_without_being_asked_for(tiny: str) -> None:
-    client = Client(tiny)
+    client = Visitor(tiny)
     asked = {"subjects": ["ses-000000000000"], "verdict": "reject", "rater": "r1"}
     assert client.post("decisions", asked).status_code == 404
     assert client.post("decisions/preview", asked).status_code == 404
@@ -103,7 +103,7 @@ def test_nothing_is_written_without_being_asked_for(tiny: str) -> None:
 
 
 def test_what_is_unknown_is_not_found_and_names_are_no_paths(tiny: str) -> None:
-    client = Client(tiny)
+    client = Visitor(tiny)
     at = f"at/{client.snapshot()}"
     for path in (
         f"{at}/session/ses-000000000099.json",
@@ -120,7 +120,7 @@ def test_what_is_unknown_is_not_found_and_names_are_no_paths(tiny: str) -> None:
 
 
 def test_a_volume_is_that_of_the_store_voxel_by_voxel(tiny: str) -> None:
-    client, cohort = Client(tiny), Cohort.open(tiny)
+    client, cohort = Visitor(tiny), Cohort.open(tiny)
     session = "ses-000000000001"
     stored = cohort.read(cohort.slots[session], ["T1map", "tissue"])
     for name, expected in stored.items():
@@ -135,7 +135,7 @@ def test_a_volume_is_that_of_the_store_voxel_by_voxel(tiny: str) -> None:
 
 
 def test_a_thumbnail_is_small_and_shows_the_brain(tiny: str) -> None:
-    client = Client(tiny)
+    client = Visitor(tiny)
     content = client.get(f"at/{client.snapshot()}/thumbnail/ses-000000000001/T1map.jpg").content
     assert len(content) < 6000
     levels = np.asarray(Image.open(io.BytesIO(content)).convert("L")).astype(float)
@@ -146,7 +146,7 @@ def test_a_thumbnail_is_small_and_shows_the_brain(tiny: str) -> None:
 
 def test_a_page_shows_one_snapshot_while_the_store_is_written(tmp_path: Path) -> None:
     store = make_store(tmp_path)
-    client = Client(store)
+    client = Visitor(store)
     before = client.snapshot()
     first = client.get(f"at/{before}/session/ses-000000000000.json").json()
     with writing(store) as repository:
@@ -162,14 +162,14 @@ def test_a_page_shows_one_snapshot_while_the_store_is_written(tmp_path: Path) ->
     after = client.snapshot()
     assert after != before
     assert client.get(f"at/{after}/session/ses-000000000000.json").json()["marks"] == "T1w_snr"
-    pinned = Client(store, is_pinned=True)
+    pinned = Visitor(store, is_pinned=True)
     rollback(store, before)
     assert pinned.snapshot() == after
     assert client.get(f"?at={before}").status_code == 200
 
 
 def test_the_table_has_every_stored_session_and_its_figures(planted: Planted) -> None:
-    table, cohort = Client(planted.store).table(), Cohort.open(planted.store)
+    table, cohort = Visitor(planted.store).table(), Cohort.open(planted.store)
     assert sorted(table["session"]) == sorted(cohort.slots)
     assert len(table["groups"]) == 4
     stored = cohort.catalogue.set_index("session")["T2w_snr"]
@@ -186,7 +186,7 @@ def test_the_table_has_every_stored_session_and_its_figures(planted: Planted) ->
 
 
 def test_failures_say_what_to_do(planted: Planted) -> None:
-    text = Client(planted.store).get().text
+    text = Visitor(planted.store).get().text
     assert "T1 of white matter is 31 % above what its person can have" in text
     assert f"qmri qc accept {planted.bad[4]}" in text
     assert "Its maps contradict what was put in" in text

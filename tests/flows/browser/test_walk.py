@@ -1,0 +1,279 @@
+"""A real Chromium on the pages: brushes, clicks, keys, voxels, decisions; no foreign request, no error, and axe."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from flows.browser import offline
+from flows.browser.view import View
+from storage.store.cohort import Cohort
+from storage.store.lifecycle.upkeep import rollback
+from tests.flows.browser.cohorts import Planted, write_cohort
+from tests.flows.end_to_end import ROOT
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+pytestmark = [
+    pytest.mark.walk,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is here (Debian: apt-get install chromium)"),
+]
+PAGES = ("overview", "groups", "outliers", "drift", "wall", "compare", "failures", "decisions")
+OPTIONS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"]
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Planted:
+    return write_cohort(tmp_path_factory.mktemp("walk"), n_sessions=24, n_groups=2)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
+        yield launched
+        launched.close()
+
+
+@pytest.fixture(scope="module")
+def address(cohort: Planted) -> Iterator[str]:
+    """Of the command as a person starts it."""
+    command = [sys.executable, "-m", "flows.cli.main", "browse", "--store", cohort.store, "--port", "0", "--qc"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen([*command, "--rater", "r1"], stdout=subprocess.PIPE, text=True, env=environment) as server:
+        assert server.stdout is not None
+        found = re.fullmatch(r"open (http://127\.0\.0\.1:\d+/[\w-]{32}/)\n", server.stdout.readline())
+        assert found
+        yield found[1]
+        server.terminate()
+
+
+class Seen:
+    """A page, and what it should not have: errors, and requests of other places."""
+
+    def __init__(self, page: Page, address: str) -> None:
+        self.page = page
+        self.address = address
+        self.errors: list[str] = []
+        self.foreign: list[str] = []
+        page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("request", lambda request: self._asked(request.url))
+        page.goto(address)
+        page.wait_for_selector("body[data-ready]")
+
+    def _asked(self, url: str) -> None:
+        if not url.startswith((self.address, "data:", "blob:")):
+            self.foreign.append(url)
+
+    def open(self, place: str) -> None:
+        self.page.evaluate("place => { location.hash = place }", f"#{place}")
+        self.page.wait_for_function("place => document.body.dataset.ready === place", arg=f"#{place}", timeout=120_000)
+
+    def session(self, name: str) -> None:
+        self.open(f"session/{name}")
+        self.page.wait_for_selector("body[data-volume]", timeout=120_000)
+
+
+@pytest.fixture
+def seen(browser: Browser, address: str) -> Iterator[Seen]:
+    page = browser.new_page(viewport={"width": 1500, "height": 1000})
+    one = Seen(page, address)
+    yield one
+    page.close()
+    assert one.errors == []
+    assert one.foreign == []
+
+
+def stored(cohort: Planted, session: str, name: str) -> np.ndarray:
+    opened = Cohort.open(cohort.store)
+    return np.asarray(opened.read(opened.slots[session], [name])[name])
+
+
+def readout(seen: Seen, selector: str = "#readout") -> tuple[tuple[int, int, int], float | None]:
+    text = seen.page.inner_text(selector)
+    found = re.search(r"voxel x (\d+), y (\d+), z (\d+) +\w+ (?:difference )?(not computed|[-\d.e]+)", text)
+    assert found, text
+    x, y, z = (int(found[k]) for k in (1, 2, 3))
+    return (x, y, z), None if found[4] == "not computed" else float(found[4])
+
+
+def test_a_brush_marks_the_same_sessions_in_every_panel_and_lists_them(seen: Seen) -> None:
+    page = seen.page
+    seen.open("groups")
+    snapshot = page.get_attribute("body", "data-snapshot")
+    table = json.loads(page.evaluate(f"fetch('at/{snapshot}/table.json').then(answer => answer.text())"))
+    area = page.locator(".panel").first.locator(".nsewdrag").first.bounding_box()
+    assert area is not None
+    page.mouse.move(area["x"] + 2, area["y"] + 2)
+    page.mouse.down()
+    page.mouse.move(area["x"] + area["width"] / 2, area["y"] + area["height"] - 2, steps=6)
+    page.mouse.up()
+    page.wait_for_selector("#selected tbody a")
+    expected = {
+        name
+        for name, group, value in zip(table["session"], table["group"], table["values"]["WM_T1map_median"], strict=True)
+        if group == 0 and value is not None
+    }
+    assert set(page.locator("#selected tbody th a").all_inner_texts()) == expected
+    for panel in page.locator(".plot").all()[:4]:
+        marked = panel.evaluate("plot => plot.data[plot.data.length - 1].customdata.length")
+        assert marked == len(expected)
+    page.fill("#search", table["session"][5])
+    assert page.locator("#selected tbody th a").all_inner_texts() == [table["session"][5]]
+
+
+def test_a_click_on_a_point_opens_the_session(seen: Seen) -> None:
+    page = seen.page
+    seen.open("groups")
+    place = page.evaluate(
+        """() => {
+          const plot = document.querySelector('.plot');
+          const trace = plot.data.find((one) => one.customdata && one.customdata.length);
+          const box = plot.getBoundingClientRect(), {xaxis, yaxis} = plot._fullLayout;
+          const [x, y] = [xaxis._offset + xaxis.l2p(trace.x[0]), yaxis._offset + yaxis.l2p(trace.y[0])];
+          return [box.left + x, box.top + y, trace.text[0]];
+        }"""
+    )
+    page.mouse.move(place[0], place[1])
+    page.mouse.click(place[0], place[1])
+    page.wait_for_function("() => location.hash.startsWith('#session/')")
+    assert page.evaluate("location.hash") == "#session/" + place[2].split("<br>")[0]
+    page.wait_for_selector("body[data-volume]", timeout=120_000)
+
+
+def test_the_voxel_that_is_shown_is_that_of_the_store(seen: Seen, cohort: Planted) -> None:
+    session = cohort.bad[0]
+    seen.session(session)
+    canvas = seen.page.locator(".viewer canvas").bounding_box()
+    assert canvas is not None
+    expected = stored(cohort, session, "T1map")
+    found = set()
+    for across, down in ((0.3, 0.25), (0.36, 0.3), (0.33, 0.62), (0.3, 0.72), (0.62, 0.22)):
+        seen.page.mouse.click(canvas["x"] + across * canvas["width"], canvas["y"] + down * canvas["height"])
+        seen.page.wait_for_timeout(300)
+        (x, y, z), value = readout(seen)
+        found.add((x, y, z))
+        truth = 1000 * float(expected[z, y, x])
+        assert (value is None) == np.isnan(truth)
+        if value is not None:
+            assert value == pytest.approx(truth, rel=1e-4)
+    assert len(found) >= 3
+    seen.page.keyboard.press("4")
+    seen.page.wait_for_selector("body[data-volume=T1w]")
+    (x, y, z), value = readout(seen)
+    assert value == pytest.approx(float(stored(cohort, session, "T1w")[z, y, x]), rel=1e-4)
+
+
+def test_the_crosshair_of_two_sessions_is_one(seen: Seen, cohort: Planted) -> None:
+    opened = Cohort.open(cohort.store)
+    first, second = sorted(opened.slots)[0:2]
+    seen.open(f"compare/{first}/{second}")
+    views = seen.page.locator("#compare .viewer canvas").all()
+    box = views[0].bounding_box()
+    assert box is not None
+    seen.page.mouse.click(box["x"] + 0.3 * box["width"], box["y"] + 0.3 * box["height"])
+    seen.page.wait_for_timeout(500)
+    places = [readout(seen, f"#compare .pair > div:nth-child({k}) .readout") for k in (1, 2)]
+    assert places[0][0] == places[1][0]
+    (x, y, z), _ = places[0]
+    for (_, value), session in zip(places, (first, second), strict=True):
+        truth = 1000 * float(stored(cohort, session, "T1map")[z, y, x])
+        assert (value is None and np.isnan(truth)) or value == pytest.approx(truth, rel=1e-4)
+
+
+def test_keys_go_through_the_wall(seen: Seen) -> None:
+    page = seen.page
+    seen.open("wall")
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('.tile img')].slice(0, 3).every((one) => one.naturalWidth > 0)"
+    )
+    page.locator(".tile").first.focus()
+    for key in ("ArrowRight", "ArrowRight", "ArrowLeft", "End", "Home", "ArrowRight"):
+        page.keyboard.press(key)
+    wanted = page.locator(".tile").nth(1).get_attribute("href")
+    page.keyboard.press("Enter")
+    page.wait_for_function("place => location.hash === place", arg=wanted)
+
+
+def test_planted_trouble_is_in_the_top_rows(seen: Seen, cohort: Planted) -> None:
+    page = seen.page
+    seen.open("outliers")
+    expected = [one.session for one in View(Cohort.open(cohort.store)).outliers]
+    assert page.locator("#outlier-table tbody th").all_inner_texts() == expected
+    assert {cohort.bad[1], cohort.bad[2], cohort.bad[4]} <= set(expected[:9])  # of 60 sessions, all: test_outliers
+    seen.open("drift")
+    rows = [row.split("\t")[:2] for row in page.locator("#drift tbody tr").all_inner_texts()]
+    labels = sorted(label for label in Cohort.open(cohort.store).labels.values())
+    assert sorted(rows[:2]) == sorted([[labels[0], "T1w contrast"], [labels[1], "T2w scale"]])
+    seen.open("failures")
+    assert cohort.bad[4] in page.locator("#page-failures tbody th").first.inner_text()
+
+
+def test_a_rejection_by_keys_changes_statistics_and_rollback_brings_them_back(seen: Seen, cohort: Planted) -> None:
+    page, bad = seen.page, cohort.bad[0]
+    start, before = page.get_attribute("body", "data-snapshot"), page.inner_text("#page-overview table.numeric")
+    assert start is not None
+    seen.session(bad)
+    page.keyboard.press("r")
+    page.wait_for_selector("dialog[open]")
+    assert page.is_disabled("#decide-commit")
+    page.check("[name=grounds][value=values]")
+    page.click("#decide-preview")
+    page.wait_for_function("() => document.getElementById('decide-change').textContent.includes('count no more')")
+    assert page.inner_text("#decide-change") == "1 decisions would be made: 1 sessions count no more."
+    page.click("#decide-commit")
+    page.wait_for_function("old => document.body.dataset.snapshot !== old && document.body.dataset.ready", arg=start)
+    seen.open("overview")
+    assert page.inner_text("#page-overview table.numeric") != before
+    assert "1 rejected" in page.inner_text("#page-overview")
+    rollback(cohort.store, start)
+    page.goto(seen.address)
+    page.reload()
+    page.wait_for_selector("body[data-ready]")
+    assert page.inner_text("#page-overview table.numeric") == before
+
+
+@pytest.mark.parametrize("name", [*PAGES, "session"])
+def test_axe_finds_nothing(seen: Seen, cohort: Planted, name: str) -> None:
+    if name == "session":
+        seen.session(cohort.bad[1])
+    else:
+        seen.open(name)
+    found = Axe().run(seen.page)
+    told = [(one["id"], [node["target"] for node in one["nodes"]][:3]) for one in found.response["violations"]]
+    assert told == []
+
+
+@pytest.mark.parametrize("most", [300, 5], ids=["one file", "with a folder"])
+def test_pages_open_from_disk_without_a_network(
+    browser: Browser, cohort: Planted, tmp_path: Path, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(offline, "MOST_IN_ONE", most)
+    path = offline.write_pages(cohort.store, tmp_path / "pages")
+    assert (path.parent / "sessions").is_dir() == (most == 5)
+    context = browser.new_context(offline=True)
+    one = Seen(context.new_page(), path.as_uri())
+    one.address = path.parent.as_uri()
+    one.foreign.clear()
+    one.open("groups")
+    assert one.page.locator(".panel").count() == 4
+    one.open("wall")
+    assert one.page.locator(".tile").count() == 24
+    one.open(f"session/{cohort.bad[0]}")
+    assert one.page.locator(".planes img").count() == 18
+    assert "WM T1, median" in one.page.inner_text("#session dl")
+    one.open("drift")
+    assert one.errors == []
+    assert one.foreign == []
+    context.close()
