@@ -37,7 +37,8 @@ def session_lines(cohort: Cohort, session: str) -> Iterator[str]:
     if row is None:
         raise StoreError("the store has no such session; the catalogue has the pseudonyms")
     group = str(row["group"])
-    yield f"{session} of {row['person']}, in {f'{cohort.labels.get(group, group)} = {group}' if group else 'no group'}"
+    person = str(row["person"]) or "an unknown person"
+    yield f"{session} of {person}, in {f'{cohort.labels.get(group, group)} = {group}' if group else 'no group'}"
     yield from _state_lines(cohort, session, row)
     series = json.loads(str(row["series"]) or "[]")
     if series:

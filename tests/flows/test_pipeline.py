@@ -34,6 +34,9 @@ from flows.maps.calibrate import (
 from flows.maps.calibration_tables import hidden_table
 from flows.maps.infer import infer
 from flows.maps.session import InferTask
+from flows.operations.difference import difference_lines
+from flows.operations.figures import figures_of
+from flows.operations.session import session_lines
 from flows.pool.export import export_levels
 from flows.pool.solve import solve_pool
 from flows.report.build import write_report
@@ -49,7 +52,7 @@ from storage.pseudonyms import make_study_key
 from storage.store.acquisitions import acquisitions_of
 from storage.store.cohort import Cohort
 from storage.store.lifecycle.verify import verify
-from storage.store.repository import writing
+from storage.store.repository import iterate_history, writing
 from storage.store.tables import write_table
 from tests.flows.end_to_end import Processed, arrays, assert_same_arrays, finite, last_snapshot, names_below, values
 from tests.storage.residues import texts
@@ -277,10 +280,20 @@ def test_no_identity_is_in_the_store(processed: Processed, tmp_path: Path) -> No
     parts += [path.read_bytes() for path in report.parent.rglob("*") if path.is_file()]
     parts += [path.read_bytes() for path in pool_files(processed, tmp_path)]
     parts.append(repr((processed.ingested, processed.inferred)).encode() + processed.ingested.text().encode())
+    parts += [line.encode() for line in told_of(cohort)]
     everything = b"\n".join(parts).lower()
     known = triples_of(everything)
     leaked = {secret for secret in secrets if any(is_in(form, everything, known) for form in forms(secret))}
     assert not leaked
+
+
+def told_of(cohort: Cohort) -> Iterator[str]:
+    """What commands tell of a running cohort: every session, what differs between first and last state, figures."""
+    for session in cohort.catalogue["session"]:
+        yield from session_lines(cohort, session)
+    first = list(iterate_history(cohort.repository))[-1]
+    yield from difference_lines(Cohort.open(cohort.location, at=first.id), cohort)
+    yield figures_of(cohort, size=0).as_prometheus()
 
 
 def pool_files(processed: Processed, folder: Path) -> list[Path]:
