@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -131,13 +132,25 @@ def _left_out(model: _Model) -> tuple[NDArray[np.float64], float, float]:
         freedom = fitted.df_resid
         outer = inner * np.sqrt((freedom - 1) / np.clip(freedom - inner**2, 1e-12, None))  # everybody else's spread
         result[model.is_first] = np.where(influence.hat_matrix_diag < _NO_OTHERS, outer, np.nan)
-    people = model.rows["person"].to_numpy()
-    for person in pd.unique(people[~model.is_first]):
-        others, later = model.is_first & (people != person), ~model.is_first & (people == person)
-        again = sm.OLS(model.logs[others], model.regressors[others]).fit()
-        errors = again.get_prediction(model.regressors[later]).se_obs
-        result[later] = (model.logs[later] - model.regressors[later] @ again.params) / errors
+    result[~model.is_first] = _later(model, fitted)
     return result, float(fitted.df_resid - 1), float(np.sqrt(fitted.scale))
+
+
+def _later(model: _Model, fitted: Any) -> NDArray[np.float64]:  # noqa: ANN401 - statsmodels' results
+    """The same of later visits, from the fit without the first one of the same person (Sherman and Morrison)."""
+    regressors, later = model.regressors[model.is_first], model.regressors[~model.is_first]
+    inverse = fitted.normalized_cov_params
+    place = {person: number for number, person in enumerate(model.rows.loc[model.is_first, "person"])}
+    own = np.asarray([place[person] for person in model.rows.loc[~model.is_first, "person"]], dtype=np.intp)
+    first, residual = regressors[own], fitted.resid[own]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        beside = 1 - np.einsum("ij,jk,ik->i", first, inverse, first)
+        beside[beside < 1 - _NO_OTHERS] = np.nan
+        shared = np.einsum("ij,jk,ik->i", later, inverse, first)
+        predicted = later @ fitted.params - shared * residual / beside
+        variance = (fitted.ssr - residual**2 / beside) / (fitted.df_resid - 1)
+        spread = 1 + np.einsum("ij,jk,ik->i", later, inverse, later) + shared**2 / beside
+        return np.asarray((model.logs[~model.is_first] - predicted) / np.sqrt(variance * spread))
 
 
 def curves(frame: pd.DataFrame, ages: NDArray[np.float64]) -> pd.DataFrame:

@@ -77,6 +77,24 @@ def test_later_visits_lie_beside_other_people_and_not_beside_themselves() -> Non
     assert np.std(second) == pytest.approx(1.0, abs=0.3)
 
 
+def test_whoever_it_is_of_is_left_out() -> None:
+    """The oracle: the model fitted again without one person, and their visits predicted by statsmodels."""
+    import statsmodels.api as sm
+
+    frame = cohort(np.random.default_rng(7), n_people=30, visits=2)
+    found = scores(frame).set_index("session")["centile"]
+    rows = frame.sort_values(["person", "day"], ignore_index=True)
+    regressors = pd.get_dummies(rows[["age", "sex", "label"]], drop_first=True, dtype=float).assign(one=1.0)
+    for person in ("p003", "p017"):
+        others = (rows["person"] != person) & (rows["day"] == 0)
+        fitted = sm.OLS(np.log(rows.loc[others, "value"]), regressors[others]).fit()
+        for place in np.flatnonzero(rows["person"] == person):
+            predicted = fitted.get_prediction(regressors.iloc[[place]])
+            t = (np.log(rows["value"][place]) - predicted.predicted_mean[0]) / predicted.se_obs[0]
+            expected = float(stats.t.cdf(t, fitted.df_resid))
+            assert found[rows["session"][place]] == pytest.approx(expected, abs=1e-9)
+
+
 def test_few_people_and_lonely_groups_tell_nothing() -> None:
     frame = cohort(np.random.default_rng(5), n_people=25)
     frame.loc[0, "label"] = "alone"
