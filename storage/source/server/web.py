@@ -90,7 +90,10 @@ class WebArchive:
         self._session.close()
 
     def studies(self, filters: Mapping[str, str]) -> Iterator[Study]:
-        """Studies that match. Pages overlap by one study, which tells whether the list changed between them."""
+        """Studies that match. Pages overlap by one study, which tells whether the list changed between them.
+
+        Orthanc 1.10 counts the limit from the start of the list when it filters by modality, so that it grows here.
+        """
         for _ in range(_GROWING):
             seen: dict[str, None] = {}
             last, is_sound = "", True
@@ -98,7 +101,7 @@ class WebArchive:
                 offset = max(0, len(seen) - 1)
                 with failures():
                     records = self._client.search_for_studies(
-                        limit=PAGE, offset=offset, fields=list(_TELLS), search_filters=dict(filters)
+                        limit=offset + PAGE, offset=offset, fields=list(_TELLS), search_filters=dict(filters)
                     )
                 uids = [text_of(record, "0020000D") for record in records]
                 is_sound &= not last or not uids or uids[0] == last

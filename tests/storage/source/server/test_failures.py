@@ -121,6 +121,17 @@ def test_new_changed_and_deleted_studies(server: Server, orthanc: Orthanc, tmp_p
     assert by_size[2].changed == 0.0  # of a day long ago, and seen for the first time
 
 
+def test_a_list_of_several_pages_is_read_whole(
+    server: Server, orthanc: Orthanc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in (3, 4, 5):
+        store(orthanc, tmp_path / "more" / str(number), number, n_slices=1)
+    monkeypatch.setattr(web, "PAGE", 2)
+    with web.WebArchive(server) as archive:
+        found = [study.uid for study in archive.studies(dict(server.filters))]
+    assert sorted(found) == [f"{STUDY}.{number}" for number in (1, 2, 3, 4, 5)]
+
+
 def test_credentials(server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     (one, *_) = series_of(server)
