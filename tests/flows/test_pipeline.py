@@ -22,6 +22,8 @@ from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 
 import storage
+from flows.browser.libraries import plotly
+from flows.browser.offline import write_pages
 from flows.evaluation.with_truth import evaluate
 from flows.ingest.run import ingest
 from flows.maps.calibrate import (
@@ -54,6 +56,7 @@ from storage.store.cohort import Cohort
 from storage.store.lifecycle.verify import verify
 from storage.store.repository import iterate_history, writing
 from storage.store.tables import write_table
+from tests.flows.browser.client import Visitor, all_answers
 from tests.flows.end_to_end import Processed, arrays, assert_same_arrays, finite, last_snapshot, names_below, values
 from tests.storage.residues import texts
 
@@ -265,7 +268,7 @@ def parts_of(secrets: set[str]) -> set[str]:
 
 
 def test_no_identity_is_in_the_store(processed: Processed, tmp_path: Path) -> None:
-    """In no object of the store and its history, compressed or not, in no table, report, export or file name."""
+    """In no object of the store and its history, in no table, report, export, file name or answer of the browser."""
     secrets = parts_of(identities(processed.source))
     assert len(secrets) > 30
     folder = Path(processed.store)
@@ -279,6 +282,8 @@ def test_no_identity_is_in_the_store(processed: Processed, tmp_path: Path) -> No
     parts += [without_decimals(table).encode() for table in tables]
     parts += [path.read_bytes() for path in report.parent.rglob("*") if path.is_file()]
     parts += [path.read_bytes() for path in pool_files(processed, tmp_path)]
+    parts += [path.encode() + answer.content for path, answer in all_answers(Visitor(processed.store, can_decide=True))]
+    parts.append(write_pages(processed.store, tmp_path / "pages").read_bytes().replace(plotly().encode(), b""))
     parts.append(repr((processed.ingested, processed.inferred)).encode() + processed.ingested.text().encode())
     parts += [line.encode() for line in told_of(cohort)]
     everything = b"\n".join(parts).lower()
