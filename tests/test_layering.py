@@ -38,7 +38,7 @@ ORDER: dict[str, list[str]] = {
             "bids",
             "visits",
         ),
-        *("index", "kept", "server", "headers", "discovery"),
+        *("scans", "index", "kept", "server", "headers", "discovery"),
     ],
     "flows": [
         *(

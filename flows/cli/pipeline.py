@@ -30,7 +30,7 @@ from flows.progress import reporting
 from flows.training import options
 
 if TYPE_CHECKING:
-    from storage.source.index import Scan, ScanTask
+    from storage.source.scans import Scan, ScanTask
 
 
 def add_to(app: typer.Typer) -> None:

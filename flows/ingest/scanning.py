@@ -13,8 +13,8 @@ from distributed import KilledWorker
 
 from flows.cluster.driver import dispatched
 from storage.pseudonyms import key_path
-from storage.source.index import Scan, ScanTask, not_scanned, scan_files
 from storage.source.origin import Source, mark_of
+from storage.source.scans import Scan, ScanTask, not_scanned, scan_files
 
 if TYPE_CHECKING:
     from distributed import Client

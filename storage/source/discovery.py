@@ -26,16 +26,7 @@ from storage.source.dicom.frames import Frame
 from storage.source.dicom.pixels import read_dicom
 from storage.source.files import SEPARATOR, UNREAD_SESSION, UNREADABLE_FOLDER, relative, walk
 from storage.source.full_disk import temporary_files
-from storage.source.index import (
-    BATCH,
-    Index,
-    IndexUnusableError,
-    Scan,
-    ScanTask,
-    closed_folder,
-    remove_index,
-    scan_files,
-)
+from storage.source.index import Index, IndexUnusableError, remove_index
 from storage.source.kept import Grounds
 from storage.source.origin import (
     Server,
@@ -45,6 +36,7 @@ from storage.source.origin import (
     is_there,
     root_of,
 )
+from storage.source.scans import BATCH, Scan, ScanTask, closed_folder, scan_files
 from storage.source.series import (
     Known,
     LinkageRow,

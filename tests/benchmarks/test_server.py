@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 import requests
 
-from storage.source.index import Index, Scan
+from storage.source.index import Index
 from storage.source.origin import Limits, Server, source_of
+from storage.source.scans import Scan
 from storage.source.server.archive import connect
 from storage.source.server.listing import Listing, list_studies
 from storage.source.server.scan import scan_server

@@ -11,8 +11,9 @@ from dataclasses import replace
 
 from storage.source.damage import DamagedError
 from storage.source.dicom.frames import Frame, frames_of_header
-from storage.source.index import Index, Record, Scan, add_frames
+from storage.source.index import Index
 from storage.source.origin import Server
+from storage.source.scans import Record, Scan, add_frames
 from storage.source.server.archive import Archive, Header, Member, connect
 from storage.source.server.failures import (
     REASONS,

@@ -12,7 +12,7 @@ from distributed import KilledWorker
 from flows.cluster.dispatch import ClusterError
 from flows.ingest import scanning
 from flows.ingest.scanning import scan_on_workers
-from storage.source.index import Scan, ScanTask, scan_files
+from storage.source.scans import Scan, ScanTask, scan_files
 from tests.storage.slices import voxels, write_series
 
 KEY = bytes(32)

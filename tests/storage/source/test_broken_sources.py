@@ -18,7 +18,7 @@ import pytest
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from qmri_core.series.classification import SkipReason
-from storage.source import files, index
+from storage.source import files, scans
 from storage.source.discovery import Series, SourceError, decide, decide_session, discover, read_volume, scan_source
 from tests.storage.slices import PATIENT_ID, STUDY, header, voxels, write, write_series
 
@@ -139,7 +139,7 @@ def test_a_zip_gives_no_more_than_its_size_allows(tmp_path: Path, monkeypatch: p
         for number in range(n_members):
             content = {"many": image, "nested": gzip.compress(image), "deflated": deflated(tmp_path)}[shape]
             archive.writestr(f"{number}", content)
-    (scan,) = index.scan_files(index.ScanTask(paths=(str(tmp_path / "bomb.zip"),), root=str(tmp_path), key=KEY))
+    (scan,) = scans.scan_files(scans.ScanTask(paths=(str(tmp_path / "bomb.zip"),), root=str(tmp_path), key=KEY))
     size = (tmp_path / "bomb.zip").stat().st_size
     assert (2**20 + files.MAX_RATIO * size) // 2**20 < n_members
     assert scan.other["too_large"] >= 1
@@ -218,7 +218,7 @@ def test_a_file_that_may_not_be_read_is_counted(tmp_path: Path, monkeypatch: pyt
             raise PermissionError(13, "Permission denied")
         return opened(path, *arguments, **options)
 
-    monkeypatch.setattr(index, "open", refuse, raising=False)
+    monkeypatch.setattr(scans, "open", refuse, raising=False)
     assert dict(discover(source, key=KEY).unreadable) == {"unreadable": 1}
 
 
@@ -230,11 +230,11 @@ def test_a_scan_goes_on_where_it_was_cut_short(tmp_path: Path) -> None:
     def runner(tasks: Any) -> Any:
         for task in tasks:
             scanned.extend(task.paths)
-            yield index.scan_files(task)
+            yield scans.scan_files(task)
 
     def cut(tasks: Any) -> Any:
         task = next(iter(tasks))
-        yield index.scan_files(replace(task, paths=task.paths[:2]))
+        yield scans.scan_files(replace(task, paths=task.paths[:2]))
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

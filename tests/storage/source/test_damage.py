@@ -21,7 +21,7 @@ from storage.source.bids import nifti
 from storage.source.damage import PYDICOM, DamagedError, library_errors
 from storage.source.dicom import elements, frames, header, pixels
 from storage.source.discovery import discover, read_volume
-from storage.source.index import ScanTask, scan_files
+from storage.source.scans import ScanTask, scan_files
 from tests.storage.slices import voxels, write_enhanced, write_series
 
 KEY = b"a key for tests, of thirty-two b"

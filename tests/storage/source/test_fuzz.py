@@ -19,7 +19,7 @@ import pytest
 
 from storage.source.dicom.frames import Frame, scan_stream
 from storage.source.discovery import ReadError, Series, decide, discover, read_volume
-from storage.source.index import ScanTask, scan_files
+from storage.source.scans import ScanTask, scan_files
 from tests.storage.slices import header, voxels, write
 
 DATA = Path(os.environ.get("QMRI_DATA_DIR", Path(__file__).parents[3].parent / "shared" / "data"))

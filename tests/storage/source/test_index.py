@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from storage.source import index
+from storage.source import index, scans
 from storage.source.discovery import Scanned, Series, discover, in_turn, scan_source
-from storage.source.index import Scan, ScanTask
+from storage.source.scans import Scan, ScanTask
 from tests.storage.slices import STUDY, voxels, write_series
 
 KEY = b"a key for tests, of thirty-two b"
@@ -44,17 +44,17 @@ def found(source: Path, kept: Path | None, runner: Any = in_turn) -> tuple[int, 
 def one_by_one(tasks: Iterable[ScanTask]) -> Iterator[list[Scan]]:
     for task in tasks:
         for path in task.paths:
-            yield index.scan_files(ScanTask(paths=(path,), root=task.root, key=task.key))
+            yield scans.scan_files(ScanTask(paths=(path,), root=task.root, key=task.key))
 
 
 def pausing(at: int, meanwhile: Callable[[], None]) -> Any:
     """A runner of scans that does something else after ``at`` files."""
 
     def run(tasks: Iterable[ScanTask]) -> Iterator[list[Scan]]:
-        for number, scans in enumerate(one_by_one(tasks)):
+        for number, found in enumerate(one_by_one(tasks)):
             if number == at:
                 meanwhile()
-            yield scans
+            yield found
 
     return run
 
@@ -255,7 +255,7 @@ def test_a_file_that_could_not_be_read_is_tried_again(tmp_path: Path, monkeypatc
         raise PermissionError(13, "Permission denied")
 
     with monkeypatch.context() as patch:
-        patch.setattr(index, "archive_kind", lambda path, _: refuse(path) if path.endswith("IM14") else "")
+        patch.setattr(scans, "archive_kind", lambda path, _: refuse(path) if path.endswith("IM14") else "")
         assert found(source, kept)[1] == {"unreadable": 1}
     assert found(source, kept) == expected
 

@@ -221,7 +221,7 @@ def test_a_corrected_age_makes_another_input_and_nothing_is_scanned_again(tmp_pa
 
 
 def _scanned(tasks: Any) -> Any:
-    from storage.source.index import scan_files
+    from storage.source.scans import scan_files
 
     return [scan_files(task) for task in tasks]
 
