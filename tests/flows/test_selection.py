@@ -50,7 +50,6 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
         ({"retry": True}, {*EVEN, *ODD, FAILED, SKIPPED, "ses-new"}),
         ({"sessions": ["ses-new"]}, {"ses-new"}),
     ],
-    ids=str,
 )
 def test_a_session_is_one_of_each_that_is_given(tiny: Cohort, asked: dict[str, Any], names: set[str]) -> None:
     assert Selection.model_validate(asked).of(tiny, ["ses-new"]).names == names
