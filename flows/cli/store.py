@@ -202,22 +202,38 @@ def compact(
 
 
 def forget(
-    session: Annotated[str, typer.Argument(help="Pseudonym of the session, as the catalogue has it.")],
     store: Store,
+    session: Annotated[
+        str | None, typer.Argument(help="Pseudonym of the session, as the catalogue has it.", show_default=False)
+    ] = None,
+    person: Annotated[
+        str | None,
+        typer.Option("--person", help="In place of a session: pseudonym of a person, all of whose sessions go."),
+    ] = None,
     yes: Yes = False,
 ) -> None:
-    """Remove a session from the store and its history, for ever; the next ingest does not bring it back."""
+    """Remove a session, or a person, from the store and its history, for ever; no later ingest brings them back."""
     from storage.pseudonyms import load_key
-    from storage.store.lifecycle.forget import forget, holding
+    from storage.store.lifecycle.forget import forget, forget_person, holding, holding_of_person
 
-    held = holding(store, session)
-    typer.echo(f"{session} will be removed; all earlier commits end, and cannot be opened or rolled back to any more")
+    if session is not None and person is None:
+        name, held = session, holding(store, session)
+    elif person is not None and session is None:
+        name, held = person, holding_of_person(store, person)
+        typer.echo(f"{len(held.sessions)} sessions of {person}: {', '.join(held.sessions) or '-'}")
+    else:
+        raise typer.BadParameter("give the pseudonym of a session, or of a person (--person)")
+    typer.echo(f"{name} will be removed; all earlier commits end, and cannot be opened or rolled back to any more")
     if held.tags:
         typer.echo(f"these tags end too, because they hold it: {', '.join(held.tags)}")
     if not yes:
         typer.confirm("Go on?", abort=True)
-    forget(store, session, key=load_key(settings_or_usage_error().key_file))
-    typer.echo(f"{session} is forgotten, and will not be ingested again; group statistics change with `qmri aggregate`")
+    key = load_key(settings_or_usage_error().key_file)
+    if person is None:
+        forget(store, name, key=key)
+    else:
+        forget_person(store, name, key=key)
+    typer.echo(f"{name} is forgotten, and will not be ingested again; group statistics change with `qmri aggregate`")
 
 
 def migrate(store: Store) -> None:

@@ -52,6 +52,7 @@ class SourcePlans:
         selection: Selection = EVERYTHING,
     ) -> None:
         self._scanned, self._cohort, self._overrides, self._by_software = scanned, cohort, overrides, by_software
+        self._key = key
         self._known = known_rows(cohort)
         self._forgotten = forgotten(cohort, key, scanned.sessions)
         self._selected = selection.of(cohort, scanned.sessions)
@@ -67,11 +68,14 @@ class SourcePlans:
         scanned.keep_no_others()
 
     def _first_plans(self) -> Iterator[Planned]:
-        """Plans by a session's own numbers, without new sessions that are still arriving."""
+        """Plans by a session's own numbers, without new sessions that are still arriving or of people who withdrew."""
         for session in self._scanned.sessions:
             plan: Planned | None = self._kept(session) if session in self._known else None
             if plan is None:
                 made = self._first(session)
+                if session not in self._known and forgotten(self._cohort, self._key, [made.person]):
+                    self._forgotten.add(session)
+                    continue
                 if session not in self._known and self._quiet.is_broken(made):
                     self._arriving.add(session)
                     continue

@@ -1,8 +1,8 @@
-"""Forgetting a session: out of the current state, out of the history, and never ingested again."""
+"""Forgetting a session, or a person with all sessions: out of the state, out of the history, never ingested again."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,39 +21,49 @@ from storage.store.slots import remove
 from storage.store.tables import array_of, change, column, group_of, groups_of
 
 TOMBSTONES = "forgotten"
-"""Root attribute: keyed hashes of the sessions that were forgotten."""
+"""Root attribute: keyed hashes of the sessions and people that were forgotten."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holding:
-    """Where a session is: whether the current state has it, and which tags."""
+    """Where sessions are: whether the current state has any of them, and which tags."""
 
     current: bool
     tags: tuple[str, ...]
+    sessions: tuple[str, ...]
+    """Those that were asked for, of a person all that any state holds."""
 
 
 def tombstones(root: zarr.Group) -> set[str]:
-    """Keyed hashes of all sessions that were forgotten."""
+    """Keyed hashes of all sessions and people that were forgotten."""
     stated: Any = root.attrs.get(TOMBSTONES, [])
     return set(stated)
 
 
-def forgotten(cohort: Cohort, key: bytes, sessions: Iterable[str]) -> set[str]:
-    """Those of ``sessions`` that were forgotten and must not be ingested again."""
+def forgotten(cohort: Cohort, key: bytes, names: Iterable[str]) -> set[str]:
+    """Those of ``names``, pseudonyms of sessions or people, that were forgotten and must not be ingested again."""
     marks = tombstones(cohort.root)
-    return {session for session in sessions if marks and pseudonym(key, "tombstone", session) in marks}
+    return {name for name in names if marks and pseudonym(key, "tombstone", name) in marks}
 
 
 def holding(location: str | Path, session: str) -> Holding:
     """Find what would end with the session."""
-    repository = open_repository(location)
-    with faults(location):
-        tags = tuple(
-            name
-            for name in sorted(repository.list_tags())
-            if _has(_root(repository.readonly_session(tag=name)), session)
-        )
-        return Holding(current=_has(_root(repository.readonly_session(MAIN)), session), tags=tags)
+    current, tagged = _states(location)
+    return _holding(current, tagged, {session})
+
+
+def holding_of_person(location: str | Path, person: str) -> Holding:
+    """Find the sessions of a person, in the current state and under tags, and what would end with them.
+
+    A session is of whom the current state says; of whom a tagged one says, if the current one has it no more.
+    """
+    current, tagged = _states(location)
+    people: dict[str, set[str]] = {}
+    for persons in tagged.values():
+        for session, one in persons.items():
+            people.setdefault(session, set()).add(one)
+    people |= {session: {one} for session, one in current.items()}
+    return _holding(current, tagged, {session for session, ones in people.items() if person and person in ones})
 
 
 def forget(location: str | Path, session: str, *, key: bytes) -> Holding:
@@ -83,21 +93,37 @@ def forget(location: str | Path, session: str, *, key: bytes) -> Holding:
         If no state holds the session and none was forgotten under its name; or if another process is writing: the
         session has left the current state then, and the history when this is done again.
     """
+    return _forget(location, session, lambda: holding(location, session), key)
+
+
+def forget_person(location: str | Path, person: str, *, key: bytes) -> Holding:
+    """Forget all sessions of a person as `forget` does, and mark the person, so that later sessions stay out too.
+
+    Raises
+    ------
+    StoreError
+        If no state holds a session of the person, and the person was not forgotten; or if another process is writing,
+        as with `forget`.
+    """
+    return _forget(location, person, lambda: holding_of_person(location, person), key)
+
+
+def _forget(location: str | Path, name: str, find: Callable[[], Holding], key: bytes) -> Holding:
     begun = datetime.now(UTC)
-    found = holding(location, session)
-    mark = pseudonym(key, "tombstone", session)
+    mark = pseudonym(key, "tombstone", name)
     with writing(location) as repository, faults(location):
+        found = find()
         if not found.current and not found.tags and mark not in tombstones(_root(repository.readonly_session(MAIN))):
             raise StoreError(
-                f"{session}: no such session in the store; `qmri ingest` prints pseudonyms, --linkage names"
+                f"{name}: no such session or person in the store; `qmri ingest` prints pseudonyms, --linkage names"
             )
-        _remove(repository, session, mark)
-        for name in found.tags:
-            repository.delete_tag(name)
+        _remove(repository, found.sessions, {mark, *(pseudonym(key, "tombstone", one) for one in found.sessions)})
+        for tag in found.tags:
+            repository.delete_tag(tag)
         waves = open_waves(repository)
         if waves:
             raise StoreError(
-                f"{session} has left the current state, but {len(waves)} waves of other processes are open, the first "
+                f"{name} has left the current state, but {len(waves)} waves of other processes are open, the first "
                 f"since {min(waves.values()):%H:%M} UTC; run it again when they have ended, to clear the history"
             )
         tip = repository.lookup_snapshot(repository.lookup_branch(MAIN))
@@ -106,18 +132,19 @@ def forget(location: str | Path, session: str, *, key: bytes) -> Holding:
     return found
 
 
-def _remove(repository: icechunk.Repository, session: str, mark: str) -> None:
-    """Commit a state without the session; there is always a new commit, before which all others end."""
+def _remove(repository: icechunk.Repository, sessions: Iterable[str], marks: set[str]) -> None:
+    """Commit a state without the sessions; there is always a new commit, before which all others end."""
 
     def edit(root: zarr.Group) -> None:
-        group = groups_of(root, [session]).get(session)
-        if group is not None:
-            remove(root, group, session)
-        _remove_row(group_of(root, "catalogue"), session)
-        for name in ("statistics", "regions", "calibration"):
-            remove_from_table(root, name, session)
-        remove_session(root, session)
-        root.attrs[TOMBSTONES] = sorted(tombstones(root) | {mark})
+        for session in sessions:
+            group = groups_of(root, [session]).get(session)
+            if group is not None:
+                remove(root, group, session)
+            _remove_row(group_of(root, "catalogue"), session)
+            for name in ("statistics", "regions", "calibration"):
+                remove_from_table(root, name, session)
+            remove_session(root, session)
+        root.attrs[TOMBSTONES] = sorted(tombstones(root) | marks)
         root.attrs["forgotten_last"] = datetime.now(UTC).isoformat()
 
     change(repository, edit, "Forget a session", {"run": "forget"})
@@ -155,8 +182,27 @@ def remove_from_table(root: zarr.Group, name: str, session: str) -> None:
     kept.to_zarr(root.store, group=name, mode="w", zarr_format=3, consolidated=False)
 
 
-def _has(root: zarr.Group, session: str) -> bool:
-    return session in set(map(str, column(array_of(root, "catalogue/session"))))
+def _states(location: str | Path) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
+    """Person of each session that the catalogue has: in the current state, and under each tag."""
+    repository = open_repository(location)
+    with faults(location):
+        tagged = {
+            name: _people(_root(repository.readonly_session(tag=name))) for name in sorted(repository.list_tags())
+        }
+        return _people(_root(repository.readonly_session(MAIN))), tagged
+
+
+def _people(root: zarr.Group) -> dict[str, str]:
+    names, people = (column(array_of(root, f"catalogue/{name}")) for name in ("session", "person"))
+    return {str(name): str(person) for name, person in zip(names, people, strict=True)}
+
+
+def _holding(current: Mapping[str, str], tagged: Mapping[str, Mapping[str, str]], sessions: set[str]) -> Holding:
+    return Holding(
+        current=not sessions.isdisjoint(current),
+        tags=tuple(name for name, people in tagged.items() if not sessions.isdisjoint(people)),
+        sessions=tuple(sorted(sessions)),
+    )
 
 
 def _root(session: icechunk.Session) -> zarr.Group:

@@ -14,9 +14,10 @@ from typer.testing import CliRunner, Result
 from flows.cli.main import app
 from flows.ingest.run import ingest
 from flows.maps.staleness import stale_sessions
-from storage.store.cohort import Cohort, open_repository, tag, writing
+from storage.store.cohort import Cohort, commit, open_repository, tag, writing
 from storage.store.repository import tags
 from tests.flows.end_to_end import Processed
+from tests.storage.cohorts import row
 
 
 @pytest.fixture
@@ -83,6 +84,25 @@ def test_forget_asks_says_what_ends_and_the_next_ingest_leaves_the_session_out(
     assert (again.found, again.skipped, again.complete) == (3, 1, 2)
     assert again.reasons["forgotten"] == 1
     assert name not in Cohort.open(store).slots
+
+
+def test_forget_of_a_person_lists_the_sessions_asks_and_takes_them_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QMRI_KEY_FILE", str(tmp_path / "key"))
+    store = tmp_path / "store"
+    with writing(store, create=True) as repository:
+        people = {"ses-1": "sub-a", "ses-2": "sub-b", "ses-3": "sub-a"}
+        rows = [row(session, "failed", person=person) for session, person in people.items()]
+        commit(repository, None, [], values={}, rows=rows, message="m", metadata={})
+    for wrong in ([], ["ses-1", "--person", "sub-a"]):
+        assert qmri("forget", *wrong, "--store", store, "--yes").exit_code == 2
+    refused = qmri("forget", "--person", "sub-a", "--store", store, typed="n\n")
+    assert refused.exit_code == 1
+    assert "2 sessions of sub-a: ses-1, ses-3" in refused.output
+    assert len(Cohort.open(store).catalogue) == 3
+    assert "sub-a is forgotten" in qmri("forget", "--person", "sub-a", "--store", store, "--yes").output
+    assert list(Cohort.open(store).catalogue["session"]) == ["ses-2"]
 
 
 @pytest.mark.walk

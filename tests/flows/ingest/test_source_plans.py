@@ -19,6 +19,7 @@ from qmri_core.series.stored_keys import is_short
 from storage.source.assume_file import load_overrides
 from storage.source.discovery import Scanned, scan_source
 from storage.store.cohort import Cohort
+from storage.store.lifecycle.forget import forget_person
 from storage.store.repository import writing
 from storage.store.waves import begin_append, commit, write_arrays
 from tests.storage.slices import STUDY, voxels, write_series
@@ -30,15 +31,15 @@ T2W = {
 }  # fmt: skip
 
 
-def source(folder: Path, *, software: str = "syngo MR E11") -> Path:
+def source(folder: Path, *, software: str = "syngo MR E11", study: str = STUDY, **whose: str) -> Path:
     """A session of two contrasts, headers as of a head, pixels of a few bytes."""
     raster = {"SoftwareVersions": software, "PixelSpacing": [40, 40], "SliceThickness": "40"}
     for series, changes in ((1, {}), (2, T2W)):
         for z in range(5):
-            place = {"ImagePositionPatient": [-80, -80, -80 + 40 * z], "SOPInstanceUID": f"{STUDY}.{series}.{z + 1}"}
+            place = {"ImagePositionPatient": [-80, -80, -80 + 40 * z], "SOPInstanceUID": f"{study}.{series}.{z + 1}"}
             write_series(
                 folder / f"{series}.{z}", voxels(1), series=series, SeriesNumber=str(series), InstanceNumber=str(z + 1),
-                **(raster | changes | place),
+                **(raster | changes | place | whose),
             )  # fmt: skip
     return folder
 
@@ -132,3 +133,23 @@ def test_a_stored_session_that_gets_more_files_stays_as_it_is_until_they_are_qui
         assert (to_do, summary.unchanged, summary.arriving) == ([], 0, 1)
         assert (summary.found, summary.skipped) == (1, 0)  # what is stored of it counts
         assert SourcePlans(scanned, Cohort.open(store), KEY, [], False).sort_out()[0] == scanned.sessions
+
+
+def test_a_session_that_a_forgotten_person_gets_later_stays_out_and_one_of_another_person_does_not(
+    tmp_path: Path,
+) -> None:
+    folder, store, assume = source(tmp_path / "in", PatientID="P-1"), str(tmp_path / "store"), tmp_path / "assume.yaml"
+    assume.write_text("[]")
+    record(folder, store, assume, by_software=False)
+    (person,) = Cohort.open(store).catalogue["person"]
+    forget_person(store, person, key=KEY)
+    for number, patient in ((2, "P-1"), (3, "P-2")):
+        study = f"{STUDY}.{number}"
+        source(
+            folder / str(number), study=study, StudyInstanceUID=study, PatientID=patient, StudyDate=f"2024010{number}"
+        )
+    with scan_source(folder, key=KEY) as scanned:
+        people = {session: scanned.session(session)[0][0].person for session in scanned.sessions}
+        plans = SourcePlans(scanned, Cohort.open(store), KEY, [], by_software=False)
+        assert sorted(one == person for one in people.values()) == [False, True, True]
+        assert plans.sort_out()[0] == [session for session, one in people.items() if one != person]

@@ -26,7 +26,8 @@ from storage.store.cohort import (
     write_table,
     writing,
 )
-from storage.store.lifecycle.forget import forget, forgotten, holding
+from storage.store.lifecycle.forget import forget, forget_person, forgotten, holding, holding_of_person
+from storage.store.lifecycle.upkeep import rollback
 from storage.store.lifecycle.verify import verify
 from storage.store.repository import tags
 from storage.store.tables import load_table
@@ -142,6 +143,60 @@ def test_sessions_without_images_and_last_ones_of_their_group_can_go(store: Path
     assert set(Cohort.open(store).sessions["group"]) == {GROUP}
     assert holds(store, b"ses-x", b"ses-3") == 0
     assert verify(Cohort.open(store)) == []
+
+
+def put_people(location: Path, people: dict[str, str]) -> None:
+    """Say in the catalogue whose the sessions are."""
+    rows = [{"session": session, "person": person} for session, person in people.items()]
+    with writing(location) as repository:
+        commit(repository, None, [], values={}, rows=rows, message="m", metadata={})
+
+
+def test_all_sessions_of_a_person_are_nowhere_those_under_tags_alone_too_and_others_stay(store: Path) -> None:
+    put_people(store, {GONE: "sub-a", "ses-2": "sub-a", "ses-1": "sub-b", "ses-3": "sub-c"})
+    with writing(store) as repository:
+        commit(repository, None, [], values={}, rows=[row("ses-x", "failed", person="sub-a")], message="m", metadata={})
+        tag(repository, "with x")
+    rollback(store, "before")
+    ingest(store, [placement(GONE), placement("ses-3", "scanner-b/protocol-2")])
+    put_people(store, {GONE: "sub-a", "ses-1": "sub-b", "ses-3": "sub-c"})
+    chunks = chunks_of(store, GONE)
+    assert holds(store, GONE.encode()) > 0
+    assert holds(store, b"ses-x") > 0
+    before = {name: chunks_of(store, name) for name in ("ses-1", "ses-3")}
+
+    assert holding_of_person(store, "sub-a").sessions == ("ses-2", GONE, "ses-x")
+    found = forget_person(store, "sub-a", key=KEY)
+    assert (found.current, found.sessions) == (True, ("ses-2", GONE, "ses-x"))
+    assert holds(store, b"sub-a", GONE.encode(), b"ses-2", b"ses-x", *chunks) == 0
+    assert verify(Cohort.open(store)) == []
+    assert {name: chunks_of(store, name) for name in ("ses-1", "ses-3")} == before
+    assert set(Cohort.open(store).catalogue["session"]) == {"ses-1", "ses-3"}
+    assert list(tags(open_repository(store))) == ["before"]
+    names = ["sub-a", "ses-2", GONE, "ses-x"]
+    assert forgotten(Cohort.open(store), KEY, [*names, "sub-b", "ses-1", "ses-3"]) == set(names)
+
+
+def test_a_session_is_of_whom_the_current_state_says(store: Path) -> None:
+    put_people(store, {GONE: "sub-a", "ses-2": "sub-a"})
+    with writing(store) as repository:
+        tag(repository, "mistaken")
+    put_people(store, {"ses-2": "sub-b"})
+    forget_person(store, "sub-a", key=KEY)
+    assert set(Cohort.open(store).slots) == set(OTHERS)
+    assert list(tags(open_repository(store))) == ["before"]
+
+
+def test_an_unknown_person_is_refused_and_one_who_is_forgotten_can_be_again(store: Path) -> None:
+    put_people(store, {GONE: "sub-a"})
+    last = history(open_repository(store))[0].id
+    for unknown in ("sub-9", ""):
+        with pytest.raises(StoreError, match="no such session or person"):
+            forget_person(store, unknown, key=KEY)
+    assert history(open_repository(store))[0].id == last
+    assert forget_person(store, "sub-a", key=KEY).sessions == (GONE,)
+    assert forget_person(store, "sub-a", key=KEY).sessions == ()
+    assert set(Cohort.open(store).slots) == set(OTHERS)
 
 
 def test_forgetting_in_an_object_store_waits_for_open_waves(s3: Callable[[], str]) -> None:
