@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-import pandas as pd
-
 from storage.store.decisions.codes import DIGESTS, Decision, Scope, Subject, Verdict
 from storage.store.decisions.standing import Key, Standing, standings
 from storage.store.schema import Reason, Status
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from storage.store.cohort import Cohort
 
 GROUP_CLOSURE = "GroupClosureError"

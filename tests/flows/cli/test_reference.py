@@ -69,11 +69,11 @@ def test_every_status_and_reason_is_in_it(reference: dict[str, str]) -> None:
     assert set(MEANINGS) == {*Status, *Reason}
     words = re.findall(r"^\| `(\w+)` \| \S", reference["states.md"], re.M)
     assert words == [*Status, *Reason, *RemarkKind, *FILE_REASONS]
-    index = (ROOT / "storage" / "source" / "index.py").read_text("utf-8")
+    scans = (ROOT / "storage" / "source" / "scans.py").read_text("utf-8")
     trees = (ROOT / "storage" / "source" / "bids" / "tree.py").read_text("utf-8")
     files = (ROOT / "storage" / "source" / "files.py").read_text("utf-8")
     advice = (ROOT / "storage" / "source" / "discovery.py").read_text("utf-8")
-    counted = re.findall(r"other\[\"(\w+)\"\]", index) + re.findall(r"^    \"(\w+)\": \"", advice, re.M)
+    counted = re.findall(r"other\[\"(\w+)\"\]", scans) + re.findall(r"^    \"(\w+)\": \"", advice, re.M)
     counted += re.findall(r"other\[\"(\w+)\"\]", (ROOT / "storage/source/server/scan.py").read_text("utf-8"))
     counted += re.findall(r"\"(\w+)\"", re.findall(r"^DERIVATIVE, .*", trees, re.M)[0])
     counted += re.findall(r"^UNREAD_\w+ = \"(\w+)\"", files, re.M)
