@@ -26,6 +26,11 @@ KEY = bytes(32)
 SIDECAR = "sub-00000/ses-1/anat/sub-00000_ses-1_T2w.json"
 
 
+@pytest.fixture(autouse=True)
+def nobody_excluded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source_plans, "excluded", lambda _: frozenset())
+
+
 def plans_of(scanned: Scanned, overrides: list[Override], *, by_software: bool = False) -> SourcePlans:
     """Plans beside a store of which nothing is asked but the rows that stand in for it."""
     return SourcePlans(scanned, cast(Cohort, None), KEY, overrides, by_software)
