@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.cli.exports import At
-from flows.cli.options import Out, Store, Workers, cluster
+from flows.cli.options import Out, Store, Workers, cluster, note_copy_or_warn
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -199,6 +199,7 @@ def export_tables(store: Store, out: Out, at: At = None) -> None:
 
     cohort = Cohort.open(store, at=at)
     exported = export_tables(cohort, out)
+    note_copy_or_warn(cohort, "export-tables", cohort.catalogue["session"])
     typer.echo(f"{exported.values} values of {exported.sessions} sessions in {out}")
     if text := left_out_text(judge(cohort).reasons(cohort.slots)):
         typer.echo(text)

@@ -14,6 +14,7 @@ from flows.cli.options import (
     Out,
     Store,
     destination_or_usage_error,
+    note_copy_or_warn,
     settings_or_usage_error,
     source_or_usage_error,
 )
@@ -56,6 +57,7 @@ def export_zarr(store: Store, out: Out, at: At = None) -> None:
     with reporting("export") as progress:
         cohort = Cohort.open(store, at=at)
         count = export_zarr(cohort, out, progress=progress)
+    note_copy_or_warn(cohort, "export-zarr", cohort.catalogue["session"])
     typer.echo(f"{count} objects in {out}")
     if text := left_out_text(judge(cohort).reasons(cohort.slots)):
         typer.echo(text)
@@ -73,12 +75,14 @@ def export_bids(
 ) -> None:
     """Write the maps as a BIDS derivatives dataset; an export that was cut short goes on."""
     from storage.exports.bids import export_bids
-    from storage.exports.selection import Selection
+    from storage.exports.selection import Selection, choose
     from storage.store.cohort import Cohort
 
+    cohort = Cohort.open(store, at=at)
     selection = Selection(sessions=session or (), groups=group or (), accepted=accepted, images=images, zeros=zeros)
     with reporting("export") as progress:
-        exported = export_bids(Cohort.open(store, at=at), out, selection, progress=progress)
+        exported = export_bids(cohort, out, selection, progress=progress)
+    note_copy_or_warn(cohort, "export-bids", (str(one["session"]) for one in choose(cohort, selection).records))
     typer.echo(f"maps of {exported.sessions} sessions in {out}")
     _tell_left_out(exported.left_out)
 
@@ -128,7 +132,7 @@ def export_dicom(
     from storage.exports.dicom.export import export_dicom
     from storage.exports.dicom.folder import export_to_folder
     from storage.exports.dicom.receiver import server_receiver
-    from storage.exports.selection import Selection
+    from storage.exports.selection import Selection, choose
     from storage.pseudonyms import load_key
     from storage.store.cohort import Cohort
 
@@ -158,6 +162,7 @@ def export_dicom(
         elif server is not None:
             receiver = stack.enter_context(server_receiver(server))
             done = export_dicom(cohort, receiver, selection, form=form, subjects=subjects, progress=progress)
+    note_copy_or_warn(cohort, "export-dicom", (str(one["session"]) for one in choose(cohort, selection).records))
     typer.echo(
         f"maps of {done.sessions} sessions in {out or to}: {done.stored} series written, {done.there} were there"
     )

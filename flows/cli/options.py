@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from flows.settings import Settings
     from flows.tables.summary import RunSummary
     from storage.source.origin import Server, Source
+    from storage.store.cohort import Cohort
+    from storage.store.lifecycle.copies import Kind
 
 SourceText = Annotated[
     str,
@@ -154,3 +156,14 @@ def finish(summary: RunSummary) -> None:
     typer.echo(summary.text())
     if summary.exit_status:
         raise typer.Exit(summary.exit_status)
+
+
+def note_copy_or_warn(cohort: Cohort, kind: Kind, sessions: Iterable[str]) -> None:
+    """Leave a record of an export or a report in the store; where that cannot be, say so: the copy itself is whole."""
+    from storage.store.lifecycle.copies import note_copy
+    from storage.store.repository import StoreError
+
+    try:
+        note_copy(cohort, kind, sessions)
+    except StoreError as error:
+        typer.echo(f"the store has no record of this copy, so `qmri forget` will not name it: {error}", err=True)

@@ -22,6 +22,7 @@ from flows.cli.options import (
     Workers,
     cluster,
     finish,
+    note_copy_or_warn,
     settings_or_usage_error,
     source_or_usage_error,
 )
@@ -283,6 +284,8 @@ def report(
     if browser is not None:
         with reporting("pages") as progress:
             typer.echo(f"pages: {write_pages(cohort, browser, progress=progress)}")
+    made = cohort.refreshed()
+    note_copy_or_warn(made, "report", made.catalogue["session"])
 
 
 def evaluate(

@@ -226,6 +226,10 @@ def forget(
     typer.echo(f"{name} will be removed; all earlier commits end, and cannot be opened or rolled back to any more")
     if held.tags:
         typer.echo(f"these tags end too, because they hold it: {', '.join(held.tags)}")
+    copies = [f"  {one.time:%Y-%m-%d %H:%M:%S} UTC  {one.kind}  snapshot {one.snapshot}" for one in held.copies]
+    typer.echo("exports and reports that may hold it, to be deleted by you:" if copies else "no known copy holds it")
+    for line in copies:
+        typer.echo(line)
     if not yes:
         typer.confirm("Go on?", abort=True)
     key = load_key(settings_or_usage_error().key_file)

@@ -15,6 +15,7 @@ import zarr
 from storage.pseudonyms import pseudonym
 from storage.store.cohort import Cohort
 from storage.store.decisions.ledger import remove_session
+from storage.store.lifecycle.copies import Copy, copies_of, take_out
 from storage.store.repository import MAIN, StoreError, faults, open_repository, open_waves, writing
 from storage.store.schema import CATALOGUE
 from storage.store.slots import remove
@@ -32,6 +33,8 @@ class Holding:
     tags: tuple[str, ...]
     sessions: tuple[str, ...]
     """Those that were asked for, of a person all that any state holds."""
+    copies: tuple[Copy, ...]
+    """Exports and reports with a record in the store that may hold them; nothing here reaches those."""
 
 
 def tombstones(root: zarr.Group) -> set[str]:
@@ -48,8 +51,7 @@ def forgotten(cohort: Cohort, key: bytes, names: Iterable[str]) -> set[str]:
 
 def holding(location: str | Path, session: str) -> Holding:
     """Find what would end with the session."""
-    current, tagged = _states(location)
-    return _holding(current, tagged, {session})
+    return _holding(_states(location), {session})
 
 
 def holding_of_person(location: str | Path, person: str) -> Holding:
@@ -57,13 +59,13 @@ def holding_of_person(location: str | Path, person: str) -> Holding:
 
     A session is of whom the current state says; of whom a tagged one says, if the current one has it no more.
     """
-    current, tagged = _states(location)
+    states = _states(location)
     people: dict[str, set[str]] = {}
-    for persons in tagged.values():
+    for persons in states.tagged.values():
         for session, one in persons.items():
             people.setdefault(session, set()).add(one)
-    people |= {session: {one} for session, one in current.items()}
-    return _holding(current, tagged, {session for session, ones in people.items() if person and person in ones})
+    people |= {session: {one} for session, one in states.current.items()}
+    return _holding(states, {session for session, ones in people.items() if person and person in ones})
 
 
 def forget(location: str | Path, session: str, *, key: bytes) -> Holding:
@@ -117,6 +119,7 @@ def _forget(location: str | Path, name: str, find: Callable[[], Holding], key: b
             raise StoreError(
                 f"{name}: no such session or person in the store; `qmri ingest` prints pseudonyms, --linkage names"
             )
+        take_out(repository, found.sessions)
         _remove(repository, found.sessions, {mark, *(pseudonym(key, "tombstone", one) for one in found.sessions)})
         for tag in found.tags:
             repository.delete_tag(tag)
@@ -182,14 +185,25 @@ def remove_from_table(root: zarr.Group, name: str, session: str) -> None:
     kept.to_zarr(root.store, group=name, mode="w", zarr_format=3, consolidated=False)
 
 
-def _states(location: str | Path) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
-    """Person of each session that the catalogue has: in the current state, and under each tag."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _States:
+    """Person of each session that the catalogue has, in the current state and under each tag; and the copies."""
+
+    current: Mapping[str, str]
+    tagged: Mapping[str, Mapping[str, str]]
+    copies: Iterable[Copy]
+
+
+def _states(location: str | Path) -> _States:
     repository = open_repository(location)
     with faults(location):
-        tagged = {
-            name: _people(_root(repository.readonly_session(tag=name))) for name in sorted(repository.list_tags())
-        }
-        return _people(_root(repository.readonly_session(MAIN))), tagged
+        return _States(
+            current=_people(_root(repository.readonly_session(MAIN))),
+            tagged={
+                name: _people(_root(repository.readonly_session(tag=name))) for name in sorted(repository.list_tags())
+            },
+            copies=copies_of(repository),
+        )
 
 
 def _people(root: zarr.Group) -> dict[str, str]:
@@ -197,11 +211,12 @@ def _people(root: zarr.Group) -> dict[str, str]:
     return {str(name): str(person) for name, person in zip(names, people, strict=True)}
 
 
-def _holding(current: Mapping[str, str], tagged: Mapping[str, Mapping[str, str]], sessions: set[str]) -> Holding:
+def _holding(states: _States, sessions: set[str]) -> Holding:
     return Holding(
-        current=not sessions.isdisjoint(current),
-        tags=tuple(name for name, people in tagged.items() if not sessions.isdisjoint(people)),
+        current=not sessions.isdisjoint(states.current),
+        tags=tuple(name for name, people in states.tagged.items() if not sessions.isdisjoint(people)),
         sessions=tuple(sorted(sessions)),
+        copies=tuple(copy for copy in states.copies if not sessions.isdisjoint(copy.sessions)),
     )
 
 

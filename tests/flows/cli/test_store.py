@@ -18,6 +18,7 @@ from storage.store.cohort import Cohort, commit, open_repository, tag, writing
 from storage.store.repository import tags
 from tests.flows.end_to_end import Processed
 from tests.storage.cohorts import row
+from tests.storage.residues import holds
 
 
 @pytest.fixture
@@ -100,8 +101,14 @@ def test_forget_of_a_person_lists_the_sessions_asks_and_takes_them_all(
     refused = qmri("forget", "--person", "sub-a", "--store", store, typed="n\n")
     assert refused.exit_code == 1
     assert "2 sessions of sub-a: ses-1, ses-3" in refused.output
+    assert "no known copy holds it" in refused.output
     assert len(Cohort.open(store).catalogue) == 3
-    assert "sub-a is forgotten" in qmri("forget", "--person", "sub-a", "--store", store, "--yes").output
+    assert qmri("export-zarr", "--store", store, "--out", tmp_path / "Jane Doe").exit_code == 0
+    done = qmri("forget", "--person", "sub-a", "--store", store, "--yes").output
+    assert "exports and reports that may hold it, to be deleted by you:" in done
+    assert "UTC  export-zarr  snapshot " in done
+    assert "sub-a is forgotten" in done
+    assert holds(store, b"Jane") == 0
     assert list(Cohort.open(store).catalogue["session"]) == ["ses-2"]
 
 
