@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +71,8 @@ _NO_SHARE = 1e-6
 GROUP_ERROR = 0.015
 """Standard deviation of the log ratio of a group's mean beside all other effects; assumed."""
 _STEP = 0.05
+_RATIOS_KEPT = 1 << 14
+"""Ratios that are kept: groups of one protocol share those at their headers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,7 +177,7 @@ def linearised(
     values = population(next(iter(acquisitions.values())).field_strength)
     for row, (contrast, acquisition) in enumerate(acquisitions.items()):
         mine = {name: float(shift) for (one, name, _), shift in zip(names, shifts, strict=True) if one is contrast}
-        steps = [1.0, math.exp(_STEP), math.exp(-_STEP)]
+        steps = (1.0, math.exp(_STEP), math.exp(-_STEP))
         expected[row], up, down = log_ratio(moved(acquisition, mine), values, steps)
         of_shared[row, CONTRASTS.index(contrast)] = 1.0
         of_shared[row, _OF_TRANSMIT] = (up - down) / (2 * _STEP) * acquisition.field_strength / 3.0
@@ -191,7 +194,10 @@ def linearised(
     return expected, of_shared, of_hidden
 
 
-def log_ratio(acquisition: Acquisition, values: Population, transmit_scales: Sequence[float] = (1.0,)) -> list[float]:
+@lru_cache(maxsize=_RATIOS_KEPT)
+def log_ratio(
+    acquisition: Acquisition, values: Population, transmit_scales: tuple[float, ...] = (1.0,)
+) -> tuple[float, ...]:
     """Log of the signal of the population's grey over that of its white matter, for each transmit scale."""
     import torch
 
@@ -201,4 +207,4 @@ def log_ratio(acquisition: Acquisition, values: Population, transmit_scales: Seq
     pd, t1, t2 = torch.tensor(rows, dtype=torch.float64).T[..., None].expand(3, 2, len(transmit_scales)).flatten(1)
     scale = torch.tensor(transmit_scales, dtype=torch.float64).repeat(2)
     grey, white = signal(acquisition, pd, t1, t2, transmit_scale=scale).abs().log().reshape(2, -1)
-    return [float(ratio) for ratio in grey - white]
+    return tuple(float(ratio) for ratio in grey - white)

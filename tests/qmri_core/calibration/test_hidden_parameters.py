@@ -193,7 +193,7 @@ def test_deviations_are_as_large_as_stated() -> None:
                 centre_index=round(length / 2),
             )
             check(run)
-            [at_grey] = log_ratio(run, VALUES, [at_cortex])
+            [at_grey] = log_ratio(run, VALUES, (at_cortex,))
             of_person = math.sqrt(1.1) * float((people @ rng.standard_normal(people.shape[1]))[0])  # and its site
             error = math.hypot(0.015, 0.02, 0.005) * rng.standard_normal()
             ratios = {Contrast.T1W: at_grey + shared + of_person + error}
