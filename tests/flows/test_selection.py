@@ -98,6 +98,7 @@ def exclude(store: str, *subjects: str, verdict: Verdict = Verdict.EXCLUDE) -> N
     decide(cohort, decisions_on(cohort, subjects, verdict, rater="r1"))
 
 
+@pytest.mark.walk
 def test_runs_take_what_is_selected_and_leave_what_is_excluded(
     processed: Processed, workers: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
