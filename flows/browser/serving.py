@@ -41,11 +41,18 @@ def serve(
 
 
 def bound(port: int) -> socket.socket:
-    """A socket on the loopback; the reason and what to do if the port is taken."""
+    """A socket that listens on the loopback: who opens the address early waits, and is not refused.
+
+    Raises
+    ------
+    PortError
+        If the port is taken, with what to do.
+    """
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((LOOPBACK, port))
+        listening.listen()
     except OSError as error:
         listening.close()
         raise PortError(f"port {port} cannot be used ({error.strerror}); give another with --port, or 0") from error
