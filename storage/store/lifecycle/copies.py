@@ -16,7 +16,7 @@ import icechunk
 import zarr
 
 from storage.store.cohort import Cohort
-from storage.store.repository import MAIN, faults, writing
+from storage.store.repository import MAIN, faults
 
 BRANCH = "copies"
 """Branch of the records; it begins at the empty beginning of the store."""
@@ -44,7 +44,7 @@ def note_copy(cohort: Cohort, kind: Kind, sessions: Iterable[str]) -> None:
     StoreError
         If the store cannot be written, or the snapshot has ended since, as by forgetting.
     """
-    with writing(cohort.location) as repository, faults(cohort.location):
+    with cohort.writing() as repository, faults(cohort.location):
         repository.lookup_snapshot(cohort.snapshot)
         made = Copy(kind=kind, snapshot=cohort.snapshot, time=datetime.now(UTC), sessions=frozenset(sessions))
         _change(repository, lambda copies: [*copies, made])
