@@ -49,6 +49,11 @@ class Limits:
     move_port: int | None = None
     """Port at which it takes what a server sends by C-MOVE; None: C-GET is asked for."""
 
+    @property
+    def rate_of_one(self) -> float | None:
+        """Part of the rate that one connection may take."""
+        return None if self.rate is None else self.rate / self.connections
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:

@@ -14,8 +14,9 @@ from pynetdicom.association import Association
 from storage.exports.dicom.export import Planned
 from storage.exports.dicom.receiver import bytes_of, newest
 from storage.source.origin import Server
-from storage.source.server.association import FIND, PENDING, raise_for, storing
+from storage.source.server.association import ends_as_away, identifier_of, listed, raise_for, storing
 from storage.source.server.failures import ServerRefusedError
+from storage.source.server.pace import keep_to
 
 _SENT = ("1.2.840.10008.5.1.4.1.1.30", "1.2.840.10008.5.1.4.1.1.4")
 """Parametric Map and MR image."""
@@ -57,8 +58,7 @@ class DimseReceiver:
         for dataset in made:
             began = time.monotonic()
             self._send(dataset)
-            if self._rate is not None:
-                time.sleep(max(0.0, bytes_of(dataset) / self._rate - (time.monotonic() - began)))
+            keep_to(self._rate, bytes_of(dataset), since=began)
 
     def _send(self, dataset: Dataset) -> None:
         association = self._association()
@@ -68,29 +68,14 @@ class DimseReceiver:
                 f"the server does not take objects of the class {dataset.SOPClassUID.name}; ask for it, or try --as"
             )
         dataset.file_meta.TransferSyntaxUID = accepted[0].transfer_syntax[0]
-        try:
+        with ends_as_away():
             status = association.send_c_store(dataset).get("Status")
-        except RuntimeError:  # of an association that has just ended
-            status = None
         if status != _ALREADY_THERE:
             raise_for(status)
 
     def _find(self, level: str, asked: Mapping[str, str]) -> list[Dataset]:
         """What the server tells of series or objects; nothing of one that tells this application nothing."""
-        identifier, found, status = Dataset(), list[Dataset](), None
-        identifier.QueryRetrieveLevel = level
-        for name, value in asked.items():
-            setattr(identifier, name, value)
-        try:
-            association = self._association()
-            for answer, told in association.send_c_find(identifier, FIND):
-                status = answer.get("Status")
-                if status in PENDING and told is not None:
-                    found.append(told)
-        except RuntimeError:  # as above
-            status = None
-        raise_for(status)
-        return found
+        return listed(self._association(), identifier_of(level, asked))
 
     def _association(self) -> Association:
         """The association; another one if the last has ended, since servers end those at their will."""

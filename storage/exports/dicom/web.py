@@ -13,6 +13,7 @@ from storage.exports.dicom.export import Planned
 from storage.exports.dicom.receiver import bytes_of, newest
 from storage.source.origin import Server
 from storage.source.server.failures import ServerChangedError, ServerError
+from storage.source.server.pace import keep_to
 from storage.source.server.web import client_of, failures, text_of
 
 _TELLS = {"SeriesDescription": "0008103E", "SeriesDate": "00080021", "SeriesTime": "00080031"}
@@ -63,5 +64,4 @@ class WebReceiver:
                 raise ServerError(
                     f"the server does not take the objects (reason {code:#06x}); see its log, or its rights"
                 )
-            if self._rate is not None:
-                time.sleep(max(0.0, bytes_of(dataset) / self._rate - (time.monotonic() - began)))
+            keep_to(self._rate, bytes_of(dataset), since=began)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import ssl
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from pydicom.dataset import Dataset
 from pydicom.uid import UID, AllTransferSyntaxes, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, _config, evt
 from pynetdicom.association import Association
@@ -35,6 +36,7 @@ _REFUSALS = frozenset({0x0122, 0x0124, 0x0212, 0xA801})
 """SOP class not supported, not authorised, unrecognised operation, and an AE title that the server does not know."""
 _BUSY = frozenset({0xA700, 0xA701, 0xA702})
 _MAX_PDU = 2**17
+_NO_ANSWER = "the server stopped answering; run it again later"
 
 Sink = Callable[[str, bytes], int]
 """Takes the identifier and the file of an object that a server sends; a status."""
@@ -122,6 +124,42 @@ def listening(limits: Limits, sink: Sink) -> Iterator[None]:
         own.shutdown()
 
 
+def identifier_of(level: str, asked: Mapping[str, str]) -> Dataset:
+    """What is asked for, at a level of the study root."""
+    found = Dataset()
+    found.QueryRetrieveLevel = level
+    for keyword, value in asked.items():
+        setattr(found, keyword, value)
+    return found
+
+
+def listed(association: Association, identifier: Dataset) -> list[Dataset]:
+    """What the server tells by C-FIND.
+
+    Raises
+    ------
+    ServerError
+        If it refuses or fails; `ServerAwayError` if the association has just ended.
+    """
+    found, status = list[Dataset](), None
+    with ends_as_away():
+        for answer, told in association.send_c_find(identifier, FIND):
+            status = answer.get("Status")
+            if status in PENDING and told is not None:
+                found.append(told)
+    raise_for(status)
+    return found
+
+
+@contextmanager
+def ends_as_away() -> Iterator[None]:
+    """Turn what pynetdicom raises of an association that has just ended."""
+    try:
+        yield
+    except RuntimeError:
+        raise ServerAwayError(_NO_ANSWER) from None
+
+
 def raise_for(status: int | None) -> None:
     """Raise what a final status of the server means; None is no answer at all.
 
@@ -131,7 +169,7 @@ def raise_for(status: int | None) -> None:
         Unless it is success, or a warning, as which the objects that are missing are seen anyway.
     """
     if status is None:
-        raise ServerAwayError("the server stopped answering; run it again later")
+        raise ServerAwayError(_NO_ANSWER)
     if status == SUCCESS or status in WARNINGS:
         return
     if status in _REFUSALS:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import datetime
 import fnmatch
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -18,24 +17,26 @@ from pynetdicom.association import Association
 
 from storage.source.damage import DamagedError
 from storage.source.dicom.elements import get_text, get_value
-from storage.source.dicom.header import words_of
+from storage.source.dicom.header import date_of, words_of
 from storage.source.origin import Server
 from storage.source.server.archive import Header, Member, Study
 from storage.source.server.association import (
     FAILED,
-    FIND,
     GET,
     MOVE,
     NOT_WANTED,
-    PENDING,
     SUCCESS,
     Sink,
     associated,
+    ends_as_away,
+    identifier_of,
     is_moved,
+    listed,
     listening,
     raise_for,
 )
 from storage.source.server.failures import ServerAwayError, ServerChangedError, ServerRefusedError
+from storage.source.server.pace import keep_to
 from storage.source.server.spool import spool_of
 from storage.source.server.told import as_header, askable, header_of_file, header_told, headers_by_one, is_image
 
@@ -58,7 +59,7 @@ class DimseArchive:
 
     def __init__(self, server: Server) -> None:
         self._server, self._lock = server, spool_of(server.limits) / "move.lock"
-        self._rate = None if server.limits.rate is None else server.limits.rate / server.limits.connections
+        self._rate = server.limits.rate_of_one
         self._stack = ExitStack()
         self._open: Association | None = None
         self._sink: Sink = _refuse
@@ -165,8 +166,7 @@ class DimseArchive:
                 else:
                     del left[uid]
             n_bytes += len(content)
-            if self._rate is not None:
-                time.sleep(max(0.0, n_bytes / self._rate - (time.monotonic() - began)))
+            keep_to(self._rate, n_bytes, since=began)
             return FAILED if faults else SUCCESS if uid in wanted else NOT_WANTED if is_moved(self._server) else SUCCESS
 
         asked = {"StudyInstanceUID": study, "SeriesInstanceUID": series} | ({"SOPInstanceUID": only} if only else {})
@@ -179,7 +179,7 @@ class DimseArchive:
 
     def _sent(self, level: str, asked: Mapping[str, str], sink: Sink) -> int | None:
         """Have objects sent to ``sink``; the final status."""
-        association, identifier = self._association(), _identifier(level, asked)
+        association, identifier = self._association(), identifier_of(level, asked)
         if not is_moved(self._server):
             self._sink = sink
             try:
@@ -194,18 +194,11 @@ class DimseArchive:
         """What the server tells of studies, series or objects."""
 
         def find() -> list[Dataset]:
-            identifier, found, status = _identifier(level, asked), list[Dataset](), None
+            identifier = identifier_of(level, asked)
             for tag, kind in kinds:
                 if tag not in identifier:
                     identifier.add_new(tag, kind, None)
-            association = self._association()
-            with _failures():
-                for answer, told in association.send_c_find(identifier, FIND):
-                    status = answer.get("Status")
-                    if status in PENDING and told is not None:
-                        found.append(told)
-            raise_for(status)
-            return found
+            return listed(self._association(), identifier)
 
         began = time.monotonic()
         try:
@@ -239,15 +232,6 @@ class DimseArchive:
         self._stack.close()
 
 
-@contextmanager
-def _failures() -> Iterator[None]:
-    """Turn what pynetdicom raises of an association that has just ended."""
-    try:
-        yield
-    except RuntimeError:
-        raise ServerAwayError("the server stopped answering; run it again later") from None
-
-
 def _refuse(_uid: str, _file: bytes) -> int:
     return NOT_WANTED
 
@@ -262,29 +246,18 @@ def _writer(path: Path) -> Callable[[bytes], None]:
 def _final(send: Callable[[], Iterator[tuple[Dataset, Dataset | None]]]) -> int | None:
     """Send a request, and wait for its end; the final status."""
     status: int | None = None
-    with _failures():
+    with ends_as_away():
         for answer, _ in send():
             status = answer.get("Status")
     return status
 
 
-def _identifier(level: str, asked: Mapping[str, str]) -> Dataset:
-    found = Dataset()
-    found.QueryRetrieveLevel = level
-    for keyword, value in asked.items():
-        setattr(found, keyword, value)
-    return found
-
-
 def _study(answer: Dataset) -> Study:
-    date = None
-    with suppress(ValueError):
-        date = datetime.datetime.strptime(get_text(answer, "StudyDate"), "%Y%m%d").date().toordinal()
     told = sorted((element.keyword, str(element.value)) for element in answer if element.keyword not in _VOLATILE)
     return Study(
         uid=get_text(answer, "StudyInstanceUID"),
         stamp=hashlib.sha256(repr(told).encode(errors="surrogateescape")).hexdigest(),
-        date=date,
+        date=date_of(answer, "StudyDate"),
         n_instances=_number(answer, "NumberOfStudyRelatedInstances"),
     )
 

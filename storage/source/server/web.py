@@ -33,6 +33,7 @@ from storage.source.dicom.frames import TAGS
 from storage.source.origin import Server
 from storage.source.server.archive import Header, Member, Study, credential
 from storage.source.server.failures import ServerAwayError, ServerChangedError, ServerError, ServerRefusedError
+from storage.source.server.pace import keep_to
 
 for _name in ("urllib3", "requests", "dicomweb_client"):
     logging.getLogger(_name).setLevel(logging.CRITICAL)  # what they log of a request holds identifiers
@@ -80,8 +81,7 @@ class WebArchive:
 
     def __init__(self, server: Server) -> None:
         self._session, self._client = client_of(server)
-        limits = server.limits
-        self._rate = None if limits.rate is None else limits.rate / limits.connections
+        self._rate = server.limits.rate_of_one
 
     def __enter__(self) -> Self:
         return self
@@ -152,8 +152,7 @@ class WebArchive:
             if (path := left.pop(uid, None)) is not None:
                 path.write_bytes(data)
             n_bytes += len(data)
-            if self._rate is not None:
-                time.sleep(max(0.0, n_bytes / self._rate - (time.monotonic() - began)))
+            keep_to(self._rate, n_bytes, since=began)
         if left:
             raise ServerChangedError(f"the server gave {len(wanted) - len(left)} of {len(wanted)} images of a series")
 
