@@ -73,8 +73,7 @@ class Selection(BaseModel):
     def _fits(self, rows: pd.DataFrame, cohort: Cohort) -> pd.Series[bool]:
         fits = rows["session"] != ""
         if self.groups:
-            keys = {label: group for group, label in cohort.labels.items()}
-            groups = [keys.get(name, name) for name in self.groups]
+            groups = [cohort.groups_by_name.get(name, name) for name in self.groups]
             if unknown := sorted(set(groups) - set(rows["group"])):
                 raise SelectionError(
                     f"{len(unknown)} of the groups that are named are not there; `qmri status` names them"

@@ -101,7 +101,7 @@ def _records(table: pd.DataFrame) -> list[Record]:
 
 
 def _selected(cohort: Cohort, table: pd.DataFrame, selection: Selection) -> pd.DataFrame:
-    keys = {label: key for key, label in cohort.labels.items()} | {key: key for key in cohort.labels}
+    keys = cohort.groups_by_name
     for kind, names, there in (
         ("session", selection.sessions, set(cohort.catalogue["session"])),
         ("group", selection.groups, set(keys)),

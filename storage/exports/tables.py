@@ -112,11 +112,10 @@ def tables_of(cohort: Cohort) -> dict[str, pd.DataFrame]:
     sessions = session_values(cohort, [variable.name for variable in PER_SESSION])
     sessions = sessions[sessions.index.isin(counted)]
     values = long_table(cohort, sessions[["label"]], STATISTICS)
-    keys = {label: key for key, label in cohort.labels.items()}
     groups = [
         {
             "label": label,
-            "group": keys[str(label)],
+            "group": cohort.groups_by_name[str(label)],
             "sessions": len(members),
             "people": members.loc[members["person"] != "", "person"].nunique(),
         }

@@ -196,6 +196,11 @@ class Cohort:
         return labels_in(self.root)
 
     @cached_property
+    def groups_by_name(self) -> dict[str, str]:
+        """Key of every group that the store has ever had, by its label and by the key itself."""
+        return {key: key for key in self.labels} | {label: key for key, label in self.labels.items()}
+
+    @cached_property
     def calibrations(self) -> pd.DataFrame | None:
         """The table of calibrations as it is stored; None if none was made."""
         return self._table("calibration")

@@ -69,11 +69,10 @@ def read_file(cohort: Cohort, path: Path) -> tuple[list[Decision], int]:
         repeat its text.
     """
     now = current_digests(cohort.catalogue)
-    keys = {label: group for group, label in cohort.labels.items()}
     found = []
     for number, texts in _lines(path):
         try:
-            found.append(_decision(texts, now, keys))
+            found.append(_decision(texts, now, cohort.groups_by_name))
         except DecisionError as error:
             raise DecisionError(f"line {number} of the file of decisions: {error}") from None
     there = Counter(cohort.decisions)

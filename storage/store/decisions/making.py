@@ -74,12 +74,11 @@ def decisions_on(
     """
     rows = cohort.catalogue.set_index("session", drop=False)
     now = current_digests(cohort.catalogue)
-    keys = {label: group for group, label in cohort.labels.items()}
     made = []
     for name in dict.fromkeys(subjects):
         kind, subject = Subject.SESSION, name
         if (kind, subject) not in now:
-            kind, subject = Subject.GROUP, keys.get(name, name)
+            kind, subject = Subject.GROUP, cohort.groups_by_name.get(name, name)
         if (kind, subject) not in now:
             raise DecisionError(
                 "the store has no such session or group; `qmri status` names the groups, the catalogue the sessions"

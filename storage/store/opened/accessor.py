@@ -109,7 +109,7 @@ class CohortAccessor:
         """One row per group, by label: sessions, people, those that count, field strength [T], spacing [mm], key."""
         people = self.people(["magnetic_field_strength"])
         counted = counting(self.cohort)
-        keys = {label: key for key, label in self.cohort.labels.items()}
+        keys = self.cohort.groups_by_name
         rows = []
         for label, members in people.groupby("label", sort=False):
             spacing = self._tree[keys[str(label)]].attrs.get("spacing", [])
@@ -134,8 +134,7 @@ class CohortAccessor:
 
     def group(self, label: str) -> xr.Dataset:
         """Sessions of one group by its label, such as ``Skyra-2``, or its key, lazily."""
-        keys = {short: key for key, short in self.cohort.labels.items()}
-        path = keys.get(label, label)
+        path = self.cohort.groups_by_name.get(label, label)
         if path not in self.cohort.labels or f"/{path}" not in self._tree.groups:
             raise StoreError(f"{label}: the store has no such group; `groups()` lists them")
         dataset = self._tree[path].to_dataset()
