@@ -75,14 +75,14 @@ def export_bids(
 ) -> None:
     """Write the maps as a BIDS derivatives dataset; an export that was cut short goes on."""
     from storage.exports.bids import export_bids
-    from storage.exports.selection import Selection, choose
+    from storage.exports.selection import Selection
     from storage.store.cohort import Cohort
 
     cohort = Cohort.open(store, at=at)
     selection = Selection(sessions=session or (), groups=group or (), accepted=accepted, images=images, zeros=zeros)
     with reporting("export") as progress:
         exported = export_bids(cohort, out, selection, progress=progress)
-    note_copy_or_warn(cohort, "export-bids", (str(one["session"]) for one in choose(cohort, selection).records))
+    note_copy_or_warn(cohort, "export-bids", exported.chosen)
     typer.echo(f"maps of {exported.sessions} sessions in {out}")
     _tell_left_out(exported.left_out)
 
@@ -132,7 +132,7 @@ def export_dicom(
     from storage.exports.dicom.export import export_dicom
     from storage.exports.dicom.folder import export_to_folder
     from storage.exports.dicom.receiver import server_receiver
-    from storage.exports.selection import Selection, choose
+    from storage.exports.selection import Selection
     from storage.pseudonyms import load_key
     from storage.store.cohort import Cohort
 
@@ -162,7 +162,7 @@ def export_dicom(
         elif server is not None:
             receiver = stack.enter_context(server_receiver(server))
             done = export_dicom(cohort, receiver, selection, form=form, subjects=subjects, progress=progress)
-    note_copy_or_warn(cohort, "export-dicom", (str(one["session"]) for one in choose(cohort, selection).records))
+    note_copy_or_warn(cohort, "export-dicom", done.chosen)
     typer.echo(
         f"maps of {done.sessions} sessions in {out or to}: {done.stored} series written, {done.there} were there"
     )

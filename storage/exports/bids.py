@@ -87,7 +87,7 @@ def export_bids(
             if progress is not None:
                 progress(done, len(records))
         _write_dataset(folder, written, cohort, selection, left_out)
-    return Exported(sessions=len(written), left_out=dict(sorted(left_out.items())))
+    return Exported(sessions=len(written), left_out=dict(sorted(left_out.items())), chosen=chosen.sessions)
 
 
 def _subject(record: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from typing import Any
 
@@ -56,6 +56,8 @@ class Exported:
     sessions: int
     left_out: Mapping[str, int]
     """Number of selected sessions by the reason why they are not in it."""
+    chosen: tuple[str, ...] = field(default=(), compare=False, repr=False)
+    """Sessions that were selected and count."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +67,11 @@ class Chosen:
     records: list[Record]
     left_out: Counter[str]
     judgement: Judged
+
+    @property
+    def sessions(self) -> tuple[str, ...]:
+        """Pseudonyms of those that are selected."""
+        return tuple(str(record["session"]) for record in self.records)
 
     def obstacle(self, record: Record) -> str:
         """Why a session is not exported: a person's decision, else status and reason of the catalogue."""

@@ -112,8 +112,13 @@ def export_dicom(
                 chosen.left_out[chosen.obstacle(record)] += 1
         if progress is not None:
             progress(done, len(chosen.records))
-    left_out = dict(sorted(chosen.left_out.items()))
-    return ExportedObjects(sessions=n_sessions, left_out=left_out, stored=export.stored, there=export.there)
+    return ExportedObjects(
+        sessions=n_sessions,
+        left_out=dict(sorted(chosen.left_out.items())),
+        chosen=chosen.sessions,
+        stored=export.stored,
+        there=export.there,
+    )
 
 
 class _Export:
