@@ -54,6 +54,7 @@ def parametric_map(one: Map, subject: Subject, volume: Volume) -> Dataset:
         content_time=one.made.time(),
         specific_character_set=subject.header.SpecificCharacterSet,
     )
+    dataset._db_con.close()  # highdicom's table of the frames, which it never closes; nothing below asks for it
     for keyword in ("SourceImageSequence", "ReferencedSeriesSequence"):  # of the template, which is no image
         if keyword in dataset:
             del dataset[keyword]
