@@ -5,7 +5,6 @@ Each says whose a session is, and they must agree. A source that is no longer wh
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from pydicom.dataset import Dataset
 from flows.ingest.session_plan import plan_session
 from flows.progress import Progress, quiet
 from qmri_core.series.acquisition import CONTRASTS
+from qmri_core.series.decided import decided_of
 from storage.exports.dicom.subject import NoSubjectError, SourceImage, Subject, Subjects, identified, uid_of
 from storage.exports.linkage import LinkageError, read_linkage
 from storage.source.assume_file import Assumption, Override, load_entries
@@ -117,9 +117,9 @@ class _People:
         plan = plan_session(members, self._overrides, group=str(record["group"]))
         if plan.input_digest != record["input_digest"]:
             raise NoSubjectError("its source is not what was ingested (with --assume?)")
-        listed = json.loads(str(self._cohort.rows_of([session])[session]["series"]) or "[]")
+        listed = decided_of(str(self._cohort.rows_of([session])[session]["series"]))
         taken = {
-            str(decision): series
+            decision: series
             for (_, decision, _), series in zip(listed, plan.series, strict=True)
             if decision in set(CONTRASTS)
         }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ import pandas as pd
 
 from flows.browser.figures import Figure, Figures
 from flows.tables.text import records
+from qmri_core.series.remarks import kinds_of
 
 SHOWN = 3.5
 """Robust deviations from which a figure is named (Iglewicz and Hoaglin 1993: modified z-scores above 3.5)."""
@@ -101,7 +101,7 @@ def evidence(row: dict[str, object]) -> list[str]:
     found = [f"marked {mark.replace('_', ' ')}" for mark in str(row["quality_marks"]).split(",") if mark]
     if row["status"] == "failed":
         found.append(f"failed: {str(row['reason']).replace('_', ' ')}")
-    kinds = dict.fromkeys(kind for kind, _ in json.loads(str(row["remarks"]) or "[]"))
+    kinds = kinds_of([str(row["remarks"])])
     return [*found, *(words for kind, words in _TELLING.items() if kind in kinds)]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from itertools import islice
@@ -23,6 +23,7 @@ from flows.statistics.aggregate import AggregateResult, identities_of_maps, read
 from flows.tables.decisions import decision_table, needed_table
 from flows.tables.summary import left_out_text
 from flows.tables.text import Rows, group_table, labels_of, records
+from qmri_core.series.decided import decided_of
 from qmri_core.series.remarks import MEANINGS as REMARKS
 from qmri_core.series.remarks import remarks_of
 from storage.store.cohort import Cohort
@@ -201,7 +202,7 @@ class View:
             "figures": [[one.title, number(value.get(one.name)), one.unit] for one in self.figures.figures]
             if value
             else [],
-            "series": series_of(str(row["series"])),
+            "series": [list(map(str, one)) for one in decided_of(str(row["series"]))],
             "remarks": [[words(one.kind), one.text, REMARKS[one.kind][1]] for one in remarks_of(str(row["remarks"]))],
             "provenance": [[words(name), str(row[name])] for name in PROVENANCE],
             "same_person": [[str(one["session"]), number(one["day"])] for one in records(same.sort_values("day"))],
@@ -239,12 +240,6 @@ PROVENANCE = ("code_version", "preprocessing_version", "calibration_version", "c
 def view_of(cohort: Cohort) -> View:
     """The view of a snapshot, one for all requests."""
     return View(cohort)
-
-
-def series_of(text: str) -> list[list[str]]:
-    """What was decided on each series, and why."""
-    rows: Sequence[Any] = json.loads(text or "[]")
-    return [[str(part) for part in (row.values() if isinstance(row, dict) else row)] for row in rows]
 
 
 def plain(values: pd.Series[Any]) -> list[float | None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from flows.tables.text import records
 from qmri_core import versions
 from qmri_core.calibration.population import ADULT
 from qmri_core.series.acquisition import Contrast
+from qmri_core.series.decided import decided_of
 from qmri_core.series.remarks import ordered, remarks_text
 from qmri_core.versions import CODE_VERSION
 from storage.store.acquisitions import acquisition_values
@@ -51,8 +51,8 @@ def _takes_what_was_taken(plan: Planned, row: Mapping[str, object]) -> bool:
 
     An older release may have chosen otherwise of the same files: then that session is ingested again, and no other.
     """
-    listed = json.loads(str(row["series"]) or "[]")
-    taken = {(str(decision), int(number)) for number, decision, _ in listed if decision in set(Contrast)}
+    listed = decided_of(str(row["series"]))
+    taken = {(decision, number) for number, decision, _ in listed if decision in set(Contrast)}
     allowed = {(str(contrast), number) for contrast, numbers in plan.numbers.items() for number in numbers}
     return taken <= allowed and {contrast for contrast, _ in taken} == set(map(str, plan.numbers))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,6 +16,7 @@ from qmri_core.calibration.population import ADULT
 from qmri_core.physics.header import acquisition_from_header
 from qmri_core.series.acquisition import CONTRASTS, Acquisition, AcquisitionError, Contrast
 from qmri_core.series.classification import Decision, SkipReason
+from qmri_core.series.decided import decided_text
 from qmri_core.series.grouping import canonical_spacing, grid_of, protocol_keys, scanner_key, settle
 from qmri_core.series.remarks import READ_OTHERWISE, Remark, RemarkKind, ordered
 from qmri_core.series.stored_keys import as_stored
@@ -102,11 +102,10 @@ class SessionPlan:
     @property
     def series_text(self) -> str:
         """What was decided on each series, as compact JSON: number, contrast or reason, explanation."""
-        rows = [
-            [one.number, str(decision.contrast if decision.reason is None else decision.reason), decision.explanation]
+        return decided_text(
+            (one.number, str(decision.contrast if decision.reason is None else decision.reason), decision.explanation)
             for one, decision in zip(self.series, self.decisions, strict=True)
-        ]
-        return json.dumps(rows, separators=(",", ":"))
+        )
 
     @property
     def remarks(self) -> tuple[Remark, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from itertools import islice, pairwise
 from typing import TYPE_CHECKING, Any
@@ -10,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from flows.maps.staleness import stale_sessions
 from flows.selection import RECORD
 from flows.tables.text import text_table
+from qmri_core.series.decided import decided_of
 from qmri_core.series.remarks import MEANINGS as OF_REMARKS
-from qmri_core.series.remarks import RemarkKind
+from qmri_core.series.remarks import remarks_of
 from storage.store.decisions.effect import judge
 from storage.store.repository import StoreError, iterate_history
 from storage.store.schema import MEANINGS, Reason, Status
@@ -40,13 +40,11 @@ def session_lines(cohort: Cohort, session: str) -> Iterator[str]:
     person = str(row["person"]) or "an unknown person"
     yield f"{session} of {person}, in {f'{cohort.labels.get(group, group)} = {group}' if group else 'no group'}"
     yield from _state_lines(cohort, session, row)
-    series = json.loads(str(row["series"]) or "[]")
-    if series:
+    if series := decided_of(str(row["series"])):
         yield ""
         yield text_table(["series", "decision", "why"], [list(map(str, one)) for one in series])
-    for kind, text in json.loads(str(row["remarks"]) or "[]"):
-        advice = f"; {OF_REMARKS[RemarkKind(kind)][1]}" if kind in set(RemarkKind) else ""
-        yield f"remark: {text} ({kind}){advice}"
+    for one in remarks_of(str(row["remarks"])):
+        yield f"remark: {one.text} ({one.kind}); {OF_REMARKS[one.kind][1]}"
     yield ""
     yield from (f"{name.replace('_', ' ')}: {row[name] or '-'}" for name in DIGESTS)
     yield from _slot_lines(cohort, session)
