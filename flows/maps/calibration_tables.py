@@ -25,6 +25,9 @@ from qmri_core.series.acquisition import Acquisition, Contrast
 from storage.store.acquisitions import acquisitions_of
 from storage.store.cohort import Cohort
 
+QUANTITY_OF = {"T1map": "t1", "T2map": "t2"}
+"""Quantity that calibration has levels of, by the map that shows it."""
+
 
 def calibration_table(cohort: Cohort) -> pd.DataFrame:
     """What the current calibrations say, beside what they started from, and how far the data have moved each.

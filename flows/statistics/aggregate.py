@@ -16,13 +16,14 @@ from flows.maps.odd_sessions import marked_sessions
 from flows.maps.staleness import IMAGES_REST_ON, MAPS_REST_ON, maps_identity
 from flows.progress import Progress, quiet
 from flows.selection import EVERYTHING, Selection
-from flows.statistics.reliability import RELIABILITY, with_reliability
+from flows.statistics.reliability import with_reliability
 from flows.statistics.session import summarise_sessions, summarise_tasks
 from flows.statistics.unseen import unseen_of
 from flows.tables.text import labels_of, records
 from qmri_core.statistics import Moments, inter_group_variation
 from storage.store.cohort import Cohort, latest
 from storage.store.decisions.effect import Judged, judge
+from storage.store.opened.values import RELIABILITY, STATISTICS
 from storage.store.schema import Status
 from storage.store.tables import write_table
 
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 KEYS = ["session", "group", "tissue", "map"]
 VALUES = ("status", "quality_marks", *MAPS_REST_ON, *IMAGES_REST_ON)
 """Per-session values that say which statistics are to be taken, and which count."""
-_FIGURES = ["n", "mean", "sd", "median", "mode", "q05", "q25", "q75", "q95"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +111,7 @@ def aggregate(
                 metadata={"run": "aggregate"},
             )
     result_tables = tables_of(
-        table[[*KEYS, *_FIGURES, *RELIABILITY]], left_out=marked_sessions(stored), levels=levels_table(cohort)
+        table[[*KEYS, *STATISTICS, *RELIABILITY]], left_out=marked_sessions(stored), levels=levels_table(cohort)
     )
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
@@ -153,7 +153,7 @@ def _taken(
 
 def read_statistics(cohort: Cohort) -> pd.DataFrame:
     """Stored statistics: one row per session, tissue and map; ``made_with`` says of which maps."""
-    columns = [*KEYS, *_FIGURES, *RELIABILITY, "made_with"]
+    columns = [*KEYS, *STATISTICS, *RELIABILITY, "made_with"]
     if cohort.statistics is None:
         return pd.DataFrame(columns=columns)
     return cohort.statistics.reindex(columns=columns)  # modes that were not taken are NaN

@@ -22,6 +22,7 @@ from qmri_core.series.acquisition import Acquisition, Contrast
 from qmri_core.tissues import MAPS
 from storage.store.cohort import Cohort, latest
 from storage.store.decisions.effect import judge
+from storage.store.opened.values import STATISTICS
 from storage.store.schema import NOT_COMPUTED, Status
 from storage.store.slots import Slot
 from storage.store.tables import write_table
@@ -29,8 +30,7 @@ from storage.store.tables import write_table
 if TYPE_CHECKING:
     from distributed import Client
 
-FIGURES = ("n", "mean", "sd", "median", "mode", "q05", "q25", "q75", "q95")
-COLUMNS = ("session", "group", "region", "map", *FIGURES, "stated_sd", "overlap", "stretch", "made_with")
+COLUMNS = ("session", "group", "region", "map", *STATISTICS, "stated_sd", "overlap", "stretch", "made_with")
 """Of ``/regions``: ``stated_sd`` is the mean standard uncertainty of the region's voxels; ``overlap`` and ``stretch``,
 of the session, say whether to believe its regions (`qmri_core.preprocessing.template.registration.Registered`)."""
 NOTHING = "none"
@@ -176,5 +176,5 @@ def _figures(stored: Mapping[str, Any], name: str, where: Any) -> dict[str, obje
     stated = stored[f"{name}_sd"][where]
     known = stated[np.isfinite(stated)]
     if figures["n"] < FEWEST_VOXELS:
-        return dict.fromkeys(FIGURES, float("nan")) | {"n": figures["n"], "stated_sd": float("nan")}
+        return dict.fromkeys(STATISTICS, float("nan")) | {"n": figures["n"], "stated_sd": float("nan")}
     return {**figures, "stated_sd": float(known.mean()) if known.size else float("nan")}

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pandas as pd
 
-from flows.maps.calibration_tables import calibrated_sessions
+from flows.maps.calibration_tables import QUANTITY_OF, calibrated_sessions
 from qmri_core.calibration.reliability import measurement_deviation
 from qmri_core.calibration.scales import session_person
 from qmri_core.calibration.session_model import LEVELS
 from storage.store.cohort import Cohort
+from storage.store.opened.values import RELIABILITY
 
-_MAPS = {"t1": "T1map", "t2": "T2map"}
-RELIABILITY = ("determined", "deviation")
+_MAPS = {quantity: name for name, quantity in QUANTITY_OF.items()}
 
 
 def reliability_table(cohort: Cohort) -> pd.DataFrame:

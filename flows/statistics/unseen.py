@@ -8,9 +8,8 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from flows.maps.calibration_tables import QUANTITY_OF
 from qmri_core.statistics import unseen_variation
-
-_LEVELS = {"T1map": "t1", "T2map": "t2"}
 
 
 def unseen_of(tissue: str, name: str, means: Mapping[str, float], levels: pd.DataFrame | None) -> dict[str, float]:
@@ -29,9 +28,9 @@ def unseen_of(tissue: str, name: str, means: Mapping[str, float], levels: pd.Dat
     """
     unknown = {"cov_imposed": math.nan, "cov_error": math.nan}
     known = {group: mean for group, mean in means.items() if math.isfinite(mean)}
-    if levels is None or name not in _LEVELS or len(known) < 2 or min(known.values()) <= 0:
+    if levels is None or name not in QUANTITY_OF or len(known) < 2 or min(known.values()) <= 0:
         return unknown
-    of_level = levels[(levels["tissue"] == tissue) & (levels["quantity"] == _LEVELS[name])].set_index("group")
+    of_level = levels[(levels["tissue"] == tissue) & (levels["quantity"] == QUANTITY_OF[name])].set_index("group")
     values = np.asarray(list(known.values()), dtype=np.float64)
     of_groups = of_level[["apart", "freedom"]].reindex(list(known)).astype(float)
     freedom = min(float(of_groups["freedom"].mean()), max(len(known) - 1, 1))
