@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from flows.analysis.values import Asked
+    from storage.store.cohort import Cohort
 
 Table = Annotated[
     Path | None,
@@ -83,10 +84,7 @@ def compare(
         typer.echo(f"not answered: {error}", err=True)
         raise typer.Exit(1) from None
     typer.echo(text_table(*comparison_rows(result)))
-    typer.echo("")
-    for line in (*result.refused, *result.notes):
-        typer.echo(line)
-    typer.echo(f"snapshot {cohort.snapshot}")
+    _notes(cohort, *result.refused, *result.notes)
     _write(out, {"comparison": result.table}, {"comparison": effects_picture(result.table, factor)} if out else {})
 
 
@@ -109,10 +107,7 @@ def harmonisation(
     result = harmonise(cohort, asked=_asked(table, on, where, statistic), effect=effect)
     for title, header, rows in harmonisation_tables(result):
         typer.echo(f"\n{title}\n\n{text_table(header, rows)}")
-    typer.echo("")
-    for line in (*result.lacking, *NOTES, *([] if result.between.empty else COMBAT_NOTES)):
-        typer.echo(line)
-    typer.echo(f"snapshot {cohort.snapshot}")
+    _notes(cohort, *result.lacking, *NOTES, *([] if result.between.empty else COMBAT_NOTES))
     tables = {name: getattr(result, name) for name in ("components", "agreement", "between", "planted")}
     _write(out, {name: frame for name, frame in tables.items() if not frame.empty}, {})
 
@@ -142,12 +137,12 @@ def power(
     values = values_table(cohort, _asked(table, on, where, statistic))
     found = power_table(values, effect, visits=visits, power=wanted, alpha=alpha)
     typer.echo(text_table(*power_rows(found)))
-    typer.echo(
-        f"\nPeople of one group of a scanner with a protocol, half of them with a true difference of {effect:.1%}, "
+    _notes(
+        cohort,
+        f"People of one group of a scanner with a protocol, half of them with a true difference of {effect:.1%}, "
         f"compared by a t test at {alpha:g} that finds it in {wanted:.0%} of studies. Shown: share of a true "
-        "difference that values show; a dash: not known, and taken for all of it"
+        "difference that values show; a dash: not known, and taken for all of it",
     )
-    typer.echo(f"snapshot {cohort.snapshot}")
     _write(out, {"power": found}, {})
 
 
@@ -183,10 +178,7 @@ def reference(
         typer.echo(f"\nSessions more than three deviates away\n\n{text_table(*extreme_rows(result))}")
     else:
         typer.echo(text_table(*session_rows(result, session)))
-    typer.echo("")
-    for line in (*result.lacking, *NOTES):
-        typer.echo(line)
-    typer.echo(f"snapshot {cohort.snapshot}")
+    _notes(cohort, *result.lacking, *NOTES)
     _write(out, {"reference": result.table}, {"centiles": centiles_picture(values)} if out else {})
 
 
@@ -228,6 +220,12 @@ def _asked(table: Path | None, on: str, where: str, statistic: str) -> Asked:
     if statistic not in {"mode", "median", "mean"}:
         raise typer.BadParameter("--statistic: mode, median or mean")
     return Asked(table=table, on=on, where=where, statistic=statistic)
+
+
+def _notes(cohort: Cohort, *lines: str) -> None:
+    """What to know of an answer, below it, and of which snapshot it is."""
+    for line in ("", *lines, f"snapshot {cohort.snapshot}"):
+        typer.echo(line)
 
 
 def _names(text: str) -> list[str]:

@@ -88,6 +88,7 @@ def metrics(
     """Write the figures of a store as text for Prometheus, as the textfile collector of its node exporter reads it."""
     from flows.cli.options import settings_or_usage_error
     from flows.operations.figures import figures_of, noted_run, size_of
+    from qmri_core.mapping.checkpoint import write_whole
     from storage.store.cohort import Cohort
 
     cohort = Cohort.open(store)
@@ -96,6 +97,4 @@ def metrics(
     if out is None:
         typer.echo(text, nl=False)
         return
-    part = out.with_name(f".{out.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(out)
+    write_whole(out, text.encode())

@@ -114,14 +114,13 @@ def figures_of(cohort: Cohort, size: int, noted: datetime | None = None) -> Figu
     rows = cohort.catalogue
     labels = [cohort.labels.get(group, "") for group in rows["group"].astype(str)]
     judgement = judge(cohort)
-    committed = cohort.repository.lookup_snapshot(cohort.snapshot).written_at
     folder = local_path(cohort.location)
     failed = rows.loc[rows["status"] == Status.FAILED, "session"].astype(str)
     marks = zip(labels, rows["quality_marks"].astype(str), strict=True)
     durations = rows.assign(label=labels)[lambda table: table["duration"].notna() & (table["label"] != "")]
     return Figures(
         snapshot=cohort.snapshot,
-        last=committed if noted is None else max(committed, noted),
+        last=_last(cohort, noted),
         sessions=Counter(zip(labels, rows["status"].astype(str), rows["reason"].astype(str), strict=True)),
         stale=len(stale_sessions(cohort)),
         unsettled=sum(session not in judgement.settled for session in failed),
@@ -149,9 +148,13 @@ def age_of(text: str) -> timedelta:
 
 def is_older(cohort: Cohort, key_file: Path | None, limit: timedelta) -> bool:
     """Whether neither a commit was made nor a run noted for longer than ``limit``."""
-    last = cohort.repository.lookup_snapshot(cohort.snapshot).written_at
-    noted = noted_run(cohort.location, key_file)
-    return datetime.now(UTC) - (last if noted is None else max(last, noted)) > limit
+    return datetime.now(UTC) - _last(cohort, noted_run(cohort.location, key_file)) > limit
+
+
+def _last(cohort: Cohort, noted: datetime | None) -> datetime:
+    """Time of the last commit, or of the run that was noted later."""
+    committed = cohort.repository.lookup_snapshot(cohort.snapshot).written_at
+    return committed if noted is None else max(committed, noted)
 
 
 def size_of(cohort: Cohort) -> int:
