@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import logging
 import shutil
-import signal
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -24,7 +23,7 @@ from tests.flows.certificates import write_certificates
 from tests.orthanc import Orthanc, needs_orthanc
 from tests.relay import Relay
 from tests.storage.slices import SECRETS, STUDY, voxels, write_series
-from tests.storage.source.server.test_failures import KEY, scanned, series_of, store
+from tests.storage.source.server.test_failures import KEY, hanging, killed, series_of, store
 from tests.storage.source.server.test_same import in_order, told, write_mixed
 
 pytestmark = [needs_orthanc, pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")]
@@ -179,30 +178,11 @@ def test_what_nobody_asked_for_is_refused(
 
 
 def test_a_server_that_was_killed(server: Server, orthanc: Orthanc, tmp_path: Path) -> None:
-    one, _ = series_of(server, tmp_path / "index")
-    orthanc.kill()
-    try:
-        with pytest.raises(ServerAwayError, match="cannot be reached"):
-            read_volume(one)
-        with pytest.raises(ServerAwayError, match="a moment ago"):
-            read_volume(one)
-        with pytest.raises(ServerAwayError, match="cannot be reached"):
-            scanned(server, tmp_path / "index")
-    finally:
-        orthanc.start()
-    assert len(series_of(server, tmp_path / "index")) == 2  # a run asks anew
-    assert read_volume(one).array.shape == (3, 6, 4)
+    killed(server, orthanc, tmp_path / "index")
 
 
 def test_a_server_that_hangs(server: Server, orthanc: Orthanc) -> None:
-    hasty = replace(server, limits=replace(server.limits, timeout=0.5))
-    assert orthanc.process is not None
-    orthanc.process.send_signal(signal.SIGSTOP)
-    try:
-        with pytest.raises(ServerAwayError):
-            scanned(hasty)
-    finally:
-        orthanc.process.send_signal(signal.SIGCONT)
+    hanging(server, orthanc)
     assert len(series_of(server)) == 2
 
 

@@ -144,8 +144,9 @@ def test_credentials(server: Server, monkeypatch: pytest.MonkeyPatch, caplog: py
     assert not [word for word in ("secret", "research", STUDY, *SECRETS) if word in told]
 
 
-def test_a_server_that_was_killed(server: Server, orthanc: Orthanc, tmp_path: Path) -> None:
-    one, _ = series_of(server, tmp_path / "index")
+def killed(server: Server, orthanc: Orthanc, index: Path) -> None:
+    """Whichever way it is asked: it is away while it is, and a run after that asks anew."""
+    one, _ = series_of(server, index)
     orthanc.kill()
     try:
         with pytest.raises(ServerAwayError, match="cannot be reached"):
@@ -153,14 +154,15 @@ def test_a_server_that_was_killed(server: Server, orthanc: Orthanc, tmp_path: Pa
         with pytest.raises(ServerAwayError, match="a moment ago"):
             read_volume(one)
         with pytest.raises(ServerAwayError, match="cannot be reached"):
-            scanned(server, tmp_path / "index")
+            scanned(server, index)
     finally:
         orthanc.start()
-    assert len(series_of(server, tmp_path / "index")) == 2  # a run asks anew
+    assert len(series_of(server, index)) == 2  # a run asks anew
     assert read_volume(one).array.shape == (3, 6, 4)
 
 
-def test_a_server_that_hangs(server: Server, orthanc: Orthanc) -> None:
+def hanging(server: Server, orthanc: Orthanc) -> Server:
+    """Whichever way it is asked: it is away. The same server, with the patience that it was asked with."""
     hasty = replace(server, limits=replace(server.limits, timeout=0.5))
     assert orthanc.process is not None
     orthanc.process.send_signal(signal.SIGSTOP)
@@ -169,7 +171,15 @@ def test_a_server_that_hangs(server: Server, orthanc: Orthanc) -> None:
             scanned(hasty)
     finally:
         orthanc.process.send_signal(signal.SIGCONT)
-    assert len(series_of(hasty)) == 2
+    return hasty
+
+
+def test_a_server_that_was_killed(server: Server, orthanc: Orthanc, tmp_path: Path) -> None:
+    killed(server, orthanc, tmp_path / "index")
+
+
+def test_a_server_that_hangs(server: Server, orthanc: Orthanc) -> None:
+    assert len(series_of(hanging(server, orthanc))) == 2
 
 
 def test_what_is_gone_or_less_than_it_was(server: Server, orthanc: Orthanc) -> None:
