@@ -19,7 +19,7 @@ from qmri_core.series.acquisition import CONTRASTS
 from qmri_core.series.decided import decided_of
 from storage.exports.dicom.subject import NoSubjectError, SourceImage, Subject, Subjects, identified, uid_of
 from storage.exports.linkage import LinkageError, read_linkage
-from storage.source.assume_file import Assumption, Override, load_entries
+from storage.source.assume_file import Override, Stated
 from storage.source.discovery import Scanned, scan_source
 from storage.source.headers import read_headers
 from storage.source.origin import Source
@@ -64,15 +64,15 @@ def people_of(
         raise LinkageError(
             f"{linkage.name} names no session of this store; give the table that `qmri ingest --linkage` wrote for it"
         )
-    entries = load_entries(assume) if assume is not None else ()
+    stated = Stated.by(assume)
     with scan_source(
         source,
         key=key,
-        assume=[entry for entry in entries if isinstance(entry, Assumption)],
+        assume=stated.assumptions,
         progress=lambda done, total: progress(done, total, "read headers"),
         index=index,
     ) as scanned:
-        people = _People(cohort, scanned, rows, [entry for entry in entries if isinstance(entry, Override)])
+        people = _People(cohort, scanned, rows, stated.overrides)
         yield Subjects(study=people.study, subject=people.subject, place=people.place, is_identified=True)
 
 

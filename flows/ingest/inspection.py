@@ -27,7 +27,7 @@ from flows.tables.text import labels_of
 from qmri_core.series.classification import Decision, SkipReason
 from qmri_core.series.grouping import grid_of
 from qmri_core.series.stored_keys import shortened
-from storage.source.assume_file import Assumption, Override, load_entries
+from storage.source.assume_file import Override, Stated
 from storage.source.discovery import Runner, Scanned, in_turn, scan_source
 from storage.source.full_disk import temporary_files, temporary_table
 from storage.source.origin import Source
@@ -96,15 +96,16 @@ def inspect_source(
     DiskFullError
         If there is no place for temporary files.
     """
-    entries = load_entries(assume) if assume is not None else ()
-    assumptions = [entry for entry in entries if isinstance(entry, Assumption)]
+    stated = Stated.by(assume)
     with (
-        scan_source(source, key=key, assume=assumptions, progress=progress, index=index, runner=runner) as scanned,
+        scan_source(
+            source, key=key, assume=stated.assumptions, progress=progress, index=index, runner=runner
+        ) as scanned,
         temporary_table() as table,
     ):
         plans = _Plans(
             scanned=scanned,
-            overrides=[entry for entry in entries if isinstance(entry, Override)],
+            overrides=stated.overrides,
             by_software=by_software,
             known=known,
             still=Quiet.of(quiet_for),
@@ -117,7 +118,7 @@ def inspect_source(
             progress(done, len(scanned.sessions), "decide")
         with temporary_files():
             table.flush()
-        unmatched = unmatched_entries(entries, scanned.unmatched, tally.used)
+        unmatched = unmatched_entries(stated.entries, scanned.unmatched, tally.used)
         yield Inspection(
             n_sessions=len(scanned.sessions),
             n_series=tally.n_series,

@@ -20,7 +20,7 @@ from flows.progress import Progress, quiet
 from flows.selection import EVERYTHING, Selection
 from flows.tables.summary import RunSummary
 from qmri_core.versions import CODE_VERSION
-from storage.source.assume_file import Assumption, Override, load_entries
+from storage.source.assume_file import Stated
 from storage.source.discovery import LinkageRow, scan_source
 from storage.source.origin import Source, absolute
 from storage.store.accounts import write_account
@@ -78,11 +78,11 @@ def ingest(
     is_seen = isinstance(source, Path) and source.exists()
     cohort = _made(store) if is_seen else None  # a mistyped source leaves no empty store behind
     source = absolute(source)  # workers may run in another folder
-    entries = load_entries(assume) if assume is not None else ()
+    stated = Stated.by(assume)
     with scan_source(
         source,
         key=key,
-        assume=[entry for entry in entries if isinstance(entry, Assumption)],
+        assume=stated.assumptions,
         progress=lambda done, total: progress(done, total, "discover"),
         index=index,
         runner=lambda tasks: scan_on_workers(client, tasks),
@@ -90,14 +90,13 @@ def ingest(
         cohort = (cohort or _made(store)).refreshed()  # the source may have come into being, others may have written
         if linkage is not None:
             write_linkage((scanned.session(session)[1] for session in scanned.sessions), linkage)
-        overrides = [entry for entry in entries if isinstance(entry, Override)]
-        run = SourcePlans(scanned, cohort, key, overrides, by_software, quiet_for, selection)
+        run = SourcePlans(scanned, cohort, key, stated.overrides, by_software, quiet_for, selection)
         to_do, snapshot = run.sort_out()
         writer = _Ingest(plan=run.plan, is_done=run.is_done)
         ran = run_waves(writer, to_do, cohort=cohort, client=client, per_worker=SESSIONS_PER_WORKER, progress=progress)
         snapshot = calibrate(cohort, has_transfer=has_transfer, progress=progress) or ran.snapshot or snapshot
         summary = run.summary(snapshot, ran.by_others)
-        unmatched = unmatched_entries(entries, scanned.unmatched, run.used)
+        unmatched = unmatched_entries(stated.entries, scanned.unmatched, run.used)
     if selection.is_everything:
         with cohort.writing() as repository:
             snapshot = write_account(repository, summary.account()) or snapshot

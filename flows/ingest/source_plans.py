@@ -24,7 +24,7 @@ from qmri_core.series.grouping import grid_of, protocol_keys
 from qmri_core.series.remarks import kinds_of
 from qmri_core.series.stored_keys import is_short, whole_keys
 from qmri_core.versions import CODE_VERSION
-from storage.source.assume_file import Assumption, Override, load_entries
+from storage.source.assume_file import Override, Stated
 from storage.source.discovery import Scanned, scan_source
 from storage.source.origin import Source
 from storage.store.acquisitions import acquisitions_of
@@ -198,11 +198,10 @@ def source_problems(
     Sessions of the source that the store has never seen are no problem of the store; `qmri inspect` tells of them.
     ``assume`` and ``by_software`` are those of the ingest: what they state is part of the digests.
     """
-    entries = load_entries(assume) if assume is not None else ()
-    stated = [entry for entry in entries if isinstance(entry, Assumption)]
-    with scan_source(source, key=key, assume=stated, progress=lambda done, total: progress(done, total)) as scanned:
-        overrides = [entry for entry in entries if isinstance(entry, Override)]
-        plans, known = SourcePlans(scanned, cohort, key, overrides, by_software), known_rows(cohort)
+    stated = Stated.by(assume)
+    told = stated.assumptions
+    with scan_source(source, key=key, assume=told, progress=lambda done, total: progress(done, total)) as scanned:
+        plans, known = SourcePlans(scanned, cohort, key, stated.overrides, by_software), known_rows(cohort)
         seen = [session for session in scanned.sessions if session in known]
         return [
             (session, "input_digest", "its source is not what was ingested")

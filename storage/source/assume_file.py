@@ -9,7 +9,7 @@ from __future__ import annotations
 import fnmatch
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -96,14 +96,36 @@ def load_entries(path: Path) -> tuple[Assumption | Override, ...]:
     return tuple(_entry(item, f"assume file {path}: entry {number}") for number, item in enumerate(content or (), 1))
 
 
+@dataclass(frozen=True, slots=True)
+class Stated:
+    """What a user states: all entries of an assume file in their order, none without a file."""
+
+    entries: tuple[Assumption | Override, ...] = ()
+
+    @classmethod
+    def by(cls, path: Path | None) -> Stated:
+        """What a file states; raises as `load_entries`."""
+        return cls() if path is None else cls(load_entries(path))
+
+    @property
+    def assumptions(self) -> list[Assumption]:
+        """Entries with ``match``."""
+        return [entry for entry in self.entries if isinstance(entry, Assumption)]
+
+    @property
+    def overrides(self) -> list[Override]:
+        """Entries with ``group``."""
+        return [entry for entry in self.entries if isinstance(entry, Override)]
+
+
 def load_assumptions(path: Path) -> tuple[Assumption, ...]:
     """Entries with ``match`` of an assume file; see `load_entries`."""
-    return tuple(entry for entry in load_entries(path) if isinstance(entry, Assumption))
+    return tuple(Stated.by(path).assumptions)
 
 
 def load_overrides(path: Path) -> tuple[Override, ...]:
     """Entries with ``group`` of an assume file; see `load_entries`."""
-    return tuple(entry for entry in load_entries(path) if isinstance(entry, Override))
+    return tuple(Stated.by(path).overrides)
 
 
 def _entry(item: object, where: str) -> Assumption | Override:
