@@ -16,7 +16,7 @@ import icechunk
 import zarr
 
 from storage.store.cohort import Cohort
-from storage.store.repository import MAIN, faults
+from storage.store.repository import MAIN, faults, open_repository
 
 BRANCH = "copies"
 """Branch of the records; it begins at the empty beginning of the store."""
@@ -45,7 +45,8 @@ def note_copy(cohort: Cohort, kind: Kind, sessions: Iterable[str]) -> None:
         If the store cannot be written, or the snapshot has ended since, as by forgetting.
     """
     with cohort.writing() as repository, faults(cohort.location):
-        repository.lookup_snapshot(cohort.snapshot)
+        # opened anew: the cohort's own repository may remember a snapshot that has ended
+        open_repository(cohort.location).lookup_snapshot(cohort.snapshot)
         made = Copy(kind=kind, snapshot=cohort.snapshot, time=datetime.now(UTC), sessions=frozenset(sessions))
         _change(repository, lambda copies: [*copies, made])
 
