@@ -8,38 +8,19 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
+from flows.browser.figure_list import Figure, figure_list
 from flows.maps.calibration_tables import levels_table
 from flows.statistics.aggregate import KEYS, identities_of_maps, read_statistics, up_to_date
 from flows.statistics.aggregate import VALUES as OF_MAPS
-from flows.tables.text import MAP_FORMATS, quantities, records
+from flows.tables.text import records
 from qmri_core.calibration.population import FieldStrengthError, population
-from qmri_core.series.acquisition import CONTRASTS
 from qmri_core.tissues import MEMBERS
 from storage.store.cohort import Cohort
 from storage.store.decisions.effect import Judged
 
-QUALITY = ("snr", "contrast", "sharpness", "artefacts", "ghosts", "focus")
-WHOLE = {
-    "brain_volume": ("brain volume", "l"),
-    "coverage": ("coverage", ""),
-    "alignment_residual": ("alignment residual", "mm"),
-}
 FEW = 5
 """Sessions of a group below which its own spread says little."""
 OF_PEOPLE = ("sex", "age", "day", "software", "magnetic_field_strength")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Figure:
-    """A number of every session: its column, title and unit for people, and to which sort it belongs."""
-
-    name: str
-    title: str
-    unit: str
-    sort: str
-    factor: float = 1.0
-    tissue: str = ""
-    quantity: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,39 +67,6 @@ class Figures:
     figures: tuple[Figure, ...]
     groups: tuple[Group, ...]
     lacking: int
-
-
-def figure_list() -> tuple[Figure, ...]:
-    """All figures, tissue values first."""
-    of_tissues = [
-        Figure(
-            name=f"{tissue}_{name}_{what}",
-            title=f"{tissue} {MAP_FORMATS[name][0]}, {what}",
-            unit=MAP_FORMATS[name][1],
-            sort="tissue",
-            factor=MAP_FORMATS[name][2],
-            tissue=tissue,
-            quantity=MAP_FORMATS[name][0].lower(),
-        )
-        for what in ("median", "mode")
-        for tissue, name, _ in quantities()
-    ]
-    of_images = [
-        Figure(
-            name=f"{contrast}_{what}",
-            title=f"{contrast} {what.upper() if what == 'snr' else what}",
-            unit=unit,
-            sort="quality",
-        )
-        for what in QUALITY
-        for contrast in CONTRASTS
-        for unit in ["mm⁻¹" if what == "sharpness" else ""]
-    ]
-    scales = [
-        Figure(name=f"{contrast}_scale", title=f"{contrast} scale", unit="", sort="scale") for contrast in CONTRASTS
-    ]
-    whole = [Figure(name=name, title=title, unit=unit, sort="quality") for name, (title, unit) in WHOLE.items()]
-    return (*of_tissues, *whole, *of_images, *scales)
 
 
 def figures_of(cohort: Cohort, judgement: Judged) -> Figures:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from flows.browser import libraries
 from flows.browser.pages import document, script, style
+from flows.browser.session import session_json
 from flows.browser.view import View, view_of
 from flows.browser.volumes import jpeg, thumbnail
 from flows.progress import Progress, quiet
@@ -52,7 +53,7 @@ def write_pages(store: Cohort | str, out: Path, *, progress: Progress = quiet) -
     out.mkdir(parents=True, exist_ok=True)
     for done, session in enumerate(sessions):
         progress(done, len(sessions), "pages")
-        told = json.loads(view.session_json(session)) | {"pictures": planes(view, session)}
+        told = json.loads(session_json(view, session)) | {"pictures": planes(view, session)}
         held["pictures"][session] = wall(view, session)
         if is_one:
             held[f"session/{session}.json"] = told

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from flows.browser.figures import Figure, Figures
+from flows.browser.figure_list import Figure
+from flows.browser.figures import Figures
 from flows.tables.text import records
 from qmri_core.series.remarks import kinds_of
 

@@ -6,6 +6,7 @@ from functools import lru_cache
 from importlib.resources import files
 from typing import Any
 
+from flows.browser.failing import failures
 from flows.browser.view import FAR_SHOWN, View
 from storage.store.decisions.codes import MEANINGS, Ground, Scope, Verdict
 
@@ -66,7 +67,7 @@ def document(view: View, *, can_decide: bool = False, rater: str = "", offline: 
         overview=view.overview(),
         outliers=view.outliers[:FAR_SHOWN],
         n_sessions=len(view.outliers),
-        failures=view.failures(),
+        failures=failures(view),
         decisions=view.decisions(),
         agreement=view.agreement(),
         can_decide=can_decide,

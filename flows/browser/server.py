@@ -17,6 +17,7 @@ from flows.browser import libraries
 from flows.browser.deciding import commit_decisions, preview_decisions
 from flows.browser.pages import document, script, style
 from flows.browser.safety import Guard
+from flows.browser.session import session_json
 from flows.browser.view import View, view_of
 from flows.browser.volumes import nifti, thumbnail
 from flows.errors import explain
@@ -100,7 +101,7 @@ def _table(site: Site, request: Request) -> Response:
 def _session(site: Site, request: Request) -> Response:
     view = site.at(request.path_params["snapshot"])
     try:
-        content = view.session_json(request.path_params["session"])
+        content = session_json(view, request.path_params["session"])
     except KeyError:
         raise HTTPException(404, "this snapshot has no such session") from None
     return Response(content, media_type="application/json")

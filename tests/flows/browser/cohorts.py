@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from flows.browser.figures import QUALITY
+from flows.browser.figure_list import QUALITY
 from flows.maps.staleness import maps_identity
 from qmri_core.series.acquisition import CONTRASTS
 from qmri_core.series.geometry import Grid

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from flows.browser.figures import Figures, Group, figure_list
+from flows.browser.figure_list import figure_list
+from flows.browser.figures import Figures, Group
 from flows.browser.outliers import PER_MARK, POOLED_WEIGHT, TO_SIGMA, distances, evidence, outliers
 from flows.browser.view import View
 from storage.store.cohort import Cohort

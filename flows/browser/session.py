@@ -1,0 +1,71 @@
+"""Everything about one session but its volumes."""
+
+from __future__ import annotations
+
+import json
+
+from flows.browser.plain import number, words
+from flows.browser.view import View
+from flows.tables.text import records
+from qmri_core.series.decided import decided_of
+from qmri_core.series.remarks import MEANINGS as REMARKS
+from qmri_core.series.remarks import remarks_of
+
+PROVENANCE = ("code_version", "preprocessing_version", "calibration_version", "checkpoint_digest", "input_digest")
+
+
+def session_json(view: View, session: str) -> bytes:
+    """Everything about one session but its volumes.
+
+    Raises
+    ------
+    KeyError
+        If the snapshot has no such session.
+    """
+    row = view.cohort.rows_of([session]).get(session)
+    if row is None:
+        raise KeyError(session)
+    own = view.figures.rows[view.figures.rows["session"] == session]
+    value = records(own)[0] if len(own) else {}
+    far = next((one for one in view.outliers if one.session == session), None)
+    people = view.figures.rows
+    same = people[(people["person"] == row["person"]) & (people["person"] != "") & (people["session"] != session)]
+    key = str(row["group"])
+    told = {
+        "session": session,
+        "person": str(row["person"]),
+        "group": view.labels.get(key, "-"),
+        "key": key,
+        "status": str(row["status"]),
+        "reason": words(row["reason"]),
+        "explanation": str(row["explanation"]),
+        "why": far.sentence if far else "",
+        "score": far.score if far else None,
+        "marks": str(row["quality_marks"]),
+        "people": {name: number(value.get(name)) for name in ("age", "day")} | {"sex": str(value.get("sex", ""))},
+        "figures": [[one.title, number(value.get(one.name)), one.unit] for one in view.figures.figures]
+        if value
+        else [],
+        "series": [list(map(str, one)) for one in decided_of(str(row["series"]))],
+        "remarks": [[words(one.kind), one.text, REMARKS[one.kind][1]] for one in remarks_of(str(row["remarks"]))],
+        "provenance": [[words(name), str(row[name])] for name in PROVENANCE],
+        "same_person": [[str(one["session"]), number(one["day"])] for one in records(same.sort_values("day"))],
+        "decisions": _decisions_on(view, session, key),
+        "counts": _counts(view, session, bool(value) and bool(value["counts"])),
+        "volumes": view.volumes(session),
+    }
+    return json.dumps(told, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _counts(view: View, session: str, has_maps: bool) -> str:
+    if session in view.judgement.left_out:
+        return f"counts for nothing: {view.judgement.left_out[session]}"
+    return "counts" if has_maps else "has no maps that count"
+
+
+def _decisions_on(view: View, session: str, group: str) -> list[list[str]]:
+    return [
+        [str(one.kind), str(one.scope), str(one.verdict), ", ".join(map(words, one.grounds)) or "-", one.rater]
+        for one in view.cohort.decisions
+        if one.subject in (session, group)
+    ]
