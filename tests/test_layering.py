@@ -36,6 +36,7 @@ ORDER: dict[str, list[str]] = {
             "assume_file",
             "siblings",
             "bids",
+            "labels",
             "visits",
         ),
         *("scans", "index", "kept", "server", "headers", "discovery"),

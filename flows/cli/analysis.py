@@ -197,15 +197,46 @@ def export_tables(store: Store, out: Out, at: At = None) -> None:
         typer.echo(text)
 
 
-def regions(store: Store, workers: Workers = None) -> None:
+def regions(
+    store: Store,
+    workers: Workers = None,
+    atlas: Annotated[
+        Path | None,
+        typer.Option(
+            "--atlas", exists=True, dir_okay=False, help="Labels of your own in MNI152 space, NIfTI; with --labels."
+        ),
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option("--labels", exists=True, dir_okay=False, help="Names of --atlas: a table with index and name."),
+    ] = None,
+    masks: Annotated[
+        Path | None,
+        typer.Option(
+            "--masks",
+            exists=True,
+            file_okay=False,
+            help="Folder of masks drawn on exported images: sub-..._ses-SESSION_label-NAME_mask.nii.gz.",
+        ),
+    ] = None,
+) -> None:
     """Measure nuclei and lobes of every session that counts and whose maps have changed; they join all other tables."""
     from flows.progress import reporting
+    from flows.statistics.own_regions import find_masks, read_atlas
     from flows.statistics.regions import measure_regions
+    from storage.store.cohort import Cohort
     from storage.store.opened.values import are_believed
 
+    if (atlas is None) != (labels is None):
+        raise typer.BadParameter("--atlas and --labels go together")
+    cohort = Cohort.open(store)
+    own = None if atlas is None or labels is None else read_atlas(atlas, labels)
+    drawn = None if masks is None else find_masks(masks.resolve(), cohort.slots)
     with cluster(workers) as client, reporting("regions") as progress:
-        result = measure_regions(store, client=client, progress=progress)
+        result = measure_regions(cohort, client=client, atlas=own, masks=drawn, progress=progress)
     typer.echo(f"{result.measured} sessions measured, {result.unchanged} unchanged")
+    for session, region in result.outside:
+        typer.echo(f"  without values: {session}: {region} holds too little of its brain")
     doubtful = result.quality[~are_believed(result.quality)]
     for session, overlap, stretch in doubtful.itertuples():
         typer.echo(f"  not believed: {session}: overlap {overlap:.2f}, stretch {stretch:.2f}")

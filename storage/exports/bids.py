@@ -95,13 +95,14 @@ def _subject(record: Mapping[str, Any]) -> str:
     return "sub-" + "".join(filter(str.isalnum, (person or session).split("-", 1)[-1]))
 
 
-def _session(record: Mapping[str, Any]) -> str:
-    return "ses-" + "".join(filter(str.isalnum, str(record["session"]).split("-", 1)[-1]))
+def bids_session(session: str) -> str:
+    """What a session is called in file names."""
+    return "ses-" + "".join(filter(str.isalnum, session.split("-", 1)[-1]))
 
 
 def _write_session(folder: Path, record: Mapping[str, Any], cohort: Cohort, selection: Selection) -> bool:
     """Write one session, unless it is there already; whether it has maps. Its folder appears when it is complete."""
-    subject, session = _subject(record), _session(record)
+    subject, session = _subject(record), bids_session(str(record["session"]))
     place, part = folder / subject / session, folder / f".{subject}_{session}"
     if place.exists():
         return True
@@ -196,7 +197,7 @@ def _write_dataset(
     )
     for subject in people:
         rows = [
-            [_session(one), _text(one["age"]), str(one["group"]), str(one["status"])]
+            [bids_session(str(one["session"])), _text(one["age"]), str(one["group"]), str(one["status"])]
             for one in records
             if _subject(one) == subject
         ]

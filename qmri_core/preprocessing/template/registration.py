@@ -30,7 +30,7 @@ from qmri_core.preprocessing.template.deformable import (
 )
 from qmri_core.preprocessing.template.mixture import CLASSES, Mixture, fit, fractions, log_signals, start, terms
 from qmri_core.series.acquisition import Acquisition, Contrast
-from qmri_core.series.geometry import Affine, block_means, spacing_of
+from qmri_core.series.geometry import Affine, Volume, block_means, spacing_of
 from qmri_core.tissues import NOMINAL
 
 FLOOR = 0.02
@@ -127,11 +127,10 @@ def register(
     )
 
 
-def labels_of(warp: Warp, shape: tuple[int, ...], affine: Affine) -> NDArray[np.uint8]:
-    """Labels of the template (`Template.labels`) in the voxels of a grid of the session; 0 for none."""
-    at = template()
-    found = sampled(at.labels.array[None], at.labels.affine, warp.points(places_of(shape, affine)), is_nearest=True)
-    return np.asarray(np.rint(found[0]), dtype=np.uint8)
+def labels_of(labels: Volume, warp: Warp, shape: tuple[int, ...], affine: Affine) -> NDArray[np.int32]:
+    """Labels in Montreal space, as `Template.labels` or of another atlas, on a grid of the session; 0 for none."""
+    found = sampled(labels.array[None], labels.affine, warp.points(places_of(shape, affine)), is_nearest=True)
+    return np.asarray(np.rint(found[0]), dtype=np.int32)
 
 
 def priors_at(at: Template, warp: Warp, places: NDArray[np.float32]) -> NDArray[np.float32]:

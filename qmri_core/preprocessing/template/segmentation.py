@@ -114,7 +114,7 @@ def regions_of(
     """
     inside = inside_of(images.values(), mask)
     registered, _ = _registered(images, inside, affine, acquisitions)
-    labels = labels_of(registered.warp, mask.shape, affine)
+    labels = labels_of(template().labels, registered.warp, mask.shape, affine)
     return np.where(mask > 0, labels, 0).astype(np.uint8), registered
 
 

@@ -22,6 +22,8 @@ COLUMNS = {variable.name: variable for variable in PER_SESSION}
 UNITS = {name: {"1": "", "s": "s"}[WORKER_VARIABLES[name].units] for name in MAPS}
 """Unit of each map; PD is relative to CSF."""
 DEFAULT_STATISTIC = "mode"
+TEMPLATE, MASKS = "template", "masks"
+"""What regions are of, in ``/regions``, beside atlases of users: the project's own, and masks of sessions."""
 LEAST_OVERLAP, MOST_STRETCH = 0.65, 0.6
 """Of the template with a session's tissues, at least, and of how places change their volume, at most, for its regions
 to be believed; `Cohort.regions` has all. Seen: 0.80 and 0.32 of a simulated head of 80 years, 0.79 and 0.71 of the same
@@ -103,8 +105,9 @@ def long_table(cohort: Cohort, people: pd.DataFrame, statistics: Collection[str]
 
 
 def are_believed(regions: pd.DataFrame) -> pd.Series[bool]:
-    """Which rows are of regions that are believed; none where no template was brought to the session."""
-    return (regions["overlap"].astype(float) >= LEAST_OVERLAP) & (regions["stretch"].astype(float) <= MOST_STRETCH)
+    """Which rows are of regions that are believed: none where no template was brought to the session, all of masks."""
+    fits = (regions["overlap"].astype(float) >= LEAST_OVERLAP) & (regions["stretch"].astype(float) <= MOST_STRETCH)
+    return fits | (regions["atlas"] == MASKS) if "atlas" in regions else fits
 
 
 def wide_table(cohort: Cohort, people: pd.DataFrame, statistic: str = DEFAULT_STATISTIC) -> pd.DataFrame:
