@@ -99,7 +99,7 @@ def measure_regions(
         part = list(
             _tasks(cohort, {name: missing[name] for name in due[start : start + SESSIONS_PER_COMMIT]}, atlas, masks)
         )
-        rows: list[dict[str, object]] = []
+        rows: list[Mapping[str, object]] = []
         failure = "its regions could not be measured"
         for _, outcome in required(client, measure_session, part, name="regions", failure=failure, session=_name):
             rows += outcome.rows

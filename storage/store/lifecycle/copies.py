@@ -10,13 +10,14 @@ import hashlib
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import chain
 from typing import Any, Literal
 
 import icechunk
 import zarr
 
-from storage.store.cohort import Cohort
-from storage.store.repository import MAIN, faults, open_repository
+from storage.store.cohort import Cohort, StoreError
+from storage.store.repository import MAIN, faults
 
 BRANCH = "copies"
 """Branch of the records; it begins at the empty beginning of the store."""
@@ -45,8 +46,11 @@ def note_copy(cohort: Cohort, kind: Kind, sessions: Iterable[str]) -> None:
         If the store cannot be written, or the snapshot has ended since, as by forgetting.
     """
     with cohort.writing() as repository, faults(cohort.location):
-        # opened anew: the cohort's own repository may remember a snapshot that has ended
-        open_repository(cohort.location).lookup_snapshot(cohort.snapshot)
+        if not _is_kept(repository, cohort.snapshot):
+            raise StoreError(
+                f"{cohort.location}: snapshot {cohort.snapshot} has ended since, as by forgetting: throw the copy away "
+                "and make it again"
+            )
         made = Copy(kind=kind, snapshot=cohort.snapshot, time=datetime.now(UTC), sessions=frozenset(sessions))
         _change(repository, lambda copies: [*copies, made])
 
@@ -66,6 +70,15 @@ def take_out(repository: icechunk.Repository, sessions: Collection[str]) -> None
 
 def _without(copy: Copy, sessions: Collection[str]) -> Copy:
     return Copy(kind=copy.kind, snapshot=copy.snapshot, time=copy.time, sessions=copy.sessions.difference(sessions))
+
+
+def _is_kept(repository: icechunk.Repository, snapshot: str) -> bool:
+    """Whether the cohort or a tag still has a snapshot in its history.
+
+    Icechunk itself remembers snapshots that it has read, ended ones too; it asks for branches and tags anew.
+    """
+    tagged = (info for name in sorted(repository.list_tags()) for info in repository.ancestry(tag=name))
+    return any(info.id == snapshot for info in chain(repository.ancestry(branch=MAIN), tagged))
 
 
 def _change(repository: icechunk.Repository, edit: Callable[[list[Copy]], list[Copy]]) -> None:
