@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +13,8 @@ from flows.statistics.aggregate import AggregateResult, aggregate
 from flows.tables.summary import RunSummary
 from storage.source.origin import Source
 from storage.store.cohort import Cohort
-from storage.store.repository import StoreError, tag
+from storage.store.lifecycle.nights import tag_night
+from storage.store.repository import StoreError
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -105,7 +104,7 @@ def reprocess(
     tables = aggregate(cohort, client=client, out=out, progress=progress)
     if cohort.refreshed().snapshot == before:
         return Reprocessed(ingested=ingested, summary=summary, snapshot=None, tag=None), tables
-    snapshot, name = _tag_night(cohort)
+    snapshot, name = tag_night(cohort)
     summary = replace(summary, snapshot=snapshot)
     return Reprocessed(ingested=ingested, summary=summary, snapshot=snapshot, tag=name), tables
 
@@ -115,12 +114,3 @@ def _last_snapshot(store: str) -> str | None:
         return Cohort.open(store).snapshot
     except StoreError:  # none yet; another obstacle is told by ingest
         return None
-
-
-def _tag_night(cohort: Cohort) -> tuple[str, str]:
-    """Tag the last commit; its snapshot and the tag."""
-    day = f"nightly-{datetime.now(UTC):%Y-%m-%d}"
-    with cohort.writing() as repository:
-        taken = repository.list_tags()
-        name = next(name for number in count(1) if (name := day if number == 1 else f"{day}.{number}") not in taken)
-        return tag(repository, name), name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -52,6 +52,9 @@ class Settings(BaseSettings):
     magnetization_transfer: bool = True
     """Expect magnetization transfer between the slices of echo trains when groups are calibrated, as people have it;
     ``false`` for simulations and phantoms without it."""
+    log: Literal["text", "json"] | None = None
+    """One line on the standard error for every session and stage that a run has done: pseudonym, seconds, memory; as
+    ``text`` or ``json``. Unset, none."""
     quiet_for: Annotated[float, Field(ge=0, le=100_000)] | None = None
     """Minutes for which the files of a session must not have changed before it is ingested, so that a transfer that is
     still running is left for a later run; unset, 15 in ``reprocess-nightly`` and 0 elsewhere."""

@@ -146,8 +146,10 @@ def destination_or_usage_error(text: str) -> Server:
 def cluster(workers: int | None) -> Iterator[Client]:
     """Client of the cluster that the settings and the command's ``--workers`` ask for; starts when it is first used."""
     from flows.cluster.clusters import client_on_demand
+    from flows.cluster.session_log import session_log
 
-    with client_on_demand(settings_or_usage_error(workers=workers)) as client:
+    settings = settings_or_usage_error(workers=workers)
+    with session_log(settings.log), client_on_demand(settings) as client:
         yield client
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from traceback import walk_tb
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
+import psutil
 from distributed import KilledWorker
 
 from flows.cluster.dispatch import ClusterError
@@ -32,6 +33,14 @@ PASSING = (ClusterError, StorageFaultError)
 """Errors of what a run stands on, not of a session: they end the run, and another try does what it left."""
 
 
+class Taken(NamedTuple):
+    """What a stage of a session took: seconds, and bytes of memory that its worker process held when it ended."""
+
+    stage: str
+    seconds: float
+    memory: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """What became of one session on a worker. ``fork`` holds what it wrote; ``None`` if it failed."""
@@ -49,19 +58,43 @@ class Outcome:
     taken: Mapping[Contrast, tuple[int, str]] = field(default_factory=dict)
     """Of contrasts whose preferred series was not taken: the place of the repeat that was, from 1, and why."""
     duration: float = 0.0
+    stages: tuple[Taken, ...] = ()
+    """What each stage took, in the order in which they ended; a name may stand several times."""
+    together: tuple[str, ...] = ()
+    """All sessions of a task that does several at a time; they share what it took in equal parts."""
+
+    def by_stage(self) -> list[Taken]:
+        """What each stage took of one session: seconds in sum, memory at most."""
+        share = 1 / max(1, len(self.together))
+        result: dict[str, Taken] = {}
+        for name, seconds, memory in self.stages:
+            before = result.get(name, Taken(name, 0.0, 0))
+            result[name] = Taken(name, before.seconds + share * seconds, max(before.memory, memory))
+        return list(result.values())
+
+
+def seconds_of(outcome: Outcome) -> dict[str, float]:
+    """Seconds of each stage of a session."""
+    return {name: seconds for name, seconds, _ in outcome.by_stage()}
 
 
 @dataclass(slots=True)
 class Stage:
-    """Name of the stage that a session is in, for the record should it fail."""
+    """Name of the stage that a session is in, for the record should it fail, and what those before took."""
 
     name: str = "start"
+    taken: list[Taken] = field(default_factory=list)
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
         """Do what the block does, as the stage ``name``."""
         self.name = name
-        yield
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            memory = psutil.Process().memory_info().rss
+            self.taken.append(Taken(name, time.perf_counter() - began, memory))
 
 
 REASONS: Mapping[str, Reason] = {
@@ -81,18 +114,20 @@ REASONS: Mapping[str, Reason] = {
 """Reason of a failure by the type of its exception; anything else is an internal error."""
 
 
-def at_boundary(session: str, work: Callable[[Stage], Result]) -> Result | Outcome:
+def at_boundary(session: str, work: Callable[[Stage], Result], stage: Stage | None = None) -> Result | Outcome:
     """Run the work of one session, or a step of it; whatever it raises becomes a failed outcome.
 
     A store or a cluster that cannot be used now is no fault of the session: that error goes on, and ends the run.
 
     Only texts of exceptions that this project raises are kept, since they are known to name no path and no header
-    text; of any other exception the type and the line of our code stay.
+    text; of any other exception the type and the line of our code stay. What its stages took is kept in ``stage``, and
+    in an outcome.
     """
-    stage = Stage()
+    stage = stage or Stage()
     began = time.perf_counter()
     try:
-        return work(stage)
+        result = work(stage)
+        return replace(result, stages=tuple(stage.taken)) if isinstance(result, Outcome) else result
     except PASSING:
         raise
     except Exception as error:  # noqa: BLE001 - the session boundary: a session that fails is data
@@ -106,6 +141,7 @@ def at_boundary(session: str, work: Callable[[Stage], Result]) -> Result | Outco
             error=kind,
             explanation=str(error) if is_known else _where(error),
             duration=time.perf_counter() - began,
+            stages=tuple(stage.taken),
         )
 
 

@@ -15,6 +15,7 @@ from distributed import Client, KilledWorker
 
 from flows.cluster.boundary import PASSING, Outcome, outcome_of
 from flows.cluster.dispatch import ClusterError, run_bounded, threads, waves_for
+from flows.cluster.session_log import log_outcome
 from flows.progress import Progress, part_of, quiet
 from storage.store.repository import StoreError
 from storage.store.schema import Reason, Status
@@ -122,7 +123,9 @@ def outcomes(
         Session of a task.
     """
     for task, result in dispatched(client, work, tasks, progress=progress, text=name, key=session, resource=resource):
-        yield task, outcome_of(session(task), name, result)
+        outcome = outcome_of(session(task), name, result)
+        log_outcome(name, outcome)
+        yield task, outcome
 
 
 def outcomes_together(
@@ -158,7 +161,10 @@ def outcomes_together(
             if isinstance(result, BaseException) and not is_last:
                 again += ((task,) for task in batch)
                 continue
-            yield from ([outcome_of(session(batch[0]), name, result)] if isinstance(result, BaseException) else result)
+            done_now = [outcome_of(session(batch[0]), name, result)] if isinstance(result, BaseException) else result
+            for outcome in done_now:
+                log_outcome(name, outcome)
+                yield outcome
             done += len(batch)
             progress(done, len(tasks), name)
 

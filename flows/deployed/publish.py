@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Set
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from flows.tables.summary import RunSummary
 if TYPE_CHECKING:
     from prefect import State
 
+    from flows.night import Reprocessed
     from flows.statistics.aggregate import AggregateResult
 
 _MAX_LISTED = 500
@@ -30,19 +32,27 @@ _FAILED_BEFORE_STATE = "CompletedWithFailures"
 """Name of the state of a run that found only sessions that had failed before; its type is Completed."""
 
 
-def failed_sessions(store: str) -> Set[str]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Before:
+    """A store, and the sessions that had failed in it when a run began."""
+
+    store: str
+    failed: Set[str]
+
+
+def failed_sessions(store: str) -> Before:
     """Sessions that the catalogue calls failed; none where there is no store."""
     from storage.store.cohort import Cohort, StoreError
 
     try:
         cohort = Cohort.open(store)
     except StoreError:
-        return set()
+        return Before(store=store, failed=frozenset())
     rows = cohort.catalogue
-    return set(rows.loc[rows["status"] == "failed", "session"])
+    return Before(store=store, failed=frozenset(rows.loc[rows["status"] == "failed", "session"]))
 
 
-def end_state(name: str, summary: RunSummary, *, before: Set[str], text: str = "") -> State[RunSummary]:
+def end_state(name: str, summary: RunSummary, *, before: Before, text: str = "") -> State[RunSummary]:
     """Publish the summary of a run, and make the state in which it ends.
 
     Parameters
@@ -52,10 +62,12 @@ def end_state(name: str, summary: RunSummary, *, before: Set[str], text: str = "
     summary
         Of the run.
     before
-        Sessions that had failed when the run began.
+        Of `failed_sessions`, when the run began.
     text
         What more there is to say.
     """
+    from flows.operations.night_summary import failure_rows
+
     counts = {status: getattr(summary, status) for status in ("found", "complete", "partial", "skipped", "failed")}
     create_table_artifact(
         [{**counts, "unchanged": summary.unchanged, "snapshot": summary.snapshot or "-"}],
@@ -68,12 +80,12 @@ def end_state(name: str, summary: RunSummary, *, before: Set[str], text: str = "
         description="Why sessions are not complete",
     )
     create_table_artifact(
-        [failure._asdict() for failure in summary.failures[:_MAX_LISTED]],
+        [*failure_rows(before.store, summary.failures[:_MAX_LISTED])],
         key=f"{name}-failures",
-        description=f"Failed sessions (at most {_MAX_LISTED} of {summary.failed})",
+        description=f"Failed sessions, why, and what to do (at most {_MAX_LISTED} of {summary.failed})",
     )
     get_run_logger().info(summary.text())
-    fresh = [failure for failure in summary.unsettled if failure.session not in before]
+    fresh = [failure for failure in summary.unsettled if failure.session not in before.failed]
     start = f"{text}; " if text else ""
     if fresh:
         message = f"{start}{len(fresh)} sessions failed in this run, {summary.failed} in all; everything else is stored"
@@ -85,6 +97,13 @@ def end_state(name: str, summary: RunSummary, *, before: Set[str], text: str = "
         return Completed(name=_FAILED_BEFORE_STATE, message=message, data=summary)
     is_new = summary.snapshot is not None
     return Completed(message=text or ("done" if is_new else "nothing to do: nothing was written"), data=summary)
+
+
+def publish_night(name: str, store: str, result: Reprocessed) -> None:
+    """Publish what a night has to say: what is new, what failed and why, what a person must do."""
+    from flows.operations.night_summary import night_text
+
+    create_markdown_artifact(night_text(store, result), key=f"{name}-night", description="What the night has to say")
 
 
 def is_unexpected(record: logging.LogRecord) -> bool:

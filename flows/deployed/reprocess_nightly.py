@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from prefect import State, flow, task
 
-from flows.deployed.publish import end_state, failed_sessions, publish_report, report_folder
+from flows.deployed.publish import end_state, failed_sessions, publish_night, publish_report, report_folder
 from flows.deployed.run import RESUMED, Explained, ingest_options, run_settings, working
 from flows.settings import Settings
 from flows.tables.summary import RunSummary
@@ -33,6 +33,7 @@ def reprocess_sessions(settings: Settings) -> Reprocessed:
         )
         page = None if result.snapshot is None or folder is None else write_report(store, folder, aggregate=tables)
     publish_report(REPROCESS_NIGHTLY, tables, page, settings.report_url)
+    publish_night(REPROCESS_NIGHTLY, store, result)
     note_run(store, settings.key_file)
     return result
 

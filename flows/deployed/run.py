@@ -20,6 +20,7 @@ from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from flows.cluster.boundary import PASSING
 from flows.cluster.clusters import client_on_demand
+from flows.cluster.session_log import session_log
 from flows.errors import explain
 from flows.progress import Progress
 from flows.settings import Settings, SettingsError, read_settings
@@ -88,6 +89,7 @@ def working(name: str, settings: Settings) -> Iterator[tuple[Client, Progress]]:
     """Client, started when it is first needed, and progress of one task of the flow ``name``."""
     with Explained(), ExitStack() as stack:
         logging.getLogger("distributed").setLevel(logging.WARNING)  # Prefect shows what every library has to say
+        stack.enter_context(session_log(settings.log))
         stack.enter_context(workers_without_prefect())
         yield stack.enter_context(client_on_demand(settings)), PublishedProgress(name)
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from flows.ingest.session_plan import SessionPlan
+from qmri_core.series.grouping import grid_of
 
 INGEST_SECONDS = (6.5, 0.32e-6)
 """Processor seconds of one session, and further ones per voxel of its grid: 8.9 at 1 mm (7.6 million voxels) by
@@ -100,6 +101,11 @@ def forecast(need: Need, *, workers: int, durations: Iterable[tuple[float, int]]
         disk=_linear(DISK, need.n_sessions, need.voxels),
         n_measured=len(measured) if is_measured else 0,
     )
+
+
+def bytes_of_group(group: str) -> float:
+    """Bytes in the store of a session of a group, with its maps, by the grid that the group's key names."""
+    return _linear(DISK, 1, math.prod(grid_of(group.partition("/")[2]).shape))
 
 
 def shortages(told: Forecast, *, memory: float, disk: float | None) -> list[str]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from flows.cluster.boundary import Outcome
+from flows.cluster.boundary import Outcome, seconds_of
 from flows.ingest.first_plan import Planned
 from flows.ingest.session_plan import SessionPlan
 from flows.maps.staleness import why_images
+from flows.tables.stages import with_stages
 from flows.tables.text import records
 from qmri_core import versions
 from qmri_core.calibration.population import ADULT
@@ -104,7 +105,7 @@ def row_of(plan: SessionPlan, outcome: Outcome | None = None) -> dict[str, objec
     if plan.placement is not None:
         row |= {"scanner": plan.placement.scanner, "protocol": plan.placement.protocol}
     if outcome is not None:
-        row["duration"] = outcome.duration
+        row |= {"duration": outcome.duration, "stages": with_stages("", "ingest", seconds_of(outcome))}
         if outcome.status is Status.FAILED:
             row |= {
                 "status": str(outcome.status),

@@ -6,7 +6,7 @@ Parts of sessions share device calls; each session fails by itself, and its maps
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from dask.system import CPU_COUNT
 
-from flows.cluster.boundary import Outcome, Stage, at_boundary
+from flows.cluster.boundary import Outcome, Stage, Taken, at_boundary
 from flows.maps.session import Images, InferTask, prepare, read_images, write_maps
 
 if TYPE_CHECKING:
@@ -78,6 +78,8 @@ class _Batch:
     at_once: int
     """Sessions that are read ahead, and sessions that are being written, at most."""
     began: dict[str, float] = field(default_factory=dict)
+    stages: defaultdict[str, Stage] = field(default_factory=lambda: defaultdict(Stage))
+    """Of each session, which is in one thread after the other."""
     running: dict[str, _Session] = field(default_factory=dict)
     writing: deque[Future[Outcome]] = field(default_factory=deque)
     outcomes: dict[str, Outcome | Future[Outcome]] = field(default_factory=dict)
@@ -102,7 +104,8 @@ class _Batch:
 
     def outcome(self, name: str) -> Outcome:
         outcome = self.outcomes[name]
-        return outcome.result() if isinstance(outcome, Future) else outcome
+        known = outcome.result() if isinstance(outcome, Future) else outcome
+        return replace(known, stages=tuple(self.stages[name].taken))
 
     def _parts(self, tasks: Sequence[InferTask]) -> Iterator[Part]:
         """Parts of all sessions, in their order; a session that cannot be read or prepared has none."""
@@ -111,7 +114,7 @@ class _Batch:
             read = reading.result()
             if not isinstance(read, Outcome) and read.mask.size > LARGE_VOLUME and not self.is_gpu:
                 self.at_once = 0
-            session = read if isinstance(read, Outcome) else at_boundary(name, partial(prepare, task, read))
+            session = read if isinstance(read, Outcome) else self._at(name, partial(prepare, task, read))
             del read, reading  # parts hold what is needed of the images
             if isinstance(session, Outcome):
                 self.outcomes[name] = session
@@ -134,7 +137,10 @@ class _Batch:
 
     def _read(self, task: InferTask) -> Images | Outcome:
         self.began[task.slot.session] = time.perf_counter()
-        return at_boundary(task.slot.session, partial(read_images, task))
+        return self._at(task.slot.session, partial(read_images, task))
+
+    def _at(self, name: str, work: Callable[[Stage], T]) -> T | Outcome:
+        return at_boundary(name, work, self.stages[name])
 
     def _start(self, call: Sequence[Part]) -> Callable[[], Found]:
         """Start a call, without the parts of sessions that have failed meanwhile; what it returns never fails."""
@@ -143,13 +149,22 @@ class _Batch:
         parts = [part for part in call if part.owner in self.running]
         if not parts:
             return list
-        started = _infer(parts, lambda: resident_device(self.weights).start(parts))
+        call_took = Stage()
+        started = _infer(parts, lambda: resident_device(self.weights).start(parts), call_took)
 
         def finish() -> Found:
-            found = started if isinstance(started, Outcome) else _infer(parts, started)
+            found = started if isinstance(started, Outcome) else _infer(parts, started, call_took)
+            self._share(parts, call_took.taken)
             return self._each_alone(parts, found) if isinstance(found, Outcome) else found
 
         return finish
+
+    def _share(self, parts: Sequence[Part], taken: Sequence[Taken]) -> None:
+        """What a call took, to the sessions whose parts were in it, by their voxels."""
+        whole = sum(part.relative.shape[1] for part in parts)
+        for part in parts:
+            share = part.relative.shape[1] / max(1, whole)
+            self.stages[part.owner].taken += (Taken(name, share * each, memory) for name, each, memory in taken)
 
     def _each_alone(self, parts: Sequence[Part], failure: Outcome) -> Found:
         """Of a call that failed: its sessions one by one, so that only those fail that fail alone."""
@@ -179,13 +194,13 @@ class _Batch:
 
     def _written(self, session: _Session) -> Outcome:
         name = session.task.slot.session
-        outcome = at_boundary(name, partial(write_maps, session.task, session.prepared, session.packed))
+        outcome = self._at(name, partial(write_maps, session.task, session.prepared, session.packed))
         return replace(outcome, duration=time.perf_counter() - self.began[name])
 
 
-def _infer(parts: Sequence[Part], work: Callable[[], T]) -> T | Outcome:
+def _infer(parts: Sequence[Part], work: Callable[[], T], took: Stage) -> T | Outcome:
     def at_stage(stage: Stage) -> T:
         with stage("infer"):
             return work()
 
-    return at_boundary(parts[0].owner, at_stage)
+    return at_boundary(parts[0].owner, at_stage, took)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.cluster.boundary import Outcome
+from flows.cluster.boundary import Outcome, seconds_of
 from flows.cluster.clusters import inference_resource
 from flows.cluster.driver import Begun, WaveRecord, run_waves
 from flows.maps.batch import infer_session, infer_sessions
@@ -21,6 +21,7 @@ from flows.maps.staleness import why_maps
 from flows.maps.weights import Weights, chosen_weights
 from flows.progress import Progress, quiet
 from flows.selection import EVERY, EVERYTHING, Selected, Selection
+from flows.tables.stages import with_stages
 from flows.tables.summary import RunSummary, summarise
 from flows.tables.text import records
 from qmri_core.series.acquisition import CONTRASTS
@@ -147,11 +148,11 @@ class _Infer:
     def record(self, cohort: Cohort, begun: Begun[MapsPlan], outcomes: Sequence[Outcome]) -> WaveRecord:
         good = sum(outcome.status is not Status.FAILED for outcome in outcomes)
         digest = self.weights.digest
-        remarks = {name: str(row["remarks"]) for name, row in cohort.rows_of(begun.plans).items()}
+        before = cohort.rows_of(begun.plans)
         return WaveRecord(
             forks=[o.fork or clear_maps(cohort, begun.wave.slots[o.session], begun.wave.fork) for o in outcomes],
             values={name: _values(plan, digest) for name, plan in begun.plans.items()},
-            rows=[_row(outcome, begun.plans[outcome.session], remarks[outcome.session]) for outcome in outcomes],
+            rows=[_row(outcome, begun.plans[outcome.session], before[outcome.session]) for outcome in outcomes],
             message=f"Infer maps of {good} sessions",
             metadata={"run": "infer", "sessions": good, "checkpoint": digest, "code_version": CODE_VERSION},
         )
@@ -172,7 +173,7 @@ def _values(plan: MapsPlan, digest: str) -> dict[str, object]:
     return {**made_with, **scales, "quality_marks": plan.marks}
 
 
-def _row(outcome: Outcome, plan: MapsPlan, remarks: str) -> dict[str, object]:
+def _row(outcome: Outcome, plan: MapsPlan, before: Mapping[str, Any]) -> dict[str, object]:
     is_partial = len(plan.acquisitions) < len(CONTRASTS)
     if outcome.status is not Status.FAILED:
         status, reason = (Status.PARTIAL, Reason.MISSING_CONTRAST) if is_partial else (Status.COMPLETE, "")
@@ -185,7 +186,8 @@ def _row(outcome: Outcome, plan: MapsPlan, remarks: str) -> dict[str, object]:
         "stage": outcome.stage,
         "error": outcome.error,
         "explanation": outcome.explanation,
-        "remarks": plan.oddity.remarks(remarks, outcome.remarks),
+        "remarks": plan.oddity.remarks(str(before["remarks"]), outcome.remarks),
+        "stages": with_stages(str(before["stages"]), "infer", seconds_of(outcome)),
     }
 
 

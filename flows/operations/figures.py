@@ -6,8 +6,8 @@ import hashlib
 import os
 import re
 import shutil
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -19,6 +19,7 @@ from prometheus_client.core import GaugeMetricFamily
 
 from flows.maps.staleness import stale_sessions
 from flows.settings import SettingsError
+from flows.tables.stages import stages_of
 from storage.pseudonyms import key_path
 from storage.store.decisions.effect import judge
 from storage.store.locations import local_path
@@ -34,7 +35,8 @@ class Figures:
 
     ``last`` is the time of the last commit or, where a run without anything new came later and was noted, of that run.
     ``size`` is in bytes, ``free`` those of its disk; None where the store is not on a disk of this machine.
-    ``seconds`` is the mean duration of ingest per session of a group; marks are by group and kind.
+    ``seconds`` is the mean duration of ingest per session of a group, ``stages`` that of each run's stages, by group,
+    run and stage; marks are by group and kind.
     """
 
     snapshot: str
@@ -46,6 +48,7 @@ class Figures:
     size: int
     free: int | None
     seconds: Mapping[str, float]
+    stages: Mapping[tuple[str, str, str], float]
     marks: Mapping[tuple[str, str], int]
 
     def age(self, now: datetime | None = None) -> timedelta:
@@ -68,6 +71,10 @@ class Figures:
             "bytes": self.size,
             "free_bytes": self.free,
             "ingest_seconds": dict(self.seconds),
+            "stage_seconds": [
+                {"group": group, "run": run, "stage": stage, "seconds": mean}
+                for (group, run, stage), mean in sorted(self.stages.items())
+            ],
             "marks": [
                 {"group": group, "mark": mark, "sessions": count} for (group, mark), count in sorted(self.marks.items())
             ],
@@ -90,6 +97,7 @@ class _Collected:
         yield _gauge("marked_sessions", "Sessions with a quality mark", ("group", "mark"), one.marks)
         yield _gauge("left_out_sessions", "Sessions that count for nothing", ("why",), one.left_out)
         yield _gauge("ingest_seconds", "Mean duration of ingest of a session", ("group",), one.seconds)
+        yield _gauge("stage_seconds", "Mean seconds of a stage per session", ("group", "run", "stage"), one.stages)
         plain = {
             "stale_sessions": ("Sessions that the next run does again", one.stale),
             "unsettled_failures": ("Failed sessions on which nobody has decided", one.unsettled),
@@ -128,8 +136,19 @@ def figures_of(cohort: Cohort, size: int, noted: datetime | None = None) -> Figu
         size=size,
         free=None if folder is None else shutil.disk_usage(folder).free,
         seconds={str(label): float(mean) for label, mean in durations.groupby("label")["duration"].mean().items()},
+        stages=_mean_stages(labels, rows["stages"].astype(str)),
         marks=Counter((label, mark) for label, text in marks for mark in text.split(",") if mark),
     )
+
+
+def _mean_stages(labels: Iterable[str], texts: Iterable[str]) -> dict[tuple[str, str, str], float]:
+    """Mean seconds by group, run and stage, over the sessions that went through the stage and lie in a group."""
+    found: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+    for label, text in zip(labels, texts, strict=True):
+        for run, seconds in stages_of(text).items() if label else ():
+            for stage, each in seconds.items():
+                found[label, run, stage].append(each)
+    return {key: sum(values) / len(values) for key, values in found.items()}
 
 
 def age_of(text: str) -> timedelta:

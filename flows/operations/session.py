@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.maps.staleness import stale_sessions
 from flows.selection import RECORD
+from flows.tables.stages import stages_of
 from flows.tables.text import text_table
 from qmri_core.series.decided import decided_of
 from qmri_core.series.remarks import MEANINGS as OF_REMARKS
@@ -63,6 +64,8 @@ def _state_lines(cohort: Cohort, session: str, row: dict[str, Any]) -> Iterator[
         yield f"  {MEANINGS[Reason(reason)]}"
     if row["duration"] == row["duration"]:  # NaN where nothing was processed
         yield f"ingest took {float(row['duration']):.1f} s"
+    for run, seconds in stages_of(str(row["stages"])).items():
+        yield f"seconds of {run}: " + ", ".join(f"{stage} {each:.2f}" for stage, each in seconds.items())
     if why := stale_sessions(cohort).get(session):
         yield f"stale: {why}"
     judgement = judge(cohort)

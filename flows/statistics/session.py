@@ -44,11 +44,15 @@ def summarise_tasks(cohort: Cohort, sessions: Sequence[str]) -> Iterator[Summari
 def summarise_sessions(task: SummariseTask) -> Outcome:
     """Tissue statistics of the maps of each session, as rows; the outcome is that of the first session that fails."""
     outcome = at_boundary(task.slots[0].session, partial(_summarise, task.cohort, task.slots))
+    outcome = replace(outcome, together=tuple(slot.session for slot in task.slots))
     if outcome.status is not Status.FAILED or len(task.slots) == 1:
         return outcome
     alone = [at_boundary(slot.session, partial(_summarise, task.cohort, (slot,))) for slot in task.slots]
     failed = [of_session for of_session in alone if of_session.status is Status.FAILED]
-    return failed[0] if failed else replace(alone[0], rows=tuple(chain.from_iterable(one.rows for one in alone)))
+    if failed:
+        return failed[0]
+    rows, stages = (tuple(chain.from_iterable(getattr(one, name) for one in alone)) for name in ("rows", "stages"))
+    return replace(alone[0], rows=rows, stages=stages, together=outcome.together)
 
 
 def _summarise(cohort: Cohort, slots: Sequence[Slot], stage: Stage) -> Outcome:

@@ -360,6 +360,7 @@ CATALOGUE: tuple[Variable, ...] = tuple(
         *_DIGESTS_OF_INPUT,
         _number("n_series", "1", "series found"),
         _number("duration", "s", "processing time"),
+        _text("stages", "seconds of each stage, JSON: run, stage, seconds"),
     )
 )
 """Columns of ``/catalogue``; one row per session ever seen."""

@@ -36,11 +36,13 @@ def load(name: str) -> Any:
 def test_flows_and_deployments_carry_the_same_names() -> None:
     deployments = load("prefect.yaml")["deployments"]
     assert [deployment["name"] for deployment in deployments] == list(DEPLOYMENTS)
+    assert len({tag for deployment in deployments for tag in deployment["tags"]}) == 1 + len(DEPLOYMENTS)
     for deployment in deployments:
         module, function = deployment["entrypoint"].rsplit(".", 1)
         flow = getattr(import_module(module), function)
         assert flow.name == deployment["name"]
         assert flow.parameters.required in ([], None)
+        assert deployment["tags"][0] == "qmri"
         assert len(Path(import_module(module).__file__ or "").read_text().splitlines()) <= 60
 
 

@@ -36,8 +36,10 @@ from flows.maps.calibrate import (
 from flows.maps.calibration_tables import hidden_table
 from flows.maps.infer import infer
 from flows.maps.session import InferTask
+from flows.night import Reprocessed
 from flows.operations.difference import difference_lines
 from flows.operations.figures import figures_of
+from flows.operations.night_summary import night_text
 from flows.operations.session import session_lines
 from flows.pool.export import export_levels
 from flows.pool.solve import solve_pool
@@ -286,6 +288,8 @@ def test_no_identity_is_in_the_store(processed: Processed, tmp_path: Path) -> No
     parts.append(write_pages(processed.store, tmp_path / "pages").read_bytes().replace(plotly().encode(), b""))
     parts.append(repr((processed.ingested, processed.inferred)).encode() + processed.ingested.text().encode())
     parts += [line.encode() for line in told_of(cohort)]
+    night = Reprocessed(ingested=processed.ingested, summary=processed.inferred, snapshot="S", tag="nightly-2026-11-30")
+    parts.append(night_text(processed.store, night).encode())
     everything = b"\n".join(parts).lower()
     known = triples_of(everything)
     leaked = {secret for secret in secrets if any(is_in(form, everything, known) for form in forms(secret))}

@@ -64,8 +64,8 @@ def _to_version_4(root: zarr.Group) -> None:
 
 
 def _add_remarks(root: zarr.Group) -> None:
-    """Older ingests made none: the column is empty until a session is ingested again."""
-    _create(group_of(root, "catalogue"), [CATALOGUE_COLUMNS["remarks"]])
+    """Older ingests made none, and told no stages: the columns are empty until a session is ingested again."""
+    _create(group_of(root, "catalogue"), [CATALOGUE_COLUMNS[name] for name in ("remarks", "stages")])
 
 
 def _add_figures(root: zarr.Group) -> None:

@@ -17,7 +17,7 @@ import zarr
 from distributed import Client, KilledWorker
 from numpy.typing import NDArray
 
-from flows.cluster.boundary import Outcome
+from flows.cluster.boundary import Outcome, seconds_of
 from flows.cluster.driver import MOST_TOGETHER, outcomes_together
 from flows.maps import batch
 from flows.maps.batch import infer_session, infer_sessions
@@ -74,6 +74,8 @@ def written(task: InferTask, outcome: Outcome) -> Arrays:
     assert (outcome.session, outcome.status, outcome.explanation) == (task.slot.session, Status.COMPLETE, "")
     assert outcome.fork is not None
     assert outcome.duration > 0
+    assert list(seconds_of(outcome)) == ["read", "load_model", "infer", "closure", "write"]
+    assert sum(seconds_of(outcome).values()) <= outcome.duration * 1.5  # calls that are shared are told in shares
     group = zarr.open_group(outcome.fork.store, path=task.slot.group, mode="r")
     return {name: np.asarray(group[name][task.slot.index]) for name in OF_INFERENCE}  # type: ignore[index]
 

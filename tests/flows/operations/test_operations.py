@@ -28,7 +28,7 @@ from tests.flows.many_sessions import write_source
 from tests.flows.tiny_cohort import make_store, statistics
 
 FAILED = "ses-ffffffffffff"
-FIRST = "ses-000000000000"
+FIRST, SECOND = "ses-000000000000", "ses-000000000002"
 
 
 def qmri(*arguments: object, status: int = 0) -> str:
@@ -47,7 +47,10 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_figures_are_those_of_the_store_in_both_forms(store: str, tmp_path: Path) -> None:
     cohort = Cohort.open(store)
-    rows = [{"session": FIRST, "quality_marks": "noise,motion", "duration": 4.0}, {"session": FAILED, "duration": 9.0}]
+    second = {"session": SECOND, "stages": '{"ingest":{"read":3.0}}'}  # of the same group
+    first = {"session": FIRST, "quality_marks": "noise,motion", "duration": 4.0}
+    first["stages"] = '{"ingest":{"read":1.0},"infer":{"write":0.25}}'
+    rows = [first, second, {"session": FAILED, "duration": 9.0, "stages": '{"ingest":{"read":9.0}}'}]
     with writing(store) as repository:
         commit(repository, None, [], values={}, rows=rows, message="marks")
     told = json.loads(qmri("status", "--store", store, "--json"))
@@ -68,6 +71,11 @@ def test_figures_are_those_of_the_store_in_both_forms(store: str, tmp_path: Path
     label = cohort.labels[cohort.slots[FIRST].group]
     assert told["marks"] == [{"group": label, "mark": mark, "sessions": 1} for mark in ("motion", "noise")]
     assert told["ingest_seconds"] == {label: 4.0}  # what has no group took its time too, but for no group
+    assert {(one["group"], one["run"], one["stage"]): one["seconds"] for one in told["stage_seconds"]} == {
+        (label, "ingest", "read"): 2.0,
+        (label, "infer", "write"): 0.25,
+    }
+    assert "seconds of infer: write 0.25" in qmri("show", FIRST, "--store", store)
     assert (told["unsettled_failures"], told["snapshot"]) == (1, Cohort.open(store).snapshot)
     in_folder = sum(path.stat().st_size for path in Path(store).rglob("*") if path.is_file())
     assert told["bytes"] == in_folder == families["qmri_store_bytes"].samples[0].value

@@ -46,7 +46,8 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Five complete sessions, one with a mark and a duration and one that is excluded; one skipped; one failed."""
     monkeypatch.setenv("QMRI_KEY_FILE", str(tmp_path / "key"))
     location = make_store(tmp_path)
-    rows = [{"session": "ses-000000000000", "quality_marks": "noise", "duration": 4.0}]
+    stages = '{"ingest":{"read":0.5,"preprocess":3.25}}'
+    rows = [{"session": "ses-000000000000", "quality_marks": "noise", "duration": 4.0, "stages": stages}]
     with writing(location) as repository:
         commit(repository, None, [], values={}, rows=rows, message="marks")
     qmri("qc", "exclude", "ses-000000000001", "--store", location, "--rater", "r1", "--reason", "motion")
@@ -133,6 +134,11 @@ def test_what_prometheus_has_scraped_is_what_the_store_says(store: str, tmp_path
     assert figures("sessions") == rows("sessions")
     assert figures("marked_sessions") == rows("marks")
     assert figures("ingest_seconds") == {frozenset({("group", k)}): v for k, v in told["ingest_seconds"].items()}
+    (label,) = told["ingest_seconds"]
+    assert figures("stage_seconds") == {
+        frozenset({("group", label), ("run", "ingest"), ("stage", stage)}): seconds
+        for stage, seconds in {"read": 0.5, "preprocess": 3.25}.items()
+    }
     assert figures("left_out_sessions") == {frozenset({("why", k)}): v for k, v in told["left_out"].items()}
     single = {"stale_sessions": "stale", "unsettled_failures": "unsettled_failures", "store_bytes": "bytes"}
     for name, key in single.items():
