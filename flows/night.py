@@ -13,7 +13,8 @@ from flows.statistics.aggregate import AggregateResult, aggregate
 from flows.tables.summary import RunSummary
 from storage.source.origin import Source
 from storage.store.cohort import Cohort
-from storage.store.lifecycle.nights import tag_night
+from storage.store.lifecycle.nights import keep_nights, tag_night
+from storage.store.lifecycle.upkeep import Compacted
 from storage.store.repository import StoreError
 
 if TYPE_CHECKING:
@@ -30,13 +31,15 @@ class Reprocessed:
     """Result of a night run.
 
     ``summary`` is of all sessions in the store. ``snapshot``, which is that of ``summary`` too, and ``tag`` name the
-    state that readers get, statistics included; None where nothing was to be done.
+    state that readers get, statistics included; None where nothing was to be done. ``ended``: what older nights have
+    given back, if any have ended.
     """
 
     ingested: RunSummary
     summary: RunSummary
     snapshot: str | None
     tag: str | None
+    ended: Compacted | None = None
 
     def text(self) -> str:
         """Say in a line what came of it."""
@@ -47,7 +50,12 @@ class Reprocessed:
             self.summary.found - self.summary.unchanged,
         )
         text = f"{taken} sessions ingested, maps of {made} inferred; snapshot {self.snapshot}, tag {self.tag}"
-        return text + self._arriving()
+        return text + self._arriving() + self._ended()
+
+    def _ended(self) -> str:
+        if self.ended is None:
+            return ""
+        return f"; older nights have ended: {self.ended.snapshots} commits, {self.ended.bytes / 1e6:.1f} MB given back"
 
     def _arriving(self) -> str:
         return f"; {self.ingested.arriving} sessions are still arriving" if self.ingested.arriving else ""
@@ -65,6 +73,8 @@ def reprocess(
     checkpoint: Path | None = None,
     index: Path | None = None,
     out: Path | None = None,
+    check_room: bool = True,
+    keep_days: float | None = None,
     progress: Progress = quiet,
 ) -> tuple[Reprocessed, AggregateResult]:
     """Bring store and statistics up to date with the source and the promoted checkpoint.
@@ -81,6 +91,11 @@ def reprocess(
         File of the user that keeps what was read of the source: what has not changed is not read again.
     out
         Folder for the tables as CSV; optional.
+    check_room
+        As that of `ingest` and `infer`.
+    keep_days
+        Days for which the states of nights stay (`storage.store.lifecycle.nights.keep_nights`); default: for ever. A
+        night without anything new ends none.
 
     Raises
     ------
@@ -96,17 +111,19 @@ def reprocess(
         by_software=by_software,
         quiet_for=quiet_for,
         index=index,
+        check_room=check_room,
         client=client,
         progress=progress,
     )
     cohort = Cohort.open(store)
-    summary = infer(cohort, checkpoint=checkpoint, client=client, progress=progress)
+    summary = infer(cohort, checkpoint=checkpoint, check_room=check_room, client=client, progress=progress)
     tables = aggregate(cohort, client=client, out=out, progress=progress)
     if cohort.refreshed().snapshot == before:
         return Reprocessed(ingested=ingested, summary=summary, snapshot=None, tag=None), tables
     snapshot, name = tag_night(cohort)
     summary = replace(summary, snapshot=snapshot)
-    return Reprocessed(ingested=ingested, summary=summary, snapshot=snapshot, tag=name), tables
+    ended = None if keep_days is None else keep_nights(cohort, keep_days)
+    return Reprocessed(ingested=ingested, summary=summary, snapshot=snapshot, tag=name, ended=ended), tables
 
 
 def _last_snapshot(store: str) -> str | None:

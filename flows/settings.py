@@ -58,6 +58,11 @@ class Settings(BaseSettings):
     quiet_for: Annotated[float, Field(ge=0, le=100_000)] | None = None
     """Minutes for which the files of a session must not have changed before it is ingested, so that a transfer that is
     still running is left for a later run; unset, 15 in ``reprocess-nightly`` and 0 elsewhere."""
+    room_check: bool = True
+    """Begin a run only where the disk of a local store has room for what it may take; ``false``: try it anyway."""
+    keep_days: Annotated[float, Field(ge=1, le=100_000)] | None = None
+    """Days for which ``reprocess-nightly`` keeps the states of its nights; then they and their tags end, about once a
+    week, and their space is given back. Tags that people gave stay. Unset, all nights stay."""
     report: Path | None = None
     """Folder for the report and the tables of a deployment; unset, beside a local store."""
     report_url: str | None = None

@@ -7,7 +7,19 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from flows.cli import analysis, browser, decisions, exports, operations, physics, pipeline, pool, simulation, store
+from flows.cli import (
+    analysis,
+    browser,
+    decisions,
+    exports,
+    operations,
+    physics,
+    pipeline,
+    pool,
+    simulation,
+    store,
+    weights,
+)
 from flows.errors import run_application, show_tracebacks
 
 app = typer.Typer(
@@ -33,6 +45,7 @@ simulation.add_to(app)
 pipeline.add_to(app)
 physics.add_to(app)
 store.add_to(app)
+weights.add_to(app)
 operations.add_to(app)
 exports.add_to(app)
 pool.add_to(app)

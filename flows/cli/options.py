@@ -94,6 +94,14 @@ QuietFor = Annotated[
         help="Leave sessions whose files have changed within so many minutes for a later run: they may still arrive.",
     ),
 ]
+RoomCheck = Annotated[
+    bool,
+    typer.Option(
+        "--room-check/--no-room-check",
+        envvar="QMRI_ROOM_CHECK",
+        help="Begin only if the disk of the store has room for what the run may take.",
+    ),
+]
 Out = Annotated[Path, typer.Option("--out", help="Folder to write to; made if it is not there.", show_default=False)]
 CheckpointFile = Annotated[
     Path | None,

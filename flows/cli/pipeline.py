@@ -16,6 +16,7 @@ from flows.cli.options import (
     CheckpointFile,
     Clinics,
     QuietFor,
+    RoomCheck,
     SourceText,
     Store,
     Transfer,
@@ -116,6 +117,7 @@ def ingest(
     reason: Reasons = None,
     since: Since = None,
     retry: Retry = False,
+    room_check: RoomCheck = True,
     workers: Workers = None,
 ) -> None:
     """Read SOURCE, and preprocess what is new or has changed into the store.
@@ -142,6 +144,7 @@ def ingest(
             quiet_for=60 * quiet_for,
             index=index_beside(key_file, origin),
             selection=selection,
+            check_room=room_check,
             client=client,
             progress=progress,
         )
@@ -205,6 +208,7 @@ def infer(
     reason: Reasons = None,
     since: Since = None,
     retry: Retry = False,
+    room_check: RoomCheck = True,
     workers: Workers = None,
 ) -> None:
     """Infer T1, T2 and PD maps of every stored session that has none, or whose maps are stale."""
@@ -212,7 +216,14 @@ def infer(
 
     selection = selection_or_usage_error(session, group, status, reason, since, retry)
     with cluster(workers) as client, reporting("infer") as progress:
-        summary = infer(store, checkpoint=checkpoint, selection=selection, client=client, progress=progress)
+        summary = infer(
+            store,
+            checkpoint=checkpoint,
+            selection=selection,
+            check_room=room_check,
+            client=client,
+            progress=progress,
+        )
     finish(summary)
 
 

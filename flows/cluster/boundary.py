@@ -93,7 +93,7 @@ class Stage:
         try:
             yield
         finally:
-            memory = psutil.Process().memory_info().rss
+            memory = int(psutil.Process().memory_info().rss)
             self.taken.append(Taken(name, time.perf_counter() - began, memory))
 
 

@@ -22,7 +22,14 @@ def infer_sessions(settings: Settings, only: Selection) -> RunSummary:
 
     with working(INFER_MAPS, settings) as (client, progress):
         store, checkpoint = settings.require_store(), settings.checkpoint
-        return infer(store, checkpoint=checkpoint, selection=only, client=client, progress=progress)
+        return infer(
+            store,
+            checkpoint=checkpoint,
+            check_room=settings.room_check,
+            selection=only,
+            client=client,
+            progress=progress,
+        )
 
 
 @flow(name=INFER_MAPS)

@@ -26,11 +26,10 @@ def reprocess_sessions(settings: Settings) -> Reprocessed:
     from flows.report.build import write_report
 
     store, folder = settings.require_store(), report_folder(settings)
-    options = {"quiet_for": QUIET_FOR, **ingest_options(settings), "checkpoint": settings.checkpoint}
+    options = {"quiet_for": QUIET_FOR, **ingest_options(settings), "keep_days": settings.keep_days}
+    options |= {"checkpoint": settings.checkpoint, "out": folder}
     with working(REPROCESS_NIGHTLY, settings) as (client, progress):
-        result, tables = reprocess(
-            settings.require_source(), store, client=client, out=folder, progress=progress, **options
-        )
+        result, tables = reprocess(settings.require_source(), store, client=client, progress=progress, **options)
         page = None if result.snapshot is None or folder is None else write_report(store, folder, aggregate=tables)
     publish_report(REPROCESS_NIGHTLY, tables, page, settings.report_url)
     publish_night(REPROCESS_NIGHTLY, store, result)
@@ -44,16 +43,17 @@ def reprocess_nightly(
     store: str | None = None,
     assume: Path | None = None,
     checkpoint: Path | None = None,
+    keep_days: float | None = None,
 ) -> State[RunSummary]:
     """Ingest what is new, infer what is stale, aggregate, tag the snapshot; never makes a new calibration of a group.
 
     Parameters
     ----------
-    source, store, assume, checkpoint
-        Default: ``QMRI_SOURCE``, ``QMRI_STORE``, ``QMRI_ASSUME``, ``QMRI_CHECKPOINT`` of the worker's environment.
+    source, store, assume, checkpoint, keep_days
+        Default: ``QMRI_SOURCE``, ``QMRI_STORE``, ..., ``QMRI_KEEP_DAYS`` of the worker's environment.
     """
     with Explained():
-        settings = run_settings(source=source, store=store, assume=assume, checkpoint=checkpoint)
+        settings = run_settings(source=source, store=store, assume=assume, checkpoint=checkpoint, keep_days=keep_days)
         before = failed_sessions(settings.require_store())
     result = reprocess_sessions(settings)
     return end_state(REPROCESS_NIGHTLY, result.summary, before=before, text=result.text())

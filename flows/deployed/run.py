@@ -80,6 +80,7 @@ def ingest_options(settings: Settings) -> dict[str, Any]:
         "key": load_key(settings.key_file),
         "assume": settings.assume,
         "by_software": settings.by_software,
+        "check_room": settings.room_check,
         "index": index_beside(settings.key_file, settings.require_source()),
     }
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from flows.ingest.session_plan import SessionPlan
-from qmri_core.series.grouping import grid_of
+from storage.store.room import SESSION, bytes_of, size_text
 
 INGEST_SECONDS = (6.5, 0.32e-6)
 """Processor seconds of one session, and further ones per voxel of its grid: 8.9 at 1 mm (7.6 million voxels) by
@@ -19,8 +19,6 @@ INFERENCE_SECONDS = (0.35, 0.52e-6)
 MEMORY = (1.2e9, 80.0)
 """Bytes of a worker, and further ones per voxel of the largest grid: on one of 1 mm 1.6e9 with series of 1 mm, 1.9e9 of
 0.7 mm, by ``tests/benchmarks/test_ingest.py -k peak``; the figures lie between. Other grids were not measured."""
-DISK = (0.3e6, 5.1)
-"""Bytes in the store of one session with its maps, and further ones per voxel of its grid."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +28,11 @@ class Need:
     n_sessions: int = 0
     voxels: int = 0
     most: int = 0
+
+    @property
+    def disk(self) -> float:
+        """Bytes that the store would grow by, with the maps."""
+        return bytes_of(SESSION, self.n_sessions, self.voxels)
 
     def __add__(self, other: Need) -> Need:
         return Need(
@@ -74,7 +77,7 @@ class Forecast:
         )
         return (
             f"{self.n_sessions} sessions to ingest: about {_hours(self.hours)} with {self.workers} workers and no GPU "
-            f"({source}), {self.memory / 1e9:.1f} GB of memory per worker, {_size(self.disk)} of disk"
+            f"({source}), {self.memory / 1e9:.1f} GB of memory per worker, {size_text(self.disk)} of disk"
         )
 
 
@@ -98,14 +101,9 @@ def forecast(need: Need, *, workers: int, durations: Iterable[tuple[float, int]]
         workers=workers,
         hours=seconds / 3600 / min(workers, max(1, need.n_sessions)),
         memory=_linear(MEMORY, 1, need.most),
-        disk=_linear(DISK, need.n_sessions, need.voxels),
+        disk=need.disk,
         n_measured=len(measured) if is_measured else 0,
     )
-
-
-def bytes_of_group(group: str) -> float:
-    """Bytes in the store of a session of a group, with its maps, by the grid that the group's key names."""
-    return _linear(DISK, 1, math.prod(grid_of(group.partition("/")[2]).shape))
 
 
 def shortages(told: Forecast, *, memory: float, disk: float | None) -> list[str]:
@@ -117,7 +115,7 @@ def shortages(told: Forecast, *, memory: float, disk: float | None) -> list[str]
             f"{memory / 1e9:.1f}; start fewer (--workers)"
         )
     if disk is not None and told.disk > disk:
-        lines.append(f"the store may grow by {_size(told.disk)}, and its disk has {_size(disk)} left")
+        lines.append(f"the store may grow by {size_text(told.disk)}, and its disk has {size_text(disk)} left")
     return lines
 
 
@@ -127,10 +125,6 @@ def _linear(rate: tuple[float, float], n_sessions: int, voxels: int) -> float:
 
 def _hours(hours: float) -> str:
     return f"{hours:.0f} h" if hours >= 9.5 else f"{hours:.1f} h" if hours >= 1 else f"{max(1, hours * 60):.0f} min"
-
-
-def _size(n_bytes: float) -> str:
-    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.0f} MB"
 
 
 def durations_of(rows: Iterable[Mapping[str, object]], voxels: Mapping[str, int]) -> list[tuple[float, int]]:

@@ -26,6 +26,7 @@ from storage.source.origin import Source, absolute
 from storage.store.accounts import write_account
 from storage.store.cohort import Cohort
 from storage.store.repository import writing
+from storage.store.room import require_room
 from storage.store.waves import begin_append
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def ingest(
     has_transfer: bool | None = None,
     index: Path | None = None,
     selection: Selection = EVERYTHING,
+    check_room: bool = True,
     progress: Progress = quiet,
 ) -> RunSummary:
     """Bring every session of ``source`` into the store, or record why not.
@@ -69,11 +71,15 @@ def ingest(
         File of the user that keeps what was read of the source; see `storage.source.discovery.scan_source`.
     selection
         Which sessions are taken; the others stay as they are, and the store's account of its source is not renewed.
+    check_room
+        Begin only if the disk of the store has room for what they may take, with their maps.
 
     Raises
     ------
     SourceError, AssumptionError, SelectionError, StoreError
         If the source, the assume file or the store cannot be used.
+    NoRoomError
+        If its disk has too little room; sessions that are skipped are recorded.
     """
     is_seen = isinstance(source, Path) and source.exists()
     cohort = _made(store) if is_seen else None  # a mistyped source leaves no empty store behind
@@ -92,6 +98,8 @@ def ingest(
             write_linkage((scanned.session(session)[1] for session in scanned.sessions), linkage)
         run = SourcePlans(scanned, cohort, key, stated.overrides, by_software, quiet_for, selection)
         to_do, snapshot = run.sort_out()
+        if check_room and to_do:
+            require_room(store, run.need.disk, f"{len(to_do)} sessions to ingest, with their maps,")
         writer = _Ingest(plan=run.plan, is_done=run.is_done)
         ran = run_waves(writer, to_do, cohort=cohort, client=client, per_worker=SESSIONS_PER_WORKER, progress=progress)
         snapshot = calibrate(cohort, has_transfer=has_transfer, progress=progress) or ran.snapshot or snapshot

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from flows.ingest.arriving import Quiet
 from flows.ingest.first_plan import FirstPlan, Planned, grounds_of_plans
+from flows.ingest.forecast import Need, need_of
 from flows.ingest.problems import SMALL_GROUP
 from flows.ingest.rows import is_done, known_rows, row_of
 from flows.ingest.session_plan import SessionPlan, assign_groups, finish_plan, plan_session
@@ -63,6 +64,7 @@ class SourcePlans:
         self._done: dict[str, str] = {}
         self._grounds = grounds_of_plans(overrides, by_software=by_software)
         self.used: list[Override] = []
+        self.need = Need()
         stored = {name: str(row["group"]) for name, row in self._known.items() if row["group"]}
         self._assignment = assign_groups(self._first_plans(), stored, _whole_keys(cohort, stored))
         scanned.keep_no_others()
@@ -118,7 +120,7 @@ class SourcePlans:
         return finish_plan(self._first(session), self._assignment, self._overrides, by_software=self._by_software)
 
     def sort_out(self) -> tuple[list[str], str | None]:
-        """Record the sessions that are skipped; those to ingest, and the last snapshot."""
+        """Record the sessions that are skipped; those to ingest, and the last snapshot. ``need`` is theirs then."""
         to_do: list[str] = []
         skipped: list[SessionPlan] = []
         snapshot = None
@@ -136,6 +138,7 @@ class SourcePlans:
                 self._arriving.add(session)
             elif plan.placement is not None:
                 to_do.append(session)
+                self.need += need_of(plan)
             else:
                 skipped.append(plan)
                 if len(skipped) == SKIPPED_PER_COMMIT:

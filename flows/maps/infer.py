@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import pickle
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +31,7 @@ from qmri_core.series.remarks import kinds_of
 from qmri_core.versions import CODE_VERSION
 from storage.store.cohort import Cohort, latest
 from storage.store.decisions.effect import judge
+from storage.store.room import MAPS, bytes_of, require_room
 from storage.store.schema import Reason, Status
 from storage.store.waves import begin_update, commit
 
@@ -47,6 +50,7 @@ def infer(
     client: Client,
     checkpoint: Path | None = None,
     selection: Selection = EVERYTHING,
+    check_room: bool = True,
     progress: Progress = quiet,
 ) -> RunSummary:
     """Compute maps of all stored sessions that lack current ones.
@@ -61,6 +65,8 @@ def infer(
     ------
     CheckpointError, SelectionError, StoreError
         If the weights or the store cannot be used.
+    NoRoomError
+        With ``check_room``, if the disk of the store has too little room for the maps.
     """
     cohort = latest(store)
     selected = selection.of(cohort)
@@ -68,6 +74,8 @@ def infer(
     snapshot = calibrate(cohort, progress=progress)
     cohort = cohort.refreshed()
     plans, without = plan_maps(cohort, weights, selected)
+    if check_room and plans:
+        require_room(cohort.location, _bytes_of(cohort, plans), f"maps of {len(plans)} sessions")
     snapshot = _record_reasons(cohort, without) or snapshot
     ran = run_waves(
         _Infer(weights=weights, selected=selected),
@@ -91,6 +99,13 @@ def infer(
     counts = kinds_of(str(row["remarks"]) for row in rows)
     told = {kind: n for kind, n in counts.items() if kind in KINDS}
     return replace(summary, remarks=told, not_selected=len(every) - len(rows))
+
+
+def _bytes_of(cohort: Cohort, plans: Sequence[MapsPlan]) -> float:
+    """Bytes that the maps of these sessions may take, by the grids of their groups."""
+    counts = Counter(plan.slot.group for plan in plans)
+    shapes = {group: cohort.nodes.array(group, "T1map").shape[1:] for group in counts}
+    return bytes_of(MAPS, len(plans), sum(count * math.prod(shapes[group]) for group, count in counts.items()))
 
 
 def sessions_per_worker(client: Client) -> int:

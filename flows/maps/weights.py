@@ -8,10 +8,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from storage.store.repository import StoreError
+
 if TYPE_CHECKING:
     from qmri_core.mapping.checkpoint import Checkpoint
     from qmri_core.mapping.device import Device
     from storage.store.cohort import Cohort
+
+
+SHIPPED = "shipped"
+"""What users call the checkpoint of the package."""
 
 
 class Promotion(StrEnum):
@@ -56,10 +62,49 @@ def chosen_weights(cohort: Cohort, checkpoint: Path | None = None) -> Weights:
     StoreError
         If the store has lost the promoted one.
     """
+    return _weights_of(cohort, cohort.promoted if checkpoint is None else "", checkpoint)
+
+
+def named_weights(cohort: Cohort, name: str) -> Weights:
+    """The checkpoint that a user names: ``promoted``, ``shipped``, the start of a digest in the store, or a file.
+
+    Raises
+    ------
+    CheckpointError
+        If a file is no checkpoint that this version reads.
+    StoreError
+        If it is none of these, or the start of several digests.
+    """
+    if name == "promoted":
+        return chosen_weights(cohort)
+    if name != SHIPPED and Path(name).is_file():
+        return chosen_weights(cohort, Path(name))
+    return _weights_of(cohort, registered_digest(cohort, name), None)
+
+
+def registered_digest(cohort: Cohort, name: str) -> str:
+    """Digest of the checkpoint of the store that a user names by its start; empty for ``shipped``.
+
+    Raises
+    ------
+    StoreError
+        If none, or several, begin so.
+    """
+    if name == SHIPPED:
+        return ""
+    found = [digest for digest in cohort.registered if digest.startswith(name)]
+    if len(found) != 1 or len(name) < 4:
+        what = "several checkpoints begin" if len(found) > 1 else "no checkpoint of the store begins"
+        raise StoreError(f"{what} with {name!r}; `qmri weights list` names them. `{SHIPPED}` is that of the package")
+    return found[0]
+
+
+def _weights_of(cohort: Cohort, name: str, checkpoint: Path | None) -> Weights:
+    """The checkpoint of a file, else that of the store's ``name``, else the shipped one."""
     from qmri_core.mapping.checkpoint import checkpoint_file, content_digest, recorded_digests
 
     place: dict[str, Any] = {}
-    if checkpoint is None and (name := cohort.promoted):
+    if name:
         title, content = _title(name), cohort.checkpoint(name)
         place = {"cohort": cohort, "name": name}
     else:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from flows.ingest.forecast import bytes_of_group
 from flows.maps.staleness import stale_sessions
 from flows.operations.difference import WHY, changed_sessions, moved_values
 from flows.tables.stages import stages_of
@@ -17,7 +15,7 @@ from flows.tables.summary import PAST, Failure, RunSummary, remark_lines, unmatc
 from flows.tables.text import records
 from storage.store.cohort import Cohort
 from storage.store.lifecycle.nights import night_before
-from storage.store.locations import local_path
+from storage.store.room import bytes_of_group, free_bytes
 from storage.store.schema import MEANINGS, Reason
 
 if TYPE_CHECKING:
@@ -145,10 +143,9 @@ def _slowest(cohort: Cohort, before: Cohort | None) -> Iterator[str]:
 
 def _disk(cohort: Cohort) -> str:
     """Free space of the disk of a store on this machine, and for how many sessions it is enough."""
-    folder = local_path(cohort.location)
-    if folder is None:
+    free = free_bytes(cohort.location)
+    if free is None:
         return ""
-    free = shutil.disk_usage(folder).free
     sizes = [bytes_of_group(group) for group in cohort.labels]
     room = f", room for about {free / max(sizes):.0f} sessions of the largest grid" if sizes else ""
     return f"Disk: {free / 1e9:.1f} GB free{room}"

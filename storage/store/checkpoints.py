@@ -22,6 +22,8 @@ from storage.store.tables import array_of, change, group_of
 
 NODE = "checkpoints"
 PROMOTED = "promoted_checkpoint"
+BEFORE = "promoted_before"
+"""Root attribute: what was promoted before, oldest first, empty texts where none was; for `step_back`."""
 SHA256 = "sha256"
 """Attribute of a checkpoint: SHA-256 of its file; release 0.1 has it as the name alone."""
 CHUNK = 8_000_000
@@ -60,7 +62,7 @@ def register(
     def edit(root: zarr.Group) -> None:
         keep(root.require_group(NODE), digest, content, record)
         if promote:
-            root.attrs[PROMOTED] = digest
+            _promote(root, digest)
 
     what = "Promote" if promote else "Register"
     with writing(location) as repository:
@@ -85,6 +87,11 @@ def keep(node: zarr.Group, digest: str, content: bytes, record: Mapping[str, obj
 def promote(location: str | Path, digest: str) -> str:
     """Make a registered checkpoint the one that inference uses; the id of the new snapshot.
 
+    Parameters
+    ----------
+    digest
+        Of the checkpoint; empty for the shipped one, which no store holds.
+
     Raises
     ------
     StoreError
@@ -92,14 +99,50 @@ def promote(location: str | Path, digest: str) -> str:
     """
 
     def edit(root: zarr.Group) -> None:
-        if NODE not in root or digest not in group_of(root, NODE):
+        if digest and (NODE not in root or digest not in group_of(root, NODE)):
             raise StoreError(f"{location}: holds no checkpoint {digest[:12]}; register it first, with `qmri train`")
-        root.attrs[PROMOTED] = digest
+        _promote(root, digest)
 
     with writing(location) as repository:
         metadata = {"run": "promote", "checkpoint": digest}
-        snapshot = change(repository, edit, f"Promote checkpoint {digest[:12]}", metadata)
+        snapshot = change(repository, edit, f"Promote checkpoint {digest[:12] or 'that is shipped'}", metadata)
         return snapshot or repository.lookup_branch(MAIN)
+
+
+def step_back(location: str | Path) -> str:
+    """Make the checkpoint that was promoted before the current one the one that inference uses; its digest.
+
+    It is empty for the shipped one. Steps can be gone back one after the other; to go forth again, `promote`.
+
+    Raises
+    ------
+    StoreError
+        If none was promoted before, as far as the store knows.
+    """
+
+    def edit(root: zarr.Group) -> None:
+        before = promoted_before(root)
+        if not before:
+            raise StoreError(f"{location}: no checkpoint was promoted before this one, as far as the store knows")
+        root.attrs.update({PROMOTED: before[-1], BEFORE: before[:-1]})
+
+    with writing(location) as repository:
+        change(repository, edit, "Step back to the checkpoint of before", {"run": "promote"})
+        root = zarr.open_group(repository.readonly_session(MAIN).store, mode="r", zarr_format=3)
+        return promoted(root)
+
+
+def _promote(root: zarr.Group, digest: str) -> None:
+    """Make a checkpoint the promoted one, and keep which one was; of the one that is nothing changes."""
+    current = promoted(root)
+    if digest != current:
+        root.attrs.update({PROMOTED: digest, BEFORE: [*promoted_before(root), current]})
+
+
+def promoted_before(root: zarr.Group) -> list[str]:
+    """Digests of what was promoted before the current one, oldest first; empty texts stand for the shipped one."""
+    stated: Any = root.attrs.get(BEFORE, [])
+    return [str(digest) for digest in stated]
 
 
 def promoted(root: zarr.Group) -> str:

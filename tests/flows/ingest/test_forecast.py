@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flows.ingest.forecast import (
-    DISK,
     INFERENCE_SECONDS,
     INGEST_SECONDS,
     MEMORY,
@@ -16,6 +15,7 @@ from flows.ingest.forecast import (
     forecast,
     shortages,
 )
+from storage.store.room import SESSION as SESSION_BYTES
 
 MILLION = 10**6
 SESSION = Need(n_sessions=1, voxels=MILLION, most=MILLION)
@@ -27,7 +27,7 @@ def test_a_hundred_sessions_on_four_workers() -> None:
     told = forecast(Need(n_sessions=100, voxels=100 * MILLION, most=2 * MILLION), workers=4)
     assert told.hours == pytest.approx(100 * WITH_MAPS / 4 / 3600)
     assert told.memory == pytest.approx(MEMORY[0] + 2 * MILLION * MEMORY[1])
-    assert told.disk == pytest.approx(100 * (DISK[0] + MILLION * DISK[1]))
+    assert told.disk == pytest.approx(100 * (SESSION_BYTES[0] + MILLION * SESSION_BYTES[1]))
     assert "100 sessions" in told.text()
     assert "documentation" in told.text()
 
