@@ -29,6 +29,7 @@ def test_planted_effects_are_found_where_they_are_and_nowhere_else() -> None:
         assert row["p_corrected"] >= row["p"]
 
 
+@pytest.mark.walk
 def test_one_of_all_tests_is_false_no_more_often_than_stated() -> None:
     rng = np.random.default_rng(2)
     n_runs = 25

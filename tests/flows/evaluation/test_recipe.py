@@ -59,6 +59,7 @@ def test_slices_are_bounded_in_number_and_spread_over_the_sessions(tasks: list[E
     assert len(sampled_slices(tasks, 2, seed=1)) == 2
 
 
+@pytest.mark.walk
 def test_every_table_has_the_recipe_and_says_how_it_was_trained(result: tuple[EvaluateResult, Path]) -> None:
     tables, out = result
     models = ["network", "voxelwise", "published recipe", "null model"]
@@ -121,6 +122,7 @@ def test_maps_and_truth_are_not_read_for_training(tasks: list[EvaluationTask], m
     assert set(read) == {"T1w", "T2w", "FLAIR", "brain_mask"}
 
 
+@pytest.mark.walk
 def test_the_picture_shows_the_models_that_are_there(result: tuple[EvaluateResult, Path]) -> None:
     tables, out = result
     assert (out / "evaluation.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"

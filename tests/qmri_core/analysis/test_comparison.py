@@ -28,6 +28,7 @@ def effect_of(frame: pd.DataFrame, reference: str = "control") -> Effect:
     return effect
 
 
+@pytest.mark.walk
 @pytest.mark.parametrize(("visits", "n_runs", "method"), [(1, 100, ROBUST), (2, 40, MIXED)])
 @pytest.mark.parametrize("planted", [0.0, 0.05])
 def test_intervals_cover_the_planted_effect_as_often_as_they_say(

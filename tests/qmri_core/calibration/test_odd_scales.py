@@ -212,7 +212,7 @@ def test_a_mild_factor_that_many_share_is_found(n: int, odd: range, series: set[
     assert not one.found & set(odd) or not one.found & rest
 
 
-@pytest.mark.parametrize("n", [4, 6, 12])
+@pytest.mark.parametrize("n", [4, 6, pytest.param(12, marks=pytest.mark.walk)])
 def test_where_every_scale_is_arbitrary_none_is_odd(n: int) -> None:
     """Of 6 groups of as many sessions, whose scales vary by 30 %, few are marked; all count."""
     marked = 0

@@ -90,6 +90,7 @@ def test_equal_settings_give_equal_weights_and_the_loss_falls() -> None:
     assert not same(first, other)
 
 
+@pytest.mark.walk
 def test_a_run_that_was_killed_ends_at_the_same_weights(tmp_path: Path) -> None:
     batches = held_out_batches(phantom_atlas(), n=1, size=32, slices=2)
 

@@ -157,7 +157,7 @@ def write_together(location: Path | str) -> None:
         begin_update(opened, sorted(names))
 
 
-@pytest.mark.slow
+@pytest.mark.walk
 def test_writers_and_readers_at_the_same_time_lose_and_see_nothing_half(tmp_path: Path) -> None:
     write_together(tmp_path / "store")
 

@@ -128,7 +128,7 @@ def survive(location: Callable[[], Path | str], n_kills: int, seed: int) -> None
     assert verify(Cohort.open(place)) == []
 
 
-@pytest.mark.slow
+@pytest.mark.walk
 @pytest.mark.timeout(280)
 def test_a_store_survives_sigkill_at_any_moment(tmp_path: Path) -> None:
     """Ten moments here, a hundred in the soak run."""

@@ -106,6 +106,7 @@ def test_going_back_takes_no_label_back(tmp_path: Path) -> None:
     assert verify(Cohort.open(tmp_path)) == []
 
 
+@pytest.mark.walk
 def test_two_writers_at_once_give_two_labels(s3: Callable[[], str]) -> None:
     location = s3()
     ingest(location, [placement("ses-1", PRISMA)])

@@ -83,6 +83,7 @@ def test_a_store_lives_in_an_object_store(s3: Callable[[], str], server: str, ca
     assert not any(secret.decode() in caplog.text for secret in secrets)
 
 
+@pytest.mark.walk
 def test_two_committers_end_in_a_rebase_and_lose_nothing(
     s3: Callable[[], str], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -139,6 +140,7 @@ def proxy(server: str, s3: object, monkeypatch: pytest.MonkeyPatch) -> Iterator[
         yield running
 
 
+@pytest.mark.walk
 def test_a_fault_that_passes_is_not_noticed(proxy: FaultyProxy, s3: Callable[[], str]) -> None:
     location = s3()
     ingest(location, [placement("ses-1")])
@@ -149,6 +151,7 @@ def test_a_fault_that_passes_is_not_noticed(proxy: FaultyProxy, s3: Callable[[],
     assert verify(Cohort.open(location)) == []
 
 
+@pytest.mark.walk
 @pytest.mark.parametrize(
     ("part", "status"),
     [
@@ -197,6 +200,7 @@ def test_a_server_that_is_away_is_named(
         pass
 
 
+@pytest.mark.walk
 @pytest.mark.parametrize("format_", [1, pytest.param(2, marks=ICECHUNK_2)])
 def test_an_answer_that_was_lost_is_no_conflict(
     proxy: FaultyProxy, s3: Callable[[], str], format_: int, monkeypatch: pytest.MonkeyPatch

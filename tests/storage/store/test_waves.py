@@ -469,6 +469,7 @@ def test_tags_name_states(store: Path) -> None:
     assert len(Cohort.open(store, at="nightly-1").slots) == 3
 
 
+@pytest.mark.walk
 @settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     plan=st.lists(

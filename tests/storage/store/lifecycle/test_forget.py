@@ -199,6 +199,7 @@ def test_an_unknown_person_is_refused_and_one_who_is_forgotten_can_be_again(stor
     assert set(Cohort.open(store).slots) == set(OTHERS)
 
 
+@pytest.mark.walk
 def test_forgetting_in_an_object_store_waits_for_open_waves(s3: Callable[[], str]) -> None:
     location = s3()
     fill(location)
