@@ -6,6 +6,7 @@ that dies casts suspicion on few. Every item ends as a result or as an exception
 
 from __future__ import annotations
 
+import logging
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
@@ -32,6 +33,8 @@ PATIENCE = 20
 """Heartbeats without a worker after which a run gives up."""
 
 MAX_SUBMISSIONS = 3
+
+_log = logging.getLogger(__name__)
 
 _LOST = "the connection to the Dask scheduler is lost; what is stored stays, run again to resume"
 
@@ -207,9 +210,21 @@ class _Runner(Generic[Item, Result]):
         if refusal:
             raise ClusterError(f"no Dask worker, and {refusal}; what is stored stays, run again to resume")
         patience = max(PATIENCE * self.heartbeat, parse_timedelta(dask.config.get("qmri.no-worker-timeout", 0)))
-        if (lonely + 1) * self.heartbeat >= patience:
-            raise ClusterError(f"no Dask worker for {patience:.0f} s; what is stored stays, run again to resume")
+        is_over = (lonely + 1) * self.heartbeat >= patience
+        waiting = self._waiting() if is_over or not lonely else ""
+        if is_over:
+            reason = f" ({waiting})" if waiting else ""
+            raise ClusterError(
+                f"no Dask worker for {patience:.0f} s{reason}; what is stored stays, run again to resume"
+            )
+        if waiting:
+            _log.warning("no Dask worker: %s; the run goes on when one is there", waiting)
         return lonely + 1
+
+    def _waiting(self) -> str:
+        """For what the workers wait, where they are jobs."""
+        waiting = getattr(self.client.cluster, "waiting", None)
+        return str(waiting()) if waiting else ""
 
     def _revive(
         self, flights: dict[Future[Any], _Flight[Item]], finished: SimpleQueue[Future[Any]]

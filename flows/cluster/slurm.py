@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import re
 import shutil
+import subprocess
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,17 @@ class Cluster(SLURMCluster):
     """Cluster of Slurm jobs; ``refusal`` says why Slurm took none when it was last asked, and is empty if it did."""
 
     refusal: str = ""
+
+    def waiting(self) -> str:
+        """Which of the jobs wait, and for what, as Slurm says it; empty where none does or Slurm does not answer."""
+        jobs = [job.job_id for job in list(self.workers.values()) if getattr(job, "job_id", None)]
+        if not jobs:
+            return ""
+        command = ["squeue", "--noheader", "--states=PENDING", "--format=job %i waits (%r)", f"--jobs={','.join(jobs)}"]
+        with suppress(OSError, subprocess.SubprocessError):
+            done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER, check=True)  # noqa: S603
+            return "; ".join(line.strip() for line in done.stdout.splitlines())
+        return ""
 
 
 class Job(SLURMJob):

@@ -1,9 +1,13 @@
-"""Slurm that takes no jobs: the run says so and ends. With programs that stand for Slurm's."""
+"""Slurm that takes no jobs: the run says so and ends. With programs that stand for Slurm's.
+
+tests/deploy/test_slurm.py has a real one.
+"""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dask
@@ -12,7 +16,7 @@ import yaml
 
 from flows.cluster import slurm
 from flows.cluster.clusters import ClusterError, dask_client, run_bounded
-from flows.cluster.slurm import Job, refusal_of
+from flows.cluster.slurm import Cluster, Job, refusal_of
 from flows.settings import Settings
 
 ROOT = Path(__file__).parents[3]
@@ -70,7 +74,7 @@ def test_without_slurm_nothing_is_begun(missing: str, programs: Path, monkeypatc
         (f"echo '{REFUSED}' >&2; exit 1", r"Slurm takes no jobs \(sbatch: error: .*Invalid account"),
         ("exit 7", "sbatch ended with 7"),
         ("echo fine", "sbatch names no job"),
-        ("exec sleep 600", "sbatch did not answer in 120 s"),
+        pytest.param("exec sleep 600", "sbatch did not answer in 120 s", marks=pytest.mark.walk),
     ],
 )
 def test_a_run_whose_jobs_are_refused_says_so_and_ends(
@@ -86,11 +90,30 @@ def test_a_run_whose_jobs_are_refused_says_so_and_ends(
 
 def test_jobs_that_wait_for_ever_end_the_run_when_its_patience_is_over(programs: Path) -> None:
     put(programs, "sbatch", "echo Submitted batch job 12345678")
-    with pytest.raises(ClusterError, match="no Dask worker for 4 s"):
+    put(programs, "squeue", "echo 'job 12345678 waits (Resources)'")
+    with pytest.raises(ClusterError, match=r"no Dask worker for 4 s \(job 12345678 waits \(Resources\)\); what is"):
         run(0.2, **{"qmri.no-worker-timeout": "1 s"})
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("script", "jobs", "said"),
+    [
+        ("printf 'job 5 waits (Priority)\\njob 6 waits (Resources)\\n'; echo $@ > asked", ["5", "6", None], True),
+        ("echo job 5 waits; exit 1", ["5"], False),
+        ("rm $0; exec squeue", ["5"], False),
+        ("echo job 5 waits", [None], False),
+    ],
+)
+def test_what_jobs_wait_for_is_asked_where_it_can_be(
+    script: str, jobs: list[str | None], said: bool, programs: Path
+) -> None:
+    put(programs, "squeue", script)
+    cluster = SimpleNamespace(workers={number: SimpleNamespace(job_id=job) for number, job in enumerate(jobs)})
+    assert Cluster.waiting(cluster) == ("job 5 waits (Priority); job 6 waits (Resources)" if said else "")
+    assert not said or "--jobs=5,6" in Path("asked").read_text()
+
+
+@pytest.mark.walk
 def test_a_controller_that_comes_back_is_asked_again(programs: Path) -> None:
     put(
         programs,
