@@ -70,6 +70,7 @@ def reprocess(
     assume: Path | None = None,
     by_software: bool = False,
     quiet_for: float = 0.0,
+    scanner_days: bool = False,
     checkpoint: Path | None = None,
     index: Path | None = None,
     out: Path | None = None,
@@ -85,7 +86,7 @@ def reprocess(
 
     Parameters
     ----------
-    assume, by_software, quiet_for, checkpoint
+    assume, by_software, quiet_for, scanner_days, checkpoint
         As those of `ingest` and `infer`.
     index
         File of the user that keeps what was read of the source: what has not changed is not read again.
@@ -110,6 +111,7 @@ def reprocess(
         assume=assume,
         by_software=by_software,
         quiet_for=quiet_for,
+        scanner_days=scanner_days,
         index=index,
         check_room=check_room,
         client=client,

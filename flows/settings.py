@@ -49,6 +49,9 @@ class Settings(BaseSettings):
     """YAML file with what headers are silent about."""
     by_software: bool = False
     """Tell scanners with another software version apart as scanners."""
+    keep_days: bool = False
+    """Keep ``scanner_day`` of DICOM sessions: whole days since the scanner's first session that an ingest has found, by
+    which the browser shows drift. Off unless a site decides for it; see what it tells in ``explanation/privacy``."""
     magnetization_transfer: bool = True
     """Expect magnetization transfer between the slices of echo trains when groups are calibrated, as people have it;
     ``false`` for simulations and phantoms without it."""
@@ -60,7 +63,7 @@ class Settings(BaseSettings):
     still running is left for a later run; unset, 15 in ``reprocess-nightly`` and 0 elsewhere."""
     room_check: bool = True
     """Begin a run only where the disk of a local store has room for what it may take; ``false``: try it anyway."""
-    keep_days: Annotated[float, Field(ge=1, le=100_000)] | None = None
+    keep_nights: Annotated[float, Field(ge=1, le=100_000)] | None = None
     """Days for which ``reprocess-nightly`` keeps the states of its nights; then they and their tags end, about once a
     week, and their space is given back. Tags that people gave stay. Unset, all nights stay."""
     report: Path | None = None

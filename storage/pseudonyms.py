@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Literal
 
-Kind = Literal["session", "person", "device", "software", "tombstone", "study", "study person"]
+Kind = Literal["session", "person", "device", "software", "tombstone", "study", "study person", "scanner day"]
 
 _FORM: dict[str, tuple[str, int]] = {
     "session": ("ses-", 12),
@@ -21,6 +21,7 @@ _FORM: dict[str, tuple[str, int]] = {
     "tombstone": ("", 32),
     "study": ("", 16),
     "study person": ("", 16),
+    "scanner day": ("", 8),
 }
 _KEY_BYTES = 32
 _ANOTHER_KEY = "another key gives every session another pseudonym"

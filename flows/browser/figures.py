@@ -20,7 +20,7 @@ from storage.store.decisions.effect import Judged
 
 FEW = 5
 """Sessions of a group below which its own spread says little."""
-OF_PEOPLE = ("sex", "age", "day", "software", "magnetic_field_strength")
+OF_PEOPLE = ("sex", "age", "day", "scanner_day", "software", "magnetic_field_strength")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,8 +59,8 @@ class Figures:
     """Sessions and their figures.
 
     ``rows`` has one row per stored session: session, group, label, person, status, reason, quality_marks, remarks, sex,
-    age, day, software, counts, and a column per figure, in the unit of people. ``lacking``: sessions that count, have
-    maps, and no statistics of them.
+    age, day, scanner_day, software, counts, and a column per figure, in the unit of people. ``lacking``: sessions that
+    count, have maps, and no statistics of them.
     """
 
     rows: pd.DataFrame = field(repr=False)

@@ -42,7 +42,8 @@ def session_json(view: View, session: str) -> bytes:
         "why": far.sentence if far else "",
         "score": far.score if far else None,
         "marks": str(row["quality_marks"]),
-        "people": {name: number(value.get(name)) for name in ("age", "day")} | {"sex": str(value.get("sex", ""))},
+        "people": {name: number(value.get(name)) for name in ("age", "day", "scanner_day")}
+        | {"sex": str(value.get("sex", ""))},
         "figures": [[one.title, number(value.get(one.name)), one.unit] for one in view.figures.figures]
         if value
         else [],

@@ -78,6 +78,7 @@ class View:
             "counts": rows["counts"].astype(int).tolist(),
             "age": plain(rows["age"]),
             "day": plain(rows["day"]),
+            "scanner_day": plain(rows["scanner_day"]),
             "score": [far[session].score for session in table["session"]],
             "why": [far[session].sentence for session in table["session"]],
             "figures": [

@@ -131,8 +131,8 @@ def ingest(
     from storage.pseudonyms import load_key
 
     selection = selection_or_usage_error(session, group, status, reason, since, retry)
-    key_file, origin = settings_or_usage_error().key_file, source_or_usage_error(source)
-    key = load_key(key_file)
+    settings, origin = settings_or_usage_error(), source_or_usage_error(source)
+    key_file, key = settings.key_file, load_key(settings.key_file)
     with cluster(workers) as client, reporting("ingest") as progress:
         summary = ingest(
             origin,
@@ -142,6 +142,7 @@ def ingest(
             assume=assume,
             by_software=by_software,
             quiet_for=60 * quiet_for,
+            scanner_days=settings.keep_days,
             index=index_beside(key_file, origin),
             selection=selection,
             check_room=room_check,

@@ -26,7 +26,7 @@ def reprocess_sessions(settings: Settings) -> Reprocessed:
     from flows.report.build import write_report
 
     store, folder = settings.require_store(), report_folder(settings)
-    options = {"quiet_for": QUIET_FOR, **ingest_options(settings), "keep_days": settings.keep_days}
+    options = {"quiet_for": QUIET_FOR, **ingest_options(settings), "keep_days": settings.keep_nights}
     options |= {"checkpoint": settings.checkpoint, "out": folder}
     with working(REPROCESS_NIGHTLY, settings) as (client, progress):
         result, tables = reprocess(settings.require_source(), store, client=client, progress=progress, **options)
@@ -50,10 +50,10 @@ def reprocess_nightly(
     Parameters
     ----------
     source, store, assume, checkpoint, keep_days
-        Default: ``QMRI_SOURCE``, ``QMRI_STORE``, ..., ``QMRI_KEEP_DAYS`` of the worker's environment.
+        Default: ``QMRI_SOURCE``, ``QMRI_STORE``, ..., ``QMRI_KEEP_NIGHTS`` of the worker's environment.
     """
     with Explained():
-        settings = run_settings(source=source, store=store, assume=assume, checkpoint=checkpoint, keep_days=keep_days)
+        settings = run_settings(source=source, store=store, assume=assume, checkpoint=checkpoint, keep_nights=keep_days)
         before = failed_sessions(settings.require_store())
     result = reprocess_sessions(settings)
     return end_state(REPROCESS_NIGHTLY, result.summary, before=before, text=result.text())

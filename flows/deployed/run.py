@@ -81,6 +81,7 @@ def ingest_options(settings: Settings) -> dict[str, Any]:
         "assume": settings.assume,
         "by_software": settings.by_software,
         "check_room": settings.room_check,
+        "scanner_days": settings.keep_days,
         "index": index_beside(settings.key_file, settings.require_source()),
     }
 

@@ -6,7 +6,7 @@ import hashlib
 import pickle
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Protocol
@@ -64,6 +64,10 @@ class Planned(Protocol):
         """Millimetres that the slices of each contrast taken cover."""
 
     @property
+    def date(self) -> int | None:
+        """Ordinal of its date; None if it is not known."""
+
+    @property
     def overrides(self) -> tuple[Override, ...]:
         """What the user states of the models of its group."""
 
@@ -82,6 +86,7 @@ class FirstPlan:
     content: str
     numbers: Mapping[Contrast, tuple[int, ...]]
     reaches: Mapping[Contrast, int]
+    date: int | None = field(repr=False)
     overrides: tuple[Override, ...]
 
     @classmethod

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from flows.cluster.boundary import Outcome
 from flows.cluster.driver import Begun, WaveRecord, run_waves
 from flows.ingest.rows import row_of, values_of
+from flows.ingest.scanner_days import ScannerDays, count_days
 from flows.ingest.scanning import scan_on_workers
 from flows.ingest.session import IngestTask, ingest_session
 from flows.ingest.session_plan import SessionPlan, taken_plan, unmatched_entries
@@ -49,6 +50,7 @@ def ingest(
     quiet_for: float = 0.0,
     has_transfer: bool | None = None,
     index: Path | None = None,
+    scanner_days: bool = False,
     selection: Selection = EVERYTHING,
     check_room: bool = True,
     progress: Progress = quiet,
@@ -69,6 +71,8 @@ def ingest(
         As `flows.maps.calibrate.calibrate` has it.
     index
         File of the user that keeps what was read of the source; see `storage.source.discovery.scan_source`.
+    scanner_days
+        Keep ``scanner_day``, also of what the store has of the source already; see `flows.ingest.scanner_days`.
     selection
         Which sessions are taken; the others stay as they are, and the store's account of its source is not renewed.
     check_room
@@ -100,9 +104,10 @@ def ingest(
         to_do, snapshot = run.sort_out()
         if check_room and to_do:
             require_room(store, run.need.disk, f"{len(to_do)} sessions to ingest, with their maps,")
-        writer = _Ingest(plan=run.plan, is_done=run.is_done)
+        days, filled = count_days(cohort.refreshed(), key, run.dates) if scanner_days else (ScannerDays(), None)
+        writer = _Ingest(plan=run.plan, is_done=run.is_done, days=days)
         ran = run_waves(writer, to_do, cohort=cohort, client=client, per_worker=SESSIONS_PER_WORKER, progress=progress)
-        snapshot = calibrate(cohort, has_transfer=has_transfer, progress=progress) or ran.snapshot or snapshot
+        snapshot = calibrate(cohort, has_transfer=has_transfer, progress=progress) or ran.snapshot or filled or snapshot
         summary = run.summary(snapshot, ran.by_others)
         unmatched = unmatched_entries(stated.entries, scanned.unmatched, run.used)
     if selection.is_everything:
@@ -133,6 +138,7 @@ class _Ingest:
 
     plan: Callable[[str], SessionPlan]
     is_done: Callable[[SessionPlan, Mapping[str, object] | None], bool]
+    days: ScannerDays
     name: str = "ingest"
 
     @property
@@ -167,7 +173,11 @@ class _Ingest:
         plans = {o.session: taken_plan(begun.plans[o.session], o.taken) for o in outcomes}
         return WaveRecord(
             forks=[outcome.fork for outcome in outcomes if outcome.fork is not None],
-            values={o.session: values_of(plans[o.session], o) for o in outcomes if o.fork is not None},
+            values={
+                o.session: values_of(plans[o.session], o) | self.days.of(plans[o.session])
+                for o in outcomes
+                if o.fork is not None
+            },
             rows=[row_of(plans[o.session], o) for o in outcomes],
             message=f"Ingest {len(outcomes)} sessions",
             metadata={"run": "ingest", "sessions": len(outcomes), "code_version": CODE_VERSION},

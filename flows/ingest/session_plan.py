@@ -82,6 +82,11 @@ class SessionPlan:
         """Millimetres that the slices of each contrast taken cover."""
         return {contrast: reach_of(one) for contrast, one in self.chosen.items()}
 
+    @property
+    def date(self) -> int | None:
+        """Ordinal of the date of what is taken; None if it is not known."""
+        return next((one.date for one in self.chosen.values()), None)
+
     def equals_of(self, contrast: Contrast) -> tuple[tuple[Series, bool], ...]:
         """The series taken of a contrast and its repeats, each with whether its looks may decide.
 

@@ -65,6 +65,8 @@ class SourcePlans:
         self._grounds = grounds_of_plans(overrides, by_software=by_software)
         self.used: list[Override] = []
         self.need = Need()
+        self.dates: dict[str, tuple[str, int]] = {}
+        """Group and ordinal of the date of each session that is ingested, where it is known."""
         stored = {name: str(row["group"]) for name, row in self._known.items() if row["group"]}
         self._assignment = assign_groups(self._first_plans(), stored, _whole_keys(cohort, stored))
         scanned.keep_no_others()
@@ -86,6 +88,8 @@ class SourcePlans:
             if self.is_done(plan, self._known.get(session)):
                 self._done[session] = plan.group
                 self._use(plan)
+            if plan.group and plan.date is not None:
+                self.dates[session] = plan.group, plan.date
             yield plan
 
     def is_done(self, plan: Planned, row: Mapping[str, object] | None) -> bool:

@@ -17,6 +17,7 @@ from storage.store.cohort import Cohort
 from storage.store.decisions.effect import judge
 from storage.store.lifecycle.forget import remove_from_table
 from storage.store.repository import StoreError
+from storage.store.scanner_days import ORIGINS
 from storage.store.slots import remove
 from storage.store.tables import groups_of, write_rows
 
@@ -65,6 +66,7 @@ def _leave_out(folder: Path, sessions: Collection[str]) -> None:
 def _consolidate(folder: Path) -> None:
     """Put into each group the metadata of all below it: readers that look for them there else warn, and are slow."""
     root = zarr.open_group(folder, mode="r+", use_consolidated=False)
+    root.attrs.pop(ORIGINS, None)  # dates, for whoever has the key
     groups = ["", *(name for name, member in root.members(max_depth=None) if isinstance(member, zarr.Group))]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ZarrUserWarning)  # that the standard does not have it yet

@@ -430,6 +430,7 @@ def _series(volume: Stack, context: Context, who: Who, root: Path, key: bytes) -
         sex=one.sex,
         age=age,
         day=who.day,
+        date=who.date,
         remarks=(Remark(kind=RemarkKind.AGE_UNKNOWN, text=f"{doubt}; the age is not known"),) if doubt else (),
         changed=max(frame.instance.changed for frame in volume.frames),
     )

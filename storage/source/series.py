@@ -51,7 +51,8 @@ class Series:
     zero and the identity where ``problem`` says that there is no volume. ``digest`` changes whenever the files or what
     is assumed about them change. ``contrast`` and ``sequence`` are set only where an assume file states them, ``named``
     where a BIDS name does, which counts for less than numbers. ``day`` counts from the person's first session in the
-    source, None if it is not known. ``age`` is in whole years, 90 and above as 90.
+    source, None if it is not known. ``date`` is the ordinal of the session's date, of DICOM alone: in BIDS it may be
+    shifted for each person. ``age`` is in whole years, 90 and above as 90.
     """
 
     session: str
@@ -82,6 +83,7 @@ class Series:
     sex: str = ""
     age: int | None = None
     day: int | None = None
+    date: int | None = field(default=None, repr=False)
     remarks: tuple[Remark, ...] = ()
     server: Server | None = field(default=None, repr=False)
     """Where its files are to be retrieved from; then ``paths`` name study, series and instance."""

@@ -328,6 +328,9 @@ PER_SESSION: tuple[Variable, ...] = (
     _text("sex", "F, M, O or empty"),
     _number("age", "a", "age in whole years, 90 and above as 90"),
     _number("day", "d", "whole days since the person's first session"),
+    _number(
+        "scanner_day", "d", "whole days since the first session that was found of the scanner; NaN unless opted in"
+    ),
     _number("magnetic_field_strength", "T", "static field"),
     _text("software", "keyed digest of the scanner's software version"),
     *(variable for contrast in CONTRASTS for variable in _of_contrast(contrast)),

@@ -79,7 +79,7 @@ function readoutText(name, at) {
 function facts(data) {
   const person = data.people, parts = [
     ['group', `${data.group} (${data.key})`], ['status', `${data.status}${data.reason !== '-' ? ': ' + data.reason : ''}; ${data.counts}`],
-    ['person', `${data.person}, ${person.sex || 'sex unknown'}, ${person.age == null ? 'age unknown' : person.age + ' years'}, day ${shown(person.day)}`], ['marks', data.marks || 'none'], ['why', data.why || '–']];
+    ['person', `${data.person}, ${person.sex || 'sex unknown'}, ${person.age == null ? 'age unknown' : person.age + ' years'}, day ${shown(person.day)}${person.scanner_day == null ? '' : `, day ${person.scanner_day} of the scanner`}`], ['marks', data.marks || 'none'], ['why', data.why || '–']];
   if (data.explanation) parts.push(['explanation', data.explanation]);
   const list = make('dl', {}, ...parts.flatMap(([name, text]) => [make('dt', {}, name), make('dd', {}, text)]));
   const blocks = [list];

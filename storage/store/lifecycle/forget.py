@@ -17,6 +17,7 @@ from storage.store.cohort import Cohort
 from storage.store.decisions.ledger import remove_session
 from storage.store.lifecycle.copies import Copy, copies_of, take_out
 from storage.store.repository import MAIN, StoreError, faults, open_repository, open_waves, writing
+from storage.store.scanner_days import end_counting
 from storage.store.schema import CATALOGUE
 from storage.store.slots import remove
 from storage.store.tables import array_of, change, column, group_of, groups_of
@@ -147,6 +148,7 @@ def _remove(repository: icechunk.Repository, sessions: Iterable[str], marks: set
             for name in ("statistics", "regions", "calibration"):
                 remove_from_table(root, name, session)
             remove_session(root, session)
+        end_counting(root)
         root.attrs[TOMBSTONES] = sorted(tombstones(root) | marks)
         root.attrs["forgotten_last"] = datetime.now(UTC).isoformat()
 

@@ -59,6 +59,7 @@ def _to_version_4(root: zarr.Group) -> None:
     _name_by_content(root)
     _add_remarks(root)
     _add_figures(root)
+    _add_scanner_days(root)
     in_catalogue = groups_of(root).values()
     give_labels(root, dict.fromkeys((*in_catalogue, *group_paths(root))))
 
@@ -74,6 +75,12 @@ def _add_figures(root: zarr.Group) -> None:
     for path in group_paths(root):
         _create(group_of(root, path), [SESSION_VARIABLES[name] for name in names])
     _create(group_of(root, "catalogue"), [CATALOGUE_COLUMNS[name] for name in names])
+
+
+def _add_scanner_days(root: zarr.Group) -> None:
+    """Not known until an ingest runs where the site has opted in."""
+    for path in group_paths(root):
+        _create(group_of(root, path), [SESSION_VARIABLES["scanner_day"]])
 
 
 def _create(group: zarr.Group, variables: Sequence[Variable]) -> None:

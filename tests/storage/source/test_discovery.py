@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import gzip
 import logging
 import shutil
@@ -169,6 +170,10 @@ def test_pseudonyms_tell_sessions_and_persons_apart_and_days_are_relative(tmp_pa
     assert len({one.session for one in found.series}) == 3
     assert len({one.person for one in found.series}) == 2
     assert sorted(one.day for one in found.series) == [0, 0, 30]
+    first, _, last = sorted(one.date for one in found.series)  # for sites that keep days of scanners
+    assert datetime.date.fromordinal(last).isoformat() == "2024-02-09"
+    assert last - first == 30
+    assert not any(str(one.date) in repr(one) for one in found.series)
     assert [row.patient_id for row in found.linkage].count(PATIENT_ID) == 2
     assert {row.session for row in found.linkage} == {one.session for one in found.series}
 
