@@ -16,6 +16,7 @@ from storage.store.cohort import Cohort
 from storage.store.lifecycle.nights import keep_nights, tag_night
 from storage.store.lifecycle.upkeep import Compacted
 from storage.store.repository import StoreError
+from storage.store.schema import Reason
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -45,10 +46,9 @@ class Reprocessed:
         """Say in a line what came of it."""
         if self.snapshot is None:
             return f"nothing new: {self.summary.found} sessions are as they were, nothing was written{self._arriving()}"
-        taken, made = (
-            self.ingested.found - self.ingested.unchanged - self.ingested.arriving,
-            self.summary.found - self.summary.unchanged,
-        )
+        forgotten = self.ingested.reasons.get(Reason.FORGOTTEN, 0)
+        taken = self.ingested.found - self.ingested.unchanged - self.ingested.arriving - forgotten
+        made = self.summary.found - self.summary.unchanged
         text = f"{taken} sessions ingested, maps of {made} inferred; snapshot {self.snapshot}, tag {self.tag}"
         return text + self._arriving() + self._ended()
 

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Literal
 
-Kind = Literal["session", "person", "device", "software", "tombstone", "study", "study person", "scanner day"]
+Kind = Literal["session", "person", "device", "software", "tombstone", "study", "study person", "scanner day", "key"]
 
 _FORM: dict[str, tuple[str, int]] = {
     "session": ("ses-", 12),
@@ -22,6 +22,7 @@ _FORM: dict[str, tuple[str, int]] = {
     "study": ("", 16),
     "study person": ("", 16),
     "scanner day": ("", 8),
+    "key": ("", 12),
 }
 _KEY_BYTES = 32
 _ANOTHER_KEY = "another key gives every session another pseudonym"
@@ -63,6 +64,42 @@ def load_key(path: Path | None = None) -> bytes:
             f"key file {path} cannot be read or created ({error.strerror}); set QMRI_KEY_FILE to a file in a folder "
             "that this user can write"
         ) from error
+
+
+def existing_key(path: Path | None = None) -> bytes:
+    """Read the key, and make none.
+
+    Raises
+    ------
+    KeyFileError
+        If there is none, or the file cannot be read or holds none.
+    """
+    path = path or key_path()
+    if not path.exists():
+        raise KeyFileError(f"there is no key at {path}; set QMRI_KEY_FILE, or restore it from its back-up")
+    return load_key(path)
+
+
+def back_up_key(path: Path | None, out: Path) -> bytes:
+    """Copy the key to a new file, readable by its owner alone, and read it back.
+
+    Raises
+    ------
+    KeyFileError
+        If there is no key, the file is there already, or it cannot be written.
+    """
+    key = existing_key(path)
+    try:
+        handle = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "w", encoding="ascii") as file:
+            file.write(key.hex() + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        if _read(out, "") != key:
+            raise KeyFileError(f"{out} does not hold what was written; try another disk")
+    except OSError as error:
+        raise KeyFileError(f"{out} cannot be written ({error.strerror}); give a new file on another disk") from error
+    return key
 
 
 def read_study_key(path: Path) -> bytes:
@@ -132,7 +169,8 @@ def pseudonym(key: bytes, kind: Kind, *identifiers: str) -> str:
 
     HMAC-SHA-256 over the kind and the length-prefixed identifiers, so that neither another kind nor another way to
     split the same text gives the same value. Sessions get ``ses-`` and 12 hexadecimal digits, persons ``sub-`` and 12,
-    devices and software versions 6, marks of forgotten sessions 32; the code of a study and people under its key 16.
+    devices and software versions 6, marks of forgotten sessions 32, that of the key itself 12; the code of a study and
+    people under its key 16.
     """
     prefix, digits = _FORM[kind]
     message = bytearray(kind.encode())

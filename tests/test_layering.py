@@ -61,6 +61,7 @@ ORDER: dict[str, list[str]] = {
             "analysis",
             "ingest",
             "linkage",
+            "new_key",
             "simulate",
             "night",
             "operations",

@@ -12,6 +12,7 @@ from flows.cli import (
     browser,
     decisions,
     exports,
+    key,
     operations,
     physics,
     pipeline,
@@ -46,6 +47,7 @@ pipeline.add_to(app)
 physics.add_to(app)
 store.add_to(app)
 weights.add_to(app)
+key.add_to(app)
 operations.add_to(app)
 exports.add_to(app)
 pool.add_to(app)

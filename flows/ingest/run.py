@@ -26,6 +26,7 @@ from storage.source.discovery import LinkageRow, scan_source
 from storage.source.origin import Source, absolute
 from storage.store.accounts import write_account
 from storage.store.cohort import Cohort
+from storage.store.keys import mark_of_key, require_key
 from storage.store.repository import writing
 from storage.store.room import require_room
 from storage.store.waves import begin_append
@@ -82,11 +83,13 @@ def ingest(
     ------
     SourceError, AssumptionError, SelectionError, StoreError
         If the source, the assume file or the store cannot be used.
+    WrongKeyError
+        If the store's sessions are named under another key.
     NoRoomError
         If its disk has too little room; sessions that are skipped are recorded.
     """
     is_seen = isinstance(source, Path) and source.exists()
-    cohort = _made(store) if is_seen else None  # a mistyped source leaves no empty store behind
+    cohort = _made(store, key) if is_seen else None  # a mistyped source leaves no empty store behind
     source = absolute(source)  # workers may run in another folder
     stated = Stated.by(assume)
     with scan_source(
@@ -97,7 +100,9 @@ def ingest(
         index=index,
         runner=lambda tasks: scan_on_workers(client, tasks),
     ) as scanned:
-        cohort = (cohort or _made(store)).refreshed()  # the source may have come into being, others may have written
+        cohort = (
+            cohort or _made(store, key)
+        ).refreshed()  # the source may have come into being, others may have written
         if linkage is not None:
             write_linkage((scanned.session(session)[1] for session in scanned.sessions), linkage)
         run = SourcePlans(scanned, cohort, key, stated.overrides, by_software, quiet_for, selection)
@@ -112,14 +117,16 @@ def ingest(
         unmatched = unmatched_entries(stated.entries, scanned.unmatched, run.used)
     if selection.is_everything:
         with cohort.writing() as repository:
-            snapshot = write_account(repository, summary.account()) or snapshot
+            snapshot = write_account(repository, summary.account(), key_mark=mark_of_key(key)) or snapshot
     return replace(summary, unmatched=unmatched, snapshot=snapshot)
 
 
-def _made(store: str) -> Cohort:
-    """The cohort, made if it is not there; a store that cannot be written is found out before hours of work."""
+def _made(store: str, key: bytes) -> Cohort:
+    """The cohort, made if it is not there; one that cannot be written, or not under this key, is found out at once."""
     with writing(store, create=True) as repository:
-        return Cohort.in_repository(repository, store)
+        cohort = Cohort.in_repository(repository, store)
+        require_key(cohort.root, key)
+        return cohort
 
 
 def write_linkage(rows: Iterable[LinkageRow], path: Path) -> None:

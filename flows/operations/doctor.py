@@ -20,6 +20,7 @@ from flows.cluster.clusters import default_workers
 from flows.settings import Settings, SettingsError
 from storage.pseudonyms import KeyFileError, key_path, load_key
 from storage.store.cohort import Cohort
+from storage.store.keys import WrongKeyError, require_key
 from storage.store.locations import StorageFaultError, local_path
 from storage.store.repository import StoreError
 
@@ -104,12 +105,27 @@ def _store(settings: Settings) -> Finding | None:
             )
         return Finding(what="store", mark=Mark.GOOD, text="it is not there yet; the first ingest makes it")
     try:
-        n_sessions = len(Cohort.open(settings.store).catalogue)
+        cohort = Cohort.open(settings.store)
+        n_sessions = len(cohort.catalogue)
     except (StoreError, StorageFaultError) as error:
         return Finding(what="store", mark=Mark.BAD, text="it cannot be opened", do=str(error))
+    key = settings.key_file or key_path()
+    if key.exists() and (other := _other_key(cohort, key)):
+        return Finding(what="store", mark=Mark.BAD, text="its sessions are named under another key", do=other)
     if folder is not None and not os.access(folder, os.W_OK):
         return Finding(what="store", mark=Mark.BAD, text="it may not be written", do="give this user write access")
     return Finding(what="store", mark=Mark.GOOD, text=f"it is there, with {n_sessions} sessions")
+
+
+def _other_key(cohort: Cohort, path: Path) -> str:
+    """What to do where the key is not that of the store; empty where it is, or cannot be read."""
+    try:
+        require_key(cohort.root, load_key(path))
+    except WrongKeyError as error:
+        return str(error)
+    except KeyFileError:  # told already
+        return ""
+    return ""
 
 
 def _disk(settings: Settings) -> Finding | None:

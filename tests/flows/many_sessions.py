@@ -31,19 +31,25 @@ SCALES = {Contrast.T1W: 700.0, Contrast.T2W: 900.0, Contrast.FLAIR: 500.0}
 
 def write_source(folder: Path, *, n_sessions: int, n_groups: int) -> Path:
     """Write a BIDS tree: two visits of each person, two protocols on each scanner, the groups of equal size."""
-    affine = np.diag([SPACING, SPACING, SPACING, 1.0])
     rng = np.random.default_rng(n_sessions)
     for number in range(n_sessions):
-        group = number // 2 % n_groups
-        person, visit = f"sub-{number // 2:05d}", f"ses-{1 + number % 2}"
-        common = {"DeviceSerialNumber": str(10_000 + group // 2), "SoftwareVersions": "1"}
-        for suffix, sidecar in SIDECARS.items():
-            stated = sidecar | common | ({"RepetitionTime": 5.4} if suffix == "T2w" and group % 2 else {})
-            data = rng.integers(0, 2000, SHAPE).astype(np.int16)
-            path = folder / person / visit / "anat" / f"{person}_{visit}_{suffix}.nii.gz"
-            write_nifti(path, stated, data=data, sform=(affine, 1), qform=(affine, 1))
+        write_session(folder, number, n_groups=n_groups, rng=rng)
     (folder / "dataset_description.json").write_text('{"Name": "many", "BIDSVersion": "1.9.0"}')
     return folder
+
+
+def write_session(folder: Path, number: int, *, n_groups: int, rng: np.random.Generator) -> Path:
+    """Write one session of such a tree; the folder of its images."""
+    affine = np.diag([SPACING, SPACING, SPACING, 1.0])
+    group = number // 2 % n_groups
+    person, visit = f"sub-{number // 2:05d}", f"ses-{1 + number % 2}"
+    common = {"DeviceSerialNumber": str(10_000 + group // 2), "SoftwareVersions": "1"}
+    for suffix, sidecar in SIDECARS.items():
+        stated = sidecar | common | ({"RepetitionTime": 5.4} if suffix == "T2w" and group % 2 else {})
+        data = rng.integers(0, 2000, SHAPE).astype(np.int16)
+        path = folder / person / visit / "anat" / f"{person}_{visit}_{suffix}.nii.gz"
+        write_nifti(path, stated, data=data, sform=(affine, 1), qform=(affine, 1))
+    return folder / person / visit / "anat"
 
 
 def preprocess(

@@ -15,6 +15,7 @@ import zarr
 from storage.pseudonyms import pseudonym
 from storage.store.cohort import Cohort
 from storage.store.decisions.ledger import remove_session
+from storage.store.keys import require_key
 from storage.store.lifecycle.copies import Copy, copies_of, take_out
 from storage.store.repository import MAIN, StoreError, faults, open_repository, open_waves, writing
 from storage.store.scanner_days import end_counting
@@ -95,6 +96,8 @@ def forget(location: str | Path, session: str, *, key: bytes) -> Holding:
     StoreError
         If no state holds the session and none was forgotten under its name; or if another process is writing: the
         session has left the current state then, and the history when this is done again.
+    WrongKeyError
+        If the store's sessions are named under another key.
     """
     return _forget(location, session, lambda: holding(location, session), key)
 
@@ -115,6 +118,7 @@ def _forget(location: str | Path, name: str, find: Callable[[], Holding], key: b
     begun = datetime.now(UTC)
     mark = pseudonym(key, "tombstone", name)
     with writing(location) as repository, faults(location):
+        require_key(_root(repository.readonly_session(MAIN)), key)  # else the mark would keep nothing out
         found = find()
         if not found.current and not found.tags and mark not in tombstones(_root(repository.readonly_session(MAIN))):
             raise StoreError(
