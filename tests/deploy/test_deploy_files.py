@@ -5,11 +5,9 @@ from __future__ import annotations
 import inspect
 import os
 import re
-import sys
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import dask
@@ -20,7 +18,7 @@ from distributed.cli.dask_worker import main as dask_worker
 from prefect.settings import Settings as PrefectSettings
 
 from flows.cluster.clusters import ClusterError, dask_client, inference_resource, run_bounded
-from flows.cluster.kinds import ADAPTIVE, CONFIGURATION, ONE_THREAD, started_cluster
+from flows.cluster.kinds import ADAPTIVE, CONFIGURATION, ONE_THREAD
 from flows.prefect_plugin import DEPLOYMENTS, with_full_name
 from flows.settings import Settings
 
@@ -225,82 +223,6 @@ def test_slurm_jobs_are_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     (logs,) = (tmp_path / "qmri-logs").iterdir()
     assert f"#SBATCH -o qmri-logs/{logs.name}/qmri-worker-%J.out" in script  # and no slurm-N.out where the run begins
     assert "--nthreads 1" in script
-
-
-DASHBOARD = "http-dashboard"
-"""Port of the scheduler by whose name the operator's client and its autoscaler look for it."""
-
-
-def ports(container: dict[str, Any]) -> dict[str, int]:
-    return {port["name"]: port["containerPort"] for port in container["ports"]}
-
-
-def test_the_cluster_of_pods_is_such_that_the_operator_takes_it() -> None:
-    """What the operator's own specification has (`make_cluster_spec`), and what Kubernetes demands of its parts."""
-    cluster = load("kubernetes/cluster.yaml")
-    worker, scheduler = cluster["spec"]["worker"], cluster["spec"]["scheduler"]
-    for part in (worker, scheduler):  # a worker is a Deployment, whose pods are started again, always
-        assert part["spec"].get("restartPolicy", "Always") == "Always"
-        volumes = {volume["name"] for volume in part["spec"].get("volumes", [])}
-        for container in part["spec"]["containers"]:
-            assert {mount["name"] for mount in container.get("volumeMounts", [])} <= volumes
-    (container,) = scheduler["spec"]["containers"]
-    assert ports(container) == {"tcp-comm": 8786, DASHBOARD: 8787}
-    assert container["readinessProbe"]["tcpSocket"]["port"] in ports(container)
-    served = {port["name"]: port for port in scheduler["service"]["ports"]}
-    assert set(served) == {"tcp-comm", DASHBOARD}
-    for name, port in served.items():
-        assert (port["targetPort"], port["port"]) == (name, ports(container)[name])
-    name = cluster["metadata"]["name"]
-    assert scheduler["service"]["selector"] == {
-        "dask.org/cluster-name": name,
-        "dask.org/component": "scheduler",
-    }
-    assert "$(DASK_WORKER_NAME)" in worker["spec"]["containers"][0]["args"]
-
-
-def test_the_cluster_of_pods_has_what_the_operators_own_has() -> None:
-    operator = pytest.importorskip("dask_kubernetes.operator", reason="pip install 'qmri-cohort[kubernetes]'")
-    from dask_kubernetes.operator.validation import validate_cluster_name
-
-    cluster = load("kubernetes/cluster.yaml")
-    theirs = operator.make_cluster_spec(name="qmri")
-    validate_cluster_name(cluster["metadata"]["name"])
-    assert (cluster["apiVersion"], cluster["kind"]) == (theirs["apiVersion"], theirs["kind"])
-    mine, his = (spec["spec"]["scheduler"] for spec in (cluster, theirs))
-    assert ports(mine["spec"]["containers"][0]) == ports(his["spec"]["containers"][0])
-    assert mine["service"] == his["service"]
-
-
-@pytest.mark.parametrize(("workers", "maximum"), [(None, 8), (3, 3)])
-def test_pods_are_adapted_as_the_operators_cluster_allows(
-    workers: int | None, maximum: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With a class of the signatures of dask-kubernetes 2025.1 to 2026.3, which takes nothing else."""
-    adapted: list[tuple[int | None, int | None]] = []
-
-    class KubeCluster:
-        def __enter__(self) -> KubeCluster:
-            return self
-
-        def __exit__(self, *_: object) -> None:
-            pass
-
-        def adapt(self, minimum: int | None = None, maximum: int | None = None) -> None:
-            adapted.append((minimum, maximum))
-
-    package, module = ModuleType("dask_kubernetes"), ModuleType("dask_kubernetes.operator")
-    module.KubeCluster = KubeCluster  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "dask_kubernetes", package)
-    monkeypatch.setitem(sys.modules, "dask_kubernetes.operator", module)
-    with started_cluster(Settings.model_construct(scheduler="kubernetes", workers=workers)) as cluster:
-        assert isinstance(cluster, KubeCluster)
-    assert adapted == [(1, maximum)]
-    secured = Settings.model_construct(
-        scheduler="kubernetes", tls_ca=Path("ca"), tls_cert=Path("cert"), tls_key=Path("key")
-    )
-    with pytest.raises(ClusterError, match="take no certificates; unset QMRI_TLS_CA"), started_cluster(secured):
-        pass
 
 
 @pytest.mark.parametrize(
