@@ -71,6 +71,7 @@ def reprocess(
     by_software: bool = False,
     quiet_for: float = 0.0,
     scanner_days: bool = False,
+    linkage: Path | None = None,
     checkpoint: Path | None = None,
     index: Path | None = None,
     out: Path | None = None,
@@ -86,7 +87,7 @@ def reprocess(
 
     Parameters
     ----------
-    assume, by_software, quiet_for, scanner_days, checkpoint
+    assume, by_software, quiet_for, scanner_days, linkage, checkpoint
         As those of `ingest` and `infer`.
     index
         File of the user that keeps what was read of the source: what has not changed is not read again.
@@ -112,6 +113,7 @@ def reprocess(
         by_software=by_software,
         quiet_for=quiet_for,
         scanner_days=scanner_days,
+        linkage=linkage,
         index=index,
         check_room=check_room,
         client=client,

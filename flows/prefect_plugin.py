@@ -13,7 +13,7 @@ from itertools import pairwise
 
 from prefect.plugins import register_hook
 
-DEPLOYMENTS = ("ingest-cohort", "train-model", "infer-maps", "aggregate-cohort", "reprocess-nightly")
+DEPLOYMENTS = ("ingest-cohort", "train-model", "infer-maps", "aggregate-cohort", "export-maps", "reprocess-nightly")
 """Names of the deployments and of their flows, which are the same."""
 
 

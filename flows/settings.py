@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from storage.source.origin import Limits, Source, SourceError, source_of
+from storage.source.origin import Limits, Source, SourceError, destination_of, source_of
 
 PREFIX = "QMRI_"
 CLUSTERS = ("local", "gpu", "slurm", "kubernetes")
@@ -66,6 +66,12 @@ class Settings(BaseSettings):
     keep_nights: Annotated[float, Field(ge=1, le=100_000)] | None = None
     """Days for which ``reprocess-nightly`` keeps the states of its nights; then they and their tags end, about once a
     week, and their space is given back. Tags that people gave stay. Unset, all nights stay."""
+    export_to: str | None = None
+    """Where ``export-maps``, and ``reprocess-nightly`` after a night with news, store maps as DICOM: a server
+    (``dicomweb+https://host/path``, ``dimse://AE@host:port``) or a folder; unset, nights export nothing."""
+    linkage: Path | None = None
+    """Table of pseudonyms and identifiers that ``ingest-cohort`` and ``reprocess-nightly`` write, and by which exported
+    maps are given the people and studies of their images; unset, none is written, and maps are the pseudonyms'."""
     report: Path | None = None
     """Folder for the report and the tables of a deployment; unset, beside a local store."""
     report_url: str | None = None
@@ -102,7 +108,7 @@ class Settings(BaseSettings):
     """Worker processes; unset, as many as the machine's cores and memory, its GPUs, or the cluster's own configuration
     allow."""
 
-    @field_validator("source", mode="before")
+    @field_validator("source", "export_to", mode="before")
     @classmethod
     def _as_text(cls, source: object) -> object:
         return str(source) if isinstance(source, Path) else source
@@ -140,6 +146,13 @@ class Settings(BaseSettings):
             return source_of(_required(self.source, "source"), self.limits)
         except SourceError as error:
             raise SettingsError(f"{PREFIX}SOURCE: {error}") from None
+
+    def require_export_to(self) -> Source:
+        """Return ``export_to``; raise `SettingsError` as `require_source` does."""
+        try:
+            return destination_of(_required(self.export_to, "export_to"), self.limits)
+        except SourceError as error:
+            raise SettingsError(f"{PREFIX}EXPORT_TO: {error}") from None
 
     @property
     def limits(self) -> Limits:

@@ -62,6 +62,7 @@ ORDER: dict[str, list[str]] = {
             "ingest",
             "linkage",
             "new_key",
+            "exporting",
             "simulate",
             "night",
             "operations",

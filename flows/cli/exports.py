@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -127,46 +126,26 @@ def export_dicom(
     Under pseudonyms; with --linkage and --source of the same person, study and frame of reference as the images, on
     which they then lie. An export that was cut short goes on, and a server is sent nothing that it has.
     """
-    from flows.ingest.scanning import index_beside
-    from flows.linkage import people_of
-    from storage.exports.dicom.export import export_dicom
-    from storage.exports.dicom.folder import export_to_folder
-    from storage.exports.dicom.receiver import server_receiver
+    from flows.exporting import Originals, export_maps, exported_lines
     from storage.exports.selection import Selection
-    from storage.pseudonyms import load_key
     from storage.store.cohort import Cohort
 
-    if (out is None) == (to is None):
+    destination = out if to is None else destination_or_usage_error(to)
+    if destination is None or (out is not None and to is not None):
         raise typer.BadParameter("give a folder (--out) or a server (--to)")
     if (linkage is None) != (source is None):
         raise typer.BadParameter("--linkage and --source go together: both say whose the maps are")
-    server = None if to is None else destination_or_usage_error(to)
     selection = Selection(sessions=session or (), groups=group or (), accepted=accepted, zeros=zeros)
-    with ExitStack() as stack:
-        progress = stack.enter_context(reporting("export"))
-        cohort, subjects = Cohort.open(store, at=at), None
-        if linkage is not None and source is not None:
-            origin, key_file = source_or_usage_error(source), settings_or_usage_error().key_file
-            people = people_of(
-                cohort,
-                linkage,
-                origin,
-                key=load_key(key_file),
-                assume=assume,
-                index=index_beside(key_file, origin),
-                progress=progress,
-            )
-            subjects = stack.enter_context(people)
-        if out is not None:
-            done = export_to_folder(cohort, out, selection, form=form, subjects=subjects, progress=progress)
-        elif server is not None:
-            receiver = stack.enter_context(server_receiver(server))
-            done = export_dicom(cohort, receiver, selection, form=form, subjects=subjects, progress=progress)
+    originals = None
+    if linkage is not None and source is not None:
+        key_file = settings_or_usage_error().key_file
+        originals = Originals(linkage=linkage, source=source_or_usage_error(source), key_file=key_file, assume=assume)
+    cohort = Cohort.open(store, at=at)
+    with reporting("export") as progress:
+        done = export_maps(cohort, destination, selection, form=form, originals=originals, progress=progress)
     note_copy_or_warn(cohort, "export-dicom", done.chosen)
-    typer.echo(
-        f"maps of {done.sessions} sessions in {out or to}: {done.stored} series written, {done.there} were there"
-    )
-    _tell_left_out(done.left_out)
+    for line in exported_lines(done, to or str(out)):
+        typer.echo(line)
 
 
 def _tell_left_out(left_out: Mapping[str, int]) -> None:

@@ -135,18 +135,16 @@ def source_or_usage_error(text: str) -> Source:
 
 def destination_or_usage_error(text: str) -> Server:
     """Return the server that objects are to be stored on; what is wrong there is wrong usage."""
-    from storage.source.origin import Server, SourceError, source_of
+    from storage.source.origin import Server, SourceError, destination_of
 
     try:
-        server = source_of(text, settings_or_usage_error().limits)
+        server = destination_of(text, settings_or_usage_error().limits)
     except SourceError as error:
         raise typer.BadParameter(str(error)) from None
     if not isinstance(server, Server):
         raise typer.BadParameter(
             "--to takes the address of a server (dicomweb+https://host/path, dimse://AE@host:port); a folder: --out"
         )
-    if "?" in text:
-        raise typer.BadParameter("a server that objects are stored on has no ? in its address")
     return server
 
 

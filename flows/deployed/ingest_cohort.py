@@ -16,7 +16,7 @@ INGEST_COHORT = "ingest-cohort"
 
 
 @task(name="ingest-sessions", **RESUMED)
-def ingest_sessions(settings: Settings, linkage: Path | None, only: Selection) -> RunSummary:
+def ingest_sessions(settings: Settings, only: Selection) -> RunSummary:
     """Preprocess what is new or has changed, and commit it."""
     from flows.ingest.run import ingest
 
@@ -24,7 +24,6 @@ def ingest_sessions(settings: Settings, linkage: Path | None, only: Selection) -
         return ingest(
             settings.require_source(),
             settings.require_store(),
-            linkage=linkage,
             selection=only,
             client=client,
             progress=progress,
@@ -44,15 +43,13 @@ def ingest_cohort(
 
     Parameters
     ----------
-    source, store, assume
-        Default: ``QMRI_SOURCE``, ``QMRI_STORE``, ``QMRI_ASSUME`` of the worker's environment.
-    linkage
-        File for the table of who is who; default: none is written.
+    source, store, assume, linkage
+        Default: ``QMRI_SOURCE``, ``QMRI_STORE``, ``QMRI_ASSUME``, ``QMRI_LINKAGE`` of the worker's environment.
     only
         Which sessions; default: all.
     """
     with Explained():
-        settings = run_settings(source=source, store=store, assume=assume)
+        settings = run_settings(source=source, store=store, assume=assume, linkage=linkage)
         before = failed_sessions(settings.require_store())
-    summary = ingest_sessions(settings, linkage, only)
+    summary = ingest_sessions(settings, only)
     return end_state(INGEST_COHORT, summary, before=before)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from prefect import State, flow, task
 
+from flows.deployed.export_maps import export_news
 from flows.deployed.publish import end_state, failed_sessions, publish_night, publish_report, report_folder
 from flows.deployed.run import RESUMED, Explained, ingest_options, run_settings, working
 from flows.settings import Settings
@@ -43,17 +44,17 @@ def reprocess_nightly(
     store: str | None = None,
     assume: Path | None = None,
     checkpoint: Path | None = None,
-    keep_days: float | None = None,
+    keep_nights: float | None = None,
+    export_to: str | None = None,
 ) -> State[RunSummary]:
     """Ingest what is new, infer what is stale, aggregate, tag the snapshot; never makes a new calibration of a group.
 
-    Parameters
-    ----------
-    source, store, assume, checkpoint, keep_days
-        Default: ``QMRI_SOURCE``, ``QMRI_STORE``, ..., ``QMRI_KEEP_NIGHTS`` of the worker's environment.
+    What is not given is ``QMRI_SOURCE``, ``QMRI_STORE``, ..., ``QMRI_EXPORT_TO`` of the worker's environment.
     """
     with Explained():
-        settings = run_settings(source=source, store=store, assume=assume, checkpoint=checkpoint, keep_nights=keep_days)
+        options = {"source": source, "store": store, "assume": assume, "checkpoint": checkpoint}
+        settings = run_settings(**options, keep_nights=keep_nights, export_to=export_to)
         before = failed_sessions(settings.require_store())
     result = reprocess_sessions(settings)
-    return end_state(REPROCESS_NIGHTLY, result.summary, before=before, text=result.text())
+    text = "\n".join([result.text(), *export_news(settings, REPROCESS_NIGHTLY)])
+    return end_state(REPROCESS_NIGHTLY, result.summary, before=before, text=text)

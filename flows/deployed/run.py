@@ -1,4 +1,4 @@
-"""What the five flows share: settings, one Dask client, progress, and errors that name nobody."""
+"""What the flows share: settings, one Dask client, progress, and errors that name nobody."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from flows.cluster.session_log import session_log
 from flows.errors import explain
 from flows.progress import Progress
 from flows.settings import Settings, SettingsError, read_settings
+from storage.source.server.failures import ServerAwayError
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -39,9 +40,13 @@ class RunError(RuntimeError):
     """A run failed; the text names no path below a source and no header text."""
 
 
+_PASSING = (*PASSING, ServerAwayError)
+"""What is worth another try of a whole task; a server that goes away while a session is read is that session's."""
+
+
 def is_passing(task: Any, run: Any, state: Any) -> bool:  # noqa: ANN401, ARG001 - signature of Prefect
-    """Whether a task failed for want of its cluster or its storage."""
-    return isinstance(state.result(raise_on_failure=False), PASSING)
+    """Whether a task failed for want of its cluster, its storage or a server of images."""
+    return isinstance(state.result(raise_on_failure=False), _PASSING)
 
 
 RESUMED: dict[str, Any] = {
@@ -50,7 +55,7 @@ RESUMED: dict[str, Any] = {
     "retry_condition_fn": is_passing,
     "cache_policy": NO_CACHE,
 }
-"""Options of a task that works on a cluster and a store: Prefect tries again when one of them was lost."""
+"""Options of a task that works on a cluster, a store and servers: Prefect tries again when one of them was lost."""
 
 
 def run_settings(**values: Any) -> Settings:  # noqa: ANN401 - checked by the settings
@@ -62,7 +67,7 @@ def run_settings(**values: Any) -> Settings:  # noqa: ANN401 - checked by the se
         If a path is relative: the run's working directory is none that a user would think of.
     """
     settings = read_settings(**values)
-    for name in ("source", "store", "checkpoint", "key_file", "assume", "report"):
+    for name in ("source", "store", "checkpoint", "key_file", "assume", "report", "export_to", "linkage"):
         value = getattr(settings, name)
         if value is not None and "://" not in str(value) and not Path(value).is_absolute():
             raise SettingsError(f"QMRI_{name.upper()}={value}: a deployment needs an absolute path")
@@ -79,6 +84,7 @@ def ingest_options(settings: Settings) -> dict[str, Any]:
         **quiet,
         "key": load_key(settings.key_file),
         "assume": settings.assume,
+        "linkage": settings.linkage,
         "by_software": settings.by_software,
         "check_room": settings.room_check,
         "scanner_days": settings.keep_days,
@@ -103,7 +109,7 @@ class Explained(AbstractContextManager[None]):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Raise `RunError` in place of what was raised; what is worth another try keeps its type."""
-        if isinstance(error, PASSING):
+        if isinstance(error, _PASSING):
             raise type(error)(explain(error)) from None
         if isinstance(error, Exception):
             raise RunError(explain(error)) from None

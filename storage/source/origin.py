@@ -109,6 +109,20 @@ def source_of(text: str | Path, limits: Limits | None = None) -> Source:
     return Server(address=text, url=url, filters=_filters(parts.query), limits=limits or Limits())
 
 
+def destination_of(text: str | Path, limits: Limits | None = None) -> Source:
+    """Where a user wants objects to be stored: the address of a server, or the path of a folder.
+
+    Raises
+    ------
+    SourceError
+        If an address is none of `source_of`, or chooses studies.
+    """
+    found = source_of(text, limits)
+    if isinstance(found, Server) and "?" in str(text):
+        raise SourceError("a server that objects are stored on has no ? in its address")
+    return found
+
+
 def _filters(query: str) -> tuple[tuple[str, str], ...]:
     found = dict(parse_qsl(query, keep_blank_values=True))
     if unknown := sorted(set(found) - set(FILTERS)):
