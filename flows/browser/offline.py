@@ -19,6 +19,7 @@ from flows.browser.view import View, view_of
 from flows.browser.volumes import jpeg, thumbnail
 from flows.progress import Progress, quiet
 from storage.store.cohort import Cohort, latest
+from storage.store.thumbnails import PICTURED as PICTURED_ON_WALL
 
 if TYPE_CHECKING:
     from storage.store.slots import Slot
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 MOST_IN_ONE = 300
 """Sessions up to which everything is in one file; beyond, those of the sessions lie in a folder beside it."""
 PICTURED = ("T1map", "T2map", "PDmap", "T1w", "T2w", "FLAIR")
-ON_WALL = ("T1map", "T2map", "FLAIR")
 PLANE = 176
 """Pixels of the longer side of a plane."""
 NAME = "cohort.html"
@@ -100,7 +100,7 @@ def planes(view: View, session: str) -> dict[str, list[str]]:
 
 def wall(view: View, session: str) -> dict[str, str]:
     """Thumbnails of a session."""
-    return {name: _uri(thumbnail(view, session, name)) for name in ON_WALL if name in view.volumes(session)}
+    return {name: _uri(thumbnail(view, session, name)) for name in PICTURED_ON_WALL if name in view.volumes(session)}
 
 
 def _sections(volume: NDArray[Any], steps: tuple[float, float, float]) -> Iterable[NDArray[Any]]:

@@ -16,6 +16,7 @@ from flows.maps.odd_sessions import marked_sessions
 from flows.maps.staleness import stale_sessions
 from flows.statistics.aggregate import VALUES as OF_MAPS
 from flows.statistics.aggregate import AggregateResult, identities_of_maps, read_statistics, tables_of, up_to_date
+from flows.statistics.thumbnails import identities
 from flows.tables.decisions import decision_table, needed_table
 from flows.tables.summary import left_out_text
 from flows.tables.text import Rows, group_table, labels_of
@@ -23,6 +24,7 @@ from storage.store.cohort import Cohort
 from storage.store.decisions.effect import Judged, judge
 from storage.store.repository import iterate_history
 from storage.store.schema import IMAGES, Status
+from storage.store.thumbnails import made_with
 
 LAST_RUNS = 8
 FAR_SHOWN = 200
@@ -51,6 +53,13 @@ class View:
     def outliers(self) -> list[Outlier]:
         """All sessions, the one farthest from its group first."""
         return outliers(self.figures)
+
+    @cached_property
+    def thumbnails(self) -> dict[str, int]:
+        """Row of each session's stored thumbnail, of those that are of what the session holds now."""
+        there = {name: (row, made) for row, (name, made) in enumerate(made_with(self.cohort.root).items())}
+        wanted = identities(self.cohort.values_of(OF_MAPS)) if there else {}
+        return {name: there[name][0] for name, made in wanted.items() if name in there and there[name][1] == made}
 
     @cached_property
     def tables(self) -> AggregateResult:

@@ -10,12 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flows.browser.view import View
-from flows.pictures.volumes import MAP_WINDOWS
-from qmri_core.series.acquisition import CONTRASTS
+from flows.pictures.slices import LABELS, fitted, fitted_shape, grey_levels
+from storage.store.schema import NOT_COMPUTED
+from storage.store.thumbnails import PER_CHUNK, PICTURED, SIZE, read_chunk
 
-LABELS = ("brain_mask", "tissue")
-THUMBNAIL = 112
-"""Pixels of the longer side of a thumbnail, at most."""
+DARK = (10, 18, 38)
+"""Where nothing was computed."""
+MAX_CHUNKS = 128
+"""Chunks of stored thumbnails that are kept in memory, 290 kB each."""
 MAX_THUMBNAILS = 4096
 """Thumbnails that are kept in memory, some 3 kB each."""
 
@@ -39,50 +41,46 @@ def nifti(view: View, session: str, name: str) -> bytes:
 
 @lru_cache(maxsize=MAX_THUMBNAILS)
 def thumbnail(view: View, session: str, name: str) -> bytes:
-    """The axial slice through the middle of the brain as a small JPEG, the patient's right on the left.
+    """The axial slice through the middle of the volume as a small JPEG, the patient's right on the left.
 
-    Only the slices of one chunk of the store are read. What is not computed is dark blue.
+    As `aggregate` has made it; where it has not, of what the session holds now, from the slices of one chunk of the
+    store. What is not computed is dark blue.
     """
-    section = middle_section(view, session, name)
-    return jpeg(section, name, THUMBNAIL)
+    row = view.thumbnails.get(session)
+    if row is None or name not in PICTURED:
+        return jpeg(middle_section(view, session, name), name, SIZE)
+    _, _, rows, columns = view.cohort.nodes.array(view.cohort.slots[session].group, name).shape
+    height, width = fitted_shape(rows, columns, SIZE)
+    return _coded(_levels(view, row - row % PER_CHUNK, name)[row % PER_CHUNK, :height, :width])
+
+
+@lru_cache(maxsize=MAX_CHUNKS)
+def _levels(view: View, row: int, name: str) -> NDArray[np.uint8]:
+    return read_chunk(view.cohort.root, row, name)
 
 
 def middle_section(view: View, session: str, name: str) -> NDArray[Any]:
     """Slice in the middle of the volume, shape (y, x)."""
     slot = view.cohort.slots[session]
-    places = np.asarray(view.cohort.nodes.array(slot.group, "z")[:])
-    return np.asarray(view.cohort.read_part(slot, name, (int(places.size // 2),)))
+    return np.asarray(view.cohort.read_part(slot, name, (view.cohort.nodes.array(slot.group, name).shape[1] // 2,)))
 
 
 def jpeg(section: NDArray[Any], name: str, size: int) -> bytes:
     """A slice of shape (row from below, column from the patient's left) as JPEG, windowed as in the report."""
+    levels = grey_levels(section, name) if name not in LABELS else label_levels(section)
+    return _coded(fitted(levels, size))
+
+
+def label_levels(section: NDArray[Any]) -> NDArray[np.uint8]:
+    """Levels of a slice of labels; 255 stands for not computed there."""
+    return np.where(section == NOT_COMPUTED, 0, 1 + 84 * np.minimum(section, 3)).astype(np.uint8)
+
+
+def _coded(levels: NDArray[np.uint8]) -> bytes:
     from PIL import Image
 
-    grey = windowed(section, name)
-    picture = Image.fromarray(grey[::-1, ::-1], mode="RGB")
-    picture.thumbnail((size, size))
+    grey = np.repeat(levels[::-1, ::-1, None], 3, axis=-1)
+    grey[levels[::-1, ::-1] == 0] = DARK
     buffer = io.BytesIO()
-    picture.save(buffer, format="JPEG", quality=82)
+    Image.fromarray(grey).save(buffer, format="JPEG", quality=82)
     return buffer.getvalue()
-
-
-def windowed(section: NDArray[Any], name: str) -> NDArray[np.uint8]:
-    """Grey levels of a slice, shape (row, column, 3); dark blue where nothing was computed."""
-    low, high = window(section, name)
-    known = np.isfinite(section)
-    level = np.clip((np.where(known, section, low) - low) / ((high - low) or 1.0), 0, 1)
-    grey = np.repeat((255 * level).astype(np.uint8)[..., None], 3, axis=-1)
-    grey[~known] = (10, 18, 38)
-    return grey
-
-
-def window(section: NDArray[Any], name: str) -> tuple[float, float]:
-    """Values that are black and white: those of the report for maps, from 0 to nearly the brightest for images."""
-    if name in MAP_WINDOWS:
-        factor, low, high, _ = MAP_WINDOWS[name]
-        return low / factor, high / factor
-    if name in LABELS:
-        return 0.0, 3.0
-    known = section[np.isfinite(section)]
-    known = known[known > 0] if name in CONTRASTS else known
-    return 0.0, float(np.percentile(known, 99.5)) if known.size else 1.0

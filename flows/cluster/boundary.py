@@ -24,7 +24,9 @@ from storage.store.locations import StorageFaultError
 from storage.store.schema import Reason, Status
 
 if TYPE_CHECKING:
+    import numpy as np
     from icechunk import ForkSession
+    from numpy.typing import NDArray
 
 
 Result = TypeVar("Result")
@@ -54,6 +56,8 @@ class Outcome:
     fork: ForkSession | None = field(default=None, repr=False)
     values: Mapping[str, object] = field(default_factory=dict, repr=False)
     rows: tuple[Mapping[str, object], ...] = field(default=(), repr=False)
+    pictures: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict, repr=False)
+    """Thumbnails by session."""
     remarks: tuple[Remark, ...] = ()
     taken: Mapping[Contrast, tuple[int, str]] = field(default_factory=dict)
     """Of contrasts whose preferred series was not taken: the place of the repeat that was, from 1, and why."""

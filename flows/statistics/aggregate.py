@@ -18,6 +18,7 @@ from flows.progress import Progress, quiet
 from flows.selection import EVERYTHING, Selection
 from flows.statistics.reliability import with_reliability
 from flows.statistics.session import summarise_sessions, summarise_tasks
+from flows.statistics.thumbnails import commit_thumbnails, make_thumbnails
 from flows.statistics.unseen import unseen_of
 from flows.tables.text import labels_of, records
 from qmri_core.statistics import Moments, inter_group_variation
@@ -26,6 +27,7 @@ from storage.store.decisions.effect import Judged, judge
 from storage.store.opened.values import RELIABILITY, STATISTICS
 from storage.store.schema import Status
 from storage.store.tables import write_table
+from storage.store.thumbnails import write
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -66,7 +68,7 @@ def aggregate(
     selection: Selection = EVERYTHING,
     progress: Progress = quiet,
 ) -> AggregateResult:
-    """Bring the statistics in the store up to date, and compute the tables of groups and variation.
+    """Bring statistics and thumbnails in the store up to date, and compute the tables of groups and variation.
 
     Only sessions whose maps have changed since their statistics were taken are read, or whose statistics were taken
     by a version that knew no modes. Sessions that do not count (`storage.store.decisions.effect.judge`) have none.
@@ -98,6 +100,7 @@ def aggregate(
         kept = kept[~kept["session"].map(selected.is_again).astype(bool)]
     due = sorted(session for session in set(made) - set(kept["session"]) if session in selected)
     rows = _taken(cohort, due, made, client, progress)
+    thumbnails = make_thumbnails(cohort, stored, selected=selected, client=client, progress=progress)
     snapshot = None
     if rows or len(kept) != len(table) or is_older:
         table = pd.concat([kept, pd.DataFrame(rows, columns=table.columns)], ignore_index=True) if rows else kept
@@ -109,7 +112,10 @@ def aggregate(
                 xr.Dataset({name: ("row", table[name].to_numpy()) for name in table.columns}),
                 message=f"Aggregate {len(rows) // 9} sessions",
                 metadata={"run": "aggregate"},
+                also=lambda root: write(root, thumbnails),
             )
+    elif thumbnails:
+        snapshot = commit_thumbnails(cohort, thumbnails)
     result_tables = tables_of(
         table[[*KEYS, *STATISTICS, *RELIABILITY]], left_out=marked_sessions(stored), levels=levels_table(cohort)
     )

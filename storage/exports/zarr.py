@@ -13,6 +13,7 @@ from zarr.buffer import default_buffer_prototype
 from zarr.errors import ZarrUserWarning
 
 from storage.exports.folder import new_folder
+from storage.store import thumbnails
 from storage.store.cohort import Cohort
 from storage.store.decisions.effect import judge
 from storage.store.lifecycle.forget import remove_from_table
@@ -58,6 +59,7 @@ def _leave_out(folder: Path, sessions: Collection[str]) -> None:
     for session, group in groups_of(root, sessions).items():
         remove(root, group, session)
         write_rows(root, [{"session": session, "group": ""}])
+    thumbnails.remove(root, sessions)
     for session in sessions:
         for name in ("statistics", "regions"):
             remove_from_table(root, name, session)

@@ -15,7 +15,7 @@ from storage.store.schema import EXTENDED, Variable, create_group
 from storage.store.tables import array_of, assign, column, group_of, groups_of
 
 _KEY = re.compile(r"[a-z0-9][a-z0-9._-]*")
-TOP_NODES = {"catalogue", "calibration", "statistics", "regions", "checkpoints", "decisions"}
+TOP_NODES = {"catalogue", "calibration", "statistics", "regions", "checkpoints", "decisions", "thumbnails"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -138,6 +138,7 @@ def write_table(
     message: str,
     metadata: Mapping[str, object] | None = None,
     since: str | None = None,
+    also: Callable[[zarr.Group], None] | None = None,
 ) -> str:
     """Replace a table as a whole in one commit; the id of the new snapshot is returned.
 
@@ -146,6 +147,8 @@ def write_table(
     since
         Snapshot whose table the new one was made from: if another process has written the table after that, nothing is
         written. Without it the later one counts.
+    also
+        What is to be written in the same commit; called again where others were faster.
 
     Raises
     ------
@@ -169,6 +172,8 @@ def write_table(
             if name in root:
                 del root[name]
             dataset.assign(text).to_zarr(session.store, group=name, mode="w", zarr_format=3, consolidated=False)
+            if also is not None:
+                also(root)
             try:
                 return str(session.commit(message, metadata=dict(metadata or {})))
             except icechunk.ConflictError:

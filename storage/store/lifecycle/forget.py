@@ -13,6 +13,7 @@ import numpy as np
 import zarr
 
 from storage.pseudonyms import pseudonym
+from storage.store import thumbnails
 from storage.store.cohort import Cohort
 from storage.store.decisions.ledger import remove_session
 from storage.store.keys import require_key
@@ -152,6 +153,7 @@ def _remove(repository: icechunk.Repository, sessions: Iterable[str], marks: set
             for name in ("statistics", "regions", "calibration"):
                 remove_from_table(root, name, session)
             remove_session(root, session)
+        thumbnails.remove(root, sessions)
         end_counting(root)
         root.attrs[TOMBSTONES] = sorted(tombstones(root) | marks)
         root.attrs["forgotten_last"] = datetime.now(UTC).isoformat()
