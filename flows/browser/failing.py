@@ -27,11 +27,12 @@ def failures(view: View) -> list[dict[str, str]]:
     rows = view.cohort.catalogue
     order = {str(status): number for number, status in enumerate((Status.FAILED, Status.SKIPPED, Status.PARTIAL))}
     chosen = rows[(rows["status"] != Status.COMPLETE) | (rows["reason"] != "")]
-    told = [_failure(view, row) for row in records(chosen)]
+    told = [failure(view, row) for row in records(chosen)]
     return sorted(told, key=lambda one: (order.get(one["status"], 9), one["known"] != "", one["session"]))
 
 
-def _failure(view: View, row: Mapping[str, Any]) -> dict[str, str]:
+def failure(view: View, row: Mapping[str, Any]) -> dict[str, str]:
+    """Of a session by its row of the catalogue: what happened, what it means, and the command that tries again."""
     session, reason = str(row["session"]), str(row["reason"])
     known = view.judgement.settled.get(session)
     is_stored = session in view.cohort.slots

@@ -12,6 +12,7 @@ WHOLE = {
     "brain_volume": ("brain volume", "l"),
     "coverage": ("coverage", ""),
     "alignment_residual": ("alignment residual", "mm"),
+    "synthesis_residual": ("residual of re-synthesis", ""),
 }
 
 

@@ -17,7 +17,7 @@ from flows.browser import libraries
 from flows.browser.deciding import commit_decisions, preview_decisions
 from flows.browser.pages import document, script, style
 from flows.browser.safety import Guard
-from flows.browser.session import session_json
+from flows.browser.session import history_json, session_json
 from flows.browser.view import View, view_of
 from flows.browser.volumes import nifti, thumbnail
 from flows.errors import explain
@@ -59,7 +59,8 @@ def application(site: Site, token: str) -> Starlette:
         Route("/", partial(_document, site)),
         Route("/static/{name}", _static),
         Route("/at/{snapshot}/table.json", partial(_table, site)),
-        Route("/at/{snapshot}/session/{session}.json", partial(_session, site)),
+        Route("/at/{snapshot}/session/{session}.json", partial(_of_session, site, session_json)),
+        Route("/at/{snapshot}/history/{session}.json", partial(_of_session, site, history_json)),
         Route("/at/{snapshot}/volume/{session}/{name}.nii", partial(_volume, site)),
         Route("/at/{snapshot}/thumbnail/{session}/{name}.jpg", partial(_thumbnail, site)),
     ]
@@ -98,10 +99,10 @@ def _table(site: Site, request: Request) -> Response:
     return Response(site.at(request.path_params["snapshot"]).table_json, media_type="application/json")
 
 
-def _session(site: Site, request: Request) -> Response:
+def _of_session(site: Site, what: Callable[[View, str], bytes], request: Request) -> Response:
     view = site.at(request.path_params["snapshot"])
     try:
-        content = session_json(view, request.path_params["session"])
+        content = what(view, request.path_params["session"])
     except KeyError:
         raise HTTPException(404, "this snapshot has no such session") from None
     return Response(content, media_type="application/json")

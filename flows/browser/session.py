@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
+from flows.browser.failing import failure
 from flows.browser.plain import number, words
 from flows.browser.view import View
+from flows.operations.session import commits_of
 from flows.tables.text import records
 from qmri_core.series.decided import decided_of
 from qmri_core.series.remarks import MEANINGS as REMARKS
 from qmri_core.series.remarks import remarks_of
+from storage.store.schema import Status
 
 PROVENANCE = ("code_version", "preprocessing_version", "calibration_version", "checkpoint_digest", "input_digest")
 
@@ -39,6 +44,7 @@ def session_json(view: View, session: str) -> bytes:
         "status": str(row["status"]),
         "reason": words(row["reason"]),
         "explanation": str(row["explanation"]),
+        "failure": _failure(view, row),
         "why": far.sentence if far else "",
         "score": far.score if far else None,
         "marks": str(row["quality_marks"]),
@@ -56,6 +62,28 @@ def session_json(view: View, session: str) -> bytes:
         "volumes": view.volumes(session),
     }
     return json.dumps(told, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _failure(view: View, row: Mapping[str, Any]) -> dict[str, str] | None:
+    """What its state means and which command tries again; None of a session that is complete."""
+    if str(row["status"]) == Status.COMPLETE and not row["reason"]:
+        return None
+    told = failure(view, row)
+    return {name: told[name] for name in ("meaning", "command", "stage", "known")}
+
+
+def history_json(view: View, session: str) -> bytes:
+    """Commits that changed what the store says of a session, the newest first: time, message and snapshot of each.
+
+    Raises
+    ------
+    KeyError
+        If the snapshot has no such session.
+    """
+    if session not in view.cohort.rows_of([session]):
+        raise KeyError(session)
+    told = [[f"{one.time:%Y-%m-%d %H:%M} UTC", one.message, one.id] for one in commits_of(view.cohort, session)]
+    return json.dumps(told, separators=(",", ":")).encode()
 
 
 def _counts(view: View, session: str, has_maps: bool) -> str:

@@ -166,7 +166,7 @@ class _Infer:
         before = cohort.rows_of(begun.plans)
         return WaveRecord(
             forks=[o.fork or clear_maps(cohort, begun.wave.slots[o.session], begun.wave.fork) for o in outcomes],
-            values={name: _values(plan, digest) for name, plan in begun.plans.items()},
+            values={o.session: _values(begun.plans[o.session], digest) | _UNKNOWN | dict(o.values) for o in outcomes},
             rows=[_row(outcome, begun.plans[outcome.session], before[outcome.session]) for outcome in outcomes],
             message=f"Infer maps of {good} sessions",
             metadata={"run": "infer", "sessions": good, "checkpoint": digest, "code_version": CODE_VERSION},
@@ -179,6 +179,10 @@ def _is_as_planned(row: Mapping[str, Any] | None, plan: MapsPlan, weights: Weigh
     digest = weights.as_recorded(str(row["checkpoint_digest"]))
     is_stale = again or bool(why_maps(row, checkpoint=digest, calibration=plan.made_with))
     return bool(row["group"]) and row["input_digest"] == plan.input_digest and is_stale
+
+
+_UNKNOWN: dict[str, object] = {"synthesis_residual": None}
+"""What is not known of a session that has no maps."""
 
 
 def _values(plan: MapsPlan, digest: str) -> dict[str, object]:

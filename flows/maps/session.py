@@ -120,7 +120,14 @@ def write_maps(task: InferTask, session: Prepared, packed: NDArray[np.float32], 
             some = slice(start, start + at_once)
             volumes = zip(OF_INFERENCE[some], map(session.volume, packed[some]), strict=True)
             fork = write_arrays(fork, task.slot, dict(volumes))
-    return replace(found, fork=fork)
+    return replace(found, fork=fork, values={"synthesis_residual": median_residual(packed)})
+
+
+def median_residual(packed: NDArray[np.float32]) -> float | None:
+    """Median over the brain of re-synthesised against acquired images; None where nothing was computed."""
+    values = packed[OF_INFERENCE.index("residual")]
+    known = values[np.isfinite(values)]
+    return float(np.median(known)) if known.size else None
 
 
 def clear_maps(cohort: Cohort, slot: Slot, fork: ForkSession) -> ForkSession:

@@ -331,6 +331,7 @@ PER_SESSION: tuple[Variable, ...] = (
     _number(
         "scanner_day", "d", "whole days since the first session that was found of the scanner; NaN unless opted in"
     ),
+    _number("synthesis_residual", "1", "median of residual in the brain"),
     _number("magnetic_field_strength", "T", "static field"),
     _text("software", "keyed digest of the scanner's software version"),
     *(variable for contrast in CONTRASTS for variable in _of_contrast(contrast)),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import csv
+import datetime
 import math
 import re
 import shutil
@@ -206,6 +208,32 @@ def test_voxels_and_regions_are_compared_in_the_place_where_they_are(
     assert set(result.regions["region"]) >= {"wm", "gm", "thalamus"}
     assert result.pairs.empty  # nobody was scanned twice
     assert {"evaluation.csv", "voxels.csv", "regions.csv", "evaluation.json"} <= set(names_below(tmp_path))
+
+
+def test_the_residual_of_a_session_is_the_median_of_its_volume(processed: Processed) -> None:
+    cohort = Cohort.open(processed.store)
+    stated = cohort.values_of(["synthesis_residual"]).set_index("session")["synthesis_residual"]
+    for name, slot in cohort.slots.items():
+        volume = cohort.read(slot, ["residual"])["residual"]
+        assert stated[name] == pytest.approx(float(np.nanmedian(volume)), rel=2**-12)  # the store rounds volumes
+
+
+def test_days_of_scanners_are_those_of_the_headers(processed: Processed, workers: Client, tmp_path: Path) -> None:
+    assert Cohort.open(processed.store).sessions["scanner_day"].isna().all()
+    store = str(shutil.copytree(processed.store, tmp_path / "store"))
+    ingest(processed.source, store, key=processed.key, client=workers, scanner_days=True)
+    found = Cohort.open(store).sessions.set_index("session")["scanner_day"]
+    dates = {}
+    with processed.linkage.open() as file:
+        for row in csv.DictReader(file):
+            header = pydicom.dcmread(min((processed.source / row["path"]).rglob("IM*")), stop_before_pixels=True)
+            dates[row["session"]] = datetime.date.fromisoformat(header.StudyDate)
+    scanner = {name: slot.group.partition("/")[0] for name, slot in Cohort.open(store).slots.items()}
+    for name, day in found.items():
+        first = min(dates[other] for other in scanner if scanner[other] == scanner[str(name)])
+        assert day == (dates[str(name)] - first).days
+    again = ingest(processed.source, store, key=processed.key, client=workers, scanner_days=True)
+    assert (again.unchanged, again.snapshot) == (3, None)
 
 
 def test_doing_it_again_writes_nothing(processed: Processed, workers: Client) -> None:

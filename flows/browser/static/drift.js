@@ -1,5 +1,5 @@
 // Drift: individuals and moving ranges, by days of the scanner; without them, the change since a person's first visit.
-const DRIFT_FIGURES = ['T1w_scale', 'T2w_scale', 'FLAIR_scale', 'T1w_contrast', 'T2w_contrast', 'FLAIR_contrast', 'T1w_snr', 'T2w_snr', 'FLAIR_snr', 'T1w_sharpness', 'T2w_sharpness', 'FLAIR_sharpness', 'WM_T1map_median', 'WM_T2map_median', 'GM_T1map_median'];
+const DRIFT_FIGURES = ['synthesis_residual', 'T1w_scale', 'T2w_scale', 'FLAIR_scale', 'T1w_contrast', 'T2w_contrast', 'FLAIR_contrast', 'T1w_snr', 'T2w_snr', 'FLAIR_snr', 'T1w_sharpness', 'T2w_sharpness', 'FLAIR_sharpness', 'WM_T1map_median', 'WM_T2map_median', 'GM_T1map_median'];
 
 const LEAST_CHANGES = 4;
 

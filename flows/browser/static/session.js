@@ -81,6 +81,10 @@ function facts(data) {
     ['group', `${data.group} (${data.key})`], ['status', `${data.status}${data.reason !== '-' ? ': ' + data.reason : ''}; ${data.counts}`],
     ['person', `${data.person}, ${person.sex || 'sex unknown'}, ${person.age == null ? 'age unknown' : person.age + ' years'}, day ${shown(person.day)}${person.scanner_day == null ? '' : `, day ${person.scanner_day} of the scanner`}`], ['marks', data.marks || 'none'], ['why', data.why || '–']];
   if (data.explanation) parts.push(['explanation', data.explanation]);
+  if (data.failure) {
+    parts.push(['what to do', data.failure.meaning + (data.failure.known ? ` It is ${data.failure.known}.` : '')]);
+    if (data.failure.command) parts.push(['try again', make('code', {}, data.failure.command)]);
+  }
   const list = make('dl', {}, ...parts.flatMap(([name, text]) => [make('dt', {}, name), make('dd', {}, text)]));
   const blocks = [list];
   if (data.same_person.length) blocks.push(make('p', {}, 'The same person: ', ...data.same_person.flatMap(([session, day]) => [link(session), ` (day ${shown(day)}`, ...(IS_OFFLINE ? [] : [', ', make('a', { href: `#compare/${data.session}/${session}` }, 'compare')]), ') '])));
@@ -89,7 +93,19 @@ function facts(data) {
   if (data.series.length) blocks.push(table('What was decided on each series', ['series', 'decision', 'why'], data.series));
   blocks.push(table('Figures', ['figure', 'value', 'unit'], data.figures.filter((row) => row[1] != null).map(([title, value, unit]) => [title, shown(value, 5), unit])));
   blocks.push(table('Provenance', ['what', 'value'], data.provenance));
+  if (!IS_OFFLINE) blocks.push(historyOf(data.session));
   return blocks;
+}
+
+/** Commits that changed the session; asked for when they are opened, since they are looked for in the whole history. */
+function historyOf(session) {
+  const place = make('div', {}, make('p', { class: 'soft' }, 'looking through the commits …'));
+  const details = make('details', { id: 'history' }, make('summary', {}, 'History: commits that changed it'), place);
+  const at = (id) => (id === SNAPSHOT ? make('span', { class: 'key' }, id) : make('a', { class: 'key', href: `?at=${id}#session/${session}` }, id));
+  details.addEventListener('toggle', () => load(`history/${session}.json`)
+    .then((rows) => place.replaceChildren(table('The newest first; a snapshot opens the session as it was', ['time', 'what was done', 'snapshot'], rows.map(([time, message, id]) => [time, message, at(id)]))))
+    .catch((error) => problem(error.message)), { once: true });
+  return details;
 }
 
 function planesOf(data) {

@@ -59,7 +59,7 @@ def _to_version_4(root: zarr.Group) -> None:
     _name_by_content(root)
     _add_remarks(root)
     _add_figures(root)
-    _add_scanner_days(root)
+    _add_later_values(root)
     in_catalogue = groups_of(root).values()
     give_labels(root, dict.fromkeys((*in_catalogue, *group_paths(root))))
 
@@ -77,10 +77,10 @@ def _add_figures(root: zarr.Group) -> None:
     _create(group_of(root, "catalogue"), [CATALOGUE_COLUMNS[name] for name in names])
 
 
-def _add_scanner_days(root: zarr.Group) -> None:
-    """Not known until an ingest runs where the site has opted in."""
+def _add_later_values(root: zarr.Group) -> None:
+    """Not known until an ingest runs where the site keeps days, and until maps are made again."""
     for path in group_paths(root):
-        _create(group_of(root, path), [SESSION_VARIABLES["scanner_day"]])
+        _create(group_of(root, path), [SESSION_VARIABLES[name] for name in ("scanner_day", "synthesis_residual")])
 
 
 def _create(group: zarr.Group, variables: Sequence[Variable]) -> None:

@@ -185,6 +185,20 @@ def test_the_table_has_every_stored_session_and_its_figures(planted: Planted) ->
     assert len(gzip.compress(json.dumps(table).encode())) < 20_000
 
 
+def test_a_session_says_which_commits_changed_it_and_what_to_do(planted: Planted) -> None:
+    client, good, bad = Visitor(planted.store), "ses-000000000000", planted.bad[4]
+    at = f"at/{client.snapshot()}"
+    history = client.get(f"{at}/history/{good}.json").json()
+    assert [message for _, message, _ in history] == ["Infer maps of 60 sessions", "Ingest 60 sessions"]
+    older = client.get(f"at/{history[1][2]}/session/{good}.json").json()
+    assert older["provenance"] != client.get(f"{at}/session/{good}.json").json()["provenance"]
+    assert client.get(f"{at}/history/ses-000000000099.json").status_code == 404
+    failure = client.get(f"{at}/session/{bad}.json").json()["failure"]
+    assert failure["command"] == f'qmri qc accept {bad} --store "$QMRI_STORE" --rater r1'
+    assert "contradict what was put in" in failure["meaning"]
+    assert client.get(f"{at}/session/{good}.json").json()["failure"] is None
+
+
 def test_failures_say_what_to_do(planted: Planted) -> None:
     text = Visitor(planted.store).get().text
     assert "T1 of white matter is 31 % above what its person can have" in text
