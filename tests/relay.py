@@ -12,7 +12,8 @@ from typing import Self
 class Relay:
     """Listens at ``port`` and passes on to another port of this machine; ``received`` counts the server's bytes.
 
-    ``cut_after`` is the number of bytes of a connection after which both its ends are closed; None is never.
+    ``cut_after`` is the number of bytes of a connection after which both its ends are closed, ``down_after`` that of
+    bytes of all connections after which nothing is passed on any more; None is never.
     """
 
     def __init__(self, to: int) -> None:
@@ -20,6 +21,7 @@ class Relay:
         self.port = int(self._listener.getsockname()[1])
         self.received = 0
         self.cut_after: int | None = None
+        self.down_after: int | None = None
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -31,10 +33,16 @@ class Relay:
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
 
+    def _is_down(self) -> bool:
+        return self.down_after is not None and self.received > self.down_after
+
     def _accept(self) -> None:
         with suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
+                if self._is_down():
+                    client.close()
+                    continue
                 try:
                     server = socket.create_connection(("127.0.0.1", self._to))
                 except OSError:
@@ -51,7 +59,7 @@ class Relay:
                 if is_answer:
                     with self._lock:
                         self.received += len(data)
-                    if self.cut_after is not None and passed > self.cut_after:
+                    if (self.cut_after is not None and passed > self.cut_after) or self._is_down():
                         source.shutdown(socket.SHUT_RDWR)
                         break
                 target.sendall(data)

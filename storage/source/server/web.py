@@ -140,10 +140,13 @@ class WebArchive:
         return [header_of(record) for record in records]
 
     def retrieve(self, study: str, series: str, wanted: Mapping[str, Path]) -> None:
-        """Write the objects of a series that are wanted; a transfer that breaks off is tried once more."""
+        """Write the objects of a series that are wanted; a transfer that breaks off is tried once more.
+
+        One that ends early is told from a series that has fewer objects than before by the second try alone.
+        """
         try:
             self._retrieve(study, series, wanted)
-        except ServerAwayError:
+        except (ServerAwayError, ServerChangedError):
             self._retrieve(study, series, wanted)
 
     def _retrieve(self, study: str, series: str, wanted: Mapping[str, Path]) -> None:

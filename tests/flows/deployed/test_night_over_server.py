@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from storage.store.cohort import Cohort
 from storage.store.lifecycle.copies import copies_of
 from tests.flows.end_to_end import Processed, last_snapshot
 from tests.orthanc import Orthanc, needs_orthanc
+from tests.storage.exports.dicom.test_folder import errors
 
 pytestmark = [pytest.mark.walk, needs_orthanc, pytest.mark.timeout(1800)]
 
@@ -54,7 +56,7 @@ def people(server: Orthanc) -> set[str]:
     return {server.get(f"/patients/{one}")["MainDicomTags"]["PatientID"] for one in server.get("/patients")}
 
 
-@pytest.mark.parametrize("kind", ["web", "dimse"])
+@pytest.mark.parametrize("kind", ["web", pytest.param("dimse", marks=pytest.mark.soak)])
 def test_nights_bring_what_is_new_from_a_server_and_its_maps_to_another(
     processed: Processed, settings: dict[str, Any], kind: str, tmp_path: Path
 ) -> None:
@@ -91,6 +93,12 @@ def test_nights_bring_what_is_new_from_a_server_and_its_maps_to_another(
         assert healed.message.startswith("nothing new")
         assert f"maps of 3 sessions in the server: {N_SERIES * (3 - n_first)} series written" in healed.message
         assert exported() == (N_SERIES * 3, people(archive))
+
+        if kind == "web" and shutil.which("dciodvfy") is not None:
+            for instance in viewer.get("/instances"):
+                file = tmp_path / "instance.dcm"
+                file.write_bytes(viewer.session.get(f"{viewer.rest}/instances/{instance}/file").content)
+                assert errors(file) == []
 
         study = archive.get("/studies")[0]
         archive.session.delete(f"{archive.rest}/studies/{study}").raise_for_status()

@@ -110,3 +110,24 @@ def test_the_store_is_that_of_the_folder(
     assert (again.unchanged, again.complete) == (n_sessions, n_sessions)
     assert relay.received - before < 0.02 * used  # a list, and no header
     assert not [path for path in (tmp_path / "spool").iterdir() if path.is_dir()]
+
+
+@pytest.mark.parametrize("kind", [pytest.param("web", marks=pytest.mark.soak), "dimse"])
+def test_a_server_that_goes_away_in_between_costs_another_run_and_nothing_else(
+    processed: Processed, by_folder: Ingested, workers: Client, relay: Relay, kind: str, tmp_path: Path
+) -> None:
+    server, n_sessions = server_of(relay, kind, tmp_path), by_folder.summary.found
+    scan_source(server, key=processed.key, index=tmp_path / "index").__exit__(None, None, None)
+    relay.down_after = relay.received + used_bytes(processed.plans()) // 2
+    broken = ingested(server, processed, workers, tmp_path)
+    assert broken.summary.exit_status != 0
+    assert set(broken.summary.reasons) == {"server_away"}
+    assert broken.summary.complete + broken.summary.failed == n_sessions
+    assert 0 < broken.summary.failed <= n_sessions
+    assert verify(Cohort.open(broken.store)) == []
+    relay.down_after = None
+    workers.restart()  # they do not ask again for a minute
+    healed = ingested(server, processed, workers, tmp_path)
+    assert (healed.summary.complete, healed.summary.exit_status) == (n_sessions, 0)
+    assert healed.summary.unchanged == broken.summary.complete
+    assert_same_store(healed.store, by_folder.store)
