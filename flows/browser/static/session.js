@@ -43,12 +43,34 @@ async function imageOf(snapshot, session, name, options) {
   return image;
 }
 
+/** Voxels of labels that have a neighbour of another label; 85 levels apart, so that tissues differ in colour. */
+function outlineOf(labels, [nx, ny, nz]) {
+  const border = new labels.constructor(labels.length), of = (k) => (labels[k] === 255 ? 0 : labels[k]);
+  const steps = [[1, nx, 1], [nx, ny, nx], [nx * ny, nz, nx * ny]];
+  for (let k = 0; k < labels.length; k++) {
+    const label = of(k);
+    if (!label) continue;
+    for (const [step, size, stride] of steps) {
+      const at = Math.floor(k / stride) % size;
+      if ((at > 0 && of(k - step) !== label) || (at + 1 < size && of(k + step) !== label)) { border[k] = 85 * label; break; }
+    }
+  }
+  return border;
+}
+
+async function outlineImage(snapshot, session, name) {
+  const image = await imageOf(snapshot, session, name, { colormap: name === 'tissue' ? 'warm' : 'green', opacity: 0.9 });
+  image.img = outlineOf(image.img, image.hdr.dims.slice(1, 4));
+  [image.cal_min, image.cal_max] = [0, name === 'tissue' ? 255 : 85];
+  return image;
+}
+
 /** Show a volume; with it, unseen, its deviation, and the outline of the mask or of tissues. */
 async function showVolume(nv, snapshot, session, name, volumes, outline) {
   const before = nv.volumes.length ? [...nv.scene.crosshairPos] : null;
   const wanted = [await imageOf(snapshot, session, name, { colormap: name.includes('map') || name === 'residual' ? 'inferno' : 'gray' })];
   if (volumes.includes(`${name}_sd`)) wanted.push(await imageOf(snapshot, session, `${name}_sd`, { opacity: 0 }));
-  if (outline && volumes.includes(outline)) wanted.push(await imageOf(snapshot, session, outline, { colormap: 'blue', opacity: outline === 'tissue' ? 0.35 : 0.25 }));
+  if (outline && volumes.includes(outline)) wanted.push(await outlineImage(snapshot, session, outline));
   for (const old of [...nv.volumes]) nv.removeVolume(old);
   for (const image of wanted) nv.addVolume(image);
   if (wanted.length > 1) for (let k = 1; k < wanted.length; k++) wanted[k].colorbarVisible = false;
@@ -127,8 +149,8 @@ pages.session = async (session) => {
     return null;
   }
   const readout = make('p', { class: 'readout', id: 'readout', 'aria-live': 'off' }), viewer = make('div', { class: 'viewer' });
-  const choice = make('div', { class: 'controls', role: 'group', 'aria-label': 'Volume' }), outline = make('select', { id: 'outline', 'aria-label': 'Shown on it' }, ...[['', 'nothing'], ['brain_mask', 'brain mask'], ['tissue', 'tissue']].map(([value, title]) => make('option', { value }, title)));
-  place.replaceChildren(heading, make('div', { class: 'split' }, make('div', {}, choice, viewer, readout, make('div', { class: 'controls' }, make('label', {}, 'On it ', outline), make('span', { class: 'soft' }, make('kbd', {}, '1'), ' … ', make('kbd', {}, String(Math.min(9, volumes.length))), ' volume, ', make('kbd', {}, 'n'), ' ', make('kbd', {}, 'p'), ' next session', CAN_DECIDE ? ', ' : '', ...(CAN_DECIDE ? [make('kbd', {}, 'a'), ' ', make('kbd', {}, 'r'), ' ', make('kbd', {}, 'u'), ' accept, reject, unsure, ', make('kbd', {}, 'z'), ' undo'] : [])))), make('div', {}, ...facts(data))));
+  const choice = make('div', { class: 'controls', role: 'group', 'aria-label': 'Volume' }), outline = make('select', { id: 'outline', 'aria-label': 'Shown on it' }, ...[['', 'nothing'], ['brain_mask', 'outline of the brain mask'], ['tissue', 'outlines of tissues']].map(([value, title]) => make('option', { value }, title)));
+  place.replaceChildren(heading, make('div', { class: 'split' }, make('div', {}, choice, viewer, readout, make('div', { class: 'controls' }, make('label', {}, 'On it ', outline), make('span', { class: 'soft' }, make('kbd', {}, '1'), ' … ', make('kbd', {}, String(Math.min(9, volumes.length))), ' volume, ', make('kbd', {}, 'o'), ' outlines, ', make('kbd', {}, 'n'), ' ', make('kbd', {}, 'p'), ' next session', CAN_DECIDE ? ', ' : '', ...(CAN_DECIDE ? [make('kbd', {}, 'a'), ' ', make('kbd', {}, 'r'), ' ', make('kbd', {}, 'u'), ' accept, reject, unsure, ', make('kbd', {}, 'z'), ' undo'] : [])))), make('div', {}, ...facts(data))));
   let name = volumes[0];
   const nv = await makeViewer(viewer, () => { const now = valuesAt(nv, name, volumes); readout.textContent = readoutText(name, now); if (now) readout.dataset.voxel = now.voxel.join(','); });
   window.qmriViewer = nv;
@@ -145,6 +167,7 @@ pages.session = async (session) => {
     if (isTyping(event.target) || event.ctrlKey || event.metaKey || event.altKey || document.querySelector('dialog[open]')) return;
     const verdict = { a: 'accept', r: 'reject', u: 'unsure', e: 'exclude', k: 'acknowledge', z: 'undo' }[event.key];
     if (/^[1-9]$/.test(event.key) && volumes[event.key - 1]) show(volumes[event.key - 1]);
+    else if (event.key === 'o') { outline.selectedIndex = (outline.selectedIndex + 1) % outline.options.length; show(name); }
     else if (event.key === 'n') step(1);
     else if (event.key === 'p') step(-1);
     else if (verdict && CAN_DECIDE) { event.preventDefault(); askDecision([session], verdict); }

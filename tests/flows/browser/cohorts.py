@@ -46,14 +46,28 @@ def group_name(place: int) -> str:
     return f"siemens-skyra-3t-{place:06x}/t1w-mprage-tr2300_t2w-tse-tr6000_5.0x5.0x12.0mm-{place:04x}"
 
 
-def write_cohort(folder: Path, *, n_sessions: int, n_groups: int, is_small: bool = False, wave: int = 400) -> Planted:
-    """Write a store; ``is_small``: with volumes of a hundred voxels, for many sessions."""
+def write_cohort(
+    folder: Path,
+    *,
+    n_sessions: int,
+    n_groups: int,
+    is_small: bool = False,
+    wave: int = 400,
+    has_scanner_days: bool = False,
+) -> Planted:
+    """Write a store; ``is_small``: with volumes of a hundred voxels, for many sessions.
+
+    ``has_scanner_days``: as of a site that keeps them; nobody comes twice then, and the scanner drifts all the same.
+    """
     rng = np.random.default_rng(n_sessions)
     grid = SMALLEST if is_small else GRID
     groups = tuple(group_name(place) for place in range(n_groups))
     names = [session_name(number) for number in range(n_sessions)]
     place = {name: number // VISITS % n_groups for number, name in enumerate(names)}
     rows = {name: drawn_row(rng, number, place[name]) for number, name in enumerate(names)}
+    if has_scanner_days:
+        for number, name in enumerate(names):
+            by_scanner(rows[name], number, place[name])
     bad = tuple(names[k] for k in np.linspace(n_sessions * 0.55, n_sessions - 2, 5).astype(int))
     medians = {name: drawn_medians(rng, rows[name]["values"]["age"]) for name in names}
     plant(bad, rows, medians)
@@ -123,6 +137,15 @@ def drawn_row(rng: np.random.Generator, number: int, place: int) -> dict[str, An
         },
         "after": {},
     }
+
+
+def by_scanner(row: dict[str, Any], number: int, place: int) -> None:
+    """Another person at every visit, a session each few days: what drifts, drifts with days of the scanner."""
+    day = float(3 * (number // 3))
+    row["row"]["person"] = f"sub-{number:012x}"
+    row["values"] |= {"scanner_day": day, "day": 0.0}
+    if place == DRIFTING:
+        row["row"]["T1w_contrast"] *= float(np.exp(DRIFT_PER_VISIT * day / 30))
 
 
 def drawn_medians(rng: np.random.Generator, age: float) -> dict[tuple[str, str], float]:

@@ -175,6 +175,52 @@ def test_the_voxel_that_is_shown_is_that_of_the_store(seen: Seen, cohort: Plante
     assert value == pytest.approx(float(stored(cohort, session, "T1w")[z, y, x]), rel=1e-4)
 
 
+@pytest.mark.parametrize("name", ["brain_mask", "tissue"])
+def test_outlines_are_the_borders_of_the_labels(seen: Seen, cohort: Planted, name: str) -> None:
+    session = cohort.bad[0]
+    seen.session(session)
+    seen.page.select_option("#outline", name)
+    seen.page.wait_for_function("() => window.qmriViewer.volumes.length === 3 && document.body.dataset.volume")
+    drawn = np.asarray(seen.page.evaluate("Array.from(window.qmriViewer.volumes[2].img)"))
+    labels = stored(cohort, session, name)
+    known = np.where(labels == 255, 0, labels).astype(int)
+    inner = np.ones(known.shape, dtype=bool)
+    for axis in range(3):  # a voxel is inside where both neighbours along each axis are like it
+        for shift in (-1, 1):
+            other = np.roll(known, shift, axis)
+            edge = np.zeros(known.shape, dtype=bool)
+            np.moveaxis(edge, axis, 0)[0 if shift == 1 else -1] = True
+            inner &= (other == known) | edge
+    np.testing.assert_array_equal(drawn.reshape(known.shape), np.where(inner, 0, 85 * known))
+    seen.page.evaluate("document.activeElement.blur()")  # a choice takes keys itself
+    seen.page.keyboard.press("o")
+    expected = {"brain_mask": "tissue", "tissue": ""}[name]
+    assert seen.page.input_value("#outline") == expected
+
+
+def test_the_history_of_a_session_leads_to_how_it_was(seen: Seen, cohort: Planted) -> None:
+    seen.session(cohort.bad[0])
+    seen.page.click("#history summary")
+    seen.page.wait_for_selector("#history tbody a")
+    rows = seen.page.locator("#history tbody tr").all_inner_texts()
+    assert "Infer maps of 24 sessions" in rows[0]
+    assert "Ingest 24 sessions" in rows[1]
+
+
+def test_drift_by_days_of_the_scanner_is_in_the_top_row(browser: Browser, tmp_path: Path) -> None:
+    planted = write_cohort(tmp_path, n_sessions=240, n_groups=4, is_small=True, has_scanner_days=True)
+    label = sorted(Cohort.open(planted.store).labels.values())[0]
+    context = browser.new_context(offline=True)
+    path = offline.write_pages(planted.store, tmp_path / "pages")
+    one = Seen(context.new_page(), path.as_uri())
+    one.open("drift")
+    assert one.page.locator("#drift-days").count() == 0  # nothing to advise
+    row = one.page.locator("#drift tbody tr").first.inner_text().split("\t")
+    assert row[:3] == [label, "T1w contrast", "days of the scanner"]
+    assert one.errors == []
+    context.close()
+
+
 def test_the_crosshair_of_two_sessions_is_one(seen: Seen, cohort: Planted) -> None:
     opened = Cohort.open(cohort.store)
     first, second = sorted(opened.slots)[0:2]
