@@ -8,7 +8,7 @@ DEMO ?= demo
 PYTEST := OMP_NUM_THREADS=1 ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS=1 $(BIN)/python -m pytest \
 	--numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: install demo test walk lint docs format bench gpu soak constraints latest clean
+.PHONY: install demo test walk lint docs format bench gpu soak container constraints latest clean
 
 $(VENV)/.ready: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
@@ -47,6 +47,9 @@ gpu:  ## on a machine with a CUDA device, in under 8 minutes, with the Python an
 
 soak: $(VENV)/.ready  ## long fault and fuzz runs; each says how long it takes
 	$(BIN)/python -m pytest -m soak -v
+
+container: $(VENV)/.ready  ## the image built and run, the compose file brought up, by podman as root: part of make soak
+	$(BIN)/python -m pytest -m soak -v tests/deploy/test_container.py tests/deploy/test_compose.py
 
 constraints:  ## constraints.txt anew: what pip takes today on the oldest and the newest Python here; then make test
 	$(PYTHON) .ci/constraints.py $$(.ci/pythons | sed -n '1p;$$p')
