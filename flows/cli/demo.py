@@ -95,8 +95,8 @@ def run_demo(
         say(line)
     say("seconds: " + ", ".join(f"{name} {seconds:.0f}" for name, seconds in stages))
     say(f"report: {page}")
-    say(f"pages that open offline: {pages}")
-    say(f"to look at it with its volumes: qmri browse --store {store}")
+    say(f"pages that open offline: {pages.resolve().as_uri()}")
+    say(f"with volumes, at the address that it prints: qmri browse --store {store}")
     return taken if taken.exit_status else summary
 
 
