@@ -34,7 +34,7 @@ from qmri_core.calibration.levels import (
     Levels,
 )
 from qmri_core.calibration.session_model import LEVELS, covariance_of, observations, person_slopes
-from qmri_core.calibration.unknowns import Layout, layout_of, priors_of
+from qmri_core.calibration.unknowns import Layout, layout_of, method_columns, priors_of
 from qmri_core.series.acquisition import Contrast
 
 Linear = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
@@ -242,10 +242,10 @@ def _evidence(
 
 def _measured(anchors: Sequence[Anchor], layout: Layout, n_parameters: int) -> _Seen:
     """Anchors of one person, as if another session had seen the levels themselves."""
-    columns = np.unique([layout.methods[one.method, one.level[1]] for one in anchors])
+    columns = np.unique([method_columns(layout, one) for one in anchors])
     design, slopes = np.zeros((len(anchors), len(columns))), np.zeros((len(anchors), n_parameters))
     for row, one in enumerate(anchors):
-        design[row, np.searchsorted(columns, layout.methods[one.method, one.level[1]])] = 1.0
+        design[row, np.searchsorted(columns, method_columns(layout, one))] = 1.0
         slopes[row, LEVELS.index(one.level)] = 1.0
     return _Seen(
         rows=np.arange(len(anchors)),
@@ -323,7 +323,7 @@ def _with_anchors(evidence: _Evidence, layout: Layout, anchors: Sequence[Anchor]
             continue
         level = LEVELS.index(one.level)
         row = evidence.means[one.group][level].copy()
-        row[layout.methods[one.method, one.level[1]]] += 1.0
+        row[method_columns(layout, one)] += 1.0
         variance = one.sd**2 + evidence.left[one.group][level, level]
         information += np.outer(row, row) / variance
         vector += row * (one.deviation - evidence.offsets[one.group][level]) / variance

@@ -90,7 +90,8 @@ class Anchor:
 
     ``level`` is one of `LEVELS`, ``deviation`` the log of what was measured over the population's value, ``sd`` its
     standard deviation. Either ``group``, its place among those that are solved, or ``person`` is given. Anchors of one
-    ``method`` and quantity have an error in common, of the standard deviation ``method_sd``.
+    ``method`` and level have an error in common, of the standard deviation ``method_sd``; that of two tissues of a
+    quantity is correlated by a half, since nobody knows whether a method errs alike in both (a judgement).
     """
 
     level: tuple[str, str]

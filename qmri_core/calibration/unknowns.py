@@ -5,6 +5,7 @@ See `qmri_core.calibration.hierarchy`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -36,8 +37,8 @@ class Layout:
     shared: slice
     trends: slice
     common: slice
-    methods: Mapping[tuple[str, str], int]
-    """Of each method and quantity of anchors."""
+    methods: Mapping[tuple[str, ...], int]
+    """Of each method of anchors: its error in a quantity, and in a quantity of a tissue beyond that."""
 
 
 def layout_of(groups: Sequence[LevelGroup], n_hidden: Sequence[int], anchors: Sequence[Anchor]) -> Layout:
@@ -67,7 +68,7 @@ def layout_of(groups: Sequence[LevelGroup], n_hidden: Sequence[int], anchors: Se
     hidden = [span(n) for n in n_hidden]
     clinics = {clinic: span(_N) for clinic in sorted({clinic for group in groups for clinic in group.clinics})}
     shared, trends, common = span(len(SHARED)), span(3 * _N), span(_N)
-    methods = {key: span(1).start for key in dict.fromkeys((one.method, one.level[1]) for one in anchors)}
+    methods = {key: span(1).start for key in dict.fromkeys(key for one in anchors for key in _errors_of(one))}
     return Layout(
         size=end,
         series=series,
@@ -106,5 +107,14 @@ def priors_of(
     mean[layout.trends], spreads[layout.trends] = trends.T
     spreads[layout.common] = [METHOD_ERRORS[level] if anchors else _HELD for level in LEVELS]
     for anchor in anchors:
-        spreads[layout.methods[anchor.method, anchor.level[1]]] = max(anchor.method_sd, _HELD)
+        spreads[method_columns(layout, anchor)] = max(math.sqrt(0.5) * anchor.method_sd, _HELD)
     return mean, spreads
+
+
+def method_columns(layout: Layout, anchor: Anchor) -> list[int]:
+    """Columns of the errors of an anchor's method, of which its observation has the sum."""
+    return [layout.methods[key] for key in _errors_of(anchor)]
+
+
+def _errors_of(anchor: Anchor) -> tuple[tuple[str, ...], ...]:
+    return (anchor.method, anchor.level[1]), (anchor.method, *anchor.level)

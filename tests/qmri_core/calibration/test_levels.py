@@ -294,6 +294,22 @@ def test_anchors_of_one_method_share_its_error() -> None:
     assert solve_levels(groups, tied).common_sd[0] > 1.3 * solve_levels(groups, free).common_sd[0]
 
 
+def test_a_method_may_err_otherwise_in_another_tissue() -> None:
+    """Of two tissues that one method finds 5 % apart from what is believed, its error is as good a reason as they."""
+    groups = level_groups(draw_clinics(sessions=100, groups=3, seed=4))
+    white, grey = anchors(0, [0.05], 0.01)[0], anchors(2, [-0.05], 0.01)[0]
+    assert (white.level, grey.level) == (("WM", "t1"), ("GM", "t1"))
+
+    def apart(method_sd: float) -> float:
+        tied = [replace(one, method="phantom", method_sd=method_sd) for one in (white, grey)]
+        common = solve_levels(groups, tied).common
+        return float(common[0] - common[2])
+
+    exact = apart(0.0)
+    assert apart(0.05) < 0.8 * exact
+    assert apart(0.10) < 0.5 * exact
+
+
 def test_unknown_ages_are_the_mean_of_those_known_and_nobody_is_beyond_adults() -> None:
     found = trend_covariates(np.asarray([45.0, 65.0, np.nan, 3.0, 99.0]), np.asarray([0.5, -0.5, 0.0, 0.5, 0.5]))
     np.testing.assert_allclose(found[0], [0, 0, 0.5])
