@@ -51,6 +51,7 @@ ORDER: dict[str, list[str]] = {
             "tables",
             "pictures",
             "cluster",
+            "calibration",
             "maps",
             "pool",
         ),

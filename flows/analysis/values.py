@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from flows.maps.odd_sessions import marked_sessions
+from flows.calibration.odd_sessions import marked_sessions
 from qmri_core.tissues import MAPS, WHITE_FIRST
 from storage.store.cohort import Cohort
 from storage.store.opened.accessor import CohortAccessor

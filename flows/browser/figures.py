@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from flows.browser.figure_list import Figure, figure_list
-from flows.maps.calibration_tables import levels_table
+from flows.calibration.tables import levels_table
 from flows.statistics.aggregate import KEYS, identities_of_maps, read_statistics, up_to_date
 from flows.statistics.aggregate import VALUES as OF_MAPS
 from flows.tables.text import records

@@ -12,7 +12,7 @@ from typing import Any
 from flows.browser.figures import Figures, figures_of
 from flows.browser.outliers import Outlier, outliers
 from flows.browser.plain import finite, plain, words
-from flows.maps.odd_sessions import marked_sessions
+from flows.calibration.odd_sessions import marked_sessions
 from flows.maps.staleness import stale_sessions
 from flows.statistics.aggregate import VALUES as OF_MAPS
 from flows.statistics.aggregate import AggregateResult, identities_of_maps, read_statistics, tables_of, up_to_date

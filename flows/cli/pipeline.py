@@ -159,8 +159,8 @@ def calibrate(store: Store, anchors: Anchors = None, clinics: Clinics = None, ha
 
     Groups get their first calibration from ingest and infer. Run infer and aggregate afterwards.
     """
-    from flows.maps.calibrate import calibrate
-    from flows.maps.groups import SiteTables
+    from flows.calibration.calibrate import calibrate
+    from flows.calibration.groups import SiteTables
 
     tables = SiteTables(anchors=anchors, clinics=clinics)
     with reporting("calibrate") as progress:

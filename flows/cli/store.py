@@ -102,8 +102,8 @@ def calibration(
     out: Annotated[Path | None, typer.Option("--out", help="CSV file for the table of scales as well.")] = None,
 ) -> None:
     """Show the intensity scales of every group and what headers hide: what each rests on, how far data moved it."""
-    from flows.maps.calibration_tables import calibration_table
-    from flows.maps.calibration_text import calibration_lines
+    from flows.calibration.tables import calibration_table
+    from flows.calibration.text import calibration_lines
     from storage.store.cohort import Cohort
 
     cohort = Cohort.open(store)

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from flows.calibration.tables import levels_table
 from flows.evaluation.tables import QUANTITIES
 from flows.evaluation.voxels import MODES, NETWORK, NULL
-from flows.maps.calibration_tables import levels_table
 from qmri_core.calibration.session_model import LEVELS
 from qmri_core.evaluation.levels import YEARS, level_scores, slope_over_people
 from qmri_core.evaluation.with_truth import null_values

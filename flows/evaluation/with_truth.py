@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from flows.calibration.calibrate import acquisitions_of_maps, all_scales
 from flows.cluster.driver import required
 from flows.evaluation.levels import level_scores_table
 from flows.evaluation.recipe import recipe_note, train_published_recipe
 from flows.evaluation.rows import write_evaluation
 from flows.evaluation.tables import lesion_table, region_table, reproducibility_table, tissue_table, voxel_table
 from flows.evaluation.voxels import EvaluationTask, evaluate_pair, evaluate_session, pairs_of
-from flows.maps.calibrate import acquisitions_of_maps, all_scales
 from flows.progress import Progress, quiet
 from flows.statistics.aggregate import read_statistics
 from flows.tables.text import records

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from flows.calibration.calibrate import acquisitions_of_maps, all_scales
 from flows.cluster.boundary import Outcome, Stage, at_boundary
 from flows.cluster.driver import required
 from flows.evaluation.plausibility_tables import (
@@ -20,7 +21,6 @@ from flows.evaluation.plausibility_tables import (
     weak_test,
 )
 from flows.evaluation.rows import write_evaluation
-from flows.maps.calibrate import acquisitions_of_maps, all_scales
 from flows.progress import Progress, quiet
 from flows.statistics.aggregate import identities_of_maps, read_statistics, up_to_date
 from flows.tables.text import records

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flows.calibration.calibrate import calibrate
 from flows.cluster.boundary import Outcome
 from flows.cluster.driver import Begun, WaveRecord, run_waves
 from flows.ingest.rows import row_of, values_of
@@ -16,7 +17,6 @@ from flows.ingest.scanning import scan_on_workers
 from flows.ingest.session import IngestTask, ingest_session
 from flows.ingest.session_plan import SessionPlan, taken_plan, unmatched_entries
 from flows.ingest.source_plans import SourcePlans
-from flows.maps.calibrate import calibrate
 from flows.progress import Progress, quiet
 from flows.selection import EVERYTHING, Selection
 from flows.tables.summary import RunSummary
@@ -69,7 +69,7 @@ def ingest(
     quiet_for
         Seconds for which the files of a session must not have changed; else it is left as it is, for a later run.
     has_transfer
-        As `flows.maps.calibrate.calibrate` has it.
+        As `flows.calibration.calibrate.calibrate` has it.
     index
         File of the user that keeps what was read of the source; see `storage.source.discovery.scan_source`.
     scanner_days

@@ -1,1 +1,1 @@
-"""From stored images to maps: calibration, weights, inference, staleness, synthetic contrasts."""
+"""From stored images to maps: weights, inference, staleness, synthetic contrasts."""

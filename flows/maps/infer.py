@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flows.calibration.calibrate import calibrate
+from flows.calibration.odd_sessions import KINDS
 from flows.cluster.boundary import Outcome, seconds_of
 from flows.cluster.clusters import inference_resource
 from flows.cluster.driver import Begun, WaveRecord, run_waves
 from flows.maps.batch import infer_session, infer_sessions
-from flows.maps.calibrate import calibrate
 from flows.maps.group_closure import settle_groups
-from flows.maps.odd_sessions import KINDS
 from flows.maps.plan import MapsPlan, plan_maps
 from flows.maps.session import InferTask, clear_maps
 from flows.maps.staleness import why_maps

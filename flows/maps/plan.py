@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from flows.maps.calibrate import current_calibrations
-from flows.maps.groups import signals_of
-from flows.maps.odd_sessions import Oddity, oddity_of
+from flows.calibration.calibrate import current_calibrations
+from flows.calibration.groups import signals_of
+from flows.calibration.odd_sessions import Oddity, oddity_of
 from flows.maps.staleness import DECIDE_ON_MAPS, made_with, obstacle, why_maps
 from flows.selection import EVERY, Selected
 from flows.tables.text import records

@@ -71,7 +71,7 @@ def maps_identity(row: Mapping[str, Any]) -> str:
 
 def stale_sessions(cohort: Cohort) -> dict[str, str]:
     """Sessions that the next run would do again without looking at the source, and why."""
-    from flows.maps.calibrate import current_calibrations
+    from flows.calibration.calibrate import current_calibrations
     from flows.maps.weights import chosen_weights
     from flows.tables.text import records
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from flows.maps.calibrate import kept, read_calibrations, version_rows, write_versions
-from flows.maps.groups import sessions_of_groups
-from flows.maps.odd_sessions import suspects_of
+from flows.calibration.calibrate import kept, read_calibrations, version_rows, write_versions
+from flows.calibration.groups import sessions_of_groups
+from flows.calibration.odd_sessions import suspects_of
 from flows.maps.staleness import IMAGES_REST_ON
 from flows.pool.export import PoolError
 from flows.tables.text import records

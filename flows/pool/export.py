@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.maps.anchors import read_anchors
-from flows.maps.clinics import with_clinics
-from flows.maps.groups import sessions_of_groups
-from flows.maps.odd_sessions import suspects_of
+from flows.calibration.anchors import read_anchors
+from flows.calibration.clinics import with_clinics
+from flows.calibration.groups import sessions_of_groups
+from flows.calibration.odd_sessions import suspects_of
 from qmri_core import versions
 from qmri_core.calibration.groups import GroupSessions, cohort_spreads, level_groups
 from qmri_core.calibration.levels import Anchor
@@ -70,7 +70,7 @@ def export_levels(
     ------
     PoolError
         If a group has too few people, there is none, or sessions wait for another preprocessing.
-    storage.pseudonyms.KeyFileError, storage.exports.bridging.LinkageError, flows.maps.site_tables.SiteTableError
+    storage.pseudonyms.KeyFileError, storage.exports.bridging.LinkageError, flows.calibration.site_tables.SiteTableError
         If a file that is given cannot be used.
     storage.exports.sealed.SealedFileError
         If the file cannot be written.

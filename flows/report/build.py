@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from flows.maps.calibration_text import levels_rows
+from flows.calibration.text import levels_rows
 from flows.pictures.volumes import Picture, StoredSession, session_picture
 from flows.tables.summary import PAST, left_out_text
 from flows.tables.text import (

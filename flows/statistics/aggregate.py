@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import xarray as xr
 
+from flows.calibration.odd_sessions import marked_sessions
+from flows.calibration.tables import levels_table
 from flows.cluster.driver import required
-from flows.maps.calibration_tables import levels_table
-from flows.maps.odd_sessions import marked_sessions
 from flows.maps.staleness import IMAGES_REST_ON, MAPS_REST_ON, maps_identity
 from flows.progress import Progress, quiet
 from flows.selection import EVERYTHING, Selection
@@ -185,7 +185,7 @@ def tables_of(
     """Group and variation tables from the statistics per session.
 
     Sessions that are ``left_out`` keep their rows of their own, and count in no group: their scales are none of it.
-    ``levels`` is `flows.maps.calibration_tables.levels_table`; without it what is imposed is not known.
+    ``levels`` is `flows.calibration.tables.levels_table`; without it what is imposed is not known.
     """
     groups, variation = [], []
     pooled = statistics[~statistics["session"].isin(list(left_out))]

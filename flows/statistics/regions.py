@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import xarray as xr
 
+from flows.calibration.calibrate import acquisitions_of_maps, all_scales
 from flows.cluster.driver import required
-from flows.maps.calibrate import acquisitions_of_maps, all_scales
 from flows.progress import Progress, quiet
 from flows.statistics.aggregate import VALUES, identities_of_maps
 from flows.statistics.own_regions import Atlas, Masks

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from flows.maps.calibration_tables import QUANTITY_OF, calibrated_sessions
+from flows.calibration.tables import QUANTITY_OF, calibrated_sessions
 from qmri_core.calibration.reliability import measurement_deviation
 from qmri_core.calibration.scales import session_person
 from qmri_core.calibration.session_model import LEVELS

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from flows.maps.calibration_tables import QUANTITY_OF
+from flows.calibration.tables import QUANTITY_OF
 from qmri_core.statistics import unseen_variation
 
 
@@ -24,7 +24,7 @@ def unseen_of(tissue: str, name: str, means: Mapping[str, float], levels: pd.Dat
         Of the session medians of each group; NaN where it has none. They are relative to a mean, so that one of 0 says
         nothing.
     levels
-        `flows.maps.calibration_tables.levels_table`.
+        `flows.calibration.tables.levels_table`.
     """
     unknown = {"cov_imposed": math.nan, "cov_error": math.nan}
     known = {group: mean for group, mean in means.items() if math.isfinite(mean)}

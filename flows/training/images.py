@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flows.maps.calibrate import calibrate, current_calibrations
-from flows.maps.groups import signals_of
+from flows.calibration.calibrate import calibrate, current_calibrations
+from flows.calibration.groups import signals_of
 from flows.maps.staleness import obstacle
 from flows.progress import Progress, quiet
 from flows.tables.text import records

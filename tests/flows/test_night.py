@@ -14,9 +14,9 @@ import pydicom
 import pytest
 from distributed import Client
 
+from flows.calibration.calibrate import read_calibrations
 from flows.ingest.rows import is_done
 from flows.ingest.run import _Ingest as Ingest
-from flows.maps.calibrate import read_calibrations
 from flows.maps.infer import infer
 from flows.night import Reprocessed, reprocess
 from flows.statistics.aggregate import read_statistics

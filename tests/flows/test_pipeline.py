@@ -26,16 +26,16 @@ from numpy.typing import NDArray
 import storage
 from flows.browser.libraries import plotly
 from flows.browser.offline import write_pages
-from flows.evaluation.with_truth import evaluate
-from flows.ingest.run import ingest
-from flows.maps.calibrate import (
+from flows.calibration.calibrate import (
     _stored_calibration,
     acquisitions_of_maps,
     calibrate,
     current_calibrations,
     read_calibrations,
 )
-from flows.maps.calibration_tables import hidden_table
+from flows.calibration.tables import hidden_table
+from flows.evaluation.with_truth import evaluate
+from flows.ingest.run import ingest
 from flows.maps.infer import infer
 from flows.maps.session import InferTask
 from flows.night import Reprocessed

@@ -135,17 +135,17 @@ def test_calibration_shows_what_each_scale_rests_on(
         n_people=3.0,
     )
     current = {min(GROUPS): (2, {Contrast.T1W: scale}, "white matter of a book")}
-    monkeypatch.setattr("flows.maps.calibration_tables.current_calibrations", lambda _: current)
-    monkeypatch.setattr("flows.maps.calibration_tables.session_scales", lambda *_: {Contrast.T1W: 1010.0})
+    monkeypatch.setattr("flows.calibration.tables.current_calibrations", lambda _: current)
+    monkeypatch.setattr("flows.calibration.tables.session_scales", lambda *_: {Contrast.T1W: 1010.0})
     people = PersonLevels(
         mean=np.array([0.01, -0.02, 0.0, 0.03]),
         determined=np.array([0.25, 0.64, 0.5, 0.36]),
         spread=np.full(4, 0.04),
         n_people=3.0,
     )
-    monkeypatch.setattr("flows.maps.calibration_tables.session_person", lambda *_: people)
-    monkeypatch.setattr("flows.maps.calibration_tables.is_nobodys", lambda *_: False)
-    monkeypatch.setattr("flows.maps.calibration_tables.odd_scales", lambda *_: {})
+    monkeypatch.setattr("flows.calibration.tables.session_person", lambda *_: people)
+    monkeypatch.setattr("flows.calibration.tables.is_nobodys", lambda *_: False)
+    monkeypatch.setattr("flows.calibration.tables.odd_scales", lambda *_: {})
     result = qmri("calibration", "--store", store, "--out", tmp_path / "table.csv")
     assert result.exit_code == 0, result.exception
     lines = [" ".join(line.split()) for line in result.output.splitlines()]
@@ -155,7 +155,7 @@ def test_calibration_shows_what_each_scale_rests_on(
     assert "rests on: white matter of a book" in result.output
     assert (tmp_path / "table.csv").read_text().startswith("group,contrast,version,scale")
     assert "nobody's" not in result.output
-    monkeypatch.setattr("flows.maps.calibration_tables.is_nobodys", lambda *_: True)
+    monkeypatch.setattr("flows.calibration.tables.is_nobodys", lambda *_: True)
     result = qmri("calibration", "--store", store)
     assert result.output.count("(Ingenia-1): the signals of its tissues are nobody's") == 2
 

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from flows.calibration.calibrate import version_rows, write_versions
 from flows.evaluation.levels import CALIBRATED, _of_models, level_scores_table
 from flows.evaluation.voxels import MODES, NETWORK, NULL
-from flows.maps.calibrate import version_rows, write_versions
 from flows.tables.text import detail_tables
 from qmri_core.calibration.levels import GroupLevel
 from qmri_core.calibration.scales import ScaleCalibration

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from flows.calibration.calibrate import current_calibrations, kept
+from flows.calibration.groups import sessions_of_groups
 from flows.cli.main import app
 from flows.errors import explain
-from flows.maps.calibrate import current_calibrations, kept
-from flows.maps.groups import sessions_of_groups
 from flows.pool.adopt import adopt_levels
 from flows.pool.export import PoolError, export_levels
 from flows.pool.solve import Solved, pool_lines, solve_pool

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from flows.maps.groups import sessions_of_groups
+from flows.calibration.groups import sessions_of_groups
 from qmri_core.series.acquisition import Contrast
 from qmri_core.tissues import MEMBERS
 from storage.store.acquisitions import acquisition_values

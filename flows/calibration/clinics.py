@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows.maps.site_tables import SiteTableError, lines_of, refuse_unless_one
+from flows.calibration.site_tables import SiteTableError, lines_of, refuse_unless_one
 from qmri_core.calibration.groups import GroupSessions
 
 

@@ -12,8 +12,8 @@ import icechunk
 import pandas as pd
 import xarray as xr
 
-from flows.maps.groups import SiteTables, levels_of, sessions_of_groups
-from flows.maps.odd_sessions import suspects_of
+from flows.calibration.groups import SiteTables, levels_of, sessions_of_groups
+from flows.calibration.odd_sessions import suspects_of
 from flows.progress import Progress, quiet
 from flows.settings import read_settings
 from flows.tables.text import records
@@ -52,7 +52,7 @@ def calibrate(
 
     Raises
     ------
-    flows.maps.site_tables.SiteTableError
+    flows.calibration.site_tables.SiteTableError
         If a table cannot be used.
     """
     cohort = latest(store)

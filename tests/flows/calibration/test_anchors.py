@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.maps.anchors import read_anchors
-from flows.maps.site_tables import SiteTableError
+from flows.calibration.anchors import read_anchors
+from flows.calibration.site_tables import SiteTableError
 from qmri_core.calibration.levels import Anchor
 from qmri_core.calibration.population import population
 

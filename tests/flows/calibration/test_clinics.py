@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.maps.clinics import Clinics, read_clinics
-from flows.maps.site_tables import SiteTableError
+from flows.calibration.clinics import Clinics, read_clinics
+from flows.calibration.site_tables import SiteTableError
 
 PEOPLE = ("p1", "p2", "p3")
 SCANNERS = ("skyra", "ingenia")

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import pandas as pd
 
-from flows.maps.calibration_tables import (
+from flows.calibration.tables import (
     hidden_table,
     levels_table,
     odd_sessions,

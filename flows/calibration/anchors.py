@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows.maps.site_tables import SiteTableError, lines_of, refuse_unless_one
+from flows.calibration.site_tables import SiteTableError, lines_of, refuse_unless_one
 from qmri_core.calibration.levels import Anchor
 from qmri_core.calibration.population import Population
 from qmri_core.tissues import MEMBERS

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from flows.maps.calibrate import SCALE_NUMBERS, current_calibrations
-from flows.maps.groups import signals_of
+from flows.calibration.calibrate import SCALE_NUMBERS, current_calibrations
+from flows.calibration.groups import signals_of
 from flows.tables.text import records
 from qmri_core.calibration.hidden_parameters import ADDED
 from qmri_core.calibration.levels import METHOD_ERRORS

@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from flows.calibration.calibrate import _stored_calibration, calibrate, current_calibrations
+from flows.calibration.odd_sessions import Oddity, marked_sessions, oddity_of, suspects_of
+from flows.calibration.tables import calibration_table, odd_sessions, unlikely_sessions
+from flows.calibration.text import calibration_lines
 from flows.cluster.clusters import dask_client
-from flows.maps.calibrate import _stored_calibration, calibrate, current_calibrations
-from flows.maps.calibration_tables import calibration_table, odd_sessions, unlikely_sessions
-from flows.maps.calibration_text import calibration_lines
 from flows.maps.infer import infer
-from flows.maps.odd_sessions import Oddity, marked_sessions, oddity_of, suspects_of
 from flows.maps.plan import plan_maps
 from flows.maps.weights import chosen_weights
 from flows.settings import Settings

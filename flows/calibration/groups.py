@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from flows.maps.anchors import read_anchors
-from flows.maps.clinics import with_clinics
+from flows.calibration.anchors import read_anchors
+from flows.calibration.clinics import with_clinics
 from flows.tables.text import records
 from qmri_core.calibration.groups import GroupSessions, level_groups
 from qmri_core.calibration.hierarchy import solve_levels
@@ -83,7 +83,7 @@ def _of_group(sessions: Sequence[Mapping[Contrast, Acquisition]]) -> dict[Contra
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SiteTables:
-    """What a site tells in tables: what it has measured (`flows.maps.anchors`), who sends people (`.clinics`)."""
+    """Tables of a site: what it has measured (`flows.calibration.anchors`), who sends people (`.clinics`)."""
 
     anchors: Path | None = None
     clinics: Path | None = None
@@ -103,7 +103,7 @@ def levels_of(
 
     Raises
     ------
-    flows.maps.site_tables.SiteTableError
+    flows.calibration.site_tables.SiteTableError
         If a table cannot be used.
     """
     known = known if tables.clinics is None else with_clinics(known, tables.clinics, labels)
