@@ -1,6 +1,6 @@
 """The compose file, brought up by podman-compose: PostgreSQL, Prefect, Dask; a cohort is ingested in it by its name.
 
-A quarter of an hour with the image of test_container.py, for all. PostgreSQL is Debian's, under the name that the file
+Four minutes with the image of test_container.py. PostgreSQL is Debian's, under the name that the file
 says, with the few variables of the official image that the file uses.
 """
 
@@ -182,7 +182,7 @@ def is_done(services: Compose, count: int) -> bool:
 
 
 def test_the_literal_command_completes_and_what_restarts_costs_nothing(services: Compose, tmp_path: Path) -> None:
-    """Ten minutes. Prefect's pages open; then a Dask worker, the server and the database restart in the middle."""
+    """Two minutes. Prefect's pages open; then a Dask worker, the server and the database restart in the middle."""
     with urllib.request.urlopen(PAGES, timeout=30) as page:
         assert b"<title>Prefect" in page.read()
     services.run("prefect deployment run ingest-cohort")

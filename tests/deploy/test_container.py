@@ -1,6 +1,6 @@
 """The image, built by podman and run: by whom it may be run, how large it is, and what a change of the code rebuilds.
 
-Up to half an hour on two cores for the first build, with the base; minutes from then on.
+A quarter of an hour on two cores for the first build, with the base; five minutes from then on.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A real Slurm: `ingest` and `infer` by its jobs, and what may happen to the controller, the node and the jobs.
 
-About a quarter of an hour for all.
+Half an hour for all, on two cores that others use as well.
 """
 
 from __future__ import annotations
