@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -151,18 +152,28 @@ def read_calibrations(cohort: Cohort) -> pd.DataFrame:
 
 def current_calibrations(cohort: Cohort) -> dict[str, tuple[int, dict[Contrast, ScaleCalibration], str]]:
     """Version, scales by contrast, and reference of each group's current calibration."""
-    table = read_calibrations(cohort)
-    result = {}
-    for group, members in table.groupby("group"):
-        newest = members[members["version"] == members["version"].max()]
-        result[str(group)] = (int(newest["version"].max()), _scales(newest), str(newest["reference"].iloc[0]))
-    return result
+    versions = _versions(cohort)
+    newest: dict[str, int] = {}
+    for group, version in versions:
+        newest[group] = max(version, newest.get(group, version))
+    return {
+        group: (version, _scales(rows), str(rows[0]["reference"]))
+        for group, version in sorted(newest.items())
+        for rows in (versions[group, version],)
+    }
 
 
 def all_scales(cohort: Cohort) -> dict[tuple[str, str], dict[Contrast, ScaleCalibration]]:
     """Scales by contrast of each group and version."""
-    versions = read_calibrations(cohort).groupby(["group", "version"])
-    return {(str(group), str(version)): _scales(members) for (group, version), members in versions}
+    return {(group, str(version)): _scales(rows) for (group, version), rows in _versions(cohort).items()}
+
+
+def _versions(cohort: Cohort) -> dict[tuple[str, int], list[dict[str, Any]]]:
+    """Rows of each group's versions; the table becomes rows at once, which for one group at a time takes its time."""
+    found: dict[tuple[str, int], list[dict[str, Any]]] = defaultdict(list)
+    for row in records(read_calibrations(cohort)):
+        found[str(row["group"]), int(row["version"])].append(row)
+    return found
 
 
 def acquisitions_of_maps(
@@ -174,8 +185,8 @@ def acquisitions_of_maps(
     return stated if known is None else calibrated_acquisitions(known, stated)
 
 
-def _scales(rows: pd.DataFrame) -> dict[Contrast, ScaleCalibration]:
-    return {Contrast(row["contrast"]): _stored_calibration(row) for row in records(rows)}
+def _scales(rows: Iterable[Mapping[str, Any]]) -> dict[Contrast, ScaleCalibration]:
+    return {Contrast(row["contrast"]): _stored_calibration(row) for row in rows}
 
 
 def _stored_calibration(row: Mapping[str, Any]) -> ScaleCalibration:

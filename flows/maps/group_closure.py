@@ -44,20 +44,18 @@ def settle_groups(cohort: Cohort) -> str | None:
 
 def changed_rows(catalogue: pd.DataFrame) -> list[dict[str, Any]]:
     """Rows of the sessions whose group says otherwise than their status."""
-    changed: list[dict[str, Any]] = []
     mapped = catalogue[(catalogue["group"] != "") & (catalogue["checkpoint_digest"] != "")]
-    for _, members in mapped.groupby("group"):
-        with_group = members["error"] == GROUP_CLOSURE
-        own = (members["status"] == Status.FAILED) & (members["reason"] == Reason.CLOSURE) & ~with_group
-        has_maps = own | with_group | members["status"].isin([Status.COMPLETE, Status.PARTIAL])
-        n_failed, n = int(own.sum()), int(has_maps.sum())
-        if n >= FEWEST and 2 * n_failed > n:
-            told = f"{n_failed} of {n} sessions of its group contradict what was put in"
-            others = members[has_maps & ~own & ~with_group]
-            changed += [_failed(str(row["session"]), told) for row in records(others)]
-        else:
-            changed += [_good(row) for row in records(members[with_group])]
-    return changed
+    with_group = mapped["error"] == GROUP_CLOSURE
+    own = (mapped["status"] == Status.FAILED) & (mapped["reason"] == Reason.CLOSURE) & ~with_group
+    has_maps = own | with_group | mapped["status"].isin([Status.COMPLETE, Status.PARTIAL])
+    n_failed, n = (flags.groupby(mapped["group"]).sum() for flags in (own, has_maps))
+    fails = mapped["group"].map((n >= FEWEST) & (2 * n_failed > n)).astype(bool)
+    told = {
+        group: f"{n_failed[group]} of {n[group]} sessions of its group contradict what was put in" for group in n.index
+    }
+    failing = records(mapped[fails & has_maps & ~own & ~with_group])
+    good = records(mapped[~fails & with_group])
+    return [*(_failed(str(row["session"]), told[row["group"]]) for row in failing), *map(_good, good)]
 
 
 def _failed(session: str, told: str) -> dict[str, Any]:
