@@ -84,16 +84,26 @@ def metrics(
     out: Annotated[
         Path | None, typer.Option("--out", help="File to write, whole or not at all; default: print it.")
     ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option("--port", min=1, max=65535, help="Answer GET /metrics at this port until stopped.", metavar="N"),
+    ] = None,
+    host: Annotated[str, typer.Option("--host", help="Address to answer at, with --port.")] = "127.0.0.1",
 ) -> None:
-    """Write the figures of a store as text for Prometheus, as the textfile collector of its node exporter reads it."""
+    """Write the figures of a store as text for Prometheus, or answer it: each time with the store as it then is."""
     from flows.cli.options import settings_or_usage_error
-    from flows.operations.figures import figures_of, noted_run, size_of
+    from flows.operations.figures import current_figures, serve_figures
     from qmri_core.mapping.checkpoint import write_whole
-    from storage.store.cohort import Cohort
 
-    cohort = Cohort.open(store)
-    noted = noted_run(store, settings_or_usage_error().key_file)
-    text = figures_of(cohort, size_of(cohort), noted).as_prometheus()
+    key_file = settings_or_usage_error().key_file
+    if port is not None:
+        if out is not None:
+            raise typer.BadParameter("--out writes a file, --port answers: give one of them")
+        thread = serve_figures(store, key_file, host=host, port=port)
+        typer.echo(f"http://{host}:{port}/metrics")
+        thread.join()
+        return
+    text = current_figures(store, key_file).as_prometheus()
     if out is None:
         typer.echo(text, nl=False)
         return

@@ -12,21 +12,20 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from threading import Thread
+from typing import Any
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest, start_http_server
 from prometheus_client.core import GaugeMetricFamily
 
 from flows.maps.staleness import stale_sessions
 from flows.settings import SettingsError
 from flows.tables.stages import stages_of
 from storage.pseudonyms import key_path
+from storage.store.cohort import Cohort
 from storage.store.decisions.effect import judge
 from storage.store.locations import local_path
 from storage.store.schema import Status
-
-if TYPE_CHECKING:
-    from storage.store.cohort import Cohort
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +107,39 @@ class _Collected:
         for name, (text, value) in plain.items():
             if value is not None:
                 yield GaugeMetricFamily(f"qmri_{name}", text, value=value)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Asked:
+    """Figures of a store as it is whenever they are asked for."""
+
+    store: str
+    key_file: Path | None
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        yield from _Collected(current_figures(self.store, self.key_file)).collect()
+
+
+def serve_figures(store: str, key_file: Path | None, *, host: str, port: int) -> Thread:
+    """Answer ``GET /metrics`` with the figures of a store as it then is; the thread that does so.
+
+    Raises
+    ------
+    StoreError
+        If there is no store.
+    OSError
+        If the port is taken.
+    """
+    registry = CollectorRegistry()
+    registry.register(_Asked(store, key_file))  # asks once
+    _, thread = start_http_server(port, addr=host, registry=registry)
+    return thread
+
+
+def current_figures(store: str, key_file: Path | None) -> Figures:
+    """Figures of a store as it is now, with the last run that was noted."""
+    cohort = Cohort.open(store)
+    return figures_of(cohort, size_of(cohort), noted_run(store, key_file))
 
 
 def _gauge(name: str, text: str, labels: tuple[str, ...], values: Mapping[Any, float]) -> GaugeMetricFamily:

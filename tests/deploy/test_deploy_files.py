@@ -119,7 +119,7 @@ def test_containers_run_commands_and_settings_that_exist(name: str) -> None:
     found = [command for document in yaml.safe_load_all(text) for command in commands(document)]
     assert found
     for program, *arguments in found:
-        assert program in {"prefect", "dask", "sh"}
+        assert program in {"prefect", "dask", "sh", "qmri"}
         if program == "dask":
             entry = {"scheduler": dask_scheduler, "worker": dask_worker}[arguments[0]]
             known = {option for parameter in entry.params for option in (*parameter.opts, *parameter.secondary_opts)}
@@ -135,7 +135,7 @@ def test_containers_run_commands_and_settings_that_exist(name: str) -> None:
 def test_compose_waits_for_what_it_needs() -> None:
     services = load("compose/compose.yaml")["services"]
     assert set(services) == {
-        "postgres", "prefect-server", "deploy", "prefect-worker", "dask-scheduler", "dask-worker"
+        "postgres", "prefect-server", "deploy", "prefect-worker", "dask-scheduler", "dask-worker", "metrics"
     }  # fmt: skip
     for service in services.values():
         assert set(service.get("depends_on", {})) <= set(services)

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 import threading
 import urllib.error
 import urllib.parse
@@ -26,6 +27,9 @@ from tests.flows.end_to_end import ROOT
 from tests.flows.prefect_processes import free_port, stop, wait_until
 from tests.flows.tiny_cohort import make_store
 
+needs_promtool = pytest.mark.skipif(
+    shutil.which("promtool") is None, reason="no Prometheus is installed (Debian: apt-get install prometheus)"
+)
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
@@ -60,29 +64,51 @@ def test_the_dashboard_asks_for_all_that_is_written_and_for_nothing_else(store: 
     assert asked == written
 
 
+@pytest.fixture(params=["file", "port"])
+def scraped(store: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[tuple[str, str]]:
+    """Where the figures of the store are to be had, and their path there."""
+    if request.param == "file":  # as the textfile collector of a node exporter, by way of an HTTP server
+        qmri("metrics", "--store", store, "--out", tmp_path / "qmri.prom")
+        handler = partial(Handler, directory=str(tmp_path))
+        with ThreadingHTTPServer(("127.0.0.1", 0), handler) as files:
+            threading.Thread(target=files.serve_forever, daemon=True).start()
+            try:
+                yield f"127.0.0.1:{files.server_port}", "/qmri.prom"
+            finally:
+                files.shutdown()
+        return
+    port = free_port()
+    line = [sys.executable, "-m", "flows.cli.main", "metrics", "--store", store, "--port", str(port)]
+    process = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == f"http://127.0.0.1:{port}/metrics\n"
+        yield f"127.0.0.1:{port}", "/metrics"
+    finally:
+        stop(process)
+        if process.stdout is not None:
+            process.stdout.close()
+
+
 @pytest.fixture
-def prometheus(tmp_path: Path) -> Iterator[str]:
-    """Address of a Prometheus that scrapes the file ``qmri.prom`` of a folder each second, by way of an HTTP server."""
+def prometheus(tmp_path: Path, scraped: tuple[str, str]) -> Iterator[str]:
+    """Address of a Prometheus that scrapes these figures each second."""
     program = shutil.which("prometheus")
     if program is None:
         pytest.skip("no Prometheus is installed (Debian: apt-get install prometheus)")
-    handler = partial(Handler, directory=str(tmp_path))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as files:
-        threading.Thread(target=files.serve_forever, daemon=True).start()
-        job = {"job_name": "qmri", "metrics_path": "/qmri.prom", "scrape_interval": "1s"}
-        job["static_configs"] = [{"targets": [f"127.0.0.1:{files.server_port}"]}]  # type: ignore[assignment]
-        (tmp_path / "prometheus.yml").write_text(yaml.safe_dump({"scrape_configs": [job]}))
-        address = f"127.0.0.1:{free_port()}"
-        options = {"config.file": tmp_path / "prometheus.yml", "storage.tsdb.path": tmp_path / "prometheus"}
-        options["web.listen-address"] = address  # type: ignore[assignment]
-        with (tmp_path / "prometheus.log").open("wb") as log:
-            line = [program, *(f"--{name}={value}" for name, value in options.items())]
-            process = subprocess.Popen(line, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
-        try:
-            yield f"http://{address}"
-        finally:
-            stop(process)
-            files.shutdown()
+    target, path = scraped
+    job = {"job_name": "qmri", "metrics_path": path, "scrape_interval": "1s", "static_configs": [{"targets": [target]}]}
+    (tmp_path / "prometheus.yml").write_text(yaml.safe_dump({"scrape_configs": [job]}))
+    address = f"127.0.0.1:{free_port()}"
+    options = {"config.file": tmp_path / "prometheus.yml", "storage.tsdb.path": tmp_path / "prometheus"}
+    options["web.listen-address"] = address  # type: ignore[assignment]
+    with (tmp_path / "prometheus.log").open("wb") as log:
+        line = [program, *(f"--{name}={value}" for name, value in options.items())]
+        process = subprocess.Popen(line, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+    try:
+        yield f"http://{address}"
+    finally:
+        stop(process)
 
 
 class Handler(SimpleHTTPRequestHandler):
@@ -115,11 +141,19 @@ def samples(address: str) -> Samples:
     return found
 
 
+@needs_promtool
+def test_the_file_of_what_is_scraped_is_one_that_prometheus_takes() -> None:
+    file = ROOT / "deploy" / "prometheus.yml"
+    done = subprocess.run(["promtool", "check", "config", file], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    names = {job["job_name"] for job in yaml.safe_load(file.read_text())["scrape_configs"]}
+    assert names == {"qmri", "dask-scheduler", "dask-workers"}
+
+
 @pytest.mark.walk
 @pytest.mark.timeout(300)
-def test_what_prometheus_has_scraped_is_what_the_store_says(store: str, tmp_path: Path, prometheus: str) -> None:
+def test_what_prometheus_has_scraped_is_what_the_store_says(store: str, prometheus: str) -> None:
     told = json.loads(qmri("status", "--store", store, "--json"))
-    qmri("metrics", "--store", store, "--out", tmp_path / "qmri.prom")
     found = wait_until(lambda: samples(prometheus), "the first scrape", patience=120)
 
     def figures(name: str) -> dict[frozenset[tuple[str, str]], float]:
