@@ -137,7 +137,7 @@ def _type(field: FieldInfo) -> str:
     return _TYPES.get(str(getattr(bare, "__name__", bare)), str(bare))
 
 
-_TYPES = {"Path": "path", "str": "text", "int": "number", "float": "number", "bool": "true or false"}
+_TYPES = {"Path": "path", "str": "text", "int": "number", "float": "number", "bool": "true or false", "Literal": "text"}
 
 
 def _default(value: object) -> str:

@@ -8,8 +8,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from storage.store.repository import StoreError
-
 if TYPE_CHECKING:
     from qmri_core.mapping.checkpoint import Checkpoint
     from qmri_core.mapping.device import Device
@@ -90,6 +88,8 @@ def registered_digest(cohort: Cohort, name: str) -> str:
     StoreError
         If none, or several, begin so.
     """
+    from storage.store.repository import StoreError  # the help of commands imports this module
+
     if name == SHIPPED:
         return ""
     found = [digest for digest in cohort.registered if digest.startswith(name)]

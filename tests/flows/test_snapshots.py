@@ -17,6 +17,7 @@ from flows.settings import Settings
 from flows.statistics.aggregate import aggregate
 from flows.tables.summary import RunSummary
 from storage.store.cohort import Cohort, writing
+from storage.store.lifecycle import nights
 from storage.store.tables import change
 from tests.flows.tiny_cohort import make_store
 
@@ -45,9 +46,9 @@ def test_the_night_names_what_it_has_tagged(store: str, monkeypatch: pytest.Monk
     monkeypatch.setattr(night, "infer", lambda *_, **__: RunSummary(found=0, snapshot=commit(store, "maps")))
     monkeypatch.setattr(night, "aggregate", lambda *_, **__: commit(store, "statistics"))
     if is_disturbed:
-        tag = night.tag
+        tag = nights.tag
         monkeypatch.setattr(
-            night, "tag", lambda repository, name: (write(repository, "other"), tag(repository, name))[1]
+            nights, "tag", lambda repository, name: (write(repository, "other"), tag(repository, name))[1]
         )
     result, _ = night.reprocess(Path("in"), store, key=b"", client=NOBODY)
     readers = Cohort.open(store)

@@ -80,7 +80,8 @@ def test_every_command_of_the_contract_is_there() -> None:
         "export-dicom "
         "demo simulate inspect ingest calibrate calibration train infer aggregate report evaluate status verify "
         "history rollback compact forget migrate export-bids export-zarr protocol synthesize run qc pool "
-        "compare harmonisation power reference export-tables browse regions show linkage diff doctor metrics"
+        "compare harmonisation power reference export-tables browse regions show linkage diff doctor metrics "
+        "key weights"
     )
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     assert set(commands) == set(contract.split())
