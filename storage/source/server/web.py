@@ -180,6 +180,8 @@ def failures() -> Iterator[None]:
     try:
         yield
     except requests.HTTPError as error:
+        if error.response is not None:
+            error.response.close()  # what streams is not read to its end
         raise _of_status(error) from None
     except requests.exceptions.SSLError:
         raise ServerRefusedError(
