@@ -111,8 +111,15 @@ class Prefect:
             headers={"Content-Type": "application/json"},
             method=method,
         )
-        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
-            return json.loads(answer.read() or "null")
+        until = time.monotonic() + 30
+        while True:
+            try:
+                with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
+                    return json.loads(answer.read() or "null")
+            except urllib.error.HTTPError as error:
+                if error.code != 503 or time.monotonic() > until:  # a server on SQLite, which something else writes to
+                    raise
+            time.sleep(1)
 
     def is_healthy(self) -> bool:
         try:

@@ -1,10 +1,11 @@
-"""A store of release 0.1 is brought up by `migrate`, and its next night has nothing to do."""
+"""A store of release 0.1 is brought up by `migrate`, and its next night makes thumbnails and nothing else."""
 
 from __future__ import annotations
 
 import hashlib
 import shutil
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,11 @@ from storage.store.cohort import Cohort, StoreError, open_repository, writing
 from storage.store.labels import LABELS
 from storage.store.lifecycle.upkeep import migrate
 from storage.store.lifecycle.verify import verify
+from storage.store.repository import history
 from storage.store.schema import SCHEMA_VERSION
 from storage.store.slots import group_paths
 from storage.store.tables import change
+from storage.store.thumbnails import made_with
 from tests.flows.end_to_end import Processed, arrays, assert_same_arrays, values
 
 FLAGS = {"tissue": ("none", "csf", "grey_matter", "white_matter"), "brain_mask": ("outside", "brain")}
@@ -57,11 +60,12 @@ def as_release_0_1(root: zarr.Group, checkpoint: bytes, *, is_held: bool) -> Non
     del root["catalogue/remarks"], root.attrs[LABELS]
     last: Any = root.attrs["last_ingest"]
     root.attrs["last_ingest"] = {name: value for name, value in last.items() if name != "remarks"}
+    del root["thumbnails"]
     root.attrs["schema_version"] = 3
 
 
 @pytest.mark.parametrize("is_held", [True, False])
-def test_the_next_night_after_migrate_has_nothing_to_do(
+def test_the_next_night_after_migrate_makes_thumbnails_alone_and_the_one_after_it_nothing(
     processed: Processed, workers: Client, tmp_path: Path, *, is_held: bool
 ) -> None:
     """With the weights in the store, or in a file that every run is given."""
@@ -77,9 +81,13 @@ def test_the_next_night_after_migrate_has_nothing_to_do(
     tip = open_repository(cohort.store).lookup_branch("main")
     file = None if is_held else processed.checkpoint
     result, tables = reprocess(cohort.source, cohort.store, key=cohort.key, client=workers, checkpoint=file)
-    assert result.snapshot is None
     assert (result.ingested.unchanged, result.summary.unchanged) == (3, 3)
-    assert open_repository(cohort.store).lookup_branch("main") == tip
+    since = [one.message for one in takewhile(lambda one: one.id != tip, history(open_repository(cohort.store)))]
+    assert since == ["Make thumbnails of 3 sessions"]
+    assert set(made_with(Cohort.open(cohort.store).root)) == set(arrays(cohort.store))
+    again, _ = reprocess(cohort.source, cohort.store, key=cohort.key, client=workers, checkpoint=file)
+    assert again.snapshot is None
+    assert open_repository(cohort.store).lookup_branch("main") == result.snapshot
     assert tables.labels == processed.aggregated.labels
     found, expected = arrays(cohort.store), arrays(processed.store)
     for session in expected:
