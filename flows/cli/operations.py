@@ -92,8 +92,9 @@ def metrics(
 ) -> None:
     """Write the figures of a store as text for Prometheus, or answer it: each time with the store as it then is."""
     from flows.cli.options import settings_or_usage_error
-    from flows.operations.figures import current_figures, serve_figures
+    from flows.operations.figures import serve_figures, told_figures
     from qmri_core.mapping.checkpoint import write_whole
+    from storage.store.cohort import Cohort
 
     key_file = settings_or_usage_error().key_file
     if port is not None:
@@ -103,7 +104,7 @@ def metrics(
         typer.echo(f"http://{host}:{port}/metrics")
         thread.join()
         return
-    text = current_figures(store, key_file).as_prometheus()
+    text = told_figures(Cohort.open(store), key_file).as_prometheus()
     if out is None:
         typer.echo(text, nl=False)
         return

@@ -58,12 +58,11 @@ def status(
 
 
 def _status_as_json(store: str) -> Cohort:
-    from flows.operations.figures import figures_of, noted_run, size_of
+    from flows.operations.figures import told_figures
     from storage.store.cohort import Cohort
 
     cohort = Cohort.open(store)
-    noted = noted_run(store, settings_or_usage_error().key_file)
-    typer.echo(json.dumps(figures_of(cohort, size_of(cohort), noted).as_json(), indent=1))
+    typer.echo(json.dumps(told_figures(cohort, settings_or_usage_error().key_file).as_json(), indent=1))
     return cohort
 
 

@@ -100,9 +100,8 @@ def ingest(
         index=index,
         runner=lambda tasks: scan_on_workers(client, tasks),
     ) as scanned:
-        cohort = (
-            cohort or _made(store, key)
-        ).refreshed()  # the source may have come into being, others may have written
+        # the source may have come into being, others may have written
+        cohort = (cohort or _made(store, key)).refreshed()
         if linkage is not None:
             write_linkage((scanned.session(session)[1] for session in scanned.sessions), linkage)
         run = SourcePlans(scanned, cohort, key, stated.overrides, by_software, quiet_for, selection)

@@ -117,7 +117,7 @@ class _Asked:
     key_file: Path | None
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        yield from _Collected(current_figures(self.store, self.key_file)).collect()
+        yield from _Collected(told_figures(Cohort.open(self.store), self.key_file)).collect()
 
 
 def serve_figures(store: str, key_file: Path | None, *, host: str, port: int) -> Thread:
@@ -136,10 +136,9 @@ def serve_figures(store: str, key_file: Path | None, *, host: str, port: int) ->
     return thread
 
 
-def current_figures(store: str, key_file: Path | None) -> Figures:
-    """Figures of a store as it is now, with the last run that was noted."""
-    cohort = Cohort.open(store)
-    return figures_of(cohort, size_of(cohort), noted_run(store, key_file))
+def told_figures(cohort: Cohort, key_file: Path | None) -> Figures:
+    """Figures of a cohort with the size of its store and the last run that was noted."""
+    return figures_of(cohort, size_of(cohort), noted_run(cohort.location, key_file))
 
 
 def _gauge(name: str, text: str, labels: tuple[str, ...], values: Mapping[Any, float]) -> GaugeMetricFamily:
