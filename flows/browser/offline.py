@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from flows.browser import libraries
 from flows.browser.pages import document, script, style
 from flows.browser.session import session_json
+from flows.browser.thumbnails import jpeg, thumbnail
 from flows.browser.view import View, view_of
-from flows.browser.volumes import jpeg, thumbnail
 from flows.progress import Progress, quiet
 from storage.store.cohort import Cohort, latest
 from storage.store.thumbnails import PICTURED as PICTURED_ON_WALL

@@ -16,6 +16,7 @@ SCRIPTS = (
     "plots.js",
     "drift.js",
     "wall.js",
+    "viewer.js",
     "session.js",
     "compare.js",
     "decide.js",

@@ -18,8 +18,9 @@ from flows.browser.deciding import commit_decisions, preview_decisions
 from flows.browser.pages import document, script, style
 from flows.browser.safety import Guard
 from flows.browser.session import history_json, session_json
+from flows.browser.thumbnails import thumbnail
 from flows.browser.view import View, view_of
-from flows.browser.volumes import nifti, thumbnail
+from flows.browser.volumes import nifti
 from flows.errors import explain
 from storage.store.cohort import Cohort, latest
 from storage.store.decisions.codes import DecisionError

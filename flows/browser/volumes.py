@@ -1,25 +1,10 @@
-"""Volumes for the viewer, and thumbnails: read from the store when they are asked for."""
+"""Volumes for the viewer, read from the store when they are asked for."""
 
 from __future__ import annotations
 
-import io
-from functools import lru_cache
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
 from flows.browser.view import View
-from flows.pictures.slices import LABELS, fitted, fitted_shape, grey_levels
-from storage.store.schema import NOT_COMPUTED
-from storage.store.thumbnails import PER_CHUNK, PICTURED, SIZE, read_chunk
-
-DARK = (10, 18, 38)
-"""Where nothing was computed."""
-MAX_CHUNKS = 128
-"""Chunks of stored thumbnails that are kept in memory, 290 kB each."""
-MAX_THUMBNAILS = 4096
-"""Thumbnails that are kept in memory, some 3 kB each."""
 
 
 def nifti(view: View, session: str, name: str) -> bytes:
@@ -37,50 +22,3 @@ def nifti(view: View, session: str, name: str) -> bytes:
     image = Nifti1Image(np.ascontiguousarray(values.transpose(2, 1, 0)), affine)  # type: ignore[no-untyped-call]
     image.header.set_xyzt_units("mm")  # type: ignore[no-untyped-call]
     return bytes(image.to_bytes())
-
-
-@lru_cache(maxsize=MAX_THUMBNAILS)
-def thumbnail(view: View, session: str, name: str) -> bytes:
-    """The axial slice through the middle of the volume as a small JPEG, the patient's right on the left.
-
-    As `aggregate` has made it; where it has not, of what the session holds now, from the slices of one chunk of the
-    store. What is not computed is dark blue.
-    """
-    row = view.thumbnails.get(session)
-    if row is None or name not in PICTURED:
-        return jpeg(middle_section(view, session, name), name, SIZE)
-    _, _, rows, columns = view.cohort.nodes.array(view.cohort.slots[session].group, name).shape
-    height, width = fitted_shape(rows, columns, SIZE)
-    return _coded(_levels(view, row - row % PER_CHUNK, name)[row % PER_CHUNK, :height, :width])
-
-
-@lru_cache(maxsize=MAX_CHUNKS)
-def _levels(view: View, row: int, name: str) -> NDArray[np.uint8]:
-    return read_chunk(view.cohort.root, row, name)
-
-
-def middle_section(view: View, session: str, name: str) -> NDArray[Any]:
-    """Slice in the middle of the volume, shape (y, x)."""
-    slot = view.cohort.slots[session]
-    return np.asarray(view.cohort.read_part(slot, name, (view.cohort.nodes.array(slot.group, name).shape[1] // 2,)))
-
-
-def jpeg(section: NDArray[Any], name: str, size: int) -> bytes:
-    """A slice of shape (row from below, column from the patient's left) as JPEG, windowed as in the report."""
-    levels = grey_levels(section, name) if name not in LABELS else label_levels(section)
-    return _coded(fitted(levels, size))
-
-
-def label_levels(section: NDArray[Any]) -> NDArray[np.uint8]:
-    """Levels of a slice of labels; 255 stands for not computed there."""
-    return np.where(section == NOT_COMPUTED, 0, 1 + 84 * np.minimum(section, 3)).astype(np.uint8)
-
-
-def _coded(levels: NDArray[np.uint8]) -> bytes:
-    from PIL import Image
-
-    grey = np.repeat(levels[::-1, ::-1, None], 3, axis=-1)
-    grey[levels[::-1, ::-1] == 0] = DARK
-    buffer = io.BytesIO()
-    Image.fromarray(grey).save(buffer, format="JPEG", quality=82)
-    return buffer.getvalue()

@@ -11,8 +11,8 @@ import pytest
 from distributed import Client
 from PIL import Image
 
+from flows.browser.thumbnails import thumbnail
 from flows.browser.view import View
-from flows.browser.volumes import thumbnail
 from flows.pictures.slices import fitted, grey_levels
 from flows.statistics.aggregate import aggregate
 from storage.exports.zarr import export_zarr
