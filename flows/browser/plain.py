@@ -1,4 +1,4 @@
-"""Values as scripts of pages take them: numbers with five digits or null, codes as words."""
+"""Values as scripts of pages take them: numbers with five digits, or all, or null; codes as words."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 
 def plain(values: pd.Series[Any]) -> list[float | None]:
@@ -18,6 +19,12 @@ def number(value: object) -> float | None:
     """The same of one number."""
     known = isinstance(value, (int, float, np.number)) and math.isfinite(float(value))
     return float(f"{float(str(value)):.5g}") if known else None
+
+
+def exact(value: NDArray[Any], missing: int) -> float | None:
+    """A number as it is stored, of no dimension; None for what is not known: NaN, or in integers ``missing``."""
+    known = bool(np.isfinite(value)) if value.dtype.kind == "f" else int(value) != missing
+    return float(value) if known else None
 
 
 def finite(values: dict[str, Any]) -> dict[str, Any]:

@@ -20,12 +20,14 @@ from flows.browser.safety import Guard
 from flows.browser.session import history_json, session_json
 from flows.browser.thumbnails import thumbnail
 from flows.browser.view import View, view_of
-from flows.browser.volumes import nifti
+from flows.browser.volumes import GridError, shown_difference, shown_volume, value_at
 from flows.errors import explain
 from storage.store.cohort import Cohort, latest
 from storage.store.decisions.codes import DecisionError
 from storage.store.repository import StoreError, snapshot_of
 from storage.store.schema import IMAGE_NAMES
+
+VOLUME = "application/octet-stream"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +65,8 @@ def application(site: Site, token: str) -> Starlette:
         Route("/at/{snapshot}/session/{session}.json", partial(_of_session, site, session_json)),
         Route("/at/{snapshot}/history/{session}.json", partial(_of_session, site, history_json)),
         Route("/at/{snapshot}/volume/{session}/{name}.nii", partial(_volume, site)),
+        Route("/at/{snapshot}/value/{session}/{name}/{x:int}/{y:int}/{z:int}.json", partial(_value, site)),
+        Route("/at/{snapshot}/difference/{session}/{other_snapshot}/{other}/{name}.nii", partial(_difference, site)),
         Route("/at/{snapshot}/thumbnail/{session}/{name}.jpg", partial(_thumbnail, site)),
     ]
     if site.can_decide:
@@ -110,7 +114,27 @@ def _of_session(site: Site, what: Callable[[View, str], bytes], request: Request
 
 
 def _volume(site: Site, request: Request) -> Response:
-    return Response(nifti(*_stored(site, request)), media_type="application/octet-stream")
+    return Response(shown_volume(*_stored(site, request)), media_type=VOLUME)
+
+
+def _difference(site: Site, request: Request) -> Response:
+    view, session, name = _stored(site, request)
+    other = request.path_params["other"]
+    other_view = site.at(request.path_params["other_snapshot"])
+    if other not in other_view.cohort.slots:
+        raise HTTPException(404, "this snapshot has no such volume")
+    try:
+        return Response(shown_difference(view, session, other_view, other, name), media_type=VOLUME)
+    except GridError as error:
+        raise HTTPException(409, str(error)) from None
+
+
+def _value(site: Site, request: Request) -> Response:
+    voxel = tuple(request.path_params[axis] for axis in "xyz")
+    try:
+        return JSONResponse(value_at(*_stored(site, request), voxel))
+    except IndexError as error:
+        raise HTTPException(404, str(error)) from None
 
 
 def _thumbnail(site: Site, request: Request) -> Response:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from flows.browser.failing import failure
 from flows.browser.plain import number, words
 from flows.browser.view import View
+from flows.browser.volumes import grid_of
 from flows.operations.session import commits_of
 from flows.tables.text import records
 from qmri_core.series.decided import decided_of
@@ -60,8 +62,18 @@ def session_json(view: View, session: str) -> bytes:
         "decisions": _decisions_on(view, session, key),
         "counts": _counts(view, session, bool(value) and bool(value["counts"])),
         "volumes": view.volumes(session),
+        "grid": _grid(view, session),
     }
     return json.dumps(told, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _grid(view: View, session: str) -> dict[str, Any] | None:
+    """Along x, y, z: voxels, where the first is, how far apart they are, and every which one travels to the viewer."""
+    slot = view.cohort.slots.get(session)
+    if slot is None:
+        return None
+    grid = grid_of(view, slot)
+    return asdict(grid) | {"every": grid.every}
 
 
 def _failure(view: View, row: Mapping[str, Any]) -> dict[str, str] | None:

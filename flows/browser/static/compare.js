@@ -1,12 +1,4 @@
 // Compare: two sessions, or one in two snapshots, with one crosshair, and the difference where they share a grid.
-async function differenceOf(left, right) {
-  const [one, other] = [left.volumes[0], right.volumes[0]];
-  if (!one || !other || one.dims.join() !== other.dims.join()) return null;
-  const made = one.clone();
-  made.img = Float32Array.from(one.img, (value, k) => other.img[k] - value);
-  return made;
-}
-
 pages.compare = async (first = '', second = '', snapshot = '') => {
   await sessions();
   const place = byId('compare');
@@ -19,26 +11,24 @@ pages.compare = async (first = '', second = '', snapshot = '') => {
   if (!first || !second) return null;
   const of = [[SNAPSHOT, first], [snapshot || SNAPSHOT, second]];
   const data = await Promise.all(of.map(([at, session]) => load(`session/${session}.json`, at)));
-  const viewers = [];
   let name = names.value;
-  const say = (k) => () => { const nv = viewers[k]; if (!nv) return; const at = valuesAt(nv, name, []); views[k].querySelector('.readout').textContent = readoutText(k === 2 ? `${name} difference` : name, at); };
-  for (const [k, view] of views.entries()) viewers[k] = await makeViewer(view.querySelector('.viewer'), say(k));
-  for (const nv of viewers) nv.broadcastTo(viewers.filter((other) => other !== nv), { '2d': true, '3d': true });
+  const ask = (k, voxel) => (k < 2 ? valueAt(...of[k], name, voxel) : Promise.all([ask(0, voxel), ask(1, voxel)]).then(([one, other]) => ({ value: one.value == null || other.value == null ? null : other.value - one.value })));
+  const isOneGrid = JSON.stringify(data[0].grid) === JSON.stringify(data[1].grid);
+  if (!isOneGrid) views[2].querySelector('p').textContent = 'difference: the two are not on one grid';
+  const used = [], grids = [data[0].grid, data[1].grid, data[0].grid];
+  for (const [k, view] of views.entries()) {
+    const place = view.querySelector('.readout');
+    const read = follower((voxel) => ask(k, voxel), (voxel, found) => { place.textContent = readoutText(k === 2 ? `${name} difference` : name, voxel, found); });
+    used[k] = await viewerIn(view.querySelector('.viewer'), k, (moved) => read(voxelAt(moved, grids[k])));
+  }
+  for (const nv of used) nv.broadcastTo(used.filter((other) => other !== nv), { '2d': true, '3d': true });
   const show = async () => {
     name = names.value;
-    await Promise.all([0, 1].map((k) => showVolume(viewers[k], ...of[k], name, data[k].volumes.filter((one) => !one.endsWith('_sd')), '')));
-    for (const old of [...viewers[2].volumes]) viewers[2].removeVolume(old);
-    const made = await differenceOf(viewers[0], viewers[1]);
-    views[2].querySelector('p').textContent = made ? 'difference' : 'difference: the two are not on one grid';
-    if (made) {
-      const most = (WINDOWS[name] || [0, 1])[1] / 5;
-      Object.assign(made, { cal_min: 0, cal_max: most, colormapNegative: 'winter' }); made.colormap = 'warm';
-      viewers[2].addVolume(made);
-      viewers[2].updateGLVolume();
-    }
+    await Promise.all([0, 1].map((k) => showVolume(used[k], ...of[k], name, data[k].volumes, '')));
+    if (isOneGrid) showImages(used[2], [await imageFrom(`${of[0].join('/difference/')}/${of[1].join('/')}/${name}.nii`, name, { colormap: 'warm', colormapNegative: 'winter' })]);
     body.dataset.volume = name;
   };
-  names.addEventListener('change', show);
+  names.addEventListener('change', () => show().catch((error) => problem(error.message)));
   await show();
-  return () => viewers.forEach((nv) => { const lost = nv.gl.getExtension('WEBGL_lose_context'); if (lost) lost.loseContext(); });
+  return () => emptyViewers(used);
 };

@@ -51,6 +51,18 @@ async function fetched(path, options) {
   throw new Error(said);
 }
 
+const scripts = new Map();
+
+/** A library of pages, loaded when a page first needs it; a document from a file holds its own. */
+function library(name) {
+  if (!scripts.has(name)) {
+    scripts.set(name, IS_OFFLINE ? Promise.resolve() : new Promise((done, failed) => {
+      document.head.append(make('script', { src: `static/${name}.js`, onload: done, onerror: () => { scripts.delete(name); failed(new Error(`${name} could not be loaded: is the server still there?`)); } }));
+    }));
+  }
+  return scripts.get(name);
+}
+
 const shown = (value, digits = 4) => (value == null || Number.isNaN(value) ? '–' : String(Number(value.toPrecision(digits))));
 const code = (text) => text.replaceAll('_', ' ');
 const link = (session) => make('a', { href: '#session/' + session }, session);

@@ -79,7 +79,7 @@ function drawDrift(one, place) {
 }
 
 pages.drift = async () => {
-  await sessions();
+  await Promise.all([sessions(), library('plotly')]);
   const found = drifts(), place = byId('drift');
   const without = all.groups.filter((_, k) => !hasScannerDays(k)).length;
   const advice = without ? make('p', { class: 'soft', id: 'drift-days' }, `${without} of ${all.groups.length} groups have no days of their scanner, since the store keeps none unless the site decides for it: with QMRI_KEEP_DAYS=true, the next qmri ingest keeps whole days since each scanner’s first session, also of what is stored, and every session shows here, not only those of people who come again.`) : null;

@@ -133,7 +133,7 @@ function followSelection() {
 }
 
 pages.groups = async () => {
-  await sessions();
+  await Promise.all([sessions(), library('plotly')]);
   if (!panels.length) {
     const choice = byId('panel-figure');
     for (const sort of ['tissue', 'quality', 'scale']) {

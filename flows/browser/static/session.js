@@ -53,7 +53,8 @@ pages.session = async (session) => {
   const choice = make('div', { class: 'controls', role: 'group', 'aria-label': 'Volume' }), outline = make('select', { id: 'outline', 'aria-label': 'Shown on it' }, ...[['', 'nothing'], ['brain_mask', 'outline of the brain mask'], ['tissue', 'outlines of tissues']].map(([value, title]) => make('option', { value }, title)));
   place.replaceChildren(heading, make('div', { class: 'split' }, make('div', {}, choice, viewer, readout, make('div', { class: 'controls' }, make('label', {}, 'On it ', outline), make('span', { class: 'soft' }, make('kbd', {}, '1'), ' … ', make('kbd', {}, String(Math.min(9, volumes.length))), ' volume, ', make('kbd', {}, 'o'), ' outlines, ', make('kbd', {}, 'n'), ' ', make('kbd', {}, 'p'), ' next session', CAN_DECIDE ? ', ' : '', ...(CAN_DECIDE ? [make('kbd', {}, 'a'), ' ', make('kbd', {}, 'r'), ' ', make('kbd', {}, 'u'), ' accept, reject, unsure, ', make('kbd', {}, 'z'), ' undo'] : [])))), make('div', {}, ...facts(data))));
   let name = volumes[0];
-  const nv = await makeViewer(viewer, () => { const now = valuesAt(nv, name, volumes); readout.textContent = readoutText(name, now); if (now) readout.dataset.voxel = now.voxel.join(','); });
+  const read = follower((voxel) => valueAt(SNAPSHOT, session, name, voxel), (voxel, found) => { readout.textContent = readoutText(name, voxel, found); });
+  const nv = await viewerIn(viewer, 0, (moved) => read(voxelAt(moved, data.grid)));
   window.qmriViewer = nv;
   const show = async (wanted) => {
     name = wanted;
@@ -75,5 +76,5 @@ pages.session = async (session) => {
   };
   document.addEventListener('keydown', keys);
   await show(name);
-  return () => { document.removeEventListener('keydown', keys); const lost = nv.gl.getExtension('WEBGL_lose_context'); if (lost) lost.loseContext(); };
+  return () => { document.removeEventListener('keydown', keys); emptyViewers([nv]); };
 };

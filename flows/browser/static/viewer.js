@@ -1,47 +1,75 @@
 // Viewer: three planes of a volume, what lies on it, and what is at the crosshair.
 const UNITS = { T1map: [1000, 'ms'], T2map: [1000, 'ms'], PDmap: [1, ''], T1map_sd: [1000, 'ms'], T2map_sd: [1000, 'ms'], PDmap_sd: [1, ''] };
-const WINDOWS = { T1map: [0.3, 2.5], T2map: [0.03, 0.2], PDmap: [0.55, 1.05], T1map_sd: [0, 0.2], T2map_sd: [0, 0.05], PDmap_sd: [0, 0.1], residual: [0, 0.3], tissue: [0, 3], brain_mask: [0, 1] };
 const SHOWN_FIRST = ['T1map', 'T2map', 'PDmap', 'T1w', 'T2w', 'FLAIR', 'residual', 'tissue', 'T1map_sd', 'T2map_sd', 'PDmap_sd', 'brain_mask'];
 
-const buffers = new Map();
-function volumeOf(snapshot, session, name) {
-  const key = `${snapshot}/volume/${session}/${name}.nii`;
-  if (!buffers.has(key)) {
-    if (buffers.size > 8) buffers.delete(buffers.keys().next().value);
-    buffers.set(key, fetched('at/' + key).then((answer) => answer.arrayBuffer()));
+const MOST_BUFFERS = 8;
+const buffers = new Map();  // volumes that have travelled, by path
+function volumeFrom(path) {
+  if (!buffers.has(path)) {
+    if (buffers.size > MOST_BUFFERS) buffers.delete(buffers.keys().next().value);
+    buffers.set(path, fetched('at/' + path).then((answer) => answer.arrayBuffer()).catch((error) => { buffers.delete(path); throw error; }));
   }
-  return buffers.get(key);
+  return buffers.get(path);
 }
 
-let viewerScript = null;
-function viewerLibrary() {
-  viewerScript ||= new Promise((done, failed) => document.head.append(make('script', { src: 'static/niivue.js', onload: done, onerror: () => failed(new Error('the viewer of volumes could not be loaded')) })));
-  return viewerScript;
-}
+const viewers = [];  // made once and moved from page to page, each in a frame of its own: making one takes long
 
-/** A viewer in a place: it shows one volume of one session, what lies on it, and says what is at the crosshair. */
-async function makeViewer(place, say) {
-  await viewerLibrary();
-  const canvas = make('canvas', { 'aria-label': 'Three planes of a volume', tabindex: 0 });
-  place.replaceChildren(canvas);
-  const nv = new niivue.Niivue({ backColor: [0, 0, 0, 1], crosshairColor: [1, 0.75, 0.1, 0.9], crosshairWidth: 0.6, show3Dcrosshair: false, isRadiologicalConvention: true, isColorbar: true, dragAndDropEnabled: false, loadingText: 'loading', sagittalNoseLeft: true });
+async function newViewer(place) {
+  await library('niivue');
+  const canvas = make('canvas', { 'aria-label': 'Three planes of a volume', tabindex: 0 }), frame = make('div', { class: 'frame' }, canvas);
+  place.replaceChildren(frame);
+  const nv = new niivue.Niivue({ backColor: [0, 0, 0, 1], crosshairColor: [1, 0.75, 0.1, 0.9], crosshairWidth: 0.6, show3Dcrosshair: false, isRadiologicalConvention: true, isColorbar: true, dragAndDropEnabled: false, loadingText: 'loading', sagittalNoseLeft: true, logLevel: 'error' });
   await nv.attachToCanvas(canvas);
   if (!nv.gl) throw new Error('this browser has no WebGL 2, which volumes need');
   nv.setSliceType(nv.sliceTypeMultiplanar);
   nv.setMultiplanarLayout(2);
   nv.opts.multiplanarShowRender = 0;
   nv.setInterpolation(true);
-  nv.onLocationChange = (data) => say(data);
+  withoutGradients(nv);
+  return { nv, frame };
+}
+
+/** Gradients serve shaded surfaces, which are not shown here; without a graphics card they take most of the time. */
+function withoutGradients(nv) {
+  const { gl, blurShader } = nv, refresh = nv.refreshLayers.bind(nv);
+  if (!blurShader) return;
+  const use = blurShader.use.bind(blurShader);
+  blurShader.use = (...context) => { use(...context); gl.enable(gl.RASTERIZER_DISCARD); };
+  nv.refreshLayers = (...layer) => { refresh(...layer); gl.disable(gl.RASTERIZER_DISCARD); };
+}
+
+/** The viewer of a number in a place; it shows one volume of one session, and what lies on it. */
+async function viewerIn(place, number, whenMoved) {
+  viewers[number] ||= newViewer(place);
+  const { nv, frame } = await viewers[number].catch((error) => { viewers[number] = null; throw error; });
+  place.replaceChildren(frame);
+  nv.onLocationChange = () => { if (nv.volumes.length) whenMoved(nv); };
+  nv.scene.crosshairPos = [0.5, 0.5, 0.5];
   return nv;
 }
 
-async function imageOf(snapshot, session, name, options) {
-  const buffer = await volumeOf(snapshot, session, name);
-  const image = await niivue.NVImage.loadFromUrl({ url: buffer.slice(0), name: `${name}.nii`, colormap: options.colormap || 'gray', opacity: options.opacity ?? 1 });
-  if (WINDOWS[name]) [image.cal_min, image.cal_max] = WINDOWS[name];
-  else image.cal_min = Math.max(0, image.cal_min);
-  return image;
+/** Where viewers are while no page has them, since they cannot draw without a size. */
+const parked = make('div', { class: 'parked', inert: true });
+body.append(parked);
+
+/** What a page does with its viewers when it is left: none shows, or says, what was of another session. */
+function emptyViewers(used) {
+  body.removeAttribute('data-volume');
+  for (const nv of used) {
+    parked.append(nv.canvas.parentElement);
+    nv.onLocationChange = () => {};
+    nv.broadcastTo([]);
+    [nv.volumes, nv.overlays, nv.back] = [[], [], null];
+    nv.drawScene();
+  }
 }
+
+async function imageFrom(path, name, options) {
+  const buffer = await volumeFrom(path);
+  return niivue.NVImage.loadFromUrl({ url: buffer, name: `${name}.nii`, colormap: 'gray', ...options });
+}
+
+const imageOf = (snapshot, session, name, options) => imageFrom(`${snapshot}/volume/${session}/${name}.nii`, name, options);
 
 /** Voxels of labels that have a neighbour of another label; 85 levels apart, so that tissues differ in colour. */
 function outlineOf(labels, [nx, ny, nz]) {
@@ -65,35 +93,54 @@ async function outlineImage(snapshot, session, name) {
   return image;
 }
 
-/** Show a volume; with it, unseen, its deviation, and the outline of the mask or of tissues. */
+/** Show a volume, and on it the outline of the mask or of tissues. */
 async function showVolume(nv, snapshot, session, name, volumes, outline) {
-  const before = nv.volumes.length ? [...nv.scene.crosshairPos] : null;
   const wanted = [await imageOf(snapshot, session, name, { colormap: name.includes('map') || name === 'residual' ? 'inferno' : 'gray' })];
-  if (volumes.includes(`${name}_sd`)) wanted.push(await imageOf(snapshot, session, `${name}_sd`, { opacity: 0 }));
-  if (outline && volumes.includes(outline)) wanted.push(await outlineImage(snapshot, session, outline));
-  for (const old of [...nv.volumes]) nv.removeVolume(old);
-  for (const image of wanted) nv.addVolume(image);
-  if (wanted.length > 1) for (let k = 1; k < wanted.length; k++) wanted[k].colorbarVisible = false;
-  nv.updateGLVolume();
-  if (before) nv.scene.crosshairPos = before;
+  if (outline && volumes.includes(outline)) wanted.push(Object.assign(await outlineImage(snapshot, session, outline), { colorbarVisible: false }));
+  showImages(nv, wanted);
+}
+
+/** Images in a viewer, the crosshair where it was; all at once, since each change makes its textures anew. */
+function showImages(nv, images) {
+  const before = [...nv.scene.crosshairPos];
+  nv.volumes = images.slice(0, -1);
+  nv.addVolume(images.at(-1));
+  nv.scene.crosshairPos = before;
   nv.drawScene();
   nv.createOnLocationChange();
 }
 
-/** What the volumes hold at the crosshair, by the voxel of the store: its x, y, z and values in the unit of people. */
-function valuesAt(nv, name, volumes) {
-  if (!nv.volumes.length) return null;
-  const first = nv.volumes[0];
-  const [x, y, z] = nv.frac2vox(nv.scene.crosshairPos, 0);
-  const at = (image) => image.getValue(x, y, z);
-  const [factor, unit] = UNITS[name] || [1, ''];
-  const value = at(first) * factor;
-  const deviation = volumes.includes(`${name}_sd`) && nv.volumes[1] ? at(nv.volumes[1]) * factor : null;
-  return { voxel: [x, y, z].map(Math.round), value, deviation, unit };
+/** The voxel of the store (x, y, z) at the crosshair; a volume may hold only every second one, or third. */
+function voxelAt(nv, { shape, every }) {
+  const { dims } = nv.volumes[0].hdr;
+  return shape.map((size, k) => Math.min(size - 1, Math.max(0, Math.round((nv.scene.crosshairPos[k] * dims[k + 1] - 0.5) * every[k]))));
 }
 
-function readoutText(name, at) {
-  if (!at) return '';
-  const number = Number.isFinite(at.value) ? `${shown(at.value, 5)}${at.deviation != null && Number.isFinite(at.deviation) ? ' ± ' + shown(at.deviation, 3) : ''} ${at.unit}` : 'not computed';
-  return `voxel x ${at.voxel[0]}, y ${at.voxel[1]}, z ${at.voxel[2]}   ${name} ${number}`;
+/** What the store itself holds at a voxel, since what travels to the viewer is rounded. */
+const valueAt = (snapshot, session, name, voxel) => fetched(`at/${snapshot}/value/${session}/${name}/${voxel.join('/')}.json`).then((answer) => answer.json());
+
+/** Says the voxel at once, and its value when it is there; while the crosshair moves only the newest is asked for. */
+function follower(ask, say) {
+  let newest = null, isAsking = false;
+  return async (voxel) => {
+    newest = voxel;
+    say(voxel, null);
+    if (isAsking) return;
+    isAsking = true;
+    try {
+      for (let asked = null; asked !== newest;) {
+        asked = newest;
+        const found = await ask(asked);
+        if (asked === newest) say(asked, found);
+      }
+    } catch (error) { problem(error.message); } finally { isAsking = false; }
+  };
+}
+
+/** In the unit of people; null: asked for and not there yet. */
+function readoutText(name, voxel, found) {
+  const [factor, unit] = UNITS[name.split(' ')[0]] || [1, ''], has = (one) => one != null;
+  const number = !found ? '…' : !has(found.value) ? 'not computed'
+    : `${shown(found.value * factor, 5)}${has(found.deviation) ? ' ± ' + shown(found.deviation * factor, 3) : ''} ${unit}`;
+  return `voxel x ${voxel[0]}, y ${voxel[1]}, z ${voxel[2]}   ${name} ${number}`;
 }

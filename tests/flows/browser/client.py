@@ -63,6 +63,8 @@ def all_answers(client: Visitor, *, volumes: tuple[str, ...] = IMAGE_NAMES) -> I
     for session in table["session"]:
         paths.append(f"at/{snapshot}/session/{session}.json")
         paths += [f"at/{snapshot}/volume/{session}/{name}.nii" for name in volumes]
+        paths += [f"at/{snapshot}/value/{session}/{name}/2/3/1.json" for name in volumes]
+        paths += [f"at/{snapshot}/difference/{session}/{snapshot}/{session}/{name}.nii" for name in volumes]
         paths += [f"at/{snapshot}/thumbnail/{session}/{name}.jpg" for name in volumes]
     for path in paths:
         yield path, client.get(path)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from flows.browser import volumes
 from flows.browser.safety import POLICY
 from storage.store.cohort import Cohort, writing
 from storage.store.lifecycle.upkeep import rollback
@@ -119,19 +120,86 @@ def test_what_is_unknown_is_not_found_and_names_are_no_paths(tiny: str) -> None:
     assert "neither a snapshot id" in answer.json()["error"]
 
 
-def test_a_volume_is_that_of_the_store_voxel_by_voxel(tiny: str) -> None:
+def volume(client: Visitor, path: str) -> nib.Nifti1Image:
+    answer = client.get(f"at/{client.snapshot()}/{path}")
+    assert answer.status_code == 200
+    return nib.Nifti1Image.from_bytes(answer.content)
+
+
+def test_a_volume_that_is_shown_is_that_of_the_store_rounded_to_16_bits(tiny: str) -> None:
     client, cohort = Visitor(tiny), Cohort.open(tiny)
     session = "ses-000000000001"
-    stored = cohort.read(cohort.slots[session], ["T1map", "tissue"])
+    stored = cohort.read(cohort.slots[session], ["T1map", "T2w", "T1map_sd", "tissue"])
     for name, expected in stored.items():
-        content = client.get(f"at/{client.snapshot()}/volume/{session}/{name}.nii").content
-        image = nib.Nifti1Image.from_bytes(content)
-        np.testing.assert_array_equal(np.asarray(image.dataobj).transpose(2, 1, 0), expected)
+        image = volume(client, f"volume/{session}/{name}.nii")
+        shown = np.asarray(image.dataobj).transpose(2, 1, 0)
+        coded = np.asarray(image.dataobj.get_unscaled()).transpose(2, 1, 0)
+        if expected.dtype.kind == "f":
+            known = np.isfinite(expected)
+            np.testing.assert_array_equal(coded == -32768, ~known)
+            if known.any():
+                reach = float(expected[known].max()) - float(expected[known].min())
+                assert np.abs(shown - expected)[known].max() <= 0.51 * reach / 65534  # half a level, and float32
+        else:
+            np.testing.assert_array_equal(coded, expected)
         assert nib.aff2axcodes(image.affine) == ("R", "A", "S")
         assert image.header.get_zooms() == (12.0, 5.0, 5.0) or image.header.get_zooms() == (5.0, 5.0, 12.0)
         group = cohort.slots[session].group
         corner = [float(np.asarray(cohort.nodes.array(group, axis)[:])[3]) for axis in "xyz"]
         np.testing.assert_allclose(nib.affines.apply_affine(image.affine, [3, 3, 3]), corner)
+
+
+def test_a_value_is_that_of_the_store_to_the_last_bit(tiny: str) -> None:
+    client, cohort = Visitor(tiny), Cohort.open(tiny)
+    session, at = "ses-000000000001", f"at/{client.snapshot()}/value/ses-000000000001"
+    stored = cohort.read(cohort.slots[session], ["T1map", "T1map_sd", "T1w", "tissue"])
+    z, y, x = np.unravel_index(np.linspace(0, stored["T1w"].size - 1, 40).astype(int), stored["T1w"].shape)
+    seen = 0
+    for place in zip(z.tolist(), y.tolist(), x.tolist(), strict=True):
+        for name in ("T1map", "T1w", "tissue"):
+            found = client.get(f"{at}/{name}/{place[2]}/{place[1]}/{place[0]}.json").json()
+            expected = float(stored[name][place])
+            assert found["value"] == (None if np.isnan(expected) else expected)
+            assert set(found) == ({"value", "deviation"} if name == "T1map" else {"value"})
+            seen += found["value"] is not None
+    assert seen > 80
+    nz, ny, nx = stored["T1w"].shape
+    for outside in (f"{nx}/0/0", f"0/{ny}/0", f"0/0/{nz}", "-1/0/0"):
+        assert client.get(f"{at}/T1w/{outside}.json").status_code == 404
+
+
+def test_of_a_fine_grid_every_second_voxel_travels(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    client, cohort = Visitor(tiny), Cohort.open(tiny)
+    session = "ses-000000000001"
+    slot = cohort.slots[session]
+    full = volume(client, f"volume/{session}/T2w.nii")
+    nx, ny, nz = full.shape
+    monkeypatch.setattr(volumes, "MOST", ny // 2)  # of 32, 40 and 14 voxels
+    image = volume(client, f"volume/{session}/T2w.nii")
+    every = (nx // (ny // 2), 2, 1)
+    told = client.get(f"at/{client.snapshot()}/session/{session}.json").json()["grid"]
+    assert (told["shape"], told["every"]) == ([nx, ny, nz], list(every))
+    stored = cohort.read(slot, ["T2w"])["T2w"].transpose(2, 1, 0)[:: every[0], :: every[1], :: every[2]]
+    assert image.shape == stored.shape
+    np.testing.assert_allclose(np.asarray(image.dataobj), stored, atol=np.ptp(stored) / 65534)
+    for voxel in ((0, 0, 0), (3, 4, 5)):
+        expected = nib.affines.apply_affine(full.affine, np.multiply(voxel, every))
+        np.testing.assert_allclose(nib.affines.apply_affine(image.affine, voxel), expected)
+
+
+def test_a_difference_is_the_second_less_the_first(tiny: str) -> None:
+    client, cohort = Visitor(tiny), Cohort.open(tiny)
+    first, second = "ses-000000000000", "ses-000000000002"
+    at = client.snapshot()
+    image = volume(client, f"difference/{first}/{at}/{second}/T1map.nii")
+    one, two = (cohort.read(cohort.slots[name], ["T1map"])["T1map"] for name in (first, second))
+    expected = np.nan_to_num(two - one, nan=0.0)
+    assert expected.max() > 0.01
+    found = np.asarray(image.dataobj).transpose(2, 1, 0)
+    np.testing.assert_allclose(found, expected, atol=np.ptp(expected) / 65534)
+    same = volume(client, f"difference/{first}/{at}/{first}/tissue.nii")
+    assert not np.asarray(same.dataobj).any()
+    assert client.get(f"at/{at}/difference/{first}/{at}/ses-000000000099/T1map.nii").status_code == 404
 
 
 def test_a_thumbnail_is_small_and_shows_the_brain(tiny: str) -> None:

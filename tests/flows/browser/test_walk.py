@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,12 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from flows.browser import offline
 from flows.browser.view import View
-from storage.store.cohort import Cohort
+from qmri_core.series.geometry import Grid
+from storage.store.cohort import Cohort, Placement, begin_append, commit, write_arrays, writing
 from storage.store.lifecycle.upkeep import rollback
-from tests.flows.browser.cohorts import Planted, write_cohort
+from tests.flows.browser.cohorts import Planted, group_name, write_cohort
 from tests.flows.end_to_end import ROOT
+from tests.flows.tiny_cohort import row_of
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = [
@@ -29,6 +32,8 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is here (Debian: apt-get install chromium)"),
 ]
 PAGES = ("overview", "groups", "outliers", "drift", "wall", "compare", "failures", "decisions")
+FIVE_DIGITS = 5.1e-5
+"""Relative error of a number that is told with five digits."""
 OPTIONS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"]
 
 
@@ -45,17 +50,23 @@ def browser() -> Iterator[Browser]:
         launched.close()
 
 
-@pytest.fixture(scope="module")
-def address(cohort: Planted) -> Iterator[str]:
-    """Of the command as a person starts it."""
-    command = [sys.executable, "-m", "flows.cli.main", "browse", "--store", cohort.store, "--port", "0", "--qc"]
+@contextmanager
+def served(store: str, *options: str) -> Iterator[str]:
+    """Address of the command as a person starts it."""
+    command = [sys.executable, "-m", "flows.cli.main", "browse", "--store", store, "--port", "0", *options]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen([*command, "--rater", "r1"], stdout=subprocess.PIPE, text=True, env=environment) as server:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as server:
         assert server.stdout is not None
         found = re.fullmatch(r"open (http://127\.0\.0\.1:\d+/[\w-]{32}/)\n", server.stdout.readline())
         assert found
         yield found[1]
         server.terminate()
+
+
+@pytest.fixture(scope="module")
+def address(cohort: Planted) -> Iterator[str]:
+    with served(cohort.store, "--qc", "--rater", "r1") as found:
+        yield found
 
 
 class Seen:
@@ -101,6 +112,9 @@ def stored(cohort: Planted, session: str, name: str) -> np.ndarray:
 
 
 def readout(seen: Seen, selector: str = "#readout") -> tuple[tuple[int, int, int], float | None]:
+    seen.page.wait_for_function(
+        "place => /voxel x .*[^…] *$/.test(document.querySelector(place).textContent)", arg=selector, timeout=60_000
+    )
     text = seen.page.inner_text(selector)
     found = re.search(r"voxel x (\d+), y (\d+), z (\d+) +\w+ (?:difference )?(not computed|[-\d.e]+)", text)
     assert found, text
@@ -167,12 +181,40 @@ def test_the_voxel_that_is_shown_is_that_of_the_store(seen: Seen, cohort: Plante
         truth = 1000 * float(expected[z, y, x])
         assert (value is None) == np.isnan(truth)
         if value is not None:
-            assert value == pytest.approx(truth, rel=1e-4)
+            assert value == pytest.approx(truth, rel=FIVE_DIGITS)
     assert len(found) >= 3
     seen.page.keyboard.press("4")
     seen.page.wait_for_selector("body[data-volume=T1w]")
     (x, y, z), value = readout(seen)
-    assert value == pytest.approx(float(stored(cohort, session, "T1w")[z, y, x]), rel=1e-4)
+    assert value == pytest.approx(float(stored(cohort, session, "T1w")[z, y, x]), rel=FIVE_DIGITS)
+
+
+def test_the_voxel_of_a_grid_finer_than_the_screen_is_that_of_the_store(browser: Browser, tmp_path: Path) -> None:
+    grid = Grid(shape=(6, 10, 601), spacing=(0.25, 15.0, 25.0))  # z, y, x; of x every second voxel travels
+    store, session = str(tmp_path / "store"), "ses-000000000001"
+    stored = np.random.default_rng(0).uniform(100, 900, grid.shape).astype(np.float32)
+    with writing(store, create=True) as repository:
+        scanner, protocol = group_name(0).split("/")
+        wave = begin_append(repository, [Placement(session=session, scanner=scanner, protocol=protocol, grid=grid)])
+        fork = write_arrays(wave.session.fork(), wave.slots[session], {"T1w": stored, "affine": np.eye(4)})
+        commit(repository, wave, [fork], values={}, rows=[row_of(session)], message="Ingest 1 session")
+    stored = np.asarray(Cohort.open(store).read(Cohort.open(store).slots[session], ["T1w"])["T1w"])
+    with served(store) as address:
+        seen = Seen(browser.new_page(viewport={"width": 1500, "height": 1000}), address)
+        seen.session(session)
+        assert seen.page.evaluate("window.qmriViewer.volumes[0].hdr.dims.slice(1, 4)") == [301, 10, 6]
+        canvas = seen.page.locator(".viewer canvas").bounding_box()
+        assert canvas is not None
+        found = set()
+        for across in np.linspace(0.05, 0.6, 12):
+            seen.page.mouse.click(canvas["x"] + across * canvas["width"], canvas["y"] + 0.3 * canvas["height"])
+            seen.page.wait_for_timeout(100)
+            (x, y, z), value = readout(seen)
+            assert value == pytest.approx(float(stored[z, y, x]), rel=FIVE_DIGITS)
+            found.add(x)
+        assert {x % 2 for x in found} == {0, 1}  # also between those that travel
+        assert seen.errors == []
+        seen.page.close()
 
 
 @pytest.mark.parametrize("name", ["brain_mask", "tissue"])
@@ -180,8 +222,8 @@ def test_outlines_are_the_borders_of_the_labels(seen: Seen, cohort: Planted, nam
     session = cohort.bad[0]
     seen.session(session)
     seen.page.select_option("#outline", name)
-    seen.page.wait_for_function("() => window.qmriViewer.volumes.length === 3 && document.body.dataset.volume")
-    drawn = np.asarray(seen.page.evaluate("Array.from(window.qmriViewer.volumes[2].img)"))
+    seen.page.wait_for_function("() => window.qmriViewer.volumes.length === 2 && document.body.dataset.volume")
+    drawn = np.asarray(seen.page.evaluate("Array.from(window.qmriViewer.volumes[1].img)"))
     labels = stored(cohort, session, name)
     known = np.where(labels == 255, 0, labels).astype(int)
     inner = np.ones(known.shape, dtype=bool)
@@ -235,7 +277,7 @@ def test_the_crosshair_of_two_sessions_is_one(seen: Seen, cohort: Planted) -> No
     (x, y, z), _ = places[0]
     for (_, value), session in zip(places, (first, second), strict=True):
         truth = 1000 * float(stored(cohort, session, "T1map")[z, y, x])
-        assert (value is None and np.isnan(truth)) or value == pytest.approx(truth, rel=1e-4)
+        assert (value is None and np.isnan(truth)) or value == pytest.approx(truth, rel=FIVE_DIGITS)
 
 
 def test_keys_go_through_the_wall(seen: Seen) -> None:
