@@ -149,6 +149,6 @@ pages.groups = async () => {
     byId('panels').classList.toggle('many', all.groups.length > 12);
     followers.add(followSelection);
     for (const name of ['WM_T1map_median', 'GM_T1map_median', 'WM_T2map_median', 'T1w_snr']) await addPanel(name);
+    followSelection();
   }
-  followSelection();
 };
