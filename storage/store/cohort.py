@@ -41,7 +41,7 @@ from storage.store.repository import (
 )
 from storage.store.schema import CATALOGUE_COLUMNS, IMAGE_NAMES, PER_SESSION, SESSION_VARIABLES, SHARED
 from storage.store.slots import TOP_NODES, Placement, Slot, find_slots, group_paths
-from storage.store.tables import Nodes, TableName, groups_of, load_table, read_rows, read_some_rows, write_table
+from storage.store.tables import Nodes, TableName, columns_in_order, groups_of, load_table, read_rows, read_some_rows, write_table
 from storage.store.waves import Wave, begin_append, begin_update, commit, write_arrays
 
 __all__ = [
@@ -359,5 +359,4 @@ def open_cohort(
 
 
 def _in_schema_order(dataset: xr.Dataset) -> xr.Dataset:
-    place = {name: index for index, name in enumerate((*IMAGE_NAMES, *SESSION_VARIABLES, *CATALOGUE_COLUMNS))}
-    return dataset[sorted(dataset.data_vars, key=lambda name: (place.get(str(name), len(place)), str(name)))]
+    return dataset[columns_in_order(dataset, (*IMAGE_NAMES, *SESSION_VARIABLES, *CATALOGUE_COLUMNS))]

@@ -21,6 +21,8 @@ MAX_TRIES = 20
 MAX_KEPT = 1024
 """Arrays that are kept open; the variables that a run reads are some ten per group."""
 TableName = Literal["calibration", "statistics", "regions"]
+_ORDER = "columns"
+"""Attribute of a table's group: its columns in order."""
 
 
 def column(array: zarr.Array[Any]) -> NDArray[Any]:
@@ -159,6 +161,7 @@ def write_table(
     """
     # fixed-width text has no stable Zarr type
     text = {key: value.astype(object) for key, value in dataset.variables.items() if value.dtype.kind == "U"}
+    named = dataset.assign(text).assign_attrs({_ORDER: [str(name) for name in dataset.data_vars]})
     with faults():
         for _ in range(MAX_TRIES):
             session = repository.writable_session(MAIN)
@@ -171,7 +174,7 @@ def write_table(
             root = zarr.open_group(session.store, mode="a", zarr_format=3)
             if name in root:
                 del root[name]
-            dataset.assign(text).to_zarr(session.store, group=name, mode="w", zarr_format=3, consolidated=False)
+            named.to_zarr(session.store, group=name, mode="w", zarr_format=3, consolidated=False)
             if also is not None:
                 also(root)
             try:
@@ -212,14 +215,20 @@ def change(
 
 
 def load_table(session: icechunk.Session, name: TableName) -> xr.Dataset | None:
-    """Load a table; ``None`` if it was never written."""
+    """Load a table, its columns in the order in which they were written; ``None`` if it was never written."""
     import xarray as xr
 
     if name not in zarr.open_group(session.store, mode="r", zarr_format=3):
         return None
     with xr.open_zarr(session.store, group=name, consolidated=False, chunks=None) as dataset:
         loaded: xr.Dataset = dataset.load()
-        return loaded
+    return loaded[columns_in_order(loaded)]
+
+
+def columns_in_order(table: xr.Dataset, otherwise: Sequence[str] = ()) -> list[str]:
+    """Columns of a table as its writer had them, since Zarr lists members in no order; else as given, then by name."""
+    place = {name: index for index, name in enumerate(table.attrs.get(_ORDER, otherwise))}
+    return sorted(map(str, table.data_vars), key=lambda name: (place.get(name, len(place)), name))
 
 
 def group_of(root: zarr.Group, path: str) -> zarr.Group:

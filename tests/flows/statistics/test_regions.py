@@ -11,7 +11,7 @@ import pytest
 from distributed import Client
 
 from flows.statistics.own_regions import find_masks, read_atlas
-from flows.statistics.regions import measure_regions
+from flows.statistics.regions import COLUMNS, measure_regions
 from flows.statistics.session_regions import NOTHING
 from qmri_core.preprocessing.template.brain import template
 from qmri_core.series.geometry import Grid
@@ -87,7 +87,7 @@ def own_atlas_and_masks(location: str, folder: Path, before: pd.DataFrame) -> No
             own = table.loc[(f"own.{label}", "T2map"), values]
             assert own.tolist() == table.loc[(region, "T2map"), values].tolist()
         kept = cohort.regions[cohort.regions["atlas"] == "template"].reset_index(drop=True)
-        pd.testing.assert_frame_equal(kept, before.reset_index(drop=True), check_like=True)
+        pd.testing.assert_frame_equal(kept, before.reset_index(drop=True))
         for name in ("caudate", "fine"):
             of_mask = table.loc[(f"masks.{name}", "T1map")]
             assert of_mask["n"] == caudate.sum()
@@ -139,6 +139,7 @@ def test_regions_are_those_of_the_head_and_measured_once(tmp_path: Path) -> None
         tiny = table[table["session"] != "ses-head"]
         assert set(tiny["region"]) == {NOTHING}  # 1,344 voxels are too few to bring a template to
         assert are_believed(first.quality).sort_index().tolist() == [False] * 4 + [True]
+        assert tuple(table.columns) == COLUMNS
         of_head = table[table["session"] == "ses-head"].set_index(["region", "map"])
         for name, label in NUCLEI.items():
             true = np.median(head().t1[head().labels == label])

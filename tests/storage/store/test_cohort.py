@@ -29,7 +29,7 @@ from storage.store.cohort import (
 from storage.store.lifecycle.verify import verify
 from storage.store.repository import StorageFaultError
 from storage.store.schema import CATALOGUE, NOT_COMPUTED, PER_SESSION, SCHEMA_VERSION
-from storage.store.tables import column
+from storage.store.tables import column, write_table
 from tests.storage.cohorts import GRID, GROUP, images, infer, ingest, maps, placement, row
 
 SESSIONS = ("ses-b", "ses-a", "ses-c")
@@ -101,6 +101,19 @@ def test_variables_come_in_the_order_of_the_schema(location: Path) -> None:
         assert list(tree[GROUP].data_vars)[:6] == ["T1w", "T2w", "FLAIR", "T1map", "T2map", "PDmap"]
         assert list(tree["catalogue"].data_vars)[:2] == ["session", "status"]
         assert list(tree.groups) == ["/", "/catalogue", "/scanner-a", f"/{GROUP}"]
+
+
+def test_columns_of_a_table_come_in_the_order_of_its_writer(tmp_path: Path) -> None:
+    """Twenty names in disorder: by chance they come so in one of 20! readings."""
+    ingest(tmp_path / "store", [placement("ses-a")])
+    names = [f"column_{number * 7 % 20}" for number in range(20)]
+    table = xr.Dataset({name: ("row", np.asarray([1.0])) for name in names})
+    with writing(tmp_path / "store") as opened:
+        write_table(opened, "regions", table, message="Regions", metadata={})
+    regions = Cohort.open(tmp_path / "store").regions
+    assert regions is not None
+    assert list(regions.columns) == names
+    assert list(open_cohort(tmp_path / "store")["regions"].data_vars) == names
 
 
 def test_opening_is_lazy_and_takes_dask_chunks_on_request(location: Path) -> None:
