@@ -82,9 +82,13 @@ def test_the_demo_runs_for_any_user_on_a_root_that_is_read_only(user: int, podma
 
 
 def test_a_change_of_the_code_makes_only_the_last_layers_anew(podman: Podman, context: Path) -> None:
+    """Of code, README and licence alike."""
     before = layers(podman)
     module = context / "flows" / "__init__.py"
     module.write_text(module.read_text() + "\nCHANGED = True\n")
+    for name in ("README.md", "LICENSE"):
+        with (context / name).open("a") as file:
+            file.write("\nChanged.\n")
     begin = time.monotonic()
     podman.build(context)
     assert time.monotonic() - begin < 600

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import tomllib
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -152,6 +153,18 @@ def test_the_image_copies_what_there_is() -> None:
     assert all((ROOT / source).exists() for source in sources)
     allowed = (DEPLOY / "container" / "Dockerfile.dockerignore").read_text().split()
     assert {f"!{source}" for source in sources} <= set(allowed)
+
+
+def test_libraries_in_the_image_wait_for_nothing_but_what_names_them() -> None:
+    """What this stage copies brings all libraries anew when it changes; it has stand-ins for what a package must have."""
+    text = (DEPLOY / "container" / "Dockerfile").read_text()
+    (stage,) = re.findall(r"AS dependencies\n(.*?)\nFROM ", text, flags=re.DOTALL)
+    assert re.findall(r"^COPY (.*)$", stage, flags=re.MULTILINE) == ["pyproject.toml constraints.txt ./"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for needed in (project["readme"], *project["license-files"]):
+        assert re.search(rf"touch .*\b{re.escape(needed)}\b", stage), needed
+    for package in ("qmri_core", "storage", "flows"):
+        assert re.search(rf"mkdir .*\b{package}\b", stage), package
 
 
 def seen(_: int) -> tuple[str | None, str | None]:
