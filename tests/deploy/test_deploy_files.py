@@ -13,11 +13,13 @@ from typing import Any
 
 import dask
 import pytest
+import typer
 import yaml
 from distributed.cli.dask_scheduler import main as dask_scheduler
 from distributed.cli.dask_worker import main as dask_worker
 from prefect.settings import Settings as PrefectSettings
 
+from flows.cli.main import app
 from flows.cluster.clusters import ClusterError, dask_client, inference_resource, run_bounded
 from flows.cluster.kinds import ADAPTIVE, CONFIGURATION, ONE_THREAD
 from flows.prefect_plugin import DEPLOYMENTS, with_full_name
@@ -125,6 +127,9 @@ def test_containers_run_commands_and_settings_that_exist(name: str) -> None:
             entry = {"scheduler": dask_scheduler, "worker": dask_worker}[arguments[0]]
             known = {option for parameter in entry.params for option in (*parameter.opts, *parameter.secondary_opts)}
             assert {word for word in arguments if word.startswith("--")} <= known
+        if program == "qmri":
+            command = typer.main.get_command(app).commands[arguments[0]]  # type: ignore[attr-defined]
+            command.make_context(arguments[0], arguments[1:])  # raises for what it does not know
     variables = set(re.findall(r"\b(QMRI_[A-Z_]+)(?=:|, value)", text))
     assert {f"QMRI_{field.upper()}" for field in Settings.model_fields} >= variables - {"QMRI_IMAGE"} - {
         v for v in variables if v.startswith("QMRI_HOST")
