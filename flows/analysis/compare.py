@@ -11,7 +11,7 @@ import pandas as pd
 from flows.analysis.values import OF_SCANNERS, Asked, quantity_order, retest_deviations, values_table
 from flows.tables.text import MAP_FORMATS, Rows, marked, percent, records
 from qmri_core.analysis.comparison import compare_values
-from qmri_core.analysis.design import ConfoundedError
+from qmri_core.analysis.design import ConfoundedError, Design
 from qmri_core.calibration.reliability import TELLS_APART, shown_share
 from storage.store.cohort import Cohort
 
@@ -88,6 +88,7 @@ def compare_table(
     covariates = tuple(name for name in covariates if name != factor)
     rows: list[dict[str, object]] = []
     refused: dict[str, ConfoundedError] = {}
+    designs: dict[str, Design] = {}
     retests = retest_deviations(values)
     for (region, name), members in values.groupby(["region", "map"], sort=False):
         if members["value"].nunique() < 2:  # PD of CSF is 1 by definition
@@ -95,7 +96,7 @@ def compare_table(
         frame = members.rename(columns={"label": "group"}).assign(label=members["label"])
         try:
             effects = compare_values(
-                frame, factor, covariates, within_groups=factor not in OF_SCANNERS, reference=reference
+                frame, factor, covariates, within_groups=factor not in OF_SCANNERS, reference=reference, known=designs
             )
         except ConfoundedError as error:
             refused[f"{region} {name}"] = error

@@ -102,10 +102,13 @@ def _agreement(members: pd.DataFrame) -> list[dict[str, object]]:
     logs = members.assign(log=np.log(members["value"]))
     table = logs.pivot_table(index="person", columns="label", values="log", aggfunc="mean")
     rows: list[dict[str, object]] = []
-    for first, second in combinations(table.columns, 2):
-        pair = table[[first, second]].dropna()
-        if len(pair) < FEWEST_SHARED:
+    is_there = table.notna().to_numpy(dtype=np.intp)
+    is_shared = is_there.T @ is_there >= FEWEST_SHARED
+    for one, other in combinations(range(len(table.columns)), 2):
+        if not is_shared[one, other]:
             continue
+        first, second = table.columns[one], table.columns[other]
+        pair = table[[first, second]].dropna()
         icc, limits = icc_2_1(pair), limits_of_agreement(pair[first], pair[second])
         relative = {name: float(np.expm1(value)) for name, value in asdict(limits).items() if name != "n"}
         rows.append(

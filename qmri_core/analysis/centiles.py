@@ -10,6 +10,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
+from qmri_core.analysis.design import independent_columns
+
 FEWEST_PEOPLE = 20
 """People of known age and sex, at least; with fewer nothing is said."""
 ENOUGH_FOR_SPLINES = 60
@@ -105,19 +107,10 @@ def _model_of(frame: pd.DataFrame) -> _Model:
     regressors = np.column_stack([np.ones(len(rows)), of_age, women, groups])
     return _Model(
         rows=rows,
-        regressors=_independent(regressors, is_first),
+        regressors=regressors[:, independent_columns(regressors[is_first])],  # groups of later visits alone go
         logs=np.log(rows["value"].to_numpy(dtype=np.float64)),
         is_first=is_first,
     )
-
-
-def _independent(regressors: NDArray[np.float64], is_first: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Columns that the first sessions tell apart: sex where there is one, groups of later visits alone."""
-    kept: list[int] = []
-    for column in range(regressors.shape[1]):
-        if np.linalg.matrix_rank(regressors[is_first][:, [*kept, column]]) > len(kept):
-            kept.append(column)
-    return regressors[:, kept]
 
 
 def _left_out(model: _Model) -> tuple[NDArray[np.float64], float, float]:
@@ -144,12 +137,12 @@ def _later(model: _Model, fitted: Any) -> NDArray[np.float64]:  # noqa: ANN401 -
     own = np.asarray([place[person] for person in model.rows.loc[~model.is_first, "person"]], dtype=np.intp)
     first, residual = regressors[own], fitted.resid[own]
     with np.errstate(invalid="ignore", divide="ignore"):
-        beside = 1 - np.einsum("ij,jk,ik->i", first, inverse, first)
+        beside = 1 - ((first @ inverse) * first).sum(axis=1)
         beside[beside < 1 - _NO_OTHERS] = np.nan
-        shared = np.einsum("ij,jk,ik->i", later, inverse, first)
+        shared = ((later @ inverse) * first).sum(axis=1)
         predicted = later @ fitted.params - shared * residual / beside
         variance = (fitted.ssr - residual**2 / beside) / (fitted.df_resid - 1)
-        spread = 1 + np.einsum("ij,jk,ik->i", later, inverse, later) + shared**2 / beside
+        spread = 1 + ((later @ inverse) * later).sum(axis=1) + shared**2 / beside
         return np.asarray((model.logs[~model.is_first] - predicted) / np.sqrt(variance * spread))
 
 

@@ -1,14 +1,13 @@
 """Differences between people by a factor, beside covariates: mixed models over visits, robust regression of one visit.
 
-The models are those of statsmodels; values are compared as logs, so that effects are relative.
+Values are compared as logs, so that effects are relative.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from qmri_core.analysis.design import Design, design_of
+from qmri_core.analysis.mixed import random_intercept
 
 MIXED, ROBUST, CLUSTERED = "mixed model", "robust regression", "regression, errors by person"
 
@@ -54,6 +54,7 @@ def compare_values(
     within_groups: bool = True,
     reference: str | None = None,
     confidence: float = 0.95,
+    known: dict[str, Design] | None = None,
 ) -> list[Effect]:
     """Effect of each level of a factor beside the reference, or per unit of a number.
 
@@ -65,6 +66,9 @@ def compare_values(
     ----------
     frame, factor, covariates, within_groups, reference
         As for `qmri_core.analysis.design.design_of`; ``value`` positive.
+    known
+        Designs of the same question that were made before, of other values of perhaps the same sessions; this one's is
+        put there.
 
     Raises
     ------
@@ -72,8 +76,13 @@ def compare_values(
         If the data cannot answer the question; the reason says why.
     """
     frame = frame[frame["value"] > 0]
-    design = design_of(frame, factor, covariates, within_groups=within_groups, reference=reference)
-    logs = np.log(design.frame["value"].to_numpy(dtype=np.float64))
+    key = _key_of(frame, factor, covariates)
+    design = (known or {}).get(key)
+    if design is None:
+        design = design_of(frame, factor, covariates, within_groups=within_groups, reference=reference)
+        if known is not None:
+            known[key] = design
+    logs = np.log(frame["value"].to_numpy(dtype=np.float64)[design.places])
     people = design.frame["person"].to_numpy()
     fit = _mixed if pd.Series(people).duplicated().any() else _robust
     estimates, errors, spread, freedom, method = fit(logs, design)
@@ -82,6 +91,13 @@ def compare_values(
         for k, column in enumerate(design.regressors)
         if column in design.terms
     ]
+
+
+def _key_of(frame: pd.DataFrame, factor: str, covariates: Sequence[str]) -> str:
+    """Tells one design from another: everything that it is made of but the values."""
+    names = list(dict.fromkeys(["person", "group", factor, *covariates]))
+    hashed = pd.util.hash_pandas_object(frame[names].astype(str), index=False)
+    return hashlib.sha256(hashed.to_numpy().tobytes()).hexdigest()
 
 
 def _effect(
@@ -128,21 +144,13 @@ def _robust(logs: NDArray[np.float64], design: Design) -> _Fit:
 
 
 def _mixed(logs: NDArray[np.float64], design: Design) -> _Fit:
-    import statsmodels.api as sm
-
-    unit = float(logs.std()) or 1.0  # optimisers start from variances of about 1
-    people = design.frame["person"]
-    with _quiet():
-        model = sm.MixedLM((logs - logs.mean()) / unit, design.regressors, groups=people)
-        try:
-            fitted = model.fit(reml=True, method=["lbfgs", "bfgs", "powell"])
-        except np.linalg.LinAlgError:
-            return _clustered(logs, design)
-        errors = fitted.bse_fe.to_numpy()
-        spread = unit * math.sqrt(float(fitted.scale) + max(float(fitted.cov_re.iloc[0, 0]), 0.0))
-    if not (fitted.converged and np.isfinite(errors).all()):
+    regressors = design.regressors.to_numpy(dtype=np.float64)
+    try:
+        fitted = random_intercept(logs - logs.mean(), regressors, design.frame["person"].to_numpy().astype(str))
+    except np.linalg.LinAlgError:
         return _clustered(logs, design)
-    return unit * fitted.fe_params.to_numpy(), unit * errors, spread, _freedom(design), MIXED
+    errors = np.sqrt(np.diag(fitted.covariance))
+    return fitted.coefficients, errors, math.sqrt(fitted.within + fitted.between), _freedom(design), MIXED
 
 
 def _clustered(logs: NDArray[np.float64], design: Design) -> _Fit:
@@ -160,16 +168,8 @@ def _freedom(design: Design) -> list[float]:
     """Degrees of freedom of each regressor: within people where it varies within them, else between them."""
     people = design.frame["person"]
     n_rows, n_people = len(people), people.nunique()
-    spreads = design.regressors.groupby(people.to_numpy()).agg(np.ptp).max()
-    is_within = spreads > 1e-12
+    of_people = design.regressors.groupby(people.to_numpy())
+    is_within = (of_people.max() - of_people.min()).max() > 1e-12
     between = max(n_people - int((~is_within).sum()), 1)
     within = max(n_rows - n_people - int(is_within.sum()), 1)
     return [float(min(within, between) if inside else between) for inside in is_within]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Variances at their bound of 0 are no news: the result says whether it has converged."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

@@ -7,11 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 FEWEST_PEOPLE = 3
 """People of a level, at least."""
 MOST_EXPLAINED = 0.9
 """Share of a factor's variance that the other columns explain, at most: a variance inflation of 10."""
+
+_TOLD = 1e-9
+"""Share of a column's length that others leave of it, below which they tell it."""
 
 
 class ConfoundedError(ValueError):
@@ -22,13 +26,14 @@ class ConfoundedError(ValueError):
 class Design:
     """Regressors of a comparison.
 
-    ``frame``: rows that are complete, of ``value``, ``person``, ``group``, factor and covariates. ``regressors``: a
-    column of ones, the factor's, the covariates', and one for each group but the first. ``terms``: the factor's columns
-    by what each is about: a level beside the reference, or a unit. ``explained``: the largest share of a term's
-    variance that the other columns explain.
+    ``frame``: rows that are complete, of ``value``, ``person``, ``group``, factor and covariates; ``places``: of them
+    before. ``regressors``: a column of ones, the factor's, the covariates', and one for each group but the first.
+    ``terms``: the factor's columns by what each is about: a level beside the reference, or a unit. ``explained``: the
+    largest share of a term's variance that the other columns explain.
     """
 
     frame: pd.DataFrame
+    places: NDArray[np.intp]
     regressors: pd.DataFrame
     terms: dict[str, str]
     reference: str
@@ -60,7 +65,8 @@ def design_of(
     """
     names = list(dict.fromkeys(["value", "person", "group", factor, *covariates]))
     rows = frame[names].replace("", np.nan).assign(person=frame["person"], group=frame["group"])
-    rows = rows.dropna(subset=["value", factor, *covariates]).reset_index(drop=True)
+    is_known = rows[["value", factor, *covariates]].notna().all(axis=1).to_numpy()
+    rows = rows[is_known].reset_index(drop=True)
     levels, terms = _factor_columns(rows, factor, reference)
     ones = pd.DataFrame({"one": 1.0}, index=rows.index)
     others = pd.concat([ones, *(_covariate_columns(rows, name) for name in covariates)], axis=1)
@@ -81,7 +87,14 @@ def design_of(
     if len(rows) <= regressors.shape[1] + 1:
         raise ConfoundedError(f"{len(rows)} sessions are too few for {regressors.shape[1]} terms; use fewer covariates")
     chosen = "" if _is_number(rows[factor]) else _reference(rows[factor], reference)
-    return Design(frame=rows, regressors=regressors, terms=terms, reference=chosen, explained=explained)
+    return Design(
+        frame=rows,
+        places=np.flatnonzero(is_known),
+        regressors=regressors,
+        terms=terms,
+        reference=chosen,
+        explained=explained,
+    )
 
 
 def _factor_columns(rows: pd.DataFrame, factor: str, reference: str | None) -> tuple[pd.DataFrame, dict[str, str]]:
@@ -152,8 +165,21 @@ def _explained(column: pd.Series, others: pd.DataFrame) -> float:
 def _independent(regressors: pd.DataFrame, first: Sequence[str]) -> pd.DataFrame:
     """Columns without those that others before them tell, those of the factor first."""
     order = ["one", *first, *(str(name) for name in regressors if name not in {"one", *first})]
-    kept: list[str] = []
-    for name in order:
-        if np.linalg.matrix_rank(regressors[[*kept, name]].to_numpy()) > len(kept):
-            kept.append(name)
-    return regressors[kept]
+    kept = independent_columns(regressors[order].to_numpy(dtype=np.float64))
+    return regressors[[order[place] for place in kept]]
+
+
+def independent_columns(matrix: NDArray[np.float64]) -> list[int]:
+    """Places of the columns that those before them do not tell, by orthogonalising each against them."""
+    basis = np.empty((matrix.shape[0], 0))
+    kept: list[int] = []
+    for place, column in enumerate(matrix.T):
+        size = float(np.linalg.norm(column))
+        rest = column / size if size > 0 else column
+        for _ in range(2):  # once more takes away what rounding has left
+            rest = rest - basis @ (basis.T @ rest)
+        left = float(np.linalg.norm(rest))
+        if left > _TOLD:
+            kept.append(place)
+            basis = np.column_stack([basis, rest / left])
+    return kept

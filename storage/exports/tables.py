@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -20,6 +20,9 @@ from storage.store.decisions.effect import judge
 from storage.store.opened.values import STATISTICS, counting, long_table, session_values
 from storage.store.repository import snapshot_of
 from storage.store.schema import PER_SESSION
+
+if TYPE_CHECKING:
+    import pyarrow
 
 TABLES = ("sessions", "values", "groups", "exclusions")
 
@@ -88,16 +91,19 @@ def export_tables(cohort: Cohort, out: Path) -> ExportedTables:
     StoreError
         If there are no statistics, or ``out`` is there already or cannot be written.
     """
+    from pyarrow import csv as csv_of_arrow
+    from pyarrow import parquet
+
+    plain = csv_of_arrow.WriteOptions(quoting_style="needed", quoting_header="needed")
     tables = tables_of(cohort)
     columns = columns_of(tables)
     snapshot = snapshot_of(cohort.repository, cohort.snapshot)
     about = {"snapshot": cohort.snapshot, "qmri-cohort": version("qmri-cohort")}
     with new_folder(out) as folder:
         for name, table in tables.items():
-            table.to_csv(folder / f"{name}.csv", index=False)
-            _write_parquet(
-                folder / f"{name}.parquet", table, [column for column in columns if column.table == name], about
-            )
+            content = _arrow(table, [column for column in columns if column.table == name], about)
+            parquet.write_table(content, folder / f"{name}.parquet")
+            csv_of_arrow.write_csv(content, folder / f"{name}.csv", plain)
         _write_dictionary(folder / "data_dictionary.csv", columns)
         (folder / "datasheet.md").write_text(datasheet(cohort, tables, snapshot.time), encoding="utf-8")
         if card := model_card(tables["sessions"]):
@@ -163,19 +169,28 @@ def _type(values: pd.Series[Any]) -> str:
     return "number" if pd.api.types.is_numeric_dtype(values) else "text"
 
 
-def _write_parquet(path: Path, table: pd.DataFrame, columns: list[Column], about: Mapping[str, str]) -> None:
+def _arrow(table: pd.DataFrame, columns: list[Column], about: Mapping[str, str]) -> pyarrow.Table:
+    """A table with units and descriptions in the metadata of its columns."""
     import pyarrow
-    from pyarrow import parquet
 
-    texts = {column.name: str for column in columns if column.type == "text"}
-    content = pyarrow.Table.from_pandas(table.astype(texts)[[column.name for column in columns]], preserve_index=False)
-    fields = [
-        content.schema.field(column.name).with_metadata({"unit": column.unit, "description": column.description})
-        for column in columns
-    ]
-    known = content.schema.metadata or {}
-    schema = pyarrow.schema(fields, metadata={**known, b"qmri": json.dumps(about).encode()})
-    parquet.write_table(content.cast(schema), path)
+    arrays, fields = [], []
+    for column in columns:
+        values = table[column.name]
+        array = _texts(values) if column.type == "text" else pyarrow.array(values, from_pandas=True)
+        metadata = {"unit": column.unit, "description": column.description}
+        arrays.append(array)
+        fields.append(pyarrow.field(column.name, array.type, metadata=metadata))
+    return pyarrow.Table.from_arrays(
+        arrays, schema=pyarrow.schema(fields, metadata={b"qmri": json.dumps(about).encode()})
+    )
+
+
+def _texts(values: pd.Series[Any]) -> pyarrow.Array:
+    """Texts, of which there are few in many rows."""
+    import pyarrow
+
+    codes, found = pd.factorize(values.to_numpy(dtype=object), use_na_sentinel=False)
+    return pyarrow.DictionaryArray.from_arrays(codes, [str(text) for text in found]).cast(pyarrow.string())
 
 
 def _write_dictionary(path: Path, columns: list[Column]) -> None:

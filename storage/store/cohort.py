@@ -41,7 +41,16 @@ from storage.store.repository import (
 )
 from storage.store.schema import CATALOGUE_COLUMNS, IMAGE_NAMES, PER_SESSION, SESSION_VARIABLES, SHARED
 from storage.store.slots import TOP_NODES, Placement, Slot, find_slots, group_paths
-from storage.store.tables import Nodes, TableName, columns_in_order, groups_of, load_table, read_rows, read_some_rows, write_table
+from storage.store.tables import (
+    Nodes,
+    TableName,
+    columns_in_order,
+    groups_of,
+    load_table,
+    read_rows,
+    read_some_rows,
+    write_table,
+)
 from storage.store.waves import Wave, begin_append, begin_update, commit, write_arrays
 
 __all__ = [

@@ -14,7 +14,6 @@ import xarray as xr
 from qmri_core.tissues import MAPS
 from storage.nifti_image import affine_image
 from storage.store.cohort import Cohort
-from storage.store.labels import LABEL
 from storage.store.opened.conditions import check_known, columns_of, fulfilled
 from storage.store.opened.picture import session_figure
 from storage.store.opened.values import (
@@ -84,16 +83,10 @@ class CohortAccessor:
         Indexed by session pseudonym; sorted by group, then as stored. Reads the values, and no image.
         """
         names = [variable.name for variable in PER_SESSION]
-        tables = []
-        for path in self._tree.groups:
-            node = self._tree[path]
-            if "session" in node.dims and "T1w" in node:
-                values = node.to_dataset()[names].to_dataframe()
-                values.insert(0, "group", path.strip("/"))
-                values.insert(1, "label", str(node.attrs.get(LABEL, "")))
-                tables.append(values[["group", "label", *names]])
-        empty = pd.DataFrame(columns=["group", "label", *names], index=pd.Index([], name="session"))
-        table = pd.concat(tables) if tables else empty
+        values = session_values(self.cohort, names)
+        groups = {name: slot.group for name, slot in self.cohort.slots.items()}
+        values.insert(0, "group", [groups[str(name)] for name in values.index])
+        table = values[["group", "label", *names]]
         if self._chosen is not None:
             table = table.loc[list(self._chosen)]
         return table if self._joined is None else table.join(self._joined)

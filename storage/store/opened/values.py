@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from qmri_core.tissues import MAPS, WHITE_FIRST
 from storage.store.cohort import Cohort
@@ -22,6 +25,8 @@ COLUMNS = {variable.name: variable for variable in PER_SESSION}
 UNITS = {name: {"1": "", "s": "s"}[WORKER_VARIABLES[name].units] for name in MAPS}
 """Unit of each map; PD is relative to CSF."""
 DEFAULT_STATISTIC = "mode"
+_OF = "of "
+"""Prefix by which columns of people are told from those of statistics."""
 TEMPLATE, MASKS = "template", "masks"
 """What regions are of, in ``/regions``, beside atlases of users: the project's own, and masks of sessions."""
 LEAST_OVERLAP, MOST_STRETCH = 0.65, 0.6
@@ -82,26 +87,33 @@ def long_table(cohort: Cohort, people: pd.DataFrame, statistics: Collection[str]
         table = pd.concat([table, believed], ignore_index=True) if len(believed) else table
     table = table[table["session"].isin(counting(cohort) & set(people.index))]
     chosen = [name for name in STATISTICS if name in set(statistics)]
-    result = table.melt(
-        id_vars=["session", "region", "map", *RELIABILITY],
-        value_vars=chosen,
-        var_name="statistic",
-        value_name="value",
+    about = people.reindex(table["session"]).reset_index(drop=True)
+    table = pd.concat([table.reset_index(drop=True), about.add_prefix(_OF)], axis=1)
+    keys = [*([f"{_OF}label"] if "label" in people else []), "session", "map", "region"]
+    order = {name: place for place, name in enumerate((*WHITE_FIRST, *MAPS))}
+    table = table.sort_values(
+        keys, key=lambda column: column.map(order) if column.name in {"map", "region"} else column, kind="stable"
     )
-    result["value"] = result["value"].astype(float)
-    is_location = result["statistic"].isin(["mean", "median", "mode"])
+    n = len(chosen)
+    is_location = np.isin(chosen, ["mean", "median", "mode"])
+
+    def repeated(name: str) -> NDArray[Any]:
+        return np.repeat(table[name].to_numpy(), n)
+
+    units = table["map"].map(UNITS).to_numpy()[:, None]
+    result: dict[str, Any] = {
+        "session": repeated("session"),
+        **{str(name): repeated(f"{_OF}{name}") for name in people},
+        "region": repeated("region"),
+        "map": repeated("map"),
+        "statistic": np.tile(np.asarray(chosen, dtype=object), len(table)),
+        "value": table[chosen].to_numpy(dtype=np.float64).ravel(),
+        "unit": np.where(np.asarray(chosen) == "n", "", units).ravel(),
+    }
     for name in RELIABILITY:
-        result[name] = result[name].astype(float).where(is_location)
-    result["unit"] = result["map"].map(UNITS).where(result["statistic"] != "n", "")
-    result = people.rename_axis("session").reset_index().merge(result, on="session")
-    order = {name: place for place, name in enumerate((*WHITE_FIRST, *MAPS, *chosen))}
-    keys = ["label", "session", "map", "region", "statistic"] if "label" in people else ["session", "map", "region"]
-    result = result.sort_values(
-        keys, key=lambda column: column.map(order) if column.name in {"map", "region", "statistic"} else column
-    )
-    return result[
-        ["session", *people.columns, "region", "map", "statistic", "value", "unit", *RELIABILITY]
-    ].reset_index(drop=True)
+        own = table[name].to_numpy(dtype=np.float64)[:, None]
+        result[name] = np.where(is_location, own, np.nan).ravel()
+    return pd.DataFrame(result)
 
 
 def are_believed(regions: pd.DataFrame) -> pd.Series[bool]:
