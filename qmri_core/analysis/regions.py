@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from qmri_core.tissues import CSF, GREY_MATTER, WHITE_MATTER
 
-VERSION = 1
+VERSION = 2
 """Of what is measured; raised where that changes, so that all regions are measured again."""
 FEWEST_VOXELS = 8
 """Voxels of a region, at least, for it to have values."""
@@ -27,6 +27,9 @@ NUCLEI: Mapping[str, str] = {
     "brainstem": "brain_stem",
 }
 """Names of the template's labels that are no cortex, and what they are called here."""
+CEREBELLUM = "cerebellum"
+"""Name of the template's labels of it."""
+_PARTS = {"cortex": GREY_MATTER, "white": WHITE_MATTER}
 LOBES: Mapping[str, tuple[str, ...]] = {
     "frontal": (
         *("superiorfrontal", "rostralmiddlefrontal", "caudalmiddlefrontal", "parsopercularis", "parstriangularis"),
@@ -54,7 +57,8 @@ def regions_in(
     """Voxels of each region, by a name such as ``thalamus_L``, ``frontal_cortex_R`` or ``frontal_white_L``.
 
     Nuclei are what is labelled so and no fluid, cortex the grey matter that is labelled so, white matter of a lobe what
-    is within `RIM` of its cortex and nearer to it than to another's. Of the cerebellum there is no label.
+    is within `RIM` of its cortex and nearer to it than to another's. Cortex and white matter of the cerebellum are what
+    is labelled so of either tissue.
 
     Parameters
     ----------
@@ -74,14 +78,16 @@ def regions_in(
         if name in NUCLEI:
             title = NUCLEI[name] + ("" if side == "B" else f"_{side}")
             found[title] = is_it & (tissue != CSF) & (tissue > 0)
+        elif name == CEREBELLUM:
+            found |= {f"{name}_{part}_{side}": is_it & (tissue == of) for part, of in _PARTS.items()}
         elif name in lobe_of:
             cortex[is_it & (tissue == GREY_MATTER)] = places[f"{lobe_of[name]}_{side}"]
     for lobe, side in _lobes_and_sides():
         found[f"{lobe}_cortex_{side}"] = cortex == places[f"{lobe}_{side}"]
     if cortex.any():
-        nuclei = np.isin(labels, [label for label, (name, _) in names.items() if name in NUCLEI])
+        others = np.isin(labels, [label for label, (name, _) in names.items() if name in {*NUCLEI, CEREBELLUM}])
         distance, nearest = ndimage.distance_transform_edt(cortex == 0, sampling=spacing, return_indices=True)
-        white = np.where((tissue == WHITE_MATTER) & ~nuclei & (distance <= RIM), cortex[tuple(nearest)], 0)
+        white = np.where((tissue == WHITE_MATTER) & ~others & (distance <= RIM), cortex[tuple(nearest)], 0)
         for lobe, side in _lobes_and_sides():
             found[f"{lobe}_white_{side}"] = white == places[f"{lobe}_{side}"]
     return found

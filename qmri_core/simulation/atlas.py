@@ -140,9 +140,7 @@ def atlas_from_labels(labels: Volume, *, resolution: float) -> Atlas:
     if missing:
         raise ValueError(f"label map without {', '.join(missing)}; FreeSurfer codes expected (2, 3, 24, 41, 42, ...)")
     origin, spacing = labels.affine[:3, 3], spacing_of(labels.affine)
-    brain = np.isin(codes, [code for name in ATLAS_CLASSES[:7] for code in _LABEL_CLASSES[name] if code != 24])
-    box = ndimage.find_objects(brain.astype(np.uint8))[0]
-    centre = np.array([origin[k] + spacing[k] * (box[2 - k].start + box[2 - k].stop - 1) / 2 for k in range(3)])
+    centre = centre_of_brain(labels)
     axes = _axes(resolution)
     centred = tuple(axis + shift for axis, shift in zip(axes, centre, strict=True))
     fractions = np.zeros((len(ATLAS_CLASSES), *(len(axis) for axis in reversed(axes))), dtype=np.float32)
@@ -162,6 +160,15 @@ def atlas_from_labels(labels: Volume, *, resolution: float) -> Atlas:
         ventricles=(float(where[0]), float(where[1]), float(where[2])),
         lesion_sites=_lesion_sites(wm, centre),
     )
+
+
+def centre_of_brain(labels: Volume) -> NDArray[np.float64]:
+    """RAS mm (x, y, z) of the middle of the box around a label map's brain: the origin of `atlas_from_labels`."""
+    codes = np.rint(labels.array).astype(np.int32)
+    brain = np.isin(codes, [code for name in ATLAS_CLASSES[:7] for code in _LABEL_CLASSES[name] if code != 24])
+    box = ndimage.find_objects(brain.astype(np.uint8))[0]
+    middle = [(part.start + part.stop - 1) / 2 for part in box[::-1]]
+    return np.asarray(labels.affine[:3, 3] + spacing_of(labels.affine) * middle)
 
 
 def _axes(resolution: float) -> tuple[NDArray[np.float64], ...]:

@@ -226,7 +226,7 @@ def load_table(session: icechunk.Session, name: TableName) -> xr.Dataset | None:
 
 
 def columns_in_order(table: xr.Dataset, otherwise: Sequence[str] = ()) -> list[str]:
-    """Columns of a table as its writer had them, since Zarr lists members in no order; else as given, then by name."""
+    """Columns of a table as its writer had them, as Zarr lists members in no order; else as given, then by name."""
     place = {name: index for index, name in enumerate(table.attrs.get(_ORDER, otherwise))}
     return sorted(map(str, table.data_vars), key=lambda name: (place.get(name, len(place)), name))
 

@@ -161,7 +161,7 @@ def test_the_image_copies_what_there_is() -> None:
 
 
 def test_libraries_in_the_image_wait_for_nothing_but_what_names_them() -> None:
-    """What this stage copies brings all libraries anew when it changes; it has stand-ins for what a package must have."""
+    """What this stage copies brings all libraries anew when it changes; what a package must have is there empty."""
     text = (DEPLOY / "container" / "Dockerfile").read_text()
     (stage,) = re.findall(r"AS dependencies\n(.*?)\nFROM ", text, flags=re.DOTALL)
     assert re.findall(r"^COPY (.*)$", stage, flags=re.MULTILINE) == ["pyproject.toml constraints.txt ./"]

