@@ -146,11 +146,12 @@ def variance_components(frame: pd.DataFrame) -> Components:
         parts["visit"] = "0 + C(visit)"
     fixed = [name for name in ("age", "sex") if rows[name].nunique() > 1 and not rows[name].isna().any()]
     formula = "y ~ " + (" + ".join(name if name == "age" else "C(sex)" for name in fixed) or "1")
+    model = MixedLM.from_formula(formula, data, groups="one", re_formula="0", vc_formula=parts)
+    # it is for errors of variances alone, which nobody asks for here, and cannot be had at a variance of 0
+    model.hessian = lambda _: (-np.eye(model.k_fe + model.k_re2 + model.k_vc), False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of variances at their bound of 0
-        fitted = MixedLM.from_formula(formula, data, groups="one", re_formula="0", vc_formula=parts).fit(
-            reml=True, method=["lbfgs", "powell"]
-        )
+        fitted = model.fit(reml=True, method=["lbfgs", "powell"])
     found = dict(zip(sorted(parts), np.asarray(fitted.vcomp, dtype=np.float64), strict=True))
     sds = {
         name: unit * math.sqrt(max(found[name], 0.0)) if name in found else math.nan

@@ -368,4 +368,5 @@ def open_cohort(
 
 
 def _in_schema_order(dataset: xr.Dataset) -> xr.Dataset:
+    """A node with its variables in the order of the schema, a table with its columns in that of its writer."""
     return dataset[columns_in_order(dataset, (*IMAGE_NAMES, *SESSION_VARIABLES, *CATALOGUE_COLUMNS))]

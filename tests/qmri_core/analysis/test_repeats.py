@@ -92,3 +92,21 @@ def test_what_repeats_cannot_tell_is_not_told() -> None:
     on_one = variance_components(frame[frame["label"] == "s0"])
     assert on_one.n_sessions == 0
     assert np.isnan(on_one.person)
+
+
+def test_where_people_do_not_differ_their_variance_is_0() -> None:
+    """With this draw it lies at its bound, where the likelihood has no curvature that could be inverted."""
+    n = 60
+    frame = pd.DataFrame(
+        {
+            "person": np.repeat([f"sub-{number:03d}" for number in range(n)], 3),
+            "day": np.tile([0.0, 180.0, 360.0], n),
+            "label": "a",
+            "age": np.repeat(30.0 + np.arange(n) % 50, 3),
+            "sex": np.repeat(np.resize(["F", "M"], n), 3),
+            "value": np.exp(0.03 * np.random.default_rng(19).standard_normal(3 * n)),
+        }
+    )
+    found = variance_components(frame)
+    assert found.person < 0.003
+    assert found.rest == pytest.approx(0.03, rel=0.15)
