@@ -26,7 +26,7 @@ from qmri_core.calibration.session_model import LEVELS, PersonLevels, measuremen
 from qmri_core.mapping.inference import Prepared
 from qmri_core.physics.registry import signal
 from qmri_core.physics.synthesis import synthesise
-from qmri_core.preprocessing.tissue import core
+from qmri_core.preprocessing.tissue import core, eroded
 from qmri_core.series.acquisition import Acquisition, Contrast
 from qmri_core.series.geometry import Affine
 from qmri_core.statistics import densest
@@ -153,6 +153,7 @@ def mapped_session(
     if first.person is None:
         raise ValueError("nothing is known of the person, so nothing can be expected of the maps")
     maps = dict(zip(MAPS, packed[:3], strict=True))
+    box = _box(session.inside, 1)  # a core looks at neighbours
     return MappedSession(
         maps=maps,
         deviations=dict(zip(MAPS, packed[3:6], strict=True)),
@@ -162,7 +163,7 @@ def mapped_session(
                 first.physics.contrasts, relative, first.physics.white_matter_signal, strict=True
             )
         },
-        cores={name: core(tissue, label)[session.inside] for name, label in TISSUES.items()},
+        cores={name: core(tissue[box], label)[session.inside[box]] for name, label in TISSUES.items()},
         acquisitions={contrast: first.acquisitions[contrast] for contrast in first.physics.contrasts},
         person=first.person,
         lesion_litres=lesion_litres(session, maps, affine),
@@ -176,10 +177,19 @@ def lesion_litres(session: Prepared, maps: Mapping[str, NDArray[np.float32]], af
     """
     grey = population(next(iter(session.parts[0].acquisitions.values())).field_strength).grey_matter
     t1, t2 = maps["T1map"], maps["T2map"]
-    unlike = np.zeros(session.inside.shape, dtype=bool)
-    unlike[session.inside] = (t1 > 1.15 * grey.t1) & (t1 < 2 * grey.t1) & (t2 > 1.3 * grey.t2)
+    inside = session.inside[_box(session.inside, 0)]
+    unlike = np.zeros(inside.shape, dtype=bool)
+    unlike[inside] = (t1 > 1.15 * grey.t1) & (t1 < 2 * grey.t1) & (t2 > 1.3 * grey.t2)
+    thick = eroded(eroded(unlike))
     voxel = abs(float(np.linalg.det(affine[:3, :3]))) * 1e-6
-    return float(ndimage.binary_opening(unlike, iterations=2).sum()) * voxel
+    return float(ndimage.binary_dilation(thick, iterations=2).sum()) * voxel if thick.any() else 0.0
+
+
+def _box(inside: NDArray[np.bool_], margin: int) -> tuple[slice, ...]:
+    """The box of a mask that is set somewhere, with some voxels around it as far as the array goes."""
+    plane = inside.any(axis=0)
+    along = [np.flatnonzero(each) for each in (inside.any(axis=(1, 2)), plane.any(axis=1), plane.any(axis=0))]
+    return tuple(slice(max(0, int(at[0]) - margin), int(at[-1]) + 1 + margin) for at in along)
 
 
 def closure(session: MappedSession) -> Closure:

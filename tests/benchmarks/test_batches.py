@@ -47,6 +47,7 @@ _MEASURE = """
 from flows.maps.batch import infer_session, infer_sessions
 from flows.maps.session import InferTask
 from flows.maps.weights import Weights, resident_device
+from qmri_core.calibration.session_model import PersonLevels
 from qmri_core.mapping.checkpoint import load_checkpoint
 from qmri_core.mapping.network import MapNetwork
 from qmri_core.mapping.voxelwise import estimator
@@ -69,7 +70,8 @@ MapNetwork.modulated = timed
 with writing(store) as repository:
     wave = begin_update(repository, names)
 tasks = [
-    InferTask(cohort=cohort, slot=slot, acquisitions=protocol, scales=dict.fromkeys(protocol, 900.0), person=None,
+    InferTask(cohort=cohort, slot=slot, acquisitions=protocol, scales=dict.fromkeys(protocol, 900.0),
+              person=PersonLevels(mean=np.zeros(4), determined=np.ones(4), spread=np.full(4, 0.04), n_people=1e9),
               weights=weights, fork=pickle.dumps(wave.fork))
     for slot in wave.slots.values()
 ]

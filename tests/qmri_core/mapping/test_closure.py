@@ -7,10 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from qmri_core.calibration.population import population
 from qmri_core.calibration.session_model import LEVELS, PersonLevels
-from qmri_core.mapping.closure import MOST_WIDENED, Figure, MappedSession, closure
+from qmri_core.mapping.closure import MOST_WIDENED, Figure, MappedSession, closure, mapped_session
+from qmri_core.mapping.inference import prepared
 from qmri_core.physics.synthesis import synthesise
 from qmri_core.series.acquisition import Contrast
 from qmri_core.tissues import MAPS
@@ -151,3 +153,26 @@ def test_nulled_voxels_do_not_move_the_split_of_a_contrast() -> None:
     nulled = full.cores["GM"] & (np.random.default_rng(2).random(3 * N) < 0.06)
     dark = np.where(nulled, 1e-5, full.signals[FLAIR]).astype(np.float32)
     assert figures(replace(full, signals={**full.signals, FLAIR: dark})) == set()
+
+
+def test_cores_and_lesions_are_those_of_the_whole_volume() -> None:
+    """A brain at the volume's end, with a lesion, thin layers that are none, and tissue beyond where maps are made."""
+    rng = np.random.default_rng(0)
+    z, y, x = np.indices((20, 24, 22))
+    mask = (((z - 16) ** 2 + (y - 12) ** 2 + (x - 9) ** 2) < 64).astype(np.uint8)
+    tissue = rng.choice(np.asarray([2, 3, 3, 3, 3, 3], np.uint8), mask.shape)
+    images = {contrast: np.full(mask.shape, 500.0, np.float32) for contrast in PROTOCOL}
+    made = prepared("", images, mask, PROTOCOL, dict.fromkeys(PROTOCOL, 900.0), person(), slices=4)
+    grey = population(3.0).grey_matter
+    unlike = (abs(z - 16) < 3) & (abs(y - 12) < 3) & (abs(x - 9) < 3) | (x == 5)
+    maps = np.ones((7, *mask.shape), np.float32)
+    maps[0] = np.where(unlike, 1.5 * grey.t1, grey.t1)
+    maps[1] = np.where(unlike, 1.5 * grey.t2, grey.t2)
+    inside = mask > 0
+    found = mapped_session(made, maps[:, inside], tissue, np.diag([2.0, 2.0, 2.0, 1.0]))
+    thick = ndimage.binary_opening(unlike & inside, iterations=2)
+    assert 0 < thick.sum() < (unlike & inside).sum()
+    assert found.lesion_litres == pytest.approx(thick.sum() * 8e-6)
+    for name, label in (("GM", 2), ("WM", 3)):
+        np.testing.assert_array_equal(found.cores[name], ndimage.binary_erosion(tissue == label)[inside])
+    assert found.cores["WM"].any()

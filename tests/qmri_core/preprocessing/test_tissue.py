@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from qmri_core.physics.registry import fast_signal
 from qmri_core.preprocessing.bias_field import bias_field
-from qmri_core.preprocessing.tissue import TissueError, core, segment
+from qmri_core.preprocessing.tissue import TissueError, core, eroded, segment
 from qmri_core.series.acquisition import Contrast
 from qmri_core.tissues import CSF, GREY_MATTER, WHITE_MATTER
 from tests.phantoms import phantom_anatomy
@@ -137,6 +138,16 @@ def test_the_core_has_only_neighbours_of_its_own_tissue() -> None:
     assert not inside[2, 2, 1]
     assert not inside[0].any()  # the edge of the volume is not known
     assert inside[1, 1, 1]
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 5), (2, 3, 3), (3, 3, 3), (9, 8, 7)])
+def test_what_is_eroded_is_what_scipy_erodes(shape: tuple[int, int, int]) -> None:
+    rng = np.random.default_rng(0)
+    for share in (0.5, 0.9, 0.98, 1.0):
+        mask = rng.random(shape) < share
+        before = mask.copy()
+        np.testing.assert_array_equal(eroded(mask), ndimage.binary_erosion(mask))
+        np.testing.assert_array_equal(mask, before)
 
 
 def test_a_known_field_is_found_up_to_its_level(images: dict[Contrast, NDArray[np.float32]]) -> None:
