@@ -187,8 +187,10 @@ def lesion_litres(session: Prepared, maps: Mapping[str, NDArray[np.float32]], af
 
 def _box(inside: NDArray[np.bool_], margin: int) -> tuple[slice, ...]:
     """The box of a mask that is set somewhere, with some voxels around it as far as the array goes."""
-    plane = inside.any(axis=0)
-    along = [np.flatnonzero(each) for each in (inside.any(axis=(1, 2)), plane.any(axis=1), plane.any(axis=0))]
+    plane = np.asarray(inside.any(axis=0))
+    along = [
+        np.flatnonzero(np.asarray(each)) for each in (inside.any(axis=(1, 2)), plane.any(axis=1), plane.any(axis=0))
+    ]
     return tuple(slice(max(0, int(at[0]) - margin), int(at[-1]) + 1 + margin) for at in along)
 
 

@@ -23,6 +23,7 @@ BACKGROUND_SHARE = 0.3
 HEAD_OVER_BRAIN = 1.6
 """What is left of an image, as a multiple of the brain in it, from which on it holds a head: skull and scalp, 15 mm
 around, make it 1.7, with neck and face 2 and more; a brain with 7 mm of dura and meninges 1.5."""
+_PLANES_AT_ONCE = 16
 
 
 def missing_litres(
@@ -94,7 +95,12 @@ def support_of_stripped(t1w: Volume) -> NDArray[np.bool_] | None:
     labels, n_parts = ndimage.label(~is_background)
     if n_parts == 0:
         return None
-    left = ndimage.binary_fill_holes(labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:])))
+    sizes = np.zeros(n_parts + 1, dtype=np.int64)
+    for start in range(0, len(labels), _PLANES_AT_ONCE):  # they are counted in 64 bits
+        sizes += np.bincount(labels[start : start + _PLANES_AT_ONCE].ravel(), minlength=len(sizes))
+    largest = labels == 1 + int(np.argmax(sizes[1:]))
+    del labels, is_background
+    left = ndimage.binary_fill_holes(largest)
     litres = float(left.sum()) * abs(float(np.linalg.det(t1w.affine[:3, :3]))) * 1e-6
     return np.asarray(left) if litres <= PLAUSIBLE_LITRES[1] * HEAD_OVER_BRAIN else None
 
