@@ -25,10 +25,14 @@ from storage.store.tables import write_table
 if TYPE_CHECKING:
     from distributed import Client
 
-COLUMNS = ("session", "group", "region", "map", *STATISTICS, "stated_sd", "overlap", "stretch", "atlas", "made_with")
+COLUMNS = (
+    *("session", "group", "region", "map", *STATISTICS, "stated_sd", "overlap", "stretch", "placed"),
+    *("atlas", "made_with"),
+)
 """Of ``/regions``: ``stated_sd`` is the mean standard uncertainty of the region's voxels; ``overlap`` and ``stretch``,
 of the session, say whether to believe its regions (`qmri_core.preprocessing.template.registration.Registered`), of
-masks they are NaN; ``atlas`` is what the regions are of: `TEMPLATE`, `MASKS` or the name of a user's."""
+masks they are NaN; ``placed`` is how well the region is placed in any session (`qmri_core.analysis.regions.PLACED`),
+NaN of an atlas of a user; ``atlas`` is what the regions are of: `TEMPLATE`, `MASKS` or the name of a user's."""
 SESSIONS_PER_COMMIT = 200
 
 

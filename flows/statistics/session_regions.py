@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from flows.cluster.boundary import Outcome, Stage, at_boundary
 from flows.statistics.own_regions import Atlas, Masks, atlas_regions, labels_of_atlas, mask_regions
-from qmri_core.analysis.regions import FEWEST_VOXELS
+from qmri_core.analysis.regions import FEWEST_VOXELS, placed
 from qmri_core.series.acquisition import Acquisition, Contrast
 from qmri_core.tissues import MAPS
 from storage.store.cohort import Cohort
@@ -68,7 +68,14 @@ def _measure(task: RegionTask, stage: Stage) -> Outcome:
     def measure(atlas: str, found: Mapping[str, NDArray[np.bool_]], quality: Mapping[str, float]) -> None:
         start = {"session": slot.session, "group": slot.group, "atlas": atlas, "made_with": task.made[atlas]}
         rows.extend(
-            {**start, "region": region, "map": name, **_figures(stored, name, where), **quality}
+            {
+                **start,
+                "region": region,
+                "map": name,
+                **_figures(stored, name, where),
+                **quality,
+                "placed": placed(region),
+            }
             for name in MAPS
             for region, where in found.items()
         )

@@ -46,6 +46,29 @@ LOBES: Mapping[str, tuple[str, ...]] = {
 }
 """Lobes by the template's labels of the cortex, after FreeSurfer's lobes, with the cingulate cortex and the insula for
 themselves."""
+PLACED: Mapping[str, float] = {
+    "thalamus": 0.79,
+    "caudate": 0.70,
+    "putamen": 0.73,
+    "pallidum": 0.62,
+    "accumbens": 0.40,
+    "hippocampus": 0.64,
+    "amygdala": 0.62,
+    "brain_stem": 0.83,
+    "cerebellum_cortex": 0.86,
+    "cerebellum_white": 0.79,
+    "cortex": 0.60,
+    "white": 0.72,
+}
+"""Dice of what is labelled with what truly is there, mean over simulated heads of other people than the template's
+(`tests/qmri_core/preprocessing/template/test_other_heads.py`); of lobes, of all lobes of a side together."""
+
+
+def placed(region: str) -> float:
+    """How well a region is placed: its `PLACED`, NaN for one that is not the template's."""
+    kind = region.removesuffix("_L").removesuffix("_R")
+    lobe, _, part = kind.rpartition("_")
+    return PLACED.get(kind, PLACED.get(part, float("nan")) if lobe in LOBES else float("nan"))
 
 
 def regions_in(

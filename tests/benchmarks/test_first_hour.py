@@ -47,7 +47,9 @@ def add_regions(location: str) -> None:
     value = typical * np.exp(0.03 * rng.standard_normal(len(table)))
     for name in ("mean", "median", "mode", "q05", "q25", "q75", "q95"):
         table[name] = value
-    table = table.assign(n=500, sd=0.02, stated_sd=0.03, overlap=0.8, stretch=0.3, atlas=TEMPLATE, made_with="x")
+    table = table.assign(
+        n=500, sd=0.02, stated_sd=0.03, overlap=0.8, stretch=0.3, placed=0.7, atlas=TEMPLATE, made_with="x"
+    )
     with writing(location) as repository:
         data = {name: ("row", table[name].to_numpy()) for name in COLUMNS}
         write_table(repository, "regions", xr.Dataset(data), message="Regions", metadata={"run": "regions"})

@@ -33,6 +33,8 @@ LEAST_OVERLAP, MOST_STRETCH = 0.65, 0.6
 """Of the template with a session's tissues, at least, and of how places change their volume, at most, for its regions
 to be believed; `Cohort.regions` has all. Seen: 0.80 and 0.32 of a simulated head of 80 years, 0.79 and 0.71 of the same
 head upside down, 0.60 and 0.38 of its voxels in disorder."""
+LEAST_PLACED = 0.5
+"""Of a region's Dice with the true one on other people's heads, for it to be believed: the accumbens is less."""
 
 
 def session_values(cohort: Cohort, names: Sequence[str]) -> pd.DataFrame:
@@ -117,8 +119,13 @@ def long_table(cohort: Cohort, people: pd.DataFrame, statistics: Collection[str]
 
 
 def are_believed(regions: pd.DataFrame) -> pd.Series[bool]:
-    """Which rows are of regions that are believed: none where no template was brought to the session, all of masks."""
+    """Which rows are of regions that are believed: none where no template was brought to the session, all of masks.
+
+    None of regions that are placed worse than `LEAST_PLACED`, where the table says how they are.
+    """
     fits = (regions["overlap"].astype(float) >= LEAST_OVERLAP) & (regions["stretch"].astype(float) <= MOST_STRETCH)
+    if "placed" in regions:
+        fits &= ~(regions["placed"].astype(float) < LEAST_PLACED)
     return fits | (regions["atlas"] == MASKS) if "atlas" in regions else fits
 
 

@@ -20,7 +20,7 @@ from storage.source.labels import LabelsError
 from storage.store.acquisitions import acquisition_values
 from storage.store.cohort import Cohort
 from storage.store.lifecycle.forget import remove_from_table
-from storage.store.opened.values import STATISTICS, are_believed, long_table, session_values
+from storage.store.opened.values import LEAST_PLACED, STATISTICS, are_believed, long_table, session_values
 from storage.store.repository import writing
 from storage.store.slots import Placement
 from storage.store.tables import change
@@ -152,6 +152,8 @@ def test_regions_are_those_of_the_head_and_measured_once(tmp_path: Path) -> None
         long = long_table(cohort, session_values(cohort, ["sex"]), ["median"])
         assert {"thalamus_L", "frontal_white_R"} <= set(long["region"])
         assert NOTHING not in set(long["region"])
+        assert of_head.loc[("accumbens_L", "T1map"), "placed"] < LEAST_PLACED
+        assert "accumbens_L" not in set(long["region"])
     own_atlas_and_masks(location, tmp_path, table)
     with writing(location) as repository:
         change(repository, lambda root: remove_from_table(root, "regions", "ses-head"), "Forget", {})

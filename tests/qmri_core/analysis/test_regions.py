@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from qmri_core.analysis.regions import CEREBELLUM, LOBES, NUCLEI, regions_in
+from qmri_core.analysis.regions import CEREBELLUM, LOBES, NUCLEI, PLACED, placed, regions_in
 from qmri_core.preprocessing.template.brain import template
 from qmri_core.tissues import CSF, GREY_MATTER, WHITE_MATTER
 
@@ -46,3 +46,13 @@ def test_nuclei_hold_no_fluid_cortex_is_grey_and_white_matter_is_of_the_nearest_
     assert found["cerebellum_cortex_R"] == [26]
     wide = regions_in(labels, tissue, NAMES, (1, 1, 2.5))  # two voxels are 5 mm
     assert np.flatnonzero(wide["frontal_white_L"]).tolist() == [4, 5]
+
+
+def test_every_region_is_said_to_be_placed_somehow_and_others_are_not() -> None:
+    cortex = next(number for number, (name, _) in template().names.items() if name == "insula")
+    voxel = np.ones((1, 1, 1), dtype=np.uint8)
+    regions = regions_in(cortex * voxel, GREY_MATTER * voxel, template().names, (1, 1, 1))
+    assert {placed(name) for name in regions} == set(PLACED.values())
+    assert placed("frontal_white_L") == PLACED["white"]
+    assert placed("cerebellum_white_L") == PLACED["cerebellum_white"]
+    assert np.isnan([placed("own.caudate_L"), placed("masks.lesion"), placed("none")]).all()
