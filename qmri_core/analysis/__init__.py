@@ -1,1 +1,1 @@
-"""Statistics of people's values: comparisons, repeats, harmonisation, centiles; models are those of statsmodels."""
+"""Statistics of people's values: comparisons, repeats, harmonisation, centiles."""

@@ -56,6 +56,8 @@ def test_regions_are_placed_better_than_by_the_affine_and_as_well_as_is_said(
     with capsys.disabled(), pd.option_context("display.width", 200, "display.max_rows", 200, "display.max_columns", 20):
         print(f"\n{by_group.round(3)}\n{rows.groupby(['head', 'protocol'])[['overlap', 'stretch']].first().round(2)}")
         print(f"refused by ingest: {', '.join(map(str, refused)) or 'none'}")
+    if N_HEADS < 4:
+        pytest.skip("figures of fewer than four heads are printed, and held against nothing")
     of_regions = rows.groupby("region")[["deformed dice", "affine dice"]].mean()
     assert (of_regions["deformed dice"] > of_regions["affine dice"]).all(), of_regions
     if N_HEADS == 4:
