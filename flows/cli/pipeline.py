@@ -281,7 +281,6 @@ def report(
     workers: Workers = None,
 ) -> None:
     """Write OUT/report.html: the cohort's tables, pictures and failures in one file; or the pages of the browser."""
-    from flows.browser.offline import write_pages
     from flows.report.build import write_report
     from flows.statistics.aggregate import aggregate
     from storage.store.cohort import Cohort
@@ -294,6 +293,8 @@ def report(
             result = aggregate(cohort, client=client, progress=progress)
         typer.echo(f"report: {write_report(cohort, out, aggregate=result)}")
     if browser is not None:
+        from flows.browser.offline import write_pages
+
         with reporting("pages") as progress:
             typer.echo(f"pages: {write_pages(cohort, browser, progress=progress)}")
     made = cohort.refreshed()

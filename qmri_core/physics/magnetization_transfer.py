@@ -11,13 +11,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from qmri_core.series.acquisition import Acquisition, PulseSequence
 from qmri_core.tissues import REFERENCE_VALUES
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 REALISED = (0.65, 0.20)
 """Mean and standard deviation of the shift in people over the simulated one. In one person 15 slices shift grey over

@@ -289,6 +289,16 @@ def test_inspect_imports_no_more_than_it_needs(tmp_path: Path) -> None:
     assert not {"torch", "SimpleITK", "pandas", "xarray", "prefect", "highdicom", "scipy.ndimage"} & modules
 
 
+def test_what_only_reads_tables_imports_no_torch() -> None:
+    """700 MB and two seconds of each such command."""
+    rooms = ("flows.statistics.aggregate", "flows.report.build", "flows.browser.server", "flows.night")
+    code = f"import sys, {', '.join(rooms)}\nprint(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+    modules = set(run.stdout.split())
+    assert set(rooms) <= modules
+    assert "torch" not in modules
+
+
 def test_inspect_names_assume_entries_that_match_nothing(tmp_path: Path) -> None:
     assume = tmp_path / "assume.yaml"
     assume.write_text("- {match: '*.img', contrast: T1w}\n")
