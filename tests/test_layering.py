@@ -28,6 +28,7 @@ ORDER: dict[str, list[str]] = {
             "damage",
             "origin",
             "full_disk",
+            "unread",
             "files",
             "dates",
             "series",

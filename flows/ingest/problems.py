@@ -9,7 +9,7 @@ from typing import Literal
 from qmri_core.series.classification import SkipReason
 from qmri_core.series.remarks import MEANINGS as REMARKS
 from qmri_core.series.remarks import RemarkKind
-from storage.source.files import UNREAD_SESSION, UNREADABLE_FOLDER
+from storage.source.unread import UNREAD_SESSION, UNREADABLE_FOLDER
 from storage.store.schema import MEANINGS, Reason, Status
 
 SMALL_GROUP = 5

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from qmri_core.series.remarks import MEANINGS, RemarkKind
-from storage.source.files import UNREAD_SESSION, UNREADABLE_FOLDER
+from storage.source.unread import UNREAD_SESSION, UNREADABLE_FOLDER
 
 SESSIONS_FAILED = 3
 """Exit status of a run that finished although sessions of its source have failed."""

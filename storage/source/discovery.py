@@ -24,7 +24,7 @@ from storage.source.bids.tree import LeftOut
 from storage.source.dates import known_age, sound_date
 from storage.source.dicom.frames import Frame
 from storage.source.dicom.pixels import read_dicom
-from storage.source.files import SEPARATOR, UNREAD_SESSION, UNREADABLE_FOLDER, relative, walk
+from storage.source.files import SEPARATOR, relative, walk
 from storage.source.full_disk import temporary_files
 from storage.source.index import Index, IndexUnusableError, remove_index
 from storage.source.kept import Grounds
@@ -50,6 +50,7 @@ from storage.source.server.scan import scan_server
 from storage.source.server.spool import retrieved
 from storage.source.siblings import Overview, context_in, context_of, with_siblings
 from storage.source.stacks import Stack, alike_parts, join, stack, stacks, without_strays
+from storage.source.unread import UNREAD_SESSION, UNREADABLE_FOLDER
 from storage.source.visits.identity import session_of, study_of
 from storage.source.visits.parting import Held
 from storage.source.visits.rule import Visits, Who, covers_head, middle_of

@@ -41,12 +41,6 @@ SLACK = 256 * 2**20
 MAX_MEMBERS = 1_000_000
 """Members of one archive."""
 
-UNREAD_SESSION = "unread_session"
-"""Of counts by reason: sessions by their BIDS names of which no image can be read."""
-
-UNREADABLE_FOLDER = "unreadable_folder"
-"""Reason under which a folder counts that cannot be listed; it is no file, and nobody knows how many it holds."""
-
 _TAR_NAMES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 _CLOSED_NAMES = (".7z", ".rar", ".iso")
 _SIDECARS = (".json", ".tsv", ".bval", ".bvec", ".yaml", ".yml", ".md", ".txt")

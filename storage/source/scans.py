@@ -14,7 +14,6 @@ from storage.source.bids.sidecars import Folders, stamp_of_sidecars
 from storage.source.damage import DamagedError
 from storage.source.dicom.frames import Frame, scan_file, scan_stream
 from storage.source.files import (
-    UNREADABLE_FOLDER,
     Allowance,
     LimitError,
     allowance,
@@ -26,6 +25,7 @@ from storage.source.files import (
     relative,
 )
 from storage.source.series import LinkageRow, Series
+from storage.source.unread import UNREADABLE_FOLDER
 from storage.source.visits.identity import Unit, clock_of, unit_of, unit_of_labels
 
 BATCH = 64
