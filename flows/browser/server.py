@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -42,6 +42,10 @@ class Site:
     def current(self) -> View:
         """The snapshot that a page opened now shows."""
         return view_of(self.cohort if self.is_pinned else latest(self.cohort))
+
+    def prepare(self) -> None:
+        """Read what every page opened now rests on."""
+        _of_snapshot(self.current(), self.can_decide, self.rater)
 
     def at(self, snapshot: str) -> View:
         """The snapshot that a page shows already.
@@ -84,7 +88,13 @@ def application(site: Site, token: str) -> Starlette:
 def _document(site: Site, request: Request) -> Response:
     at = request.query_params.get("at")
     view = site.current() if at is None else site.at(at)
-    return HTMLResponse(document(view, can_decide=site.can_decide, rater=site.rater))
+    return HTMLResponse(_of_snapshot(view, site.can_decide, site.rater))
+
+
+@lru_cache(maxsize=4)
+def _of_snapshot(view: View, can_decide: bool, rater: str) -> str:
+    """The document of a snapshot, which never changes; of thousands of sessions it takes most of a second."""
+    return document(view, can_decide=can_decide, rater=rater)
 
 
 def _static(request: Request) -> Response:

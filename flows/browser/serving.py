@@ -24,13 +24,12 @@ def serve(
     """
     import uvicorn
 
-    from flows.browser.pages import document
     from flows.browser.server import Site, application
 
     token = new_token()
     site = Site(cohort=cohort, is_pinned=is_pinned, can_decide=can_decide, rater=rater)
     listening = bound(port)
-    document(site.current())  # what is read once is read before the address is said
+    site.prepare()  # what is read once is read before the address is said
     number = listening.getsockname()[1]
     say(f"open http://{LOOPBACK}:{number}/{token}/")
     say("decisions are written to the store" if can_decide else "read-only; with --qc decisions can be made")

@@ -15,5 +15,5 @@ route().then(() => {
   const said = sessionStorage.getItem('qmri-told');
   if (said) { sessionStorage.removeItem('qmri-told'); problem(said); }
   const ahead = () => library('plotly').then(() => library('niivue')).catch(() => {});  // a page that needs one says so
-  if (window.requestIdleCallback) requestIdleCallback(ahead, { timeout: 5000 }); else setTimeout(ahead, 1000);
+  setTimeout(ahead, 1500);
 });
