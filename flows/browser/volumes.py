@@ -59,9 +59,10 @@ def grid_of(view: View, slot: Slot) -> GridOf:
 def shown_volume(view: View, session: str, name: str) -> bytes:
     """One volume of a session for the viewer, as NIfTI-1 in RAS millimetres.
 
-    Floats travel as 16-bit integers, scaled so that the lowest and the highest value are kept, with `NOT_SHOWN` for not
-    computed; labels as they are, with 255 for it. Of an axis of more than twice `MOST` voxels every second one
-    travels, of three times as many every third. The header says which values are black and white.
+    Floats travel as 16-bit integers, scaled so that the lowest value, the highest and the one that is drawn black are
+    kept, with `NOT_SHOWN`, below them all, for not computed; labels as they are, with 255 for it. Of an axis of more
+    than twice `MOST` voxels every second one travels, of three times as many every third. The header says which values
+    are black and white.
     """
     slot = view.cohort.slots[session]
     grid = grid_of(view, slot)
@@ -124,7 +125,7 @@ def _nifti(values: NDArray[Any], grid: GridOf, shades: tuple[float, float]) -> b
     """Values of the shape (z, y, x) as a file; their order in memory is that of NIfTI, in which x runs fastest."""
     from nibabel.nifti1 import Nifti1Header
 
-    coded, slope, middle = _scaled(values) if values.dtype.kind == "f" else (values, 1.0, 0.0)
+    coded, slope, middle = _scaled(values, shades[0]) if values.dtype.kind == "f" else (values, 1.0, 0.0)
     header: Any = Nifti1Header()  # type: ignore[no-untyped-call]
     header.set_data_shape(values.shape[::-1])
     header.set_data_dtype(coded.dtype)
@@ -139,13 +140,14 @@ def _nifti(values: NDArray[Any], grid: GridOf, shades: tuple[float, float]) -> b
     return bytes(header.binaryblock) + bytes(4) + np.ascontiguousarray(coded).tobytes()
 
 
-def _scaled(values: NDArray[Any]) -> tuple[NDArray[np.int16], float, float]:
-    """Floats as 16-bit integers, and by which factor and from which middle they are got back."""
+def _scaled(values: NDArray[Any], black: float) -> tuple[NDArray[np.int16], float, float]:
+    """Floats as 16-bit integers, and by which factor and from which middle they are got back.
+
+    The range reaches down to ``black`` at least, so that `NOT_SHOWN`, one level below it, is drawn black too.
+    """
     known = np.isfinite(values)
-    low, high = (
-        float(np.min(values, where=known, initial=np.inf)),
-        float(np.max(values, where=known, initial=-np.inf)),
-    )
+    low = float(np.min(values, where=known, initial=black))
+    high = float(np.max(values, where=known, initial=-np.inf))
     if not low < high:
         low, high = (low - 1.0, low + 1.0) if low == high else (-1.0, 1.0)
     slope, middle = np.float32((high - low) / (2 * HALF)), np.float32((high + low) / 2)
