@@ -37,6 +37,9 @@ FLUID_SHARE = 0.03
 """Share of the brain, the darkest of the T1w, that is taken for fluid."""
 BRAIN_FROM = 0.4
 """Quantile of the T1w from which voxels are taken for grey and white matter."""
+PURER_FROM = 0.6
+"""The same, where heads with much fluid have hardly any: with atrophy, mixed voxels reach beyond `BRAIN_FROM`, and
+their fluid turns the sense of FLAIR against T1w and T2w. A wrong image contradicts the others in either."""
 WEAK_FLUID, WEAK_GREY = 0.25, 0.05
 """Log of fluid over brain, and of grey over white matter, below which a prediction decides nothing."""
 LEAST_SHARE = {Contrast.T1W: 0.35, Contrast.T2W: 0.15, Contrast.FLAIR: 0.10}
@@ -80,6 +83,7 @@ class Observed:
     inner: NDArray[np.bool_]
     fluid: NDArray[np.bool_]
     brain: NDArray[np.bool_]
+    purer: NDArray[np.bool_]
     spacing: tuple[float, float, float]
 
     def fluid_of(self, contrast: Contrast) -> float:
@@ -179,13 +183,14 @@ def _observed(
     if inner.sum() < LEAST_VOXELS or sorted(spacing)[1] > COARSEST:
         return None
     t1w = coarse[Contrast.T1W]
-    low, middle = np.quantile(t1w[inner], [FLUID_SHARE, BRAIN_FROM])
+    low, middle, upper = np.quantile(t1w[inner], [FLUID_SHARE, BRAIN_FROM, PURER_FROM])
     return Observed(
         images=coarse,
         mask=inside,
         inner=inner,
         fluid=inner & (t1w <= low),
         brain=inner & (t1w >= middle),
+        purer=inner & (t1w >= upper),
         spacing=(wide[0], wide[1], wide[2]),
     )
 
@@ -231,7 +236,7 @@ def _contradicting(seen: Observed, predicted: Mapping[Contrast, Predicted], *, i
     for one, other in judged:
         sense = math.copysign(1, predicted[one].grey * predicted[other].grey)
         limit = PALE_AGAINST if is_pale and one is Contrast.T1W else least
-        value = seen.correlation(one, other, seen.brain) * sense
+        value = max(seen.correlation(one, other, inside) * sense for inside in (seen.brain, seen.purer))
         if value < limit:
             bad.add((one, other))
         if value < ALONE_AGAINST:

@@ -48,6 +48,32 @@ def test_the_scale_of_an_image_does_not_count(session: Prepared) -> None:
     assert check(images, session.mask, session.spacing, session.acquisitions) == ()
 
 
+def with_much_fluid(session: Prepared) -> Images:
+    """The same with fluid in most voxels of the brain, up to six tenths of each, as thick slices with atrophy have."""
+    smooth = ndimage.gaussian_filter(np.random.default_rng(4).standard_normal(session.mask.shape), 1.5)
+    inside = session.mask > 0
+    above = (smooth - np.quantile(smooth[inside], 0.4)) / (1.5 * smooth[inside].std())
+    share = np.clip(above, 0, 0.6).astype(np.float32)
+    images = {}
+    t1w = session.images[T1W]
+    is_fluid = inside & (t1w < np.quantile(t1w[inside], 0.02))
+    for contrast, image in session.images.items():
+        images[contrast] = (1 - share) * image + share * np.median(image[is_fluid])
+    return images
+
+
+def test_much_fluid_is_no_contradiction(session: Prepared) -> None:
+    """Fluid is dark in T1w and FLAIR, where grey matter is darker in one and brighter in the other."""
+    assert check(with_much_fluid(session), session.mask, session.spacing, session.acquisitions) == ()
+
+
+@pytest.mark.parametrize(("one", "other"), [(T1W, T2W), (T1W, FLAIR), (T2W, FLAIR)])
+def test_swapped_names_are_seen_through_much_fluid(session: Prepared, one: Contrast, other: Contrast) -> None:
+    images = dict(with_much_fluid(session))
+    images[one], images[other] = images[other], images[one]
+    assert "one of these images is another contrast" in found(session, images)
+
+
 @pytest.mark.parametrize(("one", "other"), [(T1W, T2W), (T1W, FLAIR), (T2W, FLAIR)])
 def test_swapped_names(session: Prepared, one: Contrast, other: Contrast) -> None:
     images = {**session.images, one: session.images[other], other: session.images[one]}
