@@ -60,8 +60,8 @@ def shown_volume(view: View, session: str, name: str) -> bytes:
     """One volume of a session for the viewer, as NIfTI-1 in RAS millimetres.
 
     Floats travel as 16-bit integers, scaled so that the lowest value, the highest and the one that is drawn black are
-    kept, with `NOT_SHOWN`, below them all, for not computed; labels as they are, with 255 for it. Of an axis of more
-    than twice `MOST` voxels every second one travels, of three times as many every third. The header says which values
+    kept, with `NOT_SHOWN`, below them all, for not computed; labels as they are, with 255 for it. Of an axis of twice
+    `MOST` voxels or more every second one travels, of three times as many every third. The header says which values
     are black and white.
     """
     slot = view.cohort.slots[session]

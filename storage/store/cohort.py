@@ -44,8 +44,8 @@ from storage.store.slots import TOP_NODES, Placement, Slot, find_slots, group_pa
 from storage.store.tables import (
     Nodes,
     TableName,
-    columns_in_order,
     groups_of,
+    in_order,
     load_table,
     read_rows,
     read_some_rows,
@@ -369,4 +369,4 @@ def open_cohort(
 
 def _in_schema_order(dataset: xr.Dataset) -> xr.Dataset:
     """A node with its variables in the order of the schema, a table with its columns in that of its writer."""
-    return dataset[columns_in_order(dataset, (*IMAGE_NAMES, *SESSION_VARIABLES, *CATALOGUE_COLUMNS))]
+    return in_order(dataset, (*IMAGE_NAMES, *SESSION_VARIABLES, *CATALOGUE_COLUMNS))

@@ -222,13 +222,18 @@ def load_table(session: icechunk.Session, name: TableName) -> xr.Dataset | None:
         return None
     with xr.open_zarr(session.store, group=name, consolidated=False, chunks=None) as dataset:
         loaded: xr.Dataset = dataset.load()
-    return loaded[columns_in_order(loaded)]
+    return in_order(loaded)
 
 
-def columns_in_order(table: xr.Dataset, otherwise: Sequence[str] = ()) -> list[str]:
-    """Columns of a table as its writer had them, as Zarr lists members in no order; else as given, then by name."""
+def in_order(table: xr.Dataset, otherwise: Sequence[str] = ()) -> xr.Dataset:
+    """A table with its columns as its writer had them, as Zarr lists members in no order; else as given, then by name.
+
+    The order itself is no attribute of what users see.
+    """
     place = {name: index for index, name in enumerate(table.attrs.get(_ORDER, otherwise))}
-    return sorted(map(str, table.data_vars), key=lambda name: (place.get(name, len(place)), name))
+    ordered = table[sorted(map(str, table.data_vars), key=lambda name: (place.get(name, len(place)), name))]
+    ordered.attrs = {name: value for name, value in table.attrs.items() if name != _ORDER}
+    return ordered
 
 
 def group_of(root: zarr.Group, path: str) -> zarr.Group:

@@ -71,12 +71,12 @@ def test_every_status_and_reason_is_in_it(reference: dict[str, str]) -> None:
     assert words == [*Status, *Reason, *RemarkKind, *FILE_REASONS]
     scans = (ROOT / "storage" / "source" / "scans.py").read_text("utf-8")
     trees = (ROOT / "storage" / "source" / "bids" / "tree.py").read_text("utf-8")
-    files = (ROOT / "storage" / "source" / "files.py").read_text("utf-8")
+    unread = (ROOT / "storage" / "source" / "unread.py").read_text("utf-8")
     advice = (ROOT / "storage" / "source" / "discovery.py").read_text("utf-8")
     counted = re.findall(r"other\[\"(\w+)\"\]", scans) + re.findall(r"^    \"(\w+)\": \"", advice, re.M)
     counted += re.findall(r"other\[\"(\w+)\"\]", (ROOT / "storage/source/server/scan.py").read_text("utf-8"))
     counted += re.findall(r"\"(\w+)\"", re.findall(r"^DERIVATIVE, .*", trees, re.M)[0])
-    counted += re.findall(r"^UNREAD_\w+ = \"(\w+)\"", files, re.M)
+    counted += re.findall(r"^UNREAD\w+ = \"(\w+)\"", unread, re.M)
     assert set(counted) == {*FILE_REASONS, "not_image"}
 
 
