@@ -14,11 +14,9 @@ from storage.store.lifecycle.nights import keep_nights, tag_night
 from storage.store.repository import StoreError, tag
 from tests.storage.cohorts import ingest, placement
 
-NOW = datetime.now(UTC)
-
 
 def day(age: float) -> str:
-    return f"nightly-{NOW - timedelta(days=age):%Y-%m-%d}"
+    return f"nightly-{datetime.now(UTC) - timedelta(days=age):%Y-%m-%d}"
 
 
 def store_with(folder: Path, names: Sequence[str]) -> Cohort:
