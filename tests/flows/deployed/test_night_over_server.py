@@ -18,7 +18,8 @@ from tests.flows.end_to_end import Processed, last_snapshot
 from tests.orthanc import Orthanc, needs_orthanc
 from tests.storage.exports.dicom.test_folder import errors
 
-pytestmark = [pytest.mark.walk, needs_orthanc, pytest.mark.timeout(1800)]
+# a soak, though of minutes: Prefect's test harness waits at its end until its events are drained, once for ever
+pytestmark = [pytest.mark.soak, needs_orthanc, pytest.mark.timeout(1800)]
 
 N_SERIES = 6
 """Of a session's maps: three, and their uncertainties."""
@@ -56,7 +57,7 @@ def people(server: Orthanc) -> set[str]:
     return {server.get(f"/patients/{one}")["MainDicomTags"]["PatientID"] for one in server.get("/patients")}
 
 
-@pytest.mark.parametrize("kind", ["web", pytest.param("dimse", marks=pytest.mark.soak)])
+@pytest.mark.parametrize("kind", ["web", "dimse"])
 def test_nights_bring_what_is_new_from_a_server_and_its_maps_to_another(
     processed: Processed, settings: dict[str, Any], kind: str, tmp_path: Path
 ) -> None:
