@@ -67,14 +67,14 @@ def plan_at(index: int, *, seed: int, groups: int = 16) -> PlannedSession:
     return plan_cohort(sessions=max(index + 1, groups), groups=groups, seed=seed, effects=effects_of(effects))[index]
 
 
-def prepared(plan: PlannedSession, *, has_mistakes: bool = True, has_own_field: bool = False) -> Prepared:
-    """Simulate a session and bring it to its grid; with the images of mistakes, and N4's bias field, if asked for."""
+def scan(
+    plan: PlannedSession, head: Atlas, *, resolution: float
+) -> tuple[SimulatedSession, dict[Contrast, Volume], dict[Contrast, Acquisition], Grid]:
+    """A simulated session without localizer and further series; its volumes, acquisitions and its group's grid."""
     with patch(f"{_MODULE}.localizer", lambda *_, **__: None), patch(f"{_MODULE}.further_series", lambda *_: []):
-        session = simulate_session(plan, atlas(), resolution=RESOLUTION)
+        session = simulate_session(plan, head, resolution=resolution)
     session = replace(session, series=tuple(one for one in session.series if one is not None))
-    rng = plan.generator(77)
     volumes = {one.series.contrast: one.volumes[0] for one in session.images}
-    poses = {one.series.contrast: one.pose for one in session.images}
     acquisitions = {
         one.series.contrast: acquisition_from_header(
             one.series.header, one.series.contrast, one.series.acquisition.sequence
@@ -82,7 +82,14 @@ def prepared(plan: PlannedSession, *, has_mistakes: bool = True, has_own_field: 
         for one in session.images
     }
     spacings = {contrast: canonical_spacing(volume.affine) for contrast, volume in volumes.items()}
-    grid = grid_of(protocol_keys(acquisitions, spacings)[0])
+    return session, volumes, acquisitions, grid_of(protocol_keys(acquisitions, spacings)[0])
+
+
+def prepared(plan: PlannedSession, *, has_mistakes: bool = True, has_own_field: bool = False) -> Prepared:
+    """Simulate a session and bring it to its grid; with the images of mistakes, and N4's bias field, if asked for."""
+    session, volumes, acquisitions, grid = scan(plan, atlas(), resolution=RESOLUTION)
+    rng = plan.generator(77)
+    poses = {one.series.contrast: one.pose for one in session.images}
     pose = poses[Contrast.T2W]
     affine = grid.affine(np.eye(3), pose[:3, 3])
     mask, near = _mask(session, grid, affine, pose, float(rng.normal(0, 0.5)))

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
@@ -19,7 +18,6 @@ import torch
 from numpy.typing import NDArray
 
 from qmri_core.analysis.regions import LOBES, regions_in
-from qmri_core.physics.header import acquisition_from_header
 from qmri_core.preprocessing.alignment import resample
 from qmri_core.preprocessing.session import Preprocessed, preprocess
 from qmri_core.preprocessing.template.brain import template
@@ -27,12 +25,11 @@ from qmri_core.preprocessing.template.registration import Registered, labels_of
 from qmri_core.preprocessing.template.segmentation import regions_of
 from qmri_core.series.acquisition import Acquisition, Contrast
 from qmri_core.series.geometry import Affine, Grid, Volume
-from qmri_core.series.grouping import canonical_spacing, grid_of, protocol_keys
 from qmri_core.simulation.anatomies import Anatomy, _template_coordinates
 from qmri_core.simulation.atlas import Atlas, atlas_from_labels, centre_of_brain
 from qmri_core.simulation.cohort import plan_cohort
-from qmri_core.simulation.sessions import simulate_session
 from storage.simulated.templates import label_maps, read_label_map
+from tests.qmri_core.preprocessing.mistaken_sessions import scan
 
 DATA = Path(os.environ.get("QMRI_DATA_DIR", Path(__file__).parents[4].parent / "shared" / "data"))
 FOLDER = DATA / "anatomy" / "synthseg_labels"
@@ -86,20 +83,7 @@ def scanned(number: int, protocol: str, *, seed: int = 28) -> Scanned:
     path = label_maps(FOLDER)[number]
     labels = read_label_map(path)
     plan = plan_cohort(sessions=number + 1, groups=1, seed=seed, protocols=[PROTOCOLS[protocol]])[number]
-    module = "qmri_core.simulation.sessions"
-    with patch(f"{module}.localizer", lambda *_, **__: None), patch(f"{module}.further_series", lambda *_: []):
-        session = simulate_session(plan, _atlas(path), resolution=RESOLUTION)
-    images = [one for one in session.series if one is not None]
-    session = replace(session, series=tuple(images))
-    volumes = {one.series.contrast: one.volumes[0] for one in session.images}
-    acquisitions = {
-        one.series.contrast: acquisition_from_header(
-            one.series.header, one.series.contrast, one.series.acquisition.sequence
-        )
-        for one in session.images
-    }
-    spacings = {contrast: canonical_spacing(volume.affine) for contrast, volume in volumes.items()}
-    grid = grid_of(protocol_keys(acquisitions, spacings)[0])
+    session, volumes, acquisitions, grid = scan(plan, _atlas(path), resolution=RESOLUTION)
     found = preprocess(volumes, grid, acquisitions)
     codes = _codes_of(labels, _atlas(path), session.anatomy)
     codes[codes == 7], codes[codes == 46] = 8, 47  # white matter of the cerebellum goes with its cortex
