@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from flows.analysis.values import OF_SCANNERS, Asked, quantity_order, retest_deviations, values_table
+from flows.progress import Progress, quiet
 from flows.tables.text import MAP_FORMATS, Rows, marked, percent, records
-from qmri_core.analysis.comparison import compare_values
+from qmri_core.analysis.comparison import Effect, compare_values
 from qmri_core.analysis.design import ConfoundedError, Design
 from qmri_core.calibration.reliability import TELLS_APART, shown_share
 from storage.store.cohort import Cohort
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 CORRECTIONS = {"holm": "Holm", "fdr_bh": "Benjamini and Hochberg"}
 NOTES = (
@@ -57,10 +63,17 @@ def compare(
     asked: Asked | None = None,
     reference: str | None = None,
     correction: str = "holm",
+    client: Client | None = None,
+    progress: Progress = quiet,
 ) -> Comparison:
     """Compare people by a factor, of the store or of the user's table, in every region and map.
 
     Within groups of one scanner and protocol, unless the factor is where people were scanned.
+
+    Parameters
+    ----------
+    client
+        Of the cluster on which regions and maps are compared; default: in this process, one after the other.
 
     Raises
     ------
@@ -71,7 +84,9 @@ def compare(
     """
     names = list(dict.fromkeys(name for name in (factor, *covariates) if name not in ("label", "scanner")))
     values = values_table(cohort, asked or Asked(), names)
-    return compare_table(values, factor, covariates, reference=reference, correction=correction)
+    return compare_table(
+        values, factor, covariates, reference=reference, correction=correction, client=client, progress=progress
+    )
 
 
 def compare_table(
@@ -81,27 +96,30 @@ def compare_table(
     *,
     reference: str | None = None,
     correction: str = "holm",
+    client: Client | None = None,
+    progress: Progress = quiet,
 ) -> Comparison:
     """The same from `flows.analysis.values.values_table`."""
     from statsmodels.stats.multitest import multipletests
 
     covariates = tuple(name for name in covariates if name != factor)
+    question = partial(
+        _effects, factor=factor, covariates=covariates, within_groups=factor not in OF_SCANNERS, reference=reference
+    )
+    quantities = [
+        _Quantity(region=str(region), name=str(name), members=members)
+        for (region, name), members in values.groupby(["region", "map"], sort=False)
+        if members["value"].nunique() > 1  # PD of CSF is 1 by definition
+    ]
     rows: list[dict[str, object]] = []
     refused: dict[str, ConfoundedError] = {}
-    designs: dict[str, Design] = {}
     retests = retest_deviations(values)
-    for (region, name), members in values.groupby(["region", "map"], sort=False):
-        if members["value"].nunique() < 2:  # PD of CSF is 1 by definition
+    for quantity, effects in _answers(question, quantities, client, progress):
+        region, name = quantity.region, quantity.name
+        if isinstance(effects, ConfoundedError):
+            refused[f"{region} {name}"] = effects
             continue
-        frame = members.rename(columns={"label": "group"}).assign(label=members["label"])
-        try:
-            effects = compare_values(
-                frame, factor, covariates, within_groups=factor not in OF_SCANNERS, reference=reference, known=designs
-            )
-        except ConfoundedError as error:
-            refused[f"{region} {name}"] = error
-            continue
-        own = {**_reliability(members), **records(retests.loc[[(region, name)]])[0]}
+        own = {**_reliability(quantity.members), **records(retests.loc[[(region, name)]])[0]}
         rows += ({"region": region, "map": name, **asdict(effect), **own} for effect in effects)
     if not rows:
         raise next(iter(refused.values()), ConfoundedError("no region has values to compare"))
@@ -113,6 +131,50 @@ def compare_table(
         notes.append(OF_SCANNERS_NOTE.format(factor=factor))
     reasons = tuple(f"{what}: {error}" for what, error in refused.items())
     return Comparison(factor=factor, covariates=covariates, table=table, notes=tuple(notes), refused=reasons)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Quantity:
+    """One map in one region, and its rows of the table of values."""
+
+    region: str
+    name: str
+    members: pd.DataFrame
+
+
+def _answers(
+    question: partial[list[Effect] | ConfoundedError],
+    quantities: Sequence[_Quantity],
+    client: Client | None,
+    progress: Progress,
+) -> Iterator[tuple[_Quantity, list[Effect] | ConfoundedError]]:
+    if client is not None:
+        from flows.cluster.driver import completed
+
+        found = dict(completed(client, question, quantities, progress=progress, text="compare"))  # as they come
+        yield from ((quantity, found[quantity]) for quantity in quantities)
+        return
+    known: dict[str, Design] = {}
+    for done, quantity in enumerate(quantities, start=1):
+        yield quantity, question(quantity, known=known)
+        progress(done, len(quantities), "compare")
+
+
+def _effects(
+    quantity: _Quantity,
+    *,
+    factor: str,
+    covariates: tuple[str, ...],
+    within_groups: bool,
+    reference: str | None,
+    known: dict[str, Design] | None = None,
+) -> list[Effect] | ConfoundedError:
+    """Effects in one region and map, or why there are none."""
+    frame = quantity.members.rename(columns={"label": "group"}).assign(label=quantity.members["label"])
+    try:
+        return compare_values(frame, factor, covariates, within_groups=within_groups, reference=reference, known=known)
+    except ConfoundedError as error:
+        return error
 
 
 def _reliability(members: pd.DataFrame) -> dict[str, float]:

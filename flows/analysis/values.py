@@ -27,13 +27,14 @@ class Asked:
     """Whose values a question is about.
 
     ``table``: file of the user, CSV or TSV, with a column ``on`` of pseudonyms; ``where``: a condition; ``statistic``:
-    of tissues, see `storage.store.opened.values.STATISTICS`.
+    of tissues, see `storage.store.opened.values.STATISTICS`; ``regions``: tissues and regions; none for all.
     """
 
     table: Path | None = None
     on: str = "person"
     where: str = ""
     statistic: str = "mode"
+    regions: tuple[str, ...] = ()
 
 
 def opened(cohort: Cohort) -> CohortAccessor:
@@ -58,7 +59,7 @@ def values_table(cohort: Cohort, asked: Asked, columns: Sequence[str] = ()) -> p
     Raises
     ------
     StoreError
-        If a column, a condition, the table or the statistic is none, or no session is left.
+        If a column, a condition, the table, the statistic or a region is none, or no session is left.
     """
     view = opened(cohort)
     if asked.table is not None:
@@ -78,7 +79,12 @@ def values_table(cohort: Cohort, asked: Asked, columns: Sequence[str] = ()) -> p
     table = long_table(cohort, people[list(names)], [asked.statistic]).drop(columns=["statistic", "unit"])
     if table.empty:
         raise StoreError("no session is left that has values and counts; look at the condition, and run qmri aggregate")
-    return table
+    if not asked.regions:
+        return table
+    there = sorted(set(table["region"]))
+    if unknown := [name for name in asked.regions if name not in there]:
+        raise StoreError(f"{unknown[0]}: no such region; there are {', '.join(there)}")
+    return table[table["region"].isin(asked.regions)].reset_index(drop=True)
 
 
 def _read(path: Path, on: str) -> pd.DataFrame:

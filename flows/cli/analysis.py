@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,6 +28,14 @@ Where = Annotated[
     str, typer.Option("--where", help="Condition on sessions: \"age > 60 and sex == 'F'\".", show_default=False)
 ]
 Statistic = Annotated[str, typer.Option("--statistic", help="mode, median or mean of each tissue.")]
+Regions = Annotated[
+    str,
+    typer.Option(
+        "--regions",
+        help="Tissues and regions to look at, joined by commas: WM,thalamus_L; default: all.",
+        show_default=False,
+    ),
+]
 Covariates = Annotated[str, typer.Option("--covariates", help="Columns, joined by commas; empty for none.")]
 AnswerOut = Annotated[
     Path | None, typer.Option("--out", help="Folder for the table as CSV, and a picture; default: only printed.")
@@ -61,13 +70,21 @@ def compare(
         str | None, typer.Option("--reference", help="Level beside which the others stand; default: the most frequent.")
     ] = None,
     statistic: Statistic = "mode",
+    regions: Regions = "",
     correction: Annotated[str, typer.Option("--correction", help="For the number of tests: holm or fdr_bh.")] = "holm",
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers", min=1, help="Processes that compare, for many regions of thousands; default: this one."
+        ),
+    ] = None,
     out: AnswerOut = None,
     at: At = None,
 ) -> None:
     """Compare people by a factor, given covariates and within groups, in every tissue and map, with the reliability."""
     from flows.analysis.compare import CORRECTIONS, compare, comparison_rows
     from flows.pictures.effects import effects_picture
+    from flows.progress import reporting
     from flows.tables.text import text_table
     from qmri_core.analysis.design import ConfoundedError
     from storage.store.cohort import Cohort
@@ -76,13 +93,22 @@ def compare(
         raise typer.BadParameter(f"--correction: {', '.join(CORRECTIONS)}")
     names = _names(covariates)
     cohort = Cohort.open(store, at=at)
-    try:
-        result = compare(
-            cohort, factor, names, asked=_asked(table, on, where, statistic), reference=reference, correction=correction
-        )
-    except ConfoundedError as error:
-        typer.echo(f"not answered: {error}", err=True)
-        raise typer.Exit(1) from None
+    asked = _asked(table, on, where, statistic, regions)
+    with nullcontext() if workers is None else cluster(workers) as client, reporting("compare") as progress:
+        try:
+            result = compare(
+                cohort,
+                factor,
+                names,
+                asked=asked,
+                reference=reference,
+                correction=correction,
+                client=client,
+                progress=progress,
+            )
+        except ConfoundedError as error:
+            typer.echo(f"not answered: {error}", err=True)
+            raise typer.Exit(1) from None
     typer.echo(text_table(*comparison_rows(result)))
     _notes(cohort, *result.refused, *result.notes)
     _write(out, {"comparison": result.table}, {"comparison": effects_picture(result.table, factor)} if out else {})
@@ -95,6 +121,7 @@ def harmonisation(
     on: On = "person",
     where: Where = "",
     statistic: Statistic = "mode",
+    regions: Regions = "",
     out: AnswerOut = None,
     at: At = None,
 ) -> None:
@@ -104,7 +131,7 @@ def harmonisation(
     from storage.store.cohort import Cohort
 
     cohort = Cohort.open(store, at=at)
-    result = harmonise(cohort, asked=_asked(table, on, where, statistic), effect=effect)
+    result = harmonise(cohort, asked=_asked(table, on, where, statistic, regions), effect=effect)
     for title, header, rows in harmonisation_tables(result):
         typer.echo(f"\n{title}\n\n{text_table(header, rows)}")
     _notes(cohort, *result.lacking, *NOTES, *([] if result.between.empty else COMBAT_NOTES))
@@ -124,6 +151,7 @@ def power(
     on: On = "person",
     where: Where = "",
     statistic: Statistic = "mode",
+    regions: Regions = "",
     out: AnswerOut = None,
     at: At = None,
 ) -> None:
@@ -134,7 +162,7 @@ def power(
     from storage.store.cohort import Cohort
 
     cohort = Cohort.open(store, at=at)
-    values = values_table(cohort, _asked(table, on, where, statistic))
+    values = values_table(cohort, _asked(table, on, where, statistic, regions))
     found = power_table(values, effect, visits=visits, power=wanted, alpha=alpha)
     typer.echo(text_table(*power_rows(found)))
     _notes(
@@ -155,6 +183,7 @@ def reference(
     on: On = "person",
     where: Where = "",
     statistic: Statistic = "mode",
+    regions: Regions = "",
     out: AnswerOut = None,
     at: At = None,
 ) -> None:
@@ -167,7 +196,7 @@ def reference(
     from storage.store.cohort import Cohort
 
     cohort = Cohort.open(store, at=at)
-    values = values_table(cohort, _asked(table, on, where, statistic))
+    values = values_table(cohort, _asked(table, on, where, statistic, regions))
     try:
         result = reference_table(values)
     except TooFewPeopleError as error:
@@ -243,14 +272,14 @@ def regions(
     typer.echo(f"snapshot {result.snapshot}" if result.snapshot else "nothing was written")
 
 
-def _asked(table: Path | None, on: str, where: str, statistic: str) -> Asked:
+def _asked(table: Path | None, on: str, where: str, statistic: str, regions: str) -> Asked:
     from flows.analysis.values import Asked
 
     if on not in {"person", "session"}:
         raise typer.BadParameter("--on: person or session")
     if statistic not in {"mode", "median", "mean"}:
         raise typer.BadParameter("--statistic: mode, median or mean")
-    return Asked(table=table, on=on, where=where, statistic=statistic)
+    return Asked(table=table, on=on, where=where, statistic=statistic, regions=tuple(_names(regions)))
 
 
 def _notes(cohort: Cohort, *lines: str) -> None:

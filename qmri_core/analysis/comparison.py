@@ -1,6 +1,6 @@
 """Differences between people by a factor, beside covariates: mixed models over visits, robust regression of one visit.
 
-Values are compared as logs, so that effects are relative.
+The models are those of statsmodels. Values are compared as logs, so that effects are relative.
 """
 
 from __future__ import annotations
@@ -149,8 +149,7 @@ def _mixed(logs: NDArray[np.float64], design: Design) -> _Fit:
         fitted = random_intercept(logs - logs.mean(), regressors, design.frame["person"].to_numpy().astype(str))
     except np.linalg.LinAlgError:
         return _clustered(logs, design)
-    errors = np.sqrt(np.diag(fitted.covariance))
-    return fitted.coefficients, errors, math.sqrt(fitted.within + fitted.between), _freedom(design), MIXED
+    return fitted.coefficients, fitted.errors, math.sqrt(fitted.within + fitted.between), _freedom(design), MIXED
 
 
 def _clustered(logs: NDArray[np.float64], design: Design) -> _Fit:

@@ -1,48 +1,45 @@
-"""Linear mixed model with a random intercept of each person, by restricted maximum likelihood.
+"""Linear mixed model with a random intercept of each person, by restricted maximum likelihood (`MixedLM`, statsmodels).
 
-With one random intercept all that the likelihood needs are sums over people with equally many sessions, so that a
-cohort of thousands takes milliseconds: Newton steps over dense matrices, as libraries do, take minutes.
+Each step of its search goes through all people, so it is begun where variances are by their moments: there it ends at
+once where all people have equally many sessions, and after a few steps where they have not.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import warnings
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy import linalg, optimize
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
 
-_LOWEST, _HIGHEST, _N_STARTS = -12.0, 8.0, 21
-"""Logs of the variance of people over that within people that are looked at, and how many before the search."""
+if TYPE_CHECKING:
+    from statsmodels.regression.mixed_linear_model import MixedLM
+
+_LEAST = 1e-2
+"""Variance between people over that within them from which the search begins, at least."""
+_NEXT_TO_NOTHING = 1e-6
+"""Such a ratio, at which the slope of the likelihood tells whether the best one is 0; below 1e-10 there is none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RandomIntercept:
-    """Coefficients of the regressors with their covariance; variances within people and between them."""
+    """Coefficients of the regressors with their standard errors; variances within people and between them."""
 
     coefficients: NDArray[np.float64]
-    covariance: NDArray[np.float64]
+    errors: NDArray[np.float64]
     within: float
     between: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Sums:
-    """Of people with ``size`` sessions each: how many they are, and products of their sums of regressors and values."""
-
-    size: int
-    n_people: int
-    xx: NDArray[np.float64]
-    xy: NDArray[np.float64]
-    yy: float
-
-
 def random_intercept(
-    values: NDArray[np.float64], regressors: NDArray[np.float64], people: NDArray[np.generic] | Sequence[object]
+    values: NDArray[np.float64], regressors: NDArray[np.float64], people: ArrayLike
 ) -> RandomIntercept:
     """Fit the model.
+
+    Where the variance between people is 0, this is least squares.
 
     Parameters
     ----------
@@ -56,59 +53,70 @@ def random_intercept(
     Raises
     ------
     numpy.linalg.LinAlgError
-        If the regressors are not of full rank.
+        If the variances cannot be found: the regressors are not of full rank, or the search does not end.
+    """
+    from statsmodels.regression.linear_model import OLS
+    from statsmodels.regression.mixed_linear_model import MixedLM
+
+    codes = pd.factorize(np.asarray(people))[0]
+    unit = float(values.std()) or 1.0  # the search takes steps of about 1
+    begin = ratio_by_moments(values / unit, regressors, codes)
+    model = MixedLM(values / unit, regressors, groups=codes)
+    if begin < _LEAST and _falls_from_nothing(model):
+        least = OLS(values, regressors).fit()
+        return RandomIntercept(coefficients=least.params, errors=least.bse, within=float(least.scale), between=0.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of variances near their bound of 0
+        fitted = model.fit(reml=True, method="bfgs", start_params=[math.sqrt(max(begin, _LEAST))])
+        errors = np.asarray(fitted.bse_fe)
+    if not (fitted.converged and np.isfinite(errors).all()):
+        raise np.linalg.LinAlgError("the search for variances has not ended")
+    return RandomIntercept(
+        coefficients=unit * np.asarray(fitted.fe_params),
+        errors=unit * errors,
+        within=unit**2 * float(fitted.scale),
+        between=unit**2 * float(fitted.cov_re[0, 0]),
+    )
+
+
+def ratio_by_moments(values: NDArray[np.float64], regressors: NDArray[np.float64], codes: NDArray[np.intp]) -> float:
+    """Variance between people over that within, from sums of squares of two fits of least squares; 0 where it is less.
+
+    Parameters
+    ----------
+    values, regressors
+        As for `random_intercept`.
+    codes
+        Whose each session is, from 0 without gaps.
 
     References
     ----------
-    Laird and Ware 1982, Biometrics 38:963; the likelihood of variances profiled to the ratio of both.
+    Henderson 1953, Biometrics 9:226, method 3.
     """
     n, p = regressors.shape
-    total = _Sums(size=1, n_people=n, xx=regressors.T @ regressors, xy=regressors.T @ values, yy=float(values @ values))
-    parts = _sums_by_size(values, regressors, np.asarray(people))
-
-    def solved(ratio: float) -> tuple[float, tuple[NDArray[np.float64], bool], NDArray[np.float64], float]:
-        """Criterion at a ratio of variances; the factored matrix; coefficients; weighted squares that are left."""
-        shares = [(part, ratio / (1 + part.size * ratio)) for part in parts]
-        matrix = total.xx - sum((share * part.xx for part, share in shares), np.zeros((p, p)))
-        right = total.xy - sum((share * part.xy for part, share in shares), np.zeros(p))
-        squares = total.yy - sum(share * part.yy for part, share in shares)
-        factor = linalg.cho_factor(matrix, lower=True)
-        coefficients = linalg.cho_solve(factor, right)
-        left = max(squares - float(right @ coefficients), 1e-300)
-        logs = sum(part.n_people * math.log1p(part.size * ratio) for part in parts)
-        criterion = (n - p) * math.log(left) + logs + 2 * float(np.log(np.diag(factor[0])).sum())
-        return criterion, factor, coefficients, left
-
-    starts = np.linspace(_LOWEST, _HIGHEST, _N_STARTS)
-    best = int(np.argmin([solved(math.exp(start))[0] for start in starts]))
-    around = (starts[max(best - 1, 0)], starts[min(best + 1, _N_STARTS - 1)])
-    search = optimize.minimize_scalar(
-        lambda log: solved(math.exp(log))[0], bounds=around, method="bounded", options={"xatol": 1e-8}
+    sizes = np.bincount(codes)
+    sums = np.zeros((sizes.size, p))
+    np.add.at(sums, codes, regressors)
+    means = np.bincount(codes, values) / sizes
+    inside, _, rank, _ = np.linalg.lstsq(
+        own := regressors - (sums / sizes[:, None])[codes], left := values - means[codes]
     )
-    ratio = math.exp(float(search.x)) if search.fun < solved(0.0)[0] else 0.0
-    _, factor, coefficients, left = solved(ratio)
-    within = left / (n - p)
-    return RandomIntercept(
-        coefficients=coefficients,
-        covariance=within * linalg.cho_solve(factor, np.eye(p)),
-        within=within,
-        between=within * ratio,
-    )
+    freedom = n - sizes.size - int(rank)
+    within = float(((left - own @ inside) ** 2).sum()) / freedom if freedom > 0 else 0.0
+    q, r = np.linalg.qr(regressors)
+    residual = values - q @ (q.T @ values)
+    if within <= 0:
+        return 1.0
+    seen = n - float((np.linalg.solve(r.T, sums.T) ** 2).sum())  # sessions whose people the regressors do not tell
+    return max((float(residual @ residual) / within - (n - p)) / seen, 0.0) if seen > 0 else 0.0
 
 
-def _sums_by_size(
-    values: NDArray[np.float64], regressors: NDArray[np.float64], people: NDArray[np.generic]
-) -> list[_Sums]:
-    _, codes = np.unique(people, return_inverse=True)
-    order = np.argsort(codes, kind="stable")
-    starts = np.flatnonzero(np.diff(codes[order], prepend=-1))
-    x = np.add.reduceat(regressors[order], starts, axis=0)
-    y = np.add.reduceat(values[order], starts)
-    sizes = np.diff(starts, append=len(order))
-    parts = []
-    for size in np.unique(sizes).tolist():
-        own_x, own_y = x[sizes == size], y[sizes == size]
-        parts.append(
-            _Sums(size=size, n_people=len(own_y), xx=own_x.T @ own_x, xy=own_x.T @ own_y, yy=float(own_y @ own_y))
-        )
-    return parts
+def _falls_from_nothing(model: MixedLM) -> bool:
+    """Whether the likelihood falls as the variance between people grows from 0."""
+    from statsmodels.regression.mixed_linear_model import MixedLMParams
+
+    model.cov_pen = None  # as `fit` has it
+    params = MixedLMParams.from_components(cov_re=np.asarray([[_NEXT_TO_NOTHING]]), vcomp=np.empty(0))
+    params.fe_params, _ = model.get_fe_params(params.cov_re, params.vcomp)
+    _, slope, _ = model.score_full(params, calc_fe=False)
+    return bool(slope[0] <= 0)

@@ -37,14 +37,16 @@ REGIONS = (
 
 def add_regions(location: str) -> None:
     """Measure nothing, and write what `qmri regions` would have of every session."""
-    rng, people = np.random.default_rng(6), Cohort.open(location).values_of([])
+    rng, people = np.random.default_rng(6), Cohort.open(location).values_of(["person"])
     names = list(dict.fromkeys(REGIONS))
     keys = pd.MultiIndex.from_product([range(len(people)), names, MAPS], names=["place", "region", "map"])
     table = keys.to_frame(index=False)
     table["session"] = people["session"].to_numpy()[table["place"]]
     table["group"] = people["group"].to_numpy()[table["place"]]
     typical = table["map"].map({"T1map": 1.2, "T2map": 0.08, "PDmap": 0.8}).to_numpy()
-    value = typical * np.exp(0.03 * rng.standard_normal(len(table)))
+    whose, what = pd.factorize(people["person"])[0][table["place"]], table.groupby(["region", "map"]).ngroup()
+    between = 0.03 * rng.standard_normal((whose.max() + 1, what.max() + 1))
+    value = typical * np.exp(between[whose, what] + 0.015 * rng.standard_normal(len(table)))
     for name in ("mean", "median", "mode", "q05", "q25", "q75", "q95"):
         table[name] = value
     table = table.assign(
