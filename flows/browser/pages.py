@@ -13,6 +13,7 @@ from storage.store.decisions.codes import MEANINGS, Ground, Scope, Verdict
 SCRIPTS = (
     "core.js",
     "table.js",
+    "marks.js",
     "plots.js",
     "drift.js",
     "wall.js",

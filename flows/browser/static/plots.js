@@ -1,7 +1,6 @@
 // Groups: one panel per figure, sessions by group; a brush in one marks the same sessions in all.
 const COLOURS = ['#0b5c7d', '#c2410c', '#3f7d20', '#7c3aed', '#b8860b', '#be185d', '#0f766e', '#6b7280', '#1d4ed8', '#92400e'];
 const MOST_POINTS = 1500;  // beyond, only sessions beyond the whiskers are drawn; the brush takes all
-const MOST_MARKED = 600;
 const CONFIG = { displaylogo: false, responsive: true, modeBarButtonsToRemove: ['lasso2d', 'autoScale2d'] };
 const panels = [];
 
@@ -49,7 +48,7 @@ function levelTraces(name) {
 }
 
 function colourClasses(what, places) {
-  const key = { group: (k) => all.groups[all.group[k]].label, sex: (k) => all.sex[k] || 'unknown', software: (k) => (all.software[k] || 'unknown').slice(0, 8),
+  const key = { sex: (k) => all.sex[k] || 'unknown', software: (k) => (all.software[k] || 'unknown').slice(0, 8),
     marks: (k) => (all.quality_marks[k] ? 'marked' : 'not marked'), counts: (k) => all.left_out[k] || (all.counts[k] ? 'counts' : 'no maps that count') }[what];
   const classes = new Map();
   for (const k of places) { const name = key(k); if (!classes.has(name)) classes.set(name, []); classes.get(name).push(k); }
@@ -73,21 +72,15 @@ function pointTraces(name, colour) {
   if (colour === 'age') {
     return [{ ...base(places), marker: { size: 5, color: places.map((k) => all.age[k] ?? 0), colorscale: 'Viridis', showscale: true, colorbar: { title: { text: 'age' }, thickness: 8 }, opacity: 0.8 } }];
   }
-  return colourClasses(colour, places).map(([title, of], k) => ({ ...base(of), name: title, showlegend: colour !== 'group',
+  if (colour === 'group') return [{ ...base(places), marker: { size: 5, color: places.map((k) => COLOURS[all.group[k] % COLOURS.length]), opacity: 0.75 } }];
+  return colourClasses(colour, places).map(([title, of], k) => ({ ...base(of), name: title, showlegend: true,
     marker: { size: 5, color: title === 'marked' || title === 'closure' ? '#b00020' : COLOURS[k % COLOURS.length], opacity: 0.75 } }));
-}
-
-function markedTrace(name) {
-  const values = all.values[name];
-  const of = [...selection].filter((k) => values[k] != null).slice(0, MOST_MARKED);
-  return { type: 'scatter', mode: 'markers', x: of.map(xOf), y: of.map((k) => values[k]), customdata: of, text: of.map(told), hovertemplate: '%{text}<br>%{y:.5~g}<extra></extra>', showlegend: false, name: 'selected',
-    marker: { size: 9, color: 'rgba(240,165,0,.55)', line: { color: '#7a2e00', width: 1.6 } } };
 }
 
 function layoutOf(name) {
   const figure = all.figure.get(name), few = all.groups.length <= 12;
   return { margin: { l: 58, r: 12, t: 30, b: few ? 62 : 90 }, title: { text: figure.title + (figure.unit ? ` [${figure.unit}]` : ''), font: { size: 14 }, x: 0.02 }, dragmode: 'select', hovermode: 'closest',
-    xaxis: { tickvals: all.groups.map((_, x) => x), ticktext: all.groups.map((group) => `${group.label}${group.uncertain ? ' (n=' + group.n_counting + ')' : ''}`), range: [-0.6, all.groups.length - 0.4], tickangle: few ? -20 : -90, tickfont: { size: few ? 11 : 8 }, zeroline: false, showgrid: false },
+    xaxis: { tickvals: all.groups.map((_, x) => x), ticktext: all.groups.map((group) => `${group.label}${group.uncertain ? ' (n=' + group.n_counting + ')' : ''}`), range: [-0.6, all.groups.length - 0.4], tickangle: few ? -20 : -90, ticklabeloverflow: 'allow', tickfont: { size: few ? 11 : 8 }, zeroline: false, showgrid: false },
     yaxis: { zeroline: false, gridcolor: '#e7ebef' }, font: { family: 'system-ui, Arial, sans-serif', color: '#1d2733' }, legend: { orientation: 'h', y: -0.28, font: { size: 11 } }, paper_bgcolor: '#fff', plot_bgcolor: '#fff' };
 }
 
@@ -103,33 +96,44 @@ function brushed(name, range) {
 }
 
 function drawPanel(panel) {
-  const traces = [...boxTraces(panel.name), ...levelTraces(panel.name), ...pointTraces(panel.name, byId('colour').value), markedTrace(panel.name)];
-  panel.marked = traces.length - 1;
+  const traces = [...boxTraces(panel.name), ...levelTraces(panel.name), ...pointTraces(panel.name, byId('colour').value)];
   return Plotly.react(panel.plot, traces, layoutOf(panel.name), CONFIG);
-}
-
-/** After a brush only the marked points change. */
-function markPanel(panel) {
-  const trace = markedTrace(panel.name);
-  return Plotly.restyle(panel.plot, { x: [trace.x], y: [trace.y], text: [trace.text], customdata: [trace.customdata] }, [panel.marked]);
 }
 
 function addPanel(name) {
   const plot = make('div', { class: 'plot', role: 'group', 'aria-label': `${all.figure.get(name).title} by group` });
-  const panel = { name, plot };
-  const frame = make('div', { class: 'panel', 'data-figure': name }, plot, make('button', { type: 'button', 'aria-label': `Remove ${all.figure.get(name).title}`, onclick: () => { panels.splice(panels.indexOf(panel), 1); frame.remove(); followSelection(); } }, '×'));
+  const panel = { name, plot, isDrawn: false, marked: [] };
+  const remove = make('button', { type: 'button', 'aria-label': `Remove ${all.figure.get(name).title}`, onclick: () => { panels.splice(panels.indexOf(panel), 1); frame.remove(); followSelection(); } }, '×');
+  const frame = make('div', { class: 'panel', 'data-figure': name }, plot, ...overlayOf(panel), remove);
   panels.push(panel);
   byId('panels').append(frame);
-  return drawPanel(panel).then(() => {
-    plot.on('plotly_selected', (event) => { if (event && event.range) select(brushed(name, event.range)); });
-    plot.on('plotly_deselect', () => select([]));
-    plot.on('plotly_click', (event) => { const k = event.points[0].customdata; if (Number.isInteger(k)) location.hash = '#session/' + all.session[k]; });
-  });
+  return panel;
+}
+
+/** Draw a panel for the first time; its marks follow whenever plotly has moved or scaled its axes. */
+async function openPanel(panel) {
+  const { plot, name } = panel;
+  await drawPanel(panel);
+  panel.isDrawn = true;
+  markPanel(panel);
+  plot.on('plotly_afterplot', () => markPanel(panel));
+  plot.on('plotly_selected', (event) => { if (event && event.range) select(brushed(name, event.range)); });
+  plot.on('plotly_deselect', () => select([]));
+  plot.on('plotly_click', (event) => { const k = event.points[0].customdata; if (Number.isInteger(k)) location.hash = '#session/' + all.session[k]; });
 }
 
 function followSelection() {
   for (const panel of panels) markPanel(panel);
   listSelected(byId('selected'), panels.map((panel) => panel.name));
+}
+
+const isInSight = ({ plot }) => plot.getBoundingClientRect().top < window.innerHeight;
+const pause = () => new Promise((done) => setTimeout(done));
+
+/** Panels that are in sight before the page is ready, and then the others, with time for people between them. */
+async function openPanels(those) {
+  for (const panel of those.filter(isInSight)) await openPanel(panel);
+  return async () => { for (const panel of those) if (!panel.isDrawn) { await pause(); await openPanel(panel); } };
 }
 
 pages.groups = async () => {
@@ -139,8 +143,8 @@ pages.groups = async () => {
     for (const sort of ['tissue', 'quality', 'scale']) {
       choice.append(make('optgroup', { label: { tissue: 'tissue values', quality: 'quality figures', scale: 'scales' }[sort] }, ...all.figures.filter((figure) => figure.sort === sort).map((figure) => make('option', { value: figure.name }, figure.title))));
     }
-    byId('add-panel').addEventListener('click', () => addPanel(choice.value));
-    byId('colour').addEventListener('change', () => panels.forEach(drawPanel));
+    byId('add-panel').addEventListener('click', () => openPanel(addPanel(choice.value)));
+    byId('colour').addEventListener('change', () => panels.filter((panel) => panel.isDrawn).forEach(drawPanel));
     byId('clear').addEventListener('click', () => select([]));
     byId('search').addEventListener('input', (event) => {
       const text = event.target.value.trim();
@@ -148,7 +152,8 @@ pages.groups = async () => {
     });
     byId('panels').classList.toggle('many', all.groups.length > 12);
     followers.add(followSelection);
-    for (const name of ['WM_T1map_median', 'GM_T1map_median', 'WM_T2map_median', 'T1w_snr']) await addPanel(name);
+    const others = await openPanels(['WM_T1map_median', 'GM_T1map_median', 'WM_T2map_median', 'T1w_snr'].map(addPanel));
+    others().catch((error) => problem(error.message));
     followSelection();
   }
 };
