@@ -47,6 +47,12 @@ class Site:
         """Read what every page opened now rests on."""
         _of_snapshot(self.current(), self.can_decide, self.rater)
 
+    def read_ahead(self) -> None:
+        """Make what the first plots and the first volume need, while somebody looks at the first page."""
+        import nibabel.nifti1  # noqa: F401 - takes .2 s
+
+        _ = self.current().table_json
+
     def at(self, snapshot: str) -> View:
         """The snapshot that a page shows already.
 

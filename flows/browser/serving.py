@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from threading import Thread
 from typing import TYPE_CHECKING
 
 from flows.browser.safety import LOOPBACK, new_token
@@ -36,6 +37,7 @@ def serve(
     settings = uvicorn.Config(
         application(site, token), access_log=False, log_level="error", server_header=False, lifespan="off"
     )
+    Thread(target=site.read_ahead, daemon=True).start()
     uvicorn.Server(settings).run(sockets=[listening])
 
 

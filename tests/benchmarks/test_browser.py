@@ -93,12 +93,19 @@ def opened(page: Page, place: str) -> None:
     page.wait_for_function("place => document.body.dataset.ready === place", arg=f"#{place}", timeout=300_000)
     if place.startswith("session"):
         page.wait_for_selector("body[data-volume]", timeout=300_000)
+        drawn(page)
 
 
 def pressed(page: Page, key: str, volume: str) -> None:
     """Press the key of a volume of the session that is shown, and wait until it is drawn."""
     page.keyboard.press(key)
     page.wait_for_selector(f"body[data-volume={volume}]", timeout=300_000)
+    drawn(page)
+
+
+def drawn(page: Page) -> None:
+    """Wait for what stands in for a graphics card: until then only its orders are written."""
+    page.evaluate("() => { const { gl } = qmriViewer; gl.readPixels(0, 0, 1, 1, gl.RGBA, gl.UNSIGNED_BYTE, new Uint8Array(4)); }")
 
 
 def first(page: Page, address: str) -> None:

@@ -49,12 +49,13 @@ pages.session = async (session) => {
     place.replaceChildren(heading, make('div', { class: 'split' }, make('div', {}, ...(IS_OFFLINE ? planesOf(data) : [make('p', { class: 'note' }, 'No volume of it is stored.')])), make('div', {}, ...facts(data))));
     return null;
   }
-  const readout = make('p', { class: 'readout', id: 'readout', 'aria-live': 'off' }), viewer = make('div', { class: 'viewer' });
+  const readout = make('p', { class: 'readout', id: 'readout', 'aria-live': 'off' }), frame = make('div', { class: 'viewer' });
   const choice = make('div', { class: 'controls', role: 'group', 'aria-label': 'Volume' }), outline = make('select', { id: 'outline', 'aria-label': 'Shown on it' }, ...[['', 'nothing'], ['brain_mask', 'outline of the brain mask'], ['tissue', 'outlines of tissues']].map(([value, title]) => make('option', { value }, title)));
-  place.replaceChildren(heading, make('div', { class: 'split' }, make('div', {}, choice, viewer, readout, make('div', { class: 'controls' }, make('label', {}, 'On it ', outline), make('span', { class: 'soft' }, make('kbd', {}, '1'), ' … ', make('kbd', {}, String(Math.min(9, volumes.length))), ' volume, ', make('kbd', {}, 'o'), ' outlines, ', make('kbd', {}, 'n'), ' ', make('kbd', {}, 'p'), ' next session', CAN_DECIDE ? ', ' : '', ...(CAN_DECIDE ? [make('kbd', {}, 'a'), ' ', make('kbd', {}, 'r'), ' ', make('kbd', {}, 'u'), ' accept, reject, unsure, ', make('kbd', {}, 'z'), ' undo'] : [])))), make('div', {}, ...facts(data))));
+  place.replaceChildren(heading, make('div', { class: 'split' }, make('div', {}, choice, frame, readout, make('div', { class: 'controls' }, make('label', {}, 'On it ', outline), make('span', { class: 'soft' }, make('kbd', {}, '1'), ' … ', make('kbd', {}, String(Math.min(9, volumes.length))), ' volume, ', make('kbd', {}, 'o'), ' outlines, ', make('kbd', {}, 'n'), ' ', make('kbd', {}, 'p'), ' next session', CAN_DECIDE ? ', ' : '', ...(CAN_DECIDE ? [make('kbd', {}, 'a'), ' ', make('kbd', {}, 'r'), ' ', make('kbd', {}, 'u'), ' accept, reject, unsure, ', make('kbd', {}, 'z'), ' undo'] : [])))), make('div', {}, ...facts(data))));
   let name = volumes[0];
+  volumeFrom(volumePath(SNAPSHOT, session, name)).catch(() => {});  // on its way while the viewer is made; `show` says what fails
   const read = follower((voxel) => valueAt(SNAPSHOT, session, name, voxel), (voxel, found) => { readout.textContent = readoutText(name, voxel, found); });
-  const nv = await viewerIn(viewer, 0, (moved) => read(voxelAt(moved, data.grid)));
+  const nv = await viewerIn(frame, 0, (moved) => read(voxelAt(moved, data.grid)));
   window.qmriViewer = nv;
   const show = async (wanted) => {
     name = wanted;

@@ -10,10 +10,18 @@ byId('find').addEventListener('submit', (event) => {
 byId('find-session').addEventListener('focus', () => sessions().then(() => {
   if (!byId('known-sessions').children.length) byId('known-sessions').append(...all.session.slice(0, 2000).map((name) => make('option', { value: name })));
 }), { once: true });
+
+/** What other pages need, while somebody reads the first: the table, libraries and the viewer. */
+async function ahead() {
+  await sessions();
+  if (IS_OFFLINE) return;
+  await library('plotly');
+  await viewer(0);
+}
+
 window.addEventListener('hashchange', route);
 route().then(() => {
   const said = sessionStorage.getItem('qmri-told');
   if (said) { sessionStorage.removeItem('qmri-told'); problem(said); }
-  const ahead = () => library('plotly').then(() => library('niivue')).catch(() => {});  // a page that needs one says so
-  setTimeout(ahead, 1500);
+  setTimeout(() => ahead().catch(() => {}), 1500);  // a page that needs what is missing says so
 });

@@ -14,10 +14,14 @@ function volumeFrom(path) {
 
 const viewers = [];  // made once and moved from page to page, each in a frame of its own: making one takes long
 
-async function newViewer(place) {
+/** Where viewers are while no page has them, since they cannot draw without a size. */
+const parked = make('div', { class: 'parked', inert: true });
+body.append(parked);
+
+async function newViewer() {
   await library('niivue');
   const canvas = make('canvas', { 'aria-label': 'Three planes of a volume', tabindex: 0 }), frame = make('div', { class: 'frame' }, canvas);
-  place.replaceChildren(frame);
+  parked.append(frame);
   const nv = new niivue.Niivue({ backColor: [0, 0, 0, 1], crosshairColor: [1, 0.75, 0.1, 0.9], crosshairWidth: 0.6, show3Dcrosshair: false, isRadiologicalConvention: true, isColorbar: true, dragAndDropEnabled: false, loadingText: 'loading', sagittalNoseLeft: true, logLevel: 'error' });
   await nv.attachToCanvas(canvas);
   if (!nv.gl) throw new Error('this browser has no WebGL 2, which volumes need');
@@ -29,28 +33,33 @@ async function newViewer(place) {
   return { nv, frame };
 }
 
+const GRADIENT_UNITS = [6, 8];  // units of textures in which niivue makes gradients, smoothed and not
+const LEFT_OUT = { drawArrays: () => {}, framebufferTextureLayer: () => {}, checkFramebufferStatus: () => WebGL2RenderingContext.FRAMEBUFFER_COMPLETE };
+
 /** Gradients serve shaded surfaces, which are not shown here; without a graphics card they take most of the time. */
 function withoutGradients(nv) {
-  const { gl, blurShader } = nv, refresh = nv.refreshLayers.bind(nv);
+  const { gl, blurShader } = nv;
   if (!blurShader) return;
-  const use = blurShader.use.bind(blurShader);
-  blurShader.use = (...context) => { use(...context); gl.enable(gl.RASTERIZER_DISCARD); };
-  nv.refreshLayers = (...layer) => { refresh(...layer); gl.disable(gl.RASTERIZER_DISCARD); };
+  const refresh = nv.refreshLayers.bind(nv), texture = nv.rgbaTex.bind(nv), use = blurShader.use.bind(blurShader);
+  nv.rgbaTex = (old, unit, dims, ...more) => texture(old, unit, GRADIENT_UNITS.includes(unit - gl.TEXTURE0) ? [3, 1, 1, 1] : dims, ...more);
+  blurShader.use = (...context) => { use(...context); Object.assign(gl, LEFT_OUT); };
+  nv.refreshLayers = (...layer) => { try { refresh(...layer); } finally { for (const name in LEFT_OUT) delete gl[name]; } };
+}
+
+/** The viewer of a number, made when it is first asked for. */
+function viewer(number) {
+  viewers[number] ||= newViewer().catch((error) => { viewers[number] = null; throw error; });
+  return viewers[number];
 }
 
 /** The viewer of a number in a place; it shows one volume of one session, and what lies on it. */
 async function viewerIn(place, number, whenMoved) {
-  viewers[number] ||= newViewer(place);
-  const { nv, frame } = await viewers[number].catch((error) => { viewers[number] = null; throw error; });
+  const { nv, frame } = await viewer(number);
   place.replaceChildren(frame);
   nv.onLocationChange = () => { if (nv.volumes.length) whenMoved(nv); };
   nv.scene.crosshairPos = [0.5, 0.5, 0.5];
   return nv;
 }
-
-/** Where viewers are while no page has them, since they cannot draw without a size. */
-const parked = make('div', { class: 'parked', inert: true });
-body.append(parked);
 
 /** What a page does with its viewers when it is left: none shows, or says, what was of another session. */
 function emptyViewers(used) {
@@ -69,7 +78,8 @@ async function imageFrom(path, name, options) {
   return niivue.NVImage.loadFromUrl({ url: buffer, name: `${name}.nii`, colormap: 'gray', ...options });
 }
 
-const imageOf = (snapshot, session, name, options) => imageFrom(`${snapshot}/volume/${session}/${name}.nii`, name, options);
+const volumePath = (snapshot, session, name) => `${snapshot}/volume/${session}/${name}.nii`;
+const imageOf = (snapshot, session, name, options) => imageFrom(volumePath(snapshot, session, name), name, options);
 
 /** Voxels of labels that have a neighbour of another label; 85 levels apart, so that tissues differ in colour. */
 function outlineOf(labels, [nx, ny, nz]) {
