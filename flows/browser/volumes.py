@@ -67,13 +67,14 @@ def shown_volume(view: View, session: str, name: str) -> bytes:
     slot = view.cohort.slots[session]
     grid = grid_of(view, slot)
     values = _thinned(view.cohort.read(slot, [name])[name], grid)
-    return _nifti(values, grid, WINDOWS.get(name) or window(values[::2, ::2, ::2], name))
+    shades = WINDOWS.get(name) or window(values[::2, ::2, ::2], name)
+    return _nifti(values, grid, shades, reaches=shades[0])
 
 
 def shown_difference(view: View, session: str, other_view: View, other: str, name: str) -> bytes:
     """Of a volume, what ``other`` has more than ``session``, voxel by voxel; as `shown_volume`.
 
-    It is 0 where one of them is not computed.
+    It is 0 where one of them is not computed; 0 is the middle of the colours.
 
     Raises
     ------
@@ -89,7 +90,8 @@ def shown_difference(view: View, session: str, other_view: View, other: str, nam
     )
     low, high = WINDOWS.get(name) or window(one[::2, ::2, ::2], name)
     values = _computed(two) - _computed(one)
-    return _nifti(np.nan_to_num(values, nan=0.0), grid, (0.0, DIFFERENCE_PART * max(abs(low), abs(high))))
+    full = DIFFERENCE_PART * max(abs(low), abs(high))
+    return _nifti(np.nan_to_num(values, nan=0.0), grid, (-full, full), reaches=0.0)
 
 
 def value_at(view: View, session: str, name: str, voxel: tuple[int, int, int]) -> dict[str, float | None]:
@@ -121,11 +123,14 @@ def _computed(values: NDArray[Any]) -> NDArray[np.float32]:
     return values if values.dtype.kind == "f" else np.where(values == NOT_COMPUTED, np.float32(np.nan), values)
 
 
-def _nifti(values: NDArray[Any], grid: GridOf, shades: tuple[float, float]) -> bytes:
-    """Values of the shape (z, y, x) as a file; their order in memory is that of NIfTI, in which x runs fastest."""
+def _nifti(values: NDArray[Any], grid: GridOf, shades: tuple[float, float], *, reaches: float) -> bytes:
+    """Values of the shape (z, y, x) as a file; their order in memory is that of NIfTI, in which x runs fastest.
+
+    Its range reaches down to ``reaches`` at least.
+    """
     from nibabel.nifti1 import Nifti1Header
 
-    coded, slope, middle = _scaled(values, shades[0]) if values.dtype.kind == "f" else (values, 1.0, 0.0)
+    coded, slope, middle = _scaled(values, reaches) if values.dtype.kind == "f" else (values, 1.0, 0.0)
     header: Any = Nifti1Header()  # type: ignore[no-untyped-call]
     header.set_data_shape(values.shape[::-1])
     header.set_data_dtype(coded.dtype)
@@ -140,13 +145,13 @@ def _nifti(values: NDArray[Any], grid: GridOf, shades: tuple[float, float]) -> b
     return bytes(header.binaryblock) + bytes(4) + np.ascontiguousarray(coded).tobytes()
 
 
-def _scaled(values: NDArray[Any], black: float) -> tuple[NDArray[np.int16], float, float]:
+def _scaled(values: NDArray[Any], reaches: float) -> tuple[NDArray[np.int16], float, float]:
     """Floats as 16-bit integers, and by which factor and from which middle they are got back.
 
-    The range reaches down to ``black`` at least, so that `NOT_SHOWN`, one level below it, is drawn black too.
+    The range reaches down to ``reaches`` at least: to black, so that `NOT_SHOWN`, one level below it, is drawn so too.
     """
     known = np.isfinite(values)
-    low = float(np.min(values, where=known, initial=black))
+    low = float(np.min(values, where=known, initial=reaches))
     high = float(np.max(values, where=known, initial=-np.inf))
     if not low < high:
         low, high = (low - 1.0, low + 1.0) if low == high else (-1.0, 1.0)

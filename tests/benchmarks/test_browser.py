@@ -105,7 +105,8 @@ def pressed(page: Page, key: str, volume: str) -> None:
 
 def drawn(page: Page) -> None:
     """Wait for what stands in for a graphics card: until then only its orders are written."""
-    page.evaluate("() => { const { gl } = qmriViewer; gl.readPixels(0, 0, 1, 1, gl.RGBA, gl.UNSIGNED_BYTE, new Uint8Array(4)); }")
+    read = "gl.readPixels(0, 0, 1, 1, gl.RGBA, gl.UNSIGNED_BYTE, new Uint8Array(4))"
+    page.evaluate(f"() => {{ const {{ gl }} = qmriViewer; {read}; }}")
 
 
 def first(page: Page, address: str) -> None:

@@ -25,7 +25,7 @@ pages.compare = async (first = '', second = '', snapshot = '') => {
   const show = async () => {
     name = names.value;
     await Promise.all([0, 1].map((k) => showVolume(used[k], ...of[k], name, data[k].volumes, '')));
-    if (isOneGrid) showImages(used[2], [await imageFrom(`${of[0].join('/difference/')}/${of[1].join('/')}/${name}.nii`, name, { colormap: 'warm', colormapNegative: 'winter' })]);
+    if (isOneGrid) showImages(used[2], [await imageFrom(`${of[0].join('/difference/')}/${of[1].join('/')}/${name}.nii`, name, { colormap: DIFFERENCE })]);
     body.dataset.volume = name;
   };
   names.addEventListener('change', () => show().catch((error) => problem(error.message)));

@@ -2,6 +2,7 @@
 const UNITS = { T1map: [1000, 'ms'], T2map: [1000, 'ms'], PDmap: [1, ''], T1map_sd: [1000, 'ms'], T2map_sd: [1000, 'ms'], PDmap_sd: [1, ''] };
 const SHOWN_FIRST = ['T1map', 'T2map', 'PDmap', 'T1w', 'T2w', 'FLAIR', 'residual', 'tissue', 'T1map_sd', 'T2map_sd', 'PDmap_sd', 'brain_mask'];
 
+const DIFFERENCE = 'difference', DIFFERENCE_COLOURS = { R: [90, 0, 0, 190, 255], G: [200, 60, 0, 60, 190], B: [255, 190, 0, 0, 60], A: [255, 255, 255, 255, 255], I: [0, 80, 128, 176, 255] };  // less is blue, none black, more orange
 const MOST_BUFFERS = 8;
 const buffers = new Map();  // volumes that have travelled, by path
 function volumeFrom(path) {
@@ -29,6 +30,7 @@ async function newViewer() {
   nv.setMultiplanarLayout(2);
   nv.opts.multiplanarShowRender = 0;
   nv.setInterpolation(true);
+  nv.addColormap(DIFFERENCE, DIFFERENCE_COLOURS);
   withoutGradients(nv);
   return { nv, frame };
 }

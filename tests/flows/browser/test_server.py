@@ -199,6 +199,7 @@ def test_a_difference_is_the_second_less_the_first(tiny: str) -> None:
     assert expected.max() > 0.01
     found = np.asarray(image.dataobj).transpose(2, 1, 0)
     np.testing.assert_allclose(found, expected, atol=np.ptp(expected) / 65534)
+    assert float(image.header["cal_min"]) == -float(image.header["cal_max"]) < 0  # nothing is in the middle
     same = volume(client, f"difference/{first}/{at}/{first}/tissue.nii")
     assert not np.asarray(same.dataobj).any()
     assert client.get(f"at/{at}/difference/{first}/{at}/ses-000000000099/T1map.nii").status_code == 404

@@ -10,11 +10,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from flows.browser import offline
@@ -171,7 +173,8 @@ def test_a_click_on_a_mark_without_a_point_opens_the_session(seen: Seen) -> None
           await Plotly.relayout(plot, {'yaxis.range': [...yaxis.range]});
           await Plotly.restyle(plot, {visible: false});
           const box = plot.getBoundingClientRect();
-          return [box.left + xaxis._offset + xaxis.l2p(x), box.top + yaxis._offset + yaxis.l2p(y), text.split('<br>')[0]];
+          const [left, top] = [box.left + xaxis._offset, box.top + yaxis._offset];
+          return [left + xaxis.l2p(x), top + yaxis.l2p(y), text.split('<br>')[0]];
         }"""
     )
     page.mouse.click(place[0], place[1])
@@ -315,6 +318,21 @@ def test_the_crosshair_of_two_sessions_is_one(seen: Seen, cohort: Planted) -> No
     for (_, value), session in zip(places, (first, second), strict=True):
         truth = 1000 * float(stored(cohort, session, "T1map")[z, y, x])
         assert (value is None and np.isnan(truth)) or value == pytest.approx(truth, rel=FIVE_DIGITS)
+
+
+def coloured(seen: Seen, first: str, second: str) -> float:
+    """Share of the left half of the third view, which shows differences, that has a colour; the crosshair has one."""
+    seen.open(f"compare/{first}/{second}")
+    seen.page.wait_for_selector("body[data-volume]", timeout=120_000)
+    picture = seen.page.locator("#compare .pair > div:nth-child(3) canvas").screenshot()
+    colours = np.asarray(Image.open(BytesIO(picture)).convert("RGB")).astype(int)
+    half = colours[: int(0.9 * len(colours)), : colours.shape[1] // 2]  # a scale of colours lies below
+    return float(((half.max(axis=-1) - half.min(axis=-1)) > 40).mean())
+
+
+def test_no_difference_has_no_colour(seen: Seen, cohort: Planted) -> None:
+    first, second = "ses-000000000000", "ses-000000000006"  # of one group; T1 of CSF differs by 0.2 s
+    assert coloured(seen, first, first) < 0.03 < 0.06 < coloured(seen, first, second)
 
 
 def test_keys_go_through_the_wall(seen: Seen) -> None:
