@@ -32,6 +32,9 @@ NOTES = (
     "measured to: standard deviation of one session's value, as calibration states it and as visits of one person in "
     "one group differ",
 )
+PERIOD, DAY = "period", "scanner_day"
+"""A factor that is made of a column: whether a session was before a day of its scanner, or since."""
+BEFORE, SINCE = "before", "since"
 OF_SCANNERS_NOTE = (
     "{factor} is no property of people: calibration draws the means of groups together, by what nothing measures "
     "(`qmri calibration`, levels); that scanners do not differ here does not show that they agree. "
@@ -63,6 +66,7 @@ def compare(
     asked: Asked | None = None,
     reference: str | None = None,
     correction: str = "holm",
+    since: float | None = None,
     client: Client | None = None,
     progress: Progress = quiet,
 ) -> Comparison:
@@ -72,6 +76,8 @@ def compare(
 
     Parameters
     ----------
+    since
+        Day of each scanner that parts the levels of the factor `PERIOD`.
     client
         Of the cluster on which regions and maps are compared; default: in this process, one after the other.
 
@@ -82,11 +88,28 @@ def compare(
     ConfoundedError
         If the data can answer nothing of the question.
     """
-    names = list(dict.fromkeys(name for name in (factor, *covariates) if name not in ("label", "scanner")))
+    columns = [DAY if name == PERIOD and since is not None else name for name in (factor, *covariates)]
+    names = list(dict.fromkeys(name for name in columns if name not in ("label", "scanner")))
     values = values_table(cohort, asked or Asked(), names)
+    if since is not None:
+        values = with_periods(values, since)
     return compare_table(
         values, factor, covariates, reference=reference, correction=correction, client=client, progress=progress
     )
+
+
+def with_periods(values: pd.DataFrame, since: float) -> pd.DataFrame:
+    """Values with the column `PERIOD`: `BEFORE` or `SINCE` a day of the scanner; empty where no day is kept.
+
+    Raises
+    ------
+    ConfoundedError
+        If no session has a day of its scanner.
+    """
+    days = values[DAY] if DAY in values else pd.Series(np.nan, index=values.index)
+    if days.isna().all():
+        raise ConfoundedError("no session has a day of its scanner: sites keep them by QMRI_KEEP_DAYS, see privacy")
+    return values.assign(**{PERIOD: np.where(days.isna(), "", np.where(days >= since, SINCE, BEFORE))})
 
 
 def compare_table(

@@ -58,7 +58,7 @@ def compare(
         str,
         typer.Option(
             "--factor",
-            help="Column to compare by: sex, age, scanner, software, label, or one of --table.",
+            help="Column to compare by: sex, age, scanner, software, label, period (--since), or one of --table.",
             show_default=False,
         ),
     ],
@@ -72,6 +72,10 @@ def compare(
     statistic: Statistic = "mode",
     regions: Regions = "",
     correction: Annotated[str, typer.Option("--correction", help="For the number of tests: holm or fdr_bh.")] = "holm",
+    since: Annotated[
+        float | None,
+        typer.Option("--since", help="Day of each scanner between the two of --factor period, where days are kept."),
+    ] = None,
     workers: Annotated[
         int | None,
         typer.Option(
@@ -82,7 +86,7 @@ def compare(
     at: At = None,
 ) -> None:
     """Compare people by a factor, given covariates and within groups, in every tissue and map, with the reliability."""
-    from flows.analysis.compare import CORRECTIONS, compare, comparison_rows
+    from flows.analysis.compare import CORRECTIONS, PERIOD, compare, comparison_rows
     from flows.pictures.effects import effects_picture
     from flows.progress import reporting
     from flows.tables.text import text_table
@@ -91,6 +95,8 @@ def compare(
 
     if correction not in CORRECTIONS:
         raise typer.BadParameter(f"--correction: {', '.join(CORRECTIONS)}")
+    if (factor == PERIOD) != (since is not None):
+        raise typer.BadParameter("--factor period and --since go together")
     names = _names(covariates)
     cohort = Cohort.open(store, at=at)
     asked = _asked(table, on, where, statistic, regions)
@@ -103,6 +109,7 @@ def compare(
                 asked=asked,
                 reference=reference,
                 correction=correction,
+                since=since,
                 client=client,
                 progress=progress,
             )
@@ -184,6 +191,13 @@ def reference(
     where: Where = "",
     statistic: Statistic = "mode",
     regions: Regions = "",
+    maps: Annotated[
+        bool,
+        typer.Option(
+            "--maps", help="Maps of z in template space too, into --out; some seconds of a core for each person."
+        ),
+    ] = False,
+    workers: Workers = None,
     out: AnswerOut = None,
     at: At = None,
 ) -> None:
@@ -195,20 +209,48 @@ def reference(
     from qmri_core.analysis.centiles import TooFewPeopleError
     from storage.store.cohort import Cohort
 
+    if maps and out is None:
+        raise typer.BadParameter("--maps needs --out, a folder to write them to")
     cohort = Cohort.open(store, at=at)
     values = values_table(cohort, _asked(table, on, where, statistic, regions))
     try:
         result = reference_table(values)
+        if session is None:
+            typer.echo(text_table(*calibration_rows(result)))
+            typer.echo(f"\nSessions more than three deviates away\n\n{text_table(*extreme_rows(result))}")
+        else:
+            typer.echo(text_table(*session_rows(result, session)))
+        _notes(cohort, *result.lacking, *NOTES)
+        _write(out, {"reference": result.table}, {"centiles": centiles_picture(values)} if out else {})
+        if maps and out is not None:
+            _write_maps(cohort, values, [] if session is None else [session], workers, out)
     except TooFewPeopleError as error:
         typer.echo(f"not answered: {error}", err=True)
         raise typer.Exit(1) from None
-    if session is None:
-        typer.echo(text_table(*calibration_rows(result)))
-        typer.echo(f"\nSessions more than three deviates away\n\n{text_table(*extreme_rows(result))}")
-    else:
-        typer.echo(text_table(*session_rows(result, session)))
-    _notes(cohort, *result.lacking, *NOTES)
-    _write(out, {"reference": result.table}, {"centiles": centiles_picture(values)} if out else {})
+
+
+def _write_maps(cohort: Cohort, values: pd.DataFrame, sessions: list[str], workers: int | None, out: Path) -> None:
+    """Write maps of z of some sessions, or of all, with a picture of each, below ``out``."""
+    from flows.analysis.reference_maps import NOTES, reference_maps
+    from flows.pictures.places import places_picture
+    from flows.progress import reporting
+    from storage.exports.template_space import write_maps
+
+    written = []
+    with cluster(workers) as client, reporting("maps of z") as progress:
+        made, left_out = reference_maps(cohort, values, sessions, client=client, progress=progress)
+        for of_session in made:
+            volumes = {"z": of_session.z, "zdev": of_session.deviation, "people": of_session.n_people}
+            write_maps(out, of_session.session, volumes, of_session.affine)
+            (out / f"{of_session.session}_z.png").write_bytes(places_picture(of_session))
+            written.append(of_session.session)
+    note_copy_or_warn(cohort, "reference-maps", written)
+    typer.echo("")
+    for name in left_out:
+        typer.echo(f"  left out: {name}: the template cannot be brought to it")
+    for line in NOTES:
+        typer.echo(line)
+    typer.echo(f"maps of z of {len(written)} sessions in {out}")
 
 
 def export_tables(store: Store, out: Out, at: At = None) -> None:

@@ -72,39 +72,57 @@ def scores(frame: pd.DataFrame) -> pd.DataFrame:
             "value": rows["value"],
             "expected": np.exp(expected),
             "centile": centile,
-            "z": _normal(t, freedom),
+            "z": normal_deviate(t, freedom),
             "z_deviation": own / spread,
             "n_people": rows["person"].nunique(),
         }
     )
 
 
-def _normal(t: NDArray[np.float64], freedom: float) -> NDArray[np.float64]:
-    """Normal deviates of the same tail; far out too, where the centile is 1."""
+def normal_deviate(t: NDArray[np.float64], freedom: float | NDArray[np.float64]) -> NDArray[np.float64]:
+    """Normal deviates of the same tail as Student's t; far out too, where the centile is 1."""
     tail = stats.norm.isf(stats.t.sf(np.abs(t), freedom))
     return np.asarray(np.sign(t) * tail)
 
 
-def _model_of(frame: pd.DataFrame) -> _Model:
+def age_and_sex(rows: pd.DataFrame, is_first: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Regressors of age (a spline from `ENOUGH_FOR_SPLINES` people on, else a line) and sex, shape (session, term).
+
+    Parameters
+    ----------
+    rows
+        One per session, with ``person``, ``age`` and ``sex``, which are all known.
+    is_first
+        Whether it is the first session of its person, of which the knots of the spline are taken.
+
+    Raises
+    ------
+    TooFewPeopleError
+        If fewer than `FEWEST_PEOPLE` people are there.
+    """
     from sklearn.preprocessing import SplineTransformer
 
-    rows = frame[(frame["value"] > 0) & frame["age"].notna() & frame["sex"].isin(["F", "M"])]
-    rows = rows.sort_values(["person", "day", "session"], ignore_index=True)
     n_people = rows["person"].nunique()
     if n_people < FEWEST_PEOPLE:
         raise TooFewPeopleError(
             f"{n_people} people of known age and sex, and {FEWEST_PEOPLE} are the fewest among which a place means much"
         )
-    is_first = ~rows["person"].duplicated().to_numpy()
     ages = rows[["age"]].to_numpy(dtype=np.float64)
     if n_people >= ENOUGH_FOR_SPLINES and rows.loc[is_first, "age"].nunique() >= 8:
         spline = SplineTransformer(n_knots=4, degree=3, knots="quantile", extrapolation="linear", include_bias=False)
         of_age = spline.fit(ages[is_first]).transform(ages)
     else:
         of_age = (ages - ages.mean()) / (ages.std() or 1.0)
-    women = (rows["sex"] == "F").to_numpy(dtype=np.float64)[:, None]
+    return np.column_stack([of_age, (rows["sex"] == "F").to_numpy(dtype=np.float64)])
+
+
+def _model_of(frame: pd.DataFrame) -> _Model:
+    rows = frame[(frame["value"] > 0) & frame["age"].notna() & frame["sex"].isin(["F", "M"])]
+    rows = rows.sort_values(["person", "day", "session"], ignore_index=True)
+    is_first = ~rows["person"].duplicated().to_numpy()
+    people = age_and_sex(rows, is_first)
     groups = pd.get_dummies(rows["label"].astype(str), dtype=float).to_numpy()[:, 1:]
-    regressors = np.column_stack([np.ones(len(rows)), of_age, women, groups])
+    regressors = np.column_stack([np.ones(len(rows)), people, groups])
     return _Model(
         rows=rows,
         regressors=regressors[:, independent_columns(regressors[is_first])],  # groups of later visits alone go

@@ -27,6 +27,8 @@ _LARGEST_STEP = 0.4
 """Voxels that one step of the demons moves at most: steps are then invertible, and so are chains of them."""
 _FINISHED = 0.02
 """Voxels; mean motion per step below which a level of the demons has done its part."""
+_BACK_STEPS, _BACK_ENOUGH = 50, 0.01
+"""Steps of the search for the inverse of a warp, at most, and the millimetres of a step that end it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +55,20 @@ class Warp:
         field = _sampled(torch.from_numpy(self.displacement), index, beyond="border")
         moved = torch.from_numpy(places.astype(np.float32)) + field
         return np.asarray(_moved(self.affine, moved).numpy())
+
+    def back(self, places: NDArray[np.floating]) -> NDArray[np.float32]:
+        """RAS mm of the session, shape (3, ...), of RAS mm ``places`` of the template: the inverse of `points`.
+
+        By fixed-point iteration, which ends where displacements change by less than a millimetre per millimetre.
+        """
+        displaced = _moved(np.linalg.inv(self.affine), torch.from_numpy(places.astype(np.float32)))
+        field, to_node = torch.from_numpy(self.displacement), np.linalg.inv(self.nodes)
+        found = displaced
+        for _ in range(_BACK_STEPS):
+            before, found = found, displaced - _sampled(field, _moved(to_node, found), beyond="border")
+            if float((found - before).abs().max()) < _BACK_ENOUGH:
+                break
+        return np.asarray(found.numpy())
 
     def jacobian(self) -> NDArray[np.float32]:
         """Volume of the template's brain over that of the session's, over what the affine makes of it, at the nodes."""

@@ -23,7 +23,7 @@ BRANCH = "copies"
 """Branch of the records; it begins at the empty beginning of the store."""
 SETS, RECORDS = "sessions", "copies"
 """Attributes of its root: sets of sessions by their digests, and the records, which name sets."""
-Kind = Literal["export-bids", "export-dicom", "export-tables", "export-zarr", "report"]
+Kind = Literal["export-bids", "export-dicom", "export-tables", "export-zarr", "reference-maps", "report"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from distributed import Client
 from scipy import stats
 
-from flows.analysis.compare import Comparison, compare_table, comparison_rows
+from flows.analysis.compare import Comparison, compare_table, comparison_rows, with_periods
 from flows.pictures.effects import effects_picture
 from qmri_core.analysis.design import ConfoundedError
 from tests.flows.analysis.cohorts import values
@@ -61,6 +62,28 @@ def test_visits_say_to_what_values_are_measured() -> None:
 def test_scanners_are_compared_with_a_warning_and_without_groups() -> None:
     result = answer(values(np.random.default_rng(5)), "scanner")
     assert any("no property of people" in note for note in result.notes)
+
+
+def test_periods_of_scanners_are_compared_where_days_are_kept() -> None:
+    """Three percent more since day 400 of each scanner, on which people of both periods were."""
+    table = values(np.random.default_rng(8), n_people=120)
+    day = table["person"].str.removeprefix("sub-").astype(int) // 3 * 20.0
+    table["scanner_day"] = day.where(day > 20)  # of some it is not known
+    table.loc[table["scanner_day"] >= 400, "value"] *= 1.03
+    result = compare_table(with_periods(table, 400), "period", ["age", "sex"], reference="before")
+    assert (result.table["term"] == "since").all()
+    assert (result.table["n_people"] == 120 - 6).all()
+    assert (result.table["low"] < 0.03).all()
+    assert (result.table["high"] > 0.03).all()
+    with pytest.raises(ConfoundedError, match="QMRI_KEEP_DAYS"):
+        with_periods(table.assign(scanner_day=np.nan), 400)
+
+
+def test_processes_find_the_same_as_this_one() -> None:
+    table = values(np.random.default_rng(9), PLANTED, visits=2, n_people=30)
+    with Client(processes=False, n_workers=2, threads_per_worker=1, dashboard_address=":0") as client:
+        found = compare_table(table, "factor", ["age", "sex"], client=client).table
+    pd.testing.assert_frame_equal(found, compare_table(table, "factor", ["age", "sex"]).table)
 
 
 def test_a_confounded_question_is_refused() -> None:

@@ -31,6 +31,9 @@ def test_a_table_of_the_user_and_a_condition(cohort: Cohort, tmp_path: Path) -> 
     pd.DataFrame({"person": ["sub-1", "sub-3"], "drug": ["yes", "no"]}).to_csv(path, sep="\t", index=False)
     table = values_table(cohort, Asked(table=path, where="drug == 'yes'"), ["drug"])
     assert set(table["session"]) == {"ses-1", "ses-2"}
+    assert set(values_table(cohort, Asked(regions=("WM", "GM")))["region"]) == {"WM", "GM"}
+    with pytest.raises(StoreError, match="thalamus: no such region; there are CSF, GM, WM"):
+        values_table(cohort, Asked(regions=("thalamus",)))
     with pytest.raises(StoreError, match="no session is left"):
         values_table(cohort, Asked(where="age > 100"))
     with pytest.raises(StoreError, match="dose: there is no such column"):
