@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,6 +62,7 @@ class _Task:
     millimetres: int
 
 
+@contextmanager
 def reference_maps(
     cohort: Cohort,
     values: pd.DataFrame,
@@ -69,11 +71,11 @@ def reference_maps(
     client: Client,
     millimetres: int = MILLIMETRES,
     progress: Progress = quiet,
-) -> tuple[Iterator[SessionMaps], tuple[str, ...]]:
-    """Maps of sessions, and which sessions are left out since the template cannot be brought to them.
+) -> Iterator[tuple[Iterator[SessionMaps], tuple[str, ...]]]:
+    """Context of maps of sessions, one after the other, and of the sessions to which the template cannot be brought.
 
     The template is brought to the first session of each person and to those that are asked for, some ten seconds of a
-    core each; what they are there lies in a temporary file until all maps are made.
+    core each; what they are there lies in temporary files as long as the context lasts.
 
     Parameters
     ----------
@@ -97,38 +99,31 @@ def reference_maps(
     wanted = set(sessions) or set(rows["session"])
     rows = rows[is_first | rows["session"].isin(wanted)].reset_index(drop=True)
     tasks = _tasks(cohort, list(rows["session"]), millimetres)
-    folder = tempfile.TemporaryDirectory(prefix="qmri-reference-")
-    try:
-        resampled, found = _resampled(tasks, Path(folder.name), client, progress)
+    with tempfile.TemporaryDirectory(prefix="qmri-reference-") as folder:
+        resampled, found = _resampled(tasks, Path(folder), client, progress)
         kept = rows[rows["session"].isin(found)].reset_index(drop=True)
-        people = kept[~kept["person"].duplicated()]
-        if len(people) < FEWEST_PEOPLE:
+        n_people = kept["person"].nunique()
+        if n_people < FEWEST_PEOPLE:
             raise TooFewPeopleError(
-                f"the template can be brought to {len(people)} people of known age and sex, and {FEWEST_PEOPLE} are "
-                "the fewest among which a place means much"
+                f"the template can be brought to {n_people} people of known age and sex, and {FEWEST_PEOPLE} are the "
+                "fewest among which a place means much"
             )
         places = np.asarray([found[name] for name in kept["session"]], dtype=np.intp)
         asked = [str(name) for name in kept["session"] if name in wanted]
-        found_scores = _scored(kept, resampled, places, asked, Path(folder.name), progress)
-    except BaseException:
-        folder.cleanup()
-        raise
-    left_out = tuple(str(name) for name in rows["session"] if name not in found)
-    return _until_done(asked, found_scores, folder, millimetres), left_out
+        scores = _scored(kept, resampled, places, asked, Path(folder), progress)
+        left_out = tuple(str(name) for name in rows["session"] if name not in found)
+        yield _maps_of(asked, scores, millimetres), left_out
 
 
-def _until_done(
-    sessions: Sequence[str], found: NDArray[np.float32], folder: tempfile.TemporaryDirectory[str], millimetres: int
-) -> Iterator[SessionMaps]:
+def _maps_of(sessions: Sequence[str], scores: NDArray[np.float32], millimetres: int) -> Iterator[SessionMaps]:
     from qmri_core.preprocessing.template.resampling import space
 
     to = space(millimetres)
-    with folder:
-        for name, of_session in zip(sessions, found, strict=True):
-            z, deviation, n_people = (
-                {of: to.volume(of_session[number, what]) for number, of in enumerate(MAPS)} for what in range(3)
-            )
-            yield SessionMaps(session=name, z=z, deviation=deviation, n_people=n_people, affine=to.affine)
+    for name, of_session in zip(sessions, scores, strict=True):
+        z, deviation, n_people = (
+            {of: to.volume(of_session[number, what]) for number, of in enumerate(MAPS)} for what in range(3)
+        )
+        yield SessionMaps(session=name, z=z, deviation=deviation, n_people=n_people, affine=to.affine)
 
 
 def _people_of(values: pd.DataFrame, sessions: Sequence[str]) -> pd.DataFrame:

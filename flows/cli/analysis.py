@@ -237,13 +237,16 @@ def _write_maps(cohort: Cohort, values: pd.DataFrame, sessions: list[str], worke
     from storage.exports.template_space import write_maps
 
     written = []
-    with cluster(workers) as client, reporting("maps of z") as progress:
-        made, left_out = reference_maps(cohort, values, sessions, client=client, progress=progress)
-        for of_session in made:
-            volumes = {"z": of_session.z, "zdev": of_session.deviation, "people": of_session.n_people}
-            write_maps(out, of_session.session, volumes, of_session.affine)
-            (out / f"{of_session.session}_z.png").write_bytes(places_picture(of_session))
-            written.append(of_session.session)
+    with (
+        cluster(workers) as client,
+        reporting("maps of z") as progress,
+        reference_maps(cohort, values, sessions, client=client, progress=progress) as (made, left_out),
+    ):
+        for maps in made:
+            volumes = {"z": maps.z, "zdev": maps.deviation, "people": maps.n_people}
+            write_maps(out, maps.session, volumes, maps.affine)
+            (out / f"{maps.session}_z.png").write_bytes(places_picture(maps.session, maps.z, maps.affine))
+            written.append(maps.session)
     note_copy_or_warn(cohort, "reference-maps", written)
     typer.echo("")
     for name in left_out:

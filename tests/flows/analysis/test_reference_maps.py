@@ -81,12 +81,19 @@ def test_a_lesion_is_seen_where_it_is(tmp_path: Path) -> None:
     people = make_cohort(tmp_path / "store")
     cohort = Cohort.open(tmp_path / "store")
     with Client(processes=False, n_workers=1, threads_per_worker=1, dashboard_address=":0") as client:
-        with pytest.raises(StoreError, match="ses-none: has no place"):
-            reference_maps(cohort, people, ["ses-none"], client=client)
-        with pytest.raises(TooFewPeopleError, match="19 people"):
-            reference_maps(cohort, people[: FEWEST_PEOPLE - 1], client=client)
-        made, left_out = reference_maps(cohort, people, [PATIENT, "ses-06"], client=client, millimetres=4)
-        patient, other = made
+        with (
+            pytest.raises(StoreError, match="ses-none: has no place"),
+            reference_maps(cohort, people, ["ses-none"], client=client),
+        ):
+            pass
+        with (
+            pytest.raises(TooFewPeopleError, match="19 people"),
+            reference_maps(cohort, people[: FEWEST_PEOPLE - 1], client=client),
+        ):
+            pass
+        asked = [PATIENT, "ses-06"]
+        with reference_maps(cohort, people, asked, client=client, millimetres=4) as (made, left_out):
+            patient, other = made
     assert (patient.session, other.session, left_out) == (PATIENT, "ses-06", ())
     assert patient.z["T1map"].shape == template(4).priors.shape[1:]
     known = np.isfinite(patient.z["T1map"])
@@ -102,7 +109,7 @@ def test_a_lesion_is_seen_where_it_is(tmp_path: Path) -> None:
     middle = np.argwhere(lesion())[:, ::-1].mean(axis=0) @ head().affine[:3, :3].T + head().affine[:3, 3]
     expected = registered.warp.points(middle.astype(np.float32)[:, None])[:, 0]
     assert np.linalg.norm(where_z(patient, "T1map", 6) - expected) < 4.0  # a voxel
-    assert places_picture(patient).startswith(b"\x89PNG")
+    assert places_picture(PATIENT, patient.z, patient.affine).startswith(b"\x89PNG")
     files = write_maps(tmp_path / "maps", PATIENT, {"z": patient.z}, patient.affine)
     assert files[0].name == f"{PATIENT}_space-MNI152NLin2009aSym_desc-T1map_z.nii.gz"
     image = nibabel.load(files[0])
