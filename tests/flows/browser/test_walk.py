@@ -330,7 +330,7 @@ def coloured(seen: Seen, first: str, second: str) -> float:
     return float(((half.max(axis=-1) - half.min(axis=-1)) > 40).mean())
 
 
-def test_no_difference_has_no_colour(seen: Seen, cohort: Planted) -> None:
+def test_no_difference_has_no_colour(seen: Seen) -> None:
     first, second = "ses-000000000000", "ses-000000000006"  # of one group; T1 of CSF differs by 0.2 s
     assert coloured(seen, first, first) < 0.03 < 0.06 < coloured(seen, first, second)
 
