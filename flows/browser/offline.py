@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from flows.browser import libraries
 from flows.browser.pages import document, script, style
 from flows.browser.session import session_json
-from flows.browser.thumbnails import jpeg, thumbnail
+from flows.browser.thumbnails import WEBP, coded, levels_of, thumbnail_levels
 from flows.browser.view import View, view_of
 from flows.progress import Progress, quiet
 from storage.store.cohort import Cohort, latest
@@ -76,7 +77,7 @@ def parts(held: Mapping[str, Any], *, is_one: bool) -> dict[str, Any]:
         "policy": f"default-src 'none'; script-src {hashes}{apart}; style-src 'unsafe-inline'; img-src data:; "
         "base-uri 'none'; form-action 'none'",
         "style": style(),
-        "plotly": scripts[0],
+        "plotly": packed(scripts[0]),
         "script": scripts[1],
         "data": as_json(held),
     }
@@ -87,6 +88,11 @@ def as_json(value: object) -> str:
     return json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
+def packed(script: str) -> str:
+    """A script as the document holds it, compressed; its page runs it if it still has its hash."""
+    return base64.b64encode(gzip.compress(script.encode(), mtime=0)).decode("ascii")
+
+
 def planes(view: View, session: str) -> dict[str, list[str]]:
     """Axial, coronal and sagittal plane through the middle of each image and map that holds something."""
     names = [name for name in PICTURED if name in view.volumes(session)]
@@ -95,12 +101,15 @@ def planes(view: View, session: str) -> dict[str, list[str]]:
     slot = view.cohort.slots[session]
     volumes = view.cohort.read(slot, names)
     steps = _steps(view, slot)
-    return {name: [_uri(jpeg(section, name, PLANE)) for section in _sections(volumes[name], steps)] for name in names}
+    return {
+        name: [_uri(levels_of(section, name, PLANE)) for section in _sections(volumes[name], steps)] for name in names
+    }
 
 
 def wall(view: View, session: str) -> dict[str, str]:
     """Thumbnails of a session."""
-    return {name: _uri(thumbnail(view, session, name)) for name in PICTURED_ON_WALL if name in view.volumes(session)}
+    names = [name for name in PICTURED_ON_WALL if name in view.volumes(session)]
+    return {name: _uri(thumbnail_levels(view, session, name)) for name in names}
 
 
 def _sections(volume: NDArray[Any], steps: tuple[float, float, float]) -> Iterable[NDArray[Any]]:
@@ -127,5 +136,5 @@ def _write_apart(folder: Path, session: str, told: Mapping[str, Any]) -> None:
     (folder / f"{session}.js").write_text(text, encoding="utf-8")
 
 
-def _uri(content: bytes) -> str:
-    return "data:image/jpeg;base64," + base64.b64encode(content).decode("ascii")
+def _uri(levels: NDArray[np.uint8]) -> str:
+    return "data:image/webp;base64," + base64.b64encode(coded(levels, WEBP)).decode("ascii")

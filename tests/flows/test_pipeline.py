@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 import storage
 from flows.browser.libraries import plotly
-from flows.browser.offline import write_pages
+from flows.browser.offline import packed, write_pages
 from flows.calibration.calibrate import (
     _stored_calibration,
     acquisitions_of_maps,
@@ -313,7 +313,7 @@ def test_no_identity_is_in_the_store(processed: Processed, tmp_path: Path) -> No
     parts += [path.read_bytes() for path in report.parent.rglob("*") if path.is_file()]
     parts += [path.read_bytes() for path in pool_files(processed, tmp_path)]
     parts += [path.encode() + answer.content for path, answer in all_answers(Visitor(processed.store, can_decide=True))]
-    parts.append(write_pages(processed.store, tmp_path / "pages").read_bytes().replace(plotly().encode(), b""))
+    parts.append(write_pages(processed.store, tmp_path / "pages").read_bytes().replace(packed(plotly()).encode(), b""))
     parts.append(repr((processed.ingested, processed.inferred)).encode() + processed.ingested.text().encode())
     parts += [line.encode() for line in told_of(cohort)]
     night = Reprocessed(ingested=processed.ingested, summary=processed.inferred, snapshot="S", tag="nightly-2026-11-30")
