@@ -135,6 +135,7 @@ def test_pages_of_many_sessions(browser: Browser, server: tuple[str, int]) -> No
     opened(page, "groups")
     brushes = sorted(brush(page, part) for part in (0.2, 0.5, 0.8))
     print(f"brush: {brushes[1]:.2f} s (of three, {brushes[0]:.2f} to {brushes[2]:.2f} s)")
+    clock.tell("a brush by the mouse, from its release", brush_by_mouse(page))
     clock.tell("session at 1 mm, the first", lambda: opened(page, f"session/{SHOWN}"))
     opened(page, "groups")
     clock.tell("the same again", lambda: opened(page, f"session/{SHOWN}"))
@@ -146,6 +147,25 @@ def test_pages_of_many_sessions(browser: Browser, server: tuple[str, int]) -> No
     for name, text in (("document", document), ("table.json", table)):
         print(f"{name}: {len(text.encode()) / 1e6:.2f} MB, {len(gzip.compress(text.encode())) / 1e6:.2f} MB compressed")
     assert table.count("ses-") >= N_SESSIONS
+
+
+def brush_by_mouse(page: Page) -> Callable[[], object]:
+    """Draw a box over a part of the first panel; what releases the button, and waits until all has followed."""
+    area = page.locator(".nsewdrag").first.bounding_box()
+    assert area is not None
+    page.evaluate("() => document.getElementById('selected').replaceChildren()")
+    page.mouse.move(area["x"] + 0.3 * area["width"], area["y"] + 2)
+    page.mouse.down()
+    page.mouse.move(area["x"] + 0.6 * area["width"], area["y"] + area["height"] - 2, steps=6)
+    drawn = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+    page.evaluate(drawn)
+
+    def released() -> None:
+        page.mouse.up()
+        page.wait_for_selector("#selected tbody a", state="attached")
+        page.evaluate(drawn)
+
+    return released
 
 
 def brush(page: Page, part: float) -> float:
