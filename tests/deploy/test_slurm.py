@@ -8,100 +8,47 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import dask
 import psutil
 import pytest
-import yaml
 from distributed import KilledWorker
 
-import flows.cluster.slurm  # noqa: F401 - makes the defaults of dask-jobqueue known, which a context would forget
-from flows.cluster.clusters import ClusterError, dask_client, run_bounded
-from flows.settings import Settings
-from storage.store.cohort import Cohort
-from storage.store.lifecycle.verify import verify
-from tests.flows.end_to_end import ROOT, Processed, arrays, assert_same_arrays
+from flows.cluster.clusters import ClusterError
+from tests.deploy.slurm_runs import (
+    IMAGES,
+    assert_all_is_there,
+    begin_at,
+    begun,
+    ended,
+    export,
+    last_line,
+    napped,
+    no_job_is_left,
+)
+from tests.flows.end_to_end import ROOT, Processed
 from tests.slurm import Slurm, needs_slurm
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(1800), needs_slurm]
-
-CONFIGURATION = ROOT / "deploy" / "slurm" / "dask.yaml"
 
 
 @pytest.fixture
 def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Slurm]:
     """A cluster of this test's own; runs begin in an empty folder."""
-    here = tmp_path / "here"
-    here.mkdir()
-    monkeypatch.chdir(here)
     with Slurm(tmp_path / "slurm") as cluster:
-        monkeypatch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
-        monkeypatch.setenv("PYTHONPATH", str(ROOT))
-        monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+        begin_at(cluster, tmp_path / "here", monkeypatch)
         yield cluster
 
 
 @pytest.fixture
 def environment(processed: Processed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What the how-to exports, for the cohort of all tests; the store."""
-    store = tmp_path / "store"
-    for name, value in {
-        "DASK_CONFIG": CONFIGURATION,
-        "QMRI_SCHEDULER": "slurm",
-        "QMRI_WORKERS": 2,
-        "QMRI_SOURCE": processed.source,
-        "QMRI_STORE": store,
-        "QMRI_KEY_FILE": processed.key_file,
-        "QMRI_QUIET_FOR": 0,
-    }.items():
-        monkeypatch.setenv(name, str(value))
-    return store
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ended:
-    status: int
-    said: str
-    seconds: float
-
-
-def ended(process: subprocess.Popen[str], begin: float, patience: float = 900) -> Ended:
-    said, _ = process.communicate(timeout=patience)
-    return Ended(status=process.returncode, said=said, seconds=time.monotonic() - begin)
-
-
-def begun(*arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "flows.cli.main", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def last_line(said: str) -> str:
-    return said.strip().splitlines()[-1]
-
-
-def assert_all_is_there(store: Path, processed: Processed, *names: str) -> None:
-    """All sessions as one machine makes them, bit by bit."""
-    found, expected = arrays(store), arrays(processed.store)
-    assert set(found) == set(expected)
-    for session in expected:
-        chosen = names or tuple(expected[session])
-        assert_same_arrays({n: found[session][n] for n in chosen}, {n: expected[session][n] for n in chosen})
-    assert verify(Cohort.open(store)) == []
-
-
-IMAGES = ("T1w", "T2w", "FLAIR", "brain_mask", "tissue", "affine")
+    export(processed, tmp_path / "store", monkeypatch)
+    return tmp_path / "store"
 
 
 def test_ingest_and_infer_by_jobs_one_of_which_is_cancelled(
@@ -158,27 +105,6 @@ def test_a_controller_that_is_down_ends_a_run_before_it_begins(slurm: Slurm) -> 
     assert "Traceback" not in run.said
     assert run.seconds < 180
     slurm.start("slurmctld")
-
-
-def nap(seconds: float) -> tuple[float, int]:
-    """A piece of work, and the process that did it."""
-    time.sleep(seconds)
-    return seconds, os.getpid()
-
-
-def napped(naps: list[float], **configuration: Any) -> Iterator[tuple[float, Any]]:
-    """Work on jobs as `deploy/slurm/dask.yaml` has them, one at a time."""
-    sites = yaml.safe_load(CONFIGURATION.read_text(encoding="utf-8"))
-    with (
-        dask.config.set(dask.config.merge(dask.config.config, sites)),
-        dask.config.set({f"jobqueue.slurm.{name.replace('_', '-')}": value for name, value in configuration.items()}),
-        dask_client(Settings.model_construct(scheduler="slurm", workers=1)) as client,
-    ):
-        yield from run_bounded(client, nap, naps)
-
-
-def no_job_is_left(slurm: Slurm) -> None:
-    slurm.wait_for(lambda: not slurm.jobs("RUNNING", "PENDING", "COMPLETING"), "the end of all jobs", 60)
 
 
 def test_a_controller_that_goes_in_the_middle_costs_nothing_while_the_jobs_live(slurm: Slurm) -> None:
