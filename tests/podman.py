@@ -47,6 +47,7 @@ class Podman:
         ).write_text(  # limits that a user without CAP_SYS_RESOURCE can set; runc: any cgroups
             f'[containers]\ndefault_ulimits = ["nofile={files}:{files}", "nproc=8192:8192"]\n'
             '[engine]\nruntime = "runc"\ncgroup_manager = "cgroupfs"\nevents_logger = "file"\n'
+            '[network]\nnetwork_backend = "netavark"\n'  # CNI, which podman prefers where it lies about, knows no names
         )
         (folder / "storage.conf").write_text(
             f'[storage]\ndriver = "overlay"\ngraphroot = "{folder}/images"\nrunroot = "{folder}/run"\n'
@@ -68,6 +69,11 @@ class Podman:
         )
         assert done.returncode == 0, (arguments, done.stdout[-3000:], done.stderr[-3000:])
         return done.stdout
+
+    def is_healthy(self, container: str) -> bool:
+        """Ask the check of health of a container."""
+        command = ["podman", "healthcheck", "run", container]
+        return subprocess.run(command, env=self.environment, capture_output=True, check=False).returncode == 0
 
     def make_base(self) -> None:
         """Make the base image, where it is not there."""

@@ -1,7 +1,7 @@
 """The compose file, brought up by podman-compose: PostgreSQL, Prefect, Dask; a cohort is ingested in it by its name.
 
-Four minutes with the image of test_container.py. PostgreSQL is Debian's, under the name that the file
-says, with the few variables of the official image that the file uses.
+Five minutes with the image of test_container.py. PostgreSQL and Prometheus are Debian's, under the names that the file
+says, with as much of the official images as the file uses.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import shutil
 import socket
 import subprocess
 import time
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,7 +31,9 @@ pytestmark = [
 ]
 
 POSTGRES = "docker.io/library/postgres:17"
+PROMETHEUS = "docker.io/prom/prometheus:v3.5.0"
 PAGES = "http://127.0.0.1:4200"
+FIGURES = "http://127.0.0.1:9090"
 USER = 1000
 
 ENTRY = """#!/bin/sh
@@ -58,6 +61,15 @@ RUN apt-get update && apt-get install --yes --no-install-recommends postgresql \
 COPY --chmod=755 entry /usr/local/bin/entry
 ENV PATH=/usr/lib/postgresql/15/bin:$PATH
 ENTRYPOINT ["entry"]
+"""
+OF_PROMETHEUS = """FROM python:3.11-slim
+RUN apt-get update && apt-get install --yes --no-install-recommends prometheus \\
+    && rm -rf /var/lib/apt/lists/* \\
+    && install -d -o nobody /prometheus
+USER nobody
+VOLUME /prometheus
+ENTRYPOINT ["prometheus"]
+CMD ["--config.file=/etc/prometheus/prometheus.yml", "--storage.tsdb.path=/prometheus"]
 """
 
 
@@ -112,6 +124,20 @@ class Compose:
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False)
         return done.stdout + done.stderr
 
+    def scraped(self) -> dict[str, list[float]]:
+        """What Prometheus has: of each of its jobs who answers, and the store's sessions."""
+        queries = {job: f'up{{job="{job}"}}' for job in ("qmri", "dask-scheduler", "dask-workers")}
+        found = {}
+        for name, query in (queries | {"sessions": "sum(qmri_sessions)"}).items():
+            try:
+                with urllib.request.urlopen(  # noqa: S310 - our own server
+                    f"{FIGURES}/api/v1/query?{urllib.parse.urlencode({'query': query})}", timeout=30
+                ) as answer:
+                    found[name] = [float(one["value"][1]) for one in json.loads(answer.read())["data"]["result"]]
+            except OSError:
+                found[name] = []
+        return found
+
     def run(self, line: str) -> None:
         """Run a command as it is typed, in the container of Prefect's worker."""
         self("exec", "-T", "prefect-worker", *line.split())
@@ -141,8 +167,9 @@ def podman(tmp_path_factory: pytest.TempPathFactory) -> Podman:
     engine.build(context_of("HEAD", tmp_path_factory.mktemp("context") / "clone"))
     folder = tmp_path_factory.mktemp("postgres")
     (folder / "entry").write_text(ENTRY)
-    (folder / "Dockerfile").write_text(DOCKERFILE)
-    engine("build", "--network", "host", "--layers", "--format", "docker", "--tag", POSTGRES, folder)
+    for tag, text in ((POSTGRES, DOCKERFILE), (PROMETHEUS, OF_PROMETHEUS)):
+        (folder / "Dockerfile").write_text(text)
+        engine("build", "--network", "host", "--layers", "--format", "docker", "--tag", tag, folder)
     return engine
 
 
@@ -174,7 +201,7 @@ def services(podman: Podman, tmp_path: Path) -> Iterator[Compose]:
         compose.up()
         yield compose
     finally:
-        compose("down", "-v")
+        compose("--profile", "metrics", "down", "-v")
 
 
 def is_done(services: Compose, count: int) -> bool:
@@ -196,3 +223,6 @@ def test_the_literal_command_completes_and_what_restarts_costs_nothing(services:
     services.run("prefect deployment run ingest-cohort")
     services.wait_for(lambda: is_done(services, 2), "the second run, which has nothing to do")
     assert {path.stat().st_uid for path in (tmp_path / "store").rglob("*")} == {USER}
+    services("--profile", "metrics", "up", "-d", "--no-deps", "metrics", "prometheus")
+    expected = {"qmri": [1.0], "dask-scheduler": [1.0], "dask-workers": [1.0], "sessions": [2.0]}
+    services.wait_for(lambda: services.scraped() == expected, f"{expected} in Prometheus, which asks twice a minute")

@@ -141,7 +141,8 @@ def test_containers_run_commands_and_settings_that_exist(name: str) -> None:
 def test_compose_waits_for_what_it_needs() -> None:
     services = load("compose/compose.yaml")["services"]
     assert set(services) == {
-        "postgres", "prefect-server", "deploy", "prefect-worker", "dask-scheduler", "dask-worker", "metrics"
+        "postgres", "prefect-server", "deploy", "prefect-worker", "dask-scheduler", "dask-worker",
+        "metrics", "prometheus",
     }  # fmt: skip
     for service in services.values():
         assert set(service.get("depends_on", {})) <= set(services)
