@@ -41,6 +41,8 @@ _ROOT = Path(__file__).parents[2]
 _FEWEST_STEPS = 5
 _CLOSE = 0.03
 """Largest relative difference of maps in bfloat16 from float32 that ``tests/qmri_core/mapping`` allows."""
+_PATIENCE = 75.0
+"""Seconds for each of the two steps by pytest, so that all of them end in eight minutes, five of which are training."""
 _OF_TESTS = ("pytest", "hypothesis", "filelock", "scipy", "pytest_timeout")
 _OF_STORES = ("pytest", "hypothesis", "filelock", "scipy", "zarr", "icechunk", "xarray", "distributed")
 
@@ -128,10 +130,13 @@ def run_pytest(*arguments: str) -> str:
     ------
     RuntimeError
         If a test fails.
+    subprocess.TimeoutExpired
+        If they take too long on a device.
     """
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", *arguments],
         capture_output=True, text=True, check=False, cwd=_ROOT, env={**os.environ, "PYTHONPATH": str(_ROOT)},
+        timeout=_PATIENCE if torch.cuda.is_available() else None,
     )  # fmt: skip
     if done.returncode not in (0, 5):  # 5: none was chosen
         raise RuntimeError(done.stdout[-2000:])
@@ -329,7 +334,7 @@ def measure(size: Size) -> tuple[Rows, bool]:
         "devices": torch.cuda.device_count(),
         "precision": str(precision),
     }
-    is_good = True
+    is_good, start = True, time.perf_counter()
     for step in STEPS:
         began = time.perf_counter()
         try:
@@ -340,6 +345,7 @@ def measure(size: Size) -> tuple[Rows, bool]:
             rows, is_good = {"failed": f"{type(error).__name__}: {error}"}, False
         result[step.__name__] = {**rows, "seconds": time.perf_counter() - began}
         print(f"{step.__name__:16} {_line(result[step.__name__])}", flush=True)
+    result["seconds"] = time.perf_counter() - start
     return result, is_good
 
 
@@ -366,7 +372,10 @@ def main() -> int:
         return 0
     result, is_good = measure(size)
     options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(f"{options.out}: {result['device']}, torch {result['torch']}, Python {result['python']}")
+    print(
+        f"{options.out}: {result['device']}, torch {result['torch']}, Python {result['python']}, "
+        f"{result['seconds']:.0f} s"
+    )
     return 0 if is_good else 1
 
 
