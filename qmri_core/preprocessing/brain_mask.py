@@ -1,5 +1,7 @@
 """Brain mask by deepbet (Fisch et al. 2024), whose weights come with its wheel.
 
+Only these are used: its code imports pandas and pyarrow, 57 MB that a worker has no use for.
+
 Its networks run on the GPU of this process where there is one, in float32. What a GPU finds differs from what a CPU
 does by rounding: in single voxels, where both classes are as probable.
 """
@@ -10,11 +12,13 @@ import logging
 import warnings
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from qmri_core.devices import fastest, in_precision
 from qmri_core.preprocessing.brain_network import Weights, is_brain
@@ -26,6 +30,8 @@ _SMALL, _LARGE = 128, 256
 """Samples along each axis of the head in which a box is looked for, and of that box; the networks were trained so."""
 _MARGIN = 0.1
 """Of the box, as a share of its size."""
+_ENOUGH = 0.02
+"""Share of a plane that the head fills in the box."""
 _HEAD, _BRAIN = 0, 1
 """deepbet's two networks: the one that finds the head's box, and the one that finds the brain in it."""
 _CPU = torch.device("cpu")
@@ -74,29 +80,57 @@ def brain_mask(t1w: Volume) -> NDArray[np.uint8]:
 
 def _found(image: NDArray[np.float32]) -> NDArray[np.uint8] | None:
     """What ``deepbet.BrainExtraction.run_model`` and ``postprocess`` find in an image (x, y, z towards R, A, S)."""
-    from deepbet.utils import keep_largest_connected_component
-
-    extraction = _extraction()
     small = _sampled(image, (slice(None),) * 3, _SMALL)
     low, high = torch.quantile(small, torch.tensor([0.005, 0.995])).tolist()
-    head = _is_brain(_normalised(small, low, high), _HEAD).float().numpy()
-    if not head.any():
-        return None
-    largest = torch.from_numpy(keep_largest_connected_component(head))
-    try:
-        box = extraction.get_bbox_with_margin(largest, image.shape, _MARGIN)
-    except AssertionError:  # how deepbet says that what is left is too small
-        return None
-    if any(part.stop <= part.start for part in box):
+    head = _is_brain(_normalised(small, low, high), _HEAD).numpy()
+    box = _box(_largest(head), image.shape)
+    if box is None:
         return None
     inside = _is_brain(_normalised(_sampled(image, box, _LARGE), low, high), _BRAIN).numpy()
-    mask = np.zeros(image.shape, dtype=np.uint8)
     back = [_nearest(size, part.stop - part.start) for size, part in zip(inside.shape, box, strict=True)]
-    mask[box] = inside[np.ix_(*back)]
-    if not mask[box].any():
+    brain = _largest(inside[np.ix_(*back)])
+    if not brain.any():
         return None
-    extraction.bbox = box
-    return np.asarray(extraction.postprocess(mask), dtype=np.uint8)
+    mask = np.zeros(image.shape, dtype=np.uint8)
+    mask[box] = _filled(brain)
+    return mask
+
+
+def _largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The largest part of a mask whose voxels touch, at corners too."""
+    labels, _ = ndimage.label(mask, np.ones((3, 3, 3)))
+    counts = np.bincount(labels.ravel())
+    counts[0] = 0
+    return np.asarray(mask & (labels == counts.argmax()))
+
+
+def _filled(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """A mask with what it encloses: what no way over faces of voxels leads to from the border."""
+    labels, n_parts = ndimage.label(~mask)
+    is_outside = np.zeros(n_parts + 1, dtype=bool)
+    for axis in range(3):
+        for border in (0, -1):
+            is_outside[labels.take(border, axis)] = True
+    is_outside[0] = False
+    return np.asarray(~is_outside[labels])
+
+
+def _box(head: NDArray[np.bool_], shape: tuple[int, ...]) -> tuple[slice, ...] | None:
+    """Box with a margin around a head, in an image of another shape; None where too little is left of it.
+
+    As ``deepbet.BrainExtraction.get_bbox_with_margin``, in single precision.
+    """
+    box = []
+    for axis, length in enumerate(shape):
+        filled = np.flatnonzero(head.mean(axis=tuple({0, 1, 2} - {axis})) > _ENOUGH)
+        if not filled.size:
+            return None
+        scale = np.float32(length) / np.float32(head.shape[axis])
+        centre = np.rint(scale * np.float32((filled[0] + filled[-1] + 1) / 2))
+        widened = np.float32(1) + np.float32(2) * np.float32(_MARGIN)
+        size = np.rint(widened * (scale * np.float32(filled[-1] + 1 - filled[0])))
+        box.append(slice(max(0, int(centre - size / 2)), min(length, int(centre + size / 2))))
+    return tuple(box) if all(part.stop > part.start for part in box) else None
 
 
 def _is_brain(image: torch.Tensor, network: int) -> torch.Tensor:
@@ -138,19 +172,16 @@ def _normalised(image: torch.Tensor, low: float, high: float) -> torch.Tensor:
     return image.sub_(mean).div_(deviation).mul_(0.226).add_(0.449)
 
 
-@lru_cache(maxsize=1)
-def _extraction() -> Any:  # noqa: ANN401 - deepbet has no types
-    from deepbet import BrainExtraction
-
-    with warnings.catch_warnings():
-        # deepbet ships TorchScript, which torch 2.15 deprecates
-        warnings.filterwarnings("ignore", message=".*torch.jit.load")
-        return BrainExtraction(no_gpu=True)
-
-
 @lru_cache(maxsize=2)
 def _weights(place: torch.device) -> tuple[Weights, Weights]:
     """Of deepbet's networks `_HEAD` and `_BRAIN`, on a device."""
-    networks = (_extraction().bbox_model, _extraction().model)
-    head, brain = ({name: value.to(place) for name, value in each.state_dict().items()} for each in networks)
+    found = find_spec("deepbet")
+    if found is None or found.origin is None:
+        raise ModuleNotFoundError("deepbet, whose wheel has the weights, is not installed")
+    folder = Path(found.origin).parents[1] / "data" / "models"
+    with warnings.catch_warnings():
+        # deepbet ships TorchScript, which torch 2.15 deprecates
+        warnings.filterwarnings("ignore", message=".*torch.jit.load")
+        networks = [torch.jit.load(str(folder / name), map_location=place) for name in ("bbox_model.pt", "model.pt")]  # type: ignore[no-untyped-call]
+    head, brain = (network.state_dict() for network in networks)
     return head, brain

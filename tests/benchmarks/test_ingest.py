@@ -277,7 +277,7 @@ def _registered(fixed: Volume, moving: Volume) -> None:
 PEAK = """
 import pickle, sys
 from pathlib import Path
-import distributed, flows.ingest.run, flows.ingest.session
+import distributed.nanny, flows.ingest.repeats, flows.ingest.session, qmri_core.calibration.scales, storage.store.waves
 from qmri_core.preprocessing.session import preprocess
 
 def memory(name):

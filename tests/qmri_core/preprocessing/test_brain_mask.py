@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import warnings
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 from qmri_core.preprocessing import brain_mask as masks
-from qmri_core.preprocessing.brain_mask import BrainMaskError, _extraction, _normalised, _sampled, _weights, brain_mask
+from qmri_core.preprocessing.brain_mask import (
+    BrainMaskError,
+    _box,
+    _filled,
+    _largest,
+    _normalised,
+    _sampled,
+    _weights,
+    brain_mask,
+)
 from qmri_core.preprocessing.brain_network import is_brain
 from qmri_core.series.geometry import Volume
 from tests.phantoms import smooth_volume
@@ -27,15 +41,50 @@ def volume(array: np.ndarray) -> Volume:
     return Volume(array=array.astype(np.float32), affine=np.diag([3.0, 3.0, 3.0, 1.0]))
 
 
+@pytest.fixture(scope="module")
+def theirs() -> Any:
+    """deepbet's own."""
+    from deepbet import BrainExtraction
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*torch.jit.load")  # deepbet ships TorchScript
+        return BrainExtraction(no_gpu=True)
+
+
 @pytest.mark.parametrize("network", [0, 1], ids=["head", "brain"])
-def test_the_network_in_slabs_gives_what_it_gives_whole(network: int) -> None:
-    whole = (_extraction().bbox_model, _extraction().model)[network]
+def test_the_network_in_slabs_gives_what_it_gives_whole(network: int, theirs: Any) -> None:
+    whole = (theirs.bbox_model, theirs.model)[network]
     image = textured(network)
     with torch.no_grad():
         expected = whole(image[None, None])[0, 1] > 0.5
     assert 0.01 < float(expected.float().mean()) < 0.99
     differ = is_brain(image, _weights(CPU)[network]) != expected
     assert int(differ.sum()) <= 1e-4 * expected.numel()  # rounding, where both classes are as probable
+
+
+def test_a_worker_has_no_pandas_of_it() -> None:
+    """Nor anything else of deepbet's code, which costs a worker 57 MB."""
+    script = "import sys; from qmri_core.preprocessing import brain_mask as m; m._weights(m._CPU); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert not {"pandas", "pyarrow", "deepbet", "nibabel"} & set(done.stdout.split())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_box_of_a_head_and_what_is_kept_of_it_are_deepbets(seed: int, theirs: Any) -> None:
+    rng = np.random.default_rng(seed)
+    field = smooth_volume((128, 128, 128), seed=seed).array
+    head = field > np.quantile(field, rng.uniform(0.5, 0.97))
+    head &= rng.random(head.shape) > 0.01  # voids of all kinds, at the border too
+    shape = tuple(int(length) for length in rng.integers(40, 320, size=3))
+    from deepbet.utils import keep_largest_connected_component
+
+    largest = keep_largest_connected_component(head.astype(np.float32))
+    np.testing.assert_array_equal(_largest(head), largest > 0)
+    expected = theirs.get_bbox_with_margin(torch.from_numpy(largest), shape, 0.1)
+    assert [part.indices(1000) for part in _box(largest > 0, shape) or ()] == [part.indices(1000) for part in expected]
+    theirs.bbox = (slice(None),) * 3
+    np.testing.assert_array_equal(_filled(_largest(head)), theirs.postprocess(head.astype(np.uint8)) > 0)
+    assert _filled(_largest(head)).sum() > _largest(head).sum()
 
 
 @pytest.mark.parametrize("shape", [(40, 61, 128), (300, 17, 256)])
