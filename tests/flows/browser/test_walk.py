@@ -22,11 +22,11 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from flows.browser import offline
 from flows.browser.view import View
 from qmri_core.series.geometry import Grid
-from storage.store.cohort import Cohort, Placement, begin_append, commit, write_arrays, writing
+from storage.store.cohort import Cohort, Placement, begin_append, begin_update, commit, write_arrays, writing
 from storage.store.lifecycle.upkeep import rollback
 from tests.flows.browser.cohorts import Planted, group_name, write_cohort
 from tests.flows.end_to_end import ROOT
-from tests.flows.tiny_cohort import row_of
+from tests.flows.tiny_cohort import maps, row_of
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = [
@@ -318,6 +318,28 @@ def test_the_crosshair_of_two_sessions_is_one(seen: Seen, cohort: Planted) -> No
     for (_, value), session in zip(places, (first, second), strict=True):
         truth = 1000 * float(stored(cohort, session, "T1map")[z, y, x])
         assert (value is None and np.isnan(truth)) or value == pytest.approx(truth, rel=FIVE_DIGITS)
+
+
+def test_a_session_in_two_snapshots_is_compared(browser: Browser, tmp_path: Path) -> None:
+    store, session = write_cohort(tmp_path, n_sessions=6, n_groups=2).store, "ses-000000000000"
+    before = Cohort.open(store)
+    with writing(store) as repository:
+        wave = begin_update(repository, [session])
+        fork = write_arrays(wave.session.fork(), wave.slots[session], maps(6))
+        commit(repository, wave, [fork], values={}, rows=[{"session": session}], message="Infer again")
+    now = Cohort.open(store)
+    with served(store) as address:
+        seen = Seen(browser.new_page(viewport={"width": 1500, "height": 1000}), address)
+        seen.open(f"compare/{session}/{session}/{before.snapshot}")
+        found = [readout(seen, f"#compare .pair > div:nth-child({k}) .readout") for k in (1, 2, 3)]
+        (x, y, z), _ = found[0]
+        new, old = (
+            1000 * float(opened.read(opened.slots[session], ["T1map"])["T1map"][z, y, x]) for opened in (now, before)
+        )
+        assert new != old
+        assert [value for _, value in found] == pytest.approx([new, old, old - new], rel=10 * FIVE_DIGITS)
+        assert (seen.errors, seen.foreign) == ([], [])
+        seen.page.close()
 
 
 def coloured(seen: Seen, first: str, second: str) -> float:
