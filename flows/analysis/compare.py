@@ -32,6 +32,7 @@ NOTES = (
     "measured to: standard deviation of one session's value, as calibration states it and as visits of one person in "
     "one group differ",
 )
+_TEXT = "regions and maps"
 PERIOD, DAY = "period", "scanner_day"
 """A factor that is made of a column: whether a session was before a day of its scanner, or since."""
 BEFORE, SINCE = "before", "since"
@@ -174,13 +175,13 @@ def _answers(
     if client is not None:
         from flows.cluster.driver import completed
 
-        found = dict(completed(client, question, quantities, progress=progress, text="compare"))  # as they come
+        found = dict(completed(client, question, quantities, progress=progress, text=_TEXT))  # as they come
         yield from ((quantity, found[quantity]) for quantity in quantities)
         return
     known: dict[str, Design] = {}
     for done, quantity in enumerate(quantities, start=1):
         yield quantity, question(quantity, known=known)
-        progress(done, len(quantities), "compare")
+        progress(done, len(quantities), _TEXT)
 
 
 def _effects(
