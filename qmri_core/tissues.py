@@ -120,7 +120,6 @@ REFERENCE_VALUES: Mapping[float, Mapping[str, Mapping[str, Sourced]]] = {
 """T1 and T2 in seconds, PD (CSF = 1) and spreads between people of healthy adults, by field strength in tesla."""
 
 _GELMAN = "Gelman 2001, Magn Reson Med 45:71 (not checked)"
-_VOLZ = "Volz 2012, doi:10.1016/j.neuroimage.2012.06.076 (not checked)"
 _SEVERAL = "middle of the range of several spin-echo studies (not checked against a source)"
 _FLUID = REFERENCE_VALUES[3.0]["CSF"]
 _WHITE, _GREY = REFERENCE_VALUES[3.0]["WM"], REFERENCE_VALUES[3.0]["GM"]
@@ -151,10 +150,6 @@ SIMULATED_OVER_3T: Mapping[float, Mapping[str, tuple[float, ...]]] = {
     },
 }
 """T1 and T2 of simulated tissue at other field strengths over those at 3 T, of `TISSUES` and nuclei. PD is equal."""
-PD_OFFSET = Sourced(0.858, f"{_VOLZ}, after Fatouros and Marmarou 1991")
-"""A of 1/PD = A + B/T1 in simulated brain tissue."""
-PD_SLOPE = Sourced(0.522, f"{_VOLZ}, after Fatouros and Marmarou 1991")
-"""B of 1/PD = A + B/T1 in simulated brain tissue, in seconds."""
 
 NOMINAL: Mapping[str, tuple[float, float, float]] = {
     "WM": (0.85, 0.075, 0.70),

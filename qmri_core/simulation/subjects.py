@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from qmri_core.calibration.population import pd_relation, population
 from qmri_core.simulation.smooth_fields import SmoothField, random_field
-from qmri_core.tissues import PD_OFFSET, PD_SLOPE, SIMULATED
+from qmri_core.tissues import SIMULATED
 
 CLASSES = (
     "csf", "gm", "wm", "caudate", "putamen", "thalamus", "pallidum", "lesion",
@@ -39,8 +40,12 @@ _NUCLEI: Mapping[str, tuple[tuple[float, float, float], tuple[float, float, floa
 
 
 def proton_density(t1: NDArray[np.floating] | float) -> NDArray[np.floating] | float:
-    """Proton density (CSF = 1) of brain tissue with longitudinal relaxation time ``t1`` in seconds."""
-    return 1 / (PD_OFFSET.value + PD_SLOPE.value / t1)
+    """Proton density (CSF = 1) of brain tissue with longitudinal relaxation time ``t1`` [s] at 3 T.
+
+    By the relation that calibration expects of people: else a network learns another PD than that which is imposed.
+    """
+    offset, slope = pd_relation(population(3.0))
+    return 1 / (offset + slope / t1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

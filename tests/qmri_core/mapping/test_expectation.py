@@ -19,6 +19,7 @@ from qmri_core.mapping.network import MapNetwork
 from qmri_core.mapping.voxelwise import compress, estimator
 from qmri_core.physics.registry import fast_signal
 from qmri_core.series.acquisition import Acquisition, Contrast, PulseSequence
+from qmri_core.simulation.subjects import proton_density
 from qmri_core.tissues import SIMULATED, SIMULATED_OVER_3T, numbers_of
 from tests.protocols import plain_protocol
 
@@ -74,7 +75,7 @@ def tissues_of(field: float, expected: Expectation) -> dict[str, tuple[float, fl
             numbers = numbers_of(SIMULATED[name])
             factors = (1.0, 1.0) if field == 3.0 else SIMULATED_OVER_3T[field][kind]
             t1, t2 = (numbers[q] * factor for q, factor in zip(("t1", "t2"), factors, strict=True))
-            usual = (t1, t2, 1 / (0.858 + 0.522 / numbers["t1"]))
+            usual = (t1, t2, float(proton_density(numbers["t1"])))
         else:
             member = {"WM": values.white_matter, "GM": values.grey_matter, "CSF": values.csf}[kind]
             usual = (member.t1, member.t2, member.pd)
