@@ -118,6 +118,18 @@ def test_what_does_not_hold_is_named(change: Callable[[MappedSession], MappedSes
     assert closure(found).text
 
 
+@pytest.mark.parametrize("share", [0.3, 0.45])
+def test_fluid_in_the_voxels_of_cortex_spreads_it_to_one_side_and_is_no_contradiction(share: float) -> None:
+    """In as many voxels as thick slices have it in, T2 is up to twice as long; the narrow side tells of the maps."""
+    of = session()
+    rng = np.random.default_rng(2)
+    grey = np.flatnonzero(of.cores["GM"])
+    mixed = rng.choice(grey, size=int(share * len(grey)), replace=False)
+    t2 = of.maps["T2map"].copy()
+    t2[mixed] *= rng.uniform(1.1, 2.0, len(mixed)).astype(np.float32)
+    assert Figure.SPREAD not in figures(replace(of, maps={**of.maps, "T2map": t2}))
+
+
 def test_a_level_that_wider_deviations_cover_widens_them_and_no_more() -> None:
     off = scaled("WM", "T2map", 1.19)(session(deviation=0.04))
     found = closure(off)
