@@ -6,5 +6,5 @@ CODE_VERSION = version("qmri-cohort")
 """Of the package: recorded with every session, and no reason to make anything again."""
 PREPROCESSING = 9
 """Of what ingest makes of a session, from its headers to the signals of its tissues: images are made anew."""
-INFERENCE = 9
+INFERENCE = 10
 """Of what inference makes of images, scales and weights: maps are made anew."""

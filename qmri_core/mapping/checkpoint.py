@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from qmri_core.mapping.network import MapNetwork
 
 CHECKPOINT_FORMAT = "qmri-cohort-checkpoint"
-FORMAT_VERSION = 4
-READ_VERSIONS = (2, 3, 4)
-"""Format versions that this code reads. Version 3 states ``undetermined`` among the settings; version 4 answers to what
-is told of all tissues of a session and to its uncertainty, where those before it answered to four levels: they are read
-as weights that know nothing of it beside what `qmri_core.mapping.standard` makes of it."""
+FORMAT_VERSION = 5
+READ_VERSIONS = (2, 3, 4, 5)
+"""Format versions that this code reads. Version 3 states ``undetermined`` among the settings; version 4 is told how
+certain is what is told of a session, which those before it do not know. Answers of their own to what is told (to four
+levels before version 4, to those of all tissues in it) are not read: `qmri_core.mapping.standard` follows it alone."""
 UNDETERMINED_OF_VERSION_2 = (0.63, 0.27, 0.52, 0.31)
 """`qmri_core.mapping.network.NetworkSettings.undetermined` of files of format version 2, which do not state it: release
 0.1 used these numbers for whatever weights it was given. They were measured on the simulated batches of its own."""
@@ -163,27 +163,29 @@ def read_checkpoint(content: bytes, *, name: str) -> Checkpoint:
     network = MapNetwork(NetworkSettings(**settings))
     try:
         state = load(content)
-        network.load_state_dict(state if metadata["version"] == str(FORMAT_VERSION) else _widened(state, network))
+        network.load_state_dict(state if metadata["version"] == str(FORMAT_VERSION) else _of_now(state, network))
     except (KeyError, RuntimeError) as error:
         raise CheckpointError(f"{name}: weights do not fit the settings stored with them") from error
     network.eval()
     return Checkpoint(network=network, digest=digest, training=json.loads(metadata["training"]))
 
 
-def _widened(state: dict[str, Tensor], network: MapNetwork) -> dict[str, Tensor]:
-    """Weights of before version 4, with zeros for what they do not know.
-
-    Of the head, maps and deviations stay, the answers to four levels do not.
-    """
+def _of_now(state: dict[str, Tensor], network: MapNetwork) -> dict[str, Tensor]:
+    """Weights of before version 5, without answers to what is told, and with zeros for what they do not know."""
     import torch
 
+    from qmri_core.calibration.expectation import DEVIATIONS
     from qmri_core.mapping.network import N_MAPS
+    from qmri_core.mapping.voxelwise import ERROR_AT
 
     result = {}
     for name, wanted in network.state_dict().items():
         kept = state[name]
         if name.startswith("head."):
             kept = kept[: 2 * N_MAPS]
+        if name == "embed.0.weight":
+            told = slice(ERROR_AT.stop, ERROR_AT.stop + len(DEVIATIONS))
+            kept = torch.cat([kept[:, : told.start], kept[:, told.stop :]], dim=1)
         if kept.shape != wanted.shape:
             whole = torch.zeros_like(wanted)
             whole[tuple(map(slice, kept.shape))] = kept

@@ -237,7 +237,6 @@ def infer_parts(
                 both = network.modulated(
                     _one([each.planes() for each in started]),
                     [_one(of_block) for of_block in zip(*conditions, strict=True)],
-                    _one([each.levels() for each in started]),
                 )
             end = 0
             for each in started:
@@ -271,10 +270,6 @@ class _Started:
         """Of the network, for each slice."""
         of_protocol = torch.as_tensor(self.part.physics.conditions, device=self.inside.device)
         return of_protocol.expand(len(self.inside), -1)
-
-    def levels(self) -> Tensor:
-        """Of the session's tissues, for each slice."""
-        return self.part.physics.levels.to(self.packed).expand(len(self.inside), -1)
 
     def planes(self) -> Tensor:
         """Inputs of the network, shape (slice, N_INPUTS, y, x), zero where nothing is mapped."""
@@ -335,8 +330,7 @@ def run_network(
     conditions = torch.as_tensor(physics.conditions, device=relative.device).expand(relative.shape[0], -1)
     inputs = network_inputs(compressed, voxelwise, mask, physics)
     with in_precision(precision, relative.device):
-        levels = physics.levels.to(relative).expand(relative.shape[0], -1)
-        log_maps, log_sd = network(inputs, conditions, levels)
+        log_maps, log_sd = network(inputs, conditions)
     return log_maps.float() + back, log_sd.float()
 
 

@@ -9,15 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from qmri_core.calibration.expectation import DEVIATIONS
 from qmri_core.calibration.session_model import LEVELS
 from qmri_core.mapping.voxelwise import N_CONDITIONS
 from qmri_core.series.acquisition import CONTRASTS
 
 N_MAPS = 3
-LEVEL_GAIN = 3.0
-"""Factor that brings the levels of tissues, up to some ten per cent, to less than the size of other features: they have
-a head to themselves, which shakes all maps if it learns fast."""
 N_INPUTS = 2 * len(CONTRASTS) + 4
 """Compressed signals and presence of each contrast, voxelwise log T1, T2, PD, and the brain mask."""
 LOG_SD_RANGE = (-5.0, 1.0)
@@ -79,14 +75,15 @@ class MapNetwork(nn.Module):
         self.bottom = Block(middle, coarse, size)
         self.up2 = Block(coarse + middle, middle, size)
         self.up1 = Block(middle + fine, fine, size)
-        self.head = nn.Conv2d(fine + N_INPUTS, N_MAPS * (2 + len(DEVIATIONS)), 1)
+        self.head = nn.Conv2d(fine + N_INPUTS, 2 * N_MAPS, 1)
         nn.init.zeros_(self.head.weight)
-        self.head.bias = nn.Parameter(
-            torch.tensor([0.0, 0.0, 0.0, -2.5, -2.5, -3.0] + [0.0] * N_MAPS * len(DEVIATIONS))
-        )
+        self.head.bias = nn.Parameter(torch.tensor([0.0, 0.0, 0.0, -2.5, -2.5, -3.0]))
 
-    def forward(self, inputs: Tensor, conditions: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, inputs: Tensor, conditions: Tensor) -> tuple[Tensor, Tensor]:
         """Log maps relative to white matter, and the log of their standard deviation.
+
+        What is told of a session's tissues it is not told: signals and maps are as the population would have them
+        (`qmri_core.mapping.standard`), so that maps follow what is told by that alone.
 
         Parameters
         ----------
@@ -94,18 +91,13 @@ class MapNetwork(nn.Module):
             Shape (slice, N_INPUTS, y, x), from `assemble`; y and x multiples of `MULTIPLE`.
         conditions
             Shape (slice, N_CONDITIONS).
-        levels
-            What is told of the session's tissues, `qmri_core.calibration.expectation.Expectation.shift`, shape
-            (slice, len(DEVIATIONS)). A slice does not show them; how much of each is in a voxel, it does. Signals
-            and maps are as the population would have them (`qmri_core.mapping.standard`), by what each voxel is: here
-            is what its surroundings say beside.
 
         Returns
         -------
         tuple of Tensor
             Both of shape (slice, 3, y, x): log T1, T2, PD over the population's white matter; log standard deviations.
         """
-        return self.modulated(inputs, self.modulations(conditions), levels)
+        return self.modulated(inputs, self.modulations(conditions))
 
     def modulations(self, conditions: Tensor) -> list[Tensor]:
         """What the protocol of each slice does to the blocks, in their order: scales and shifts, (slice, 2 * outputs).
@@ -116,7 +108,7 @@ class MapNetwork(nn.Module):
         embedded = self.embed(conditions)
         return [block.modulation(embedded) for block in (self.down1, self.down2, self.bottom, self.up2, self.up1)]
 
-    def modulated(self, inputs: Tensor, modulations: Sequence[Tensor], levels: Tensor) -> tuple[Tensor, Tensor]:
+    def modulated(self, inputs: Tensor, modulations: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """What `forward` gives, of conditions that `modulations` has been asked about."""
         down1, down2, bottom, up2, up1 = modulations
         fine = self.down1(inputs, down1)
@@ -124,13 +116,9 @@ class MapNetwork(nn.Module):
         coarse = self.bottom(functional.avg_pool2d(middle, 2), bottom)
         middle = self.up2(torch.cat([functional.interpolate(coarse, scale_factor=2.0), middle], dim=1), up2)
         fine = self.up1(torch.cat([functional.interpolate(middle, scale_factor=2.0), fine], dim=1), up1)
-        correction, log_sd, shares = self.head(torch.cat([fine, inputs], dim=1)).split(
-            [N_MAPS, N_MAPS, N_MAPS * len(DEVIATIONS)], dim=1
-        )
-        shares = shares.unflatten(1, (N_MAPS, len(DEVIATIONS)))
-        of_levels = torch.einsum("smlyx,sl->smyx", shares, LEVEL_GAIN * levels)
+        correction, log_sd = self.head(torch.cat([fine, inputs], dim=1)).chunk(2, dim=1)
         start = inputs[:, -4:-1]
-        return start + correction + of_levels, log_sd.clamp(*LOG_SD_RANGE)
+        return start + correction, log_sd.clamp(*LOG_SD_RANGE)
 
 
 def assemble(compressed: Tensor, present: Tensor, voxelwise: Tensor, mask: Tensor) -> Tensor:

@@ -33,8 +33,8 @@ ERROR_GAIN = 5.0
 ERROR_AT = slice(len(CONTRASTS) * (REFERENCE_TISSUES + 1), len(CONTRASTS) * (REFERENCE_TISSUES + 1) + 3)
 """Where the conditions hold the estimator's own error."""
 TOLD_GAIN = 5.0
-"""Factor that brings what is told of a session, and its uncertainty, to the size of the other conditions."""
-N_CONDITIONS = ERROR_AT.stop + 2 * len(DEVIATIONS) + len(CONTRASTS)
+"""Factor that brings the uncertainty of what is told of a session to the size of the other conditions."""
+N_CONDITIONS = ERROR_AT.stop + len(DEVIATIONS) + len(CONTRASTS)
 
 
 SignalModel = Callable[..., Tensor]
@@ -57,8 +57,8 @@ class VoxelwiseEstimator:
     coefficients: NDArray[np.float64]
     """Shape (number of monomials, 3)."""
     conditions: NDArray[np.float32]
-    """Shape (N_CONDITIONS,): what the protocol does to reference tissues, the estimator's own error, what is told of
-    the session's tissues, and the standard deviations of that and of its scales."""
+    """Shape (N_CONDITIONS,): what the protocol does to reference tissues, the estimator's own error, and the standard
+    deviations of what is told of the session's tissues and of its scales."""
     white_matter_signal: tuple[float, ...]
     """Model signal of the white matter that is expected, by contrast."""
     white_matter: tuple[float, float, float]
@@ -73,11 +73,6 @@ class VoxelwiseEstimator:
     def log_sd(self) -> Tensor:
         """Log of the estimator's own error of log T1, T2 and PD over the population, shape (3,)."""
         return torch.from_numpy(self.conditions[ERROR_AT] / ERROR_GAIN).log()
-
-    @property
-    def levels(self) -> Tensor:
-        """What is told of the session's tissues, by `qmri_core.calibration.expectation.DEVIATIONS`."""
-        return torch.tensor(self.expected.shift)
 
     def units(self, scales: Mapping[Contrast, float]) -> list[float]:
         """Image units per unit of signal relative to the reference white matter, in the order of ``contrasts``."""
@@ -146,7 +141,7 @@ def _expecting(
         sd if contrast in physics.contrasts else 0.0 for contrast, sd in zip(CONTRASTS, expected.scale_sds, strict=True)
     ]
     conditions = physics.conditions.copy()
-    conditions[ERROR_AT.stop :] = TOLD_GAIN * np.asarray([*expected.shift, *expected.sd, *sds], dtype=np.float32)
+    conditions[ERROR_AT.stop :] = TOLD_GAIN * np.asarray([*expected.sd, *sds], dtype=np.float32)
     result = replace(physics, conditions=conditions, expected=expected)
     if not any(expected.shift):
         return result

@@ -6,7 +6,6 @@ batches of a step are dealt out, and their gradients averaged.
 
 from __future__ import annotations
 
-import copy
 import io
 import math
 import time
@@ -24,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from qmri_core.calibration.session_model import LEVELS, observations, person
 from qmri_core.mapping.checkpoint import Checkpoint, write_whole
 from qmri_core.mapping.inference import run_network
-from qmri_core.mapping.network import N_MAPS, MapNetwork, NetworkSettings
+from qmri_core.mapping.network import MapNetwork, NetworkSettings
 from qmri_core.series.acquisition import CONTRASTS, Contrast
 from qmri_core.simulation.atlas import Atlas
 from qmri_core.training.losses import negative_log_likelihood, regional_error
@@ -243,23 +242,6 @@ def _record(at: _State, settings: TrainingSettings, start: Checkpoint | None) ->
         "curve": at.curve,
         "held_out": at.held_out,
     }
-
-
-def averaged(before: MapNetwork, after: MapNetwork, share: float) -> MapNetwork:
-    """Mean of the weights of two networks, ``share`` of those of ``before``; what else it knows is that of ``after``.
-
-    Weights that were trained on from others often do better on what is held out, and on what is like neither, when
-    some of the others are kept (Wortsman et al. 2022, Robust fine-tuning of zero-shot models, CVPR, section 3). Answers
-    to what is told of tissues stay those of ``before``: trained on, they follow a population twice that
-    `qmri_core.mapping.standard` follows already, and maps move by up to a third too much.
-    """
-    network = copy.deepcopy(after)
-    first, last = before.state_dict(), after.state_dict()
-    mean = {name: torch.lerp(last[name], first[name], share) for name in last}
-    for name in ("head.weight", "head.bias"):
-        mean[name][2 * N_MAPS :] = first[name][2 * N_MAPS :]
-    network.load_state_dict(mean)
-    return network
 
 
 def undetermined_by(settings: TrainingSettings, *, draws: int = 8) -> tuple[float, ...]:

@@ -118,8 +118,7 @@ def test_the_network_reaches_as_far_as_it_says_and_no_farther() -> None:
     farthest = 0
     for shift in range(MULTIPLE):
         inputs = torch.randn((1, N_INPUTS, 20 * MULTIPLE, 20 * MULTIPLE), dtype=torch.float64, requires_grad=True)
-        levels = torch.ones((1, len(DEVIATIONS)), dtype=torch.float64)
-        log_maps, _ = network(inputs, torch.randn((1, N_CONDITIONS), dtype=torch.float64), levels)
+        log_maps, _ = network(inputs, torch.randn((1, N_CONDITIONS), dtype=torch.float64))
         at = middle + shift
         gradient = torch.autograd.grad(log_maps[..., at, at].sum(), inputs)[0]
         for axis in (2, 3):

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from qmri_core.mapping.checkpoint import load_checkpoint
-from qmri_core.mapping.network import N_MAPS, MapNetwork, NetworkSettings
+from qmri_core.mapping.network import MapNetwork, NetworkSettings
 from qmri_core.series.acquisition import CONTRASTS, Contrast, PulseSequence
 from qmri_core.simulation.atlas import Atlas
 from qmri_core.training import held_out
@@ -29,7 +29,6 @@ from qmri_core.training.held_out import held_out_batches, held_out_score
 from qmri_core.training.loop import (
     TrainingError,
     TrainingSettings,
-    averaged,
     fit,
     simulated_batches,
     simulated_loss,
@@ -109,23 +108,6 @@ def test_a_run_that_was_killed_ends_at_the_same_weights(tmp_path: Path) -> None:
     resumed = run(state, lambda step, _total, _text: steps.append(step))
     assert steps[0] > 20  # it went on, and did not begin anew
     assert same(whole, resumed)
-
-
-@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
-def test_the_mean_of_two_networks_is_that_of_their_weights(share: float) -> None:
-    torch.manual_seed(1)
-    first, last = (MapNetwork(NetworkSettings(undetermined=(value,) * 4)) for value in (0.1, 0.2))
-    for network in (first, last):
-        nn.init.normal_(network.head.weight)  # zero until it is trained
-    kept = {name: tensor.clone() for name, tensor in last.state_dict().items()}
-    mean = averaged(first, last, share)
-    assert mean.settings == last.settings
-    for name, tensor in mean.state_dict().items():
-        expected = share * first.state_dict()[name].numpy() + (1 - share) * kept[name].numpy()
-        if name.startswith("head."):  # answers to what is told are those of the first
-            expected[2 * N_MAPS :] = first.state_dict()[name][2 * N_MAPS :].numpy()
-        np.testing.assert_allclose(tensor.numpy(), expected, rtol=0, atol=1e-6)
-        assert torch.equal(last.state_dict()[name], kept[name])
 
 
 def test_a_state_of_other_settings_is_refused(tmp_path: Path) -> None:
@@ -314,8 +296,8 @@ def test_slopes_of_what_is_held_out_are_of_tissue_means_over_heads() -> None:
     class Known(MapNetwork):
         """Says 0.3 times the true log T1, on average over each head's white matter."""
 
-        def forward(self, inputs: Tensor, conditions: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
-            del conditions, levels
+        def forward(self, inputs: Tensor, conditions: Tensor) -> tuple[Tensor, Tensor]:
+            del conditions
             maps = torch.full((len(inputs), 3, *inputs.shape[-2:]), 0.3 * next(coming) + 0.01)
             return maps, torch.zeros_like(maps)
 
