@@ -19,7 +19,7 @@ from flows.training import options
 from flows.training.further import IMAGE_SHARE, RATE, STEPS, is_first_process, train_model, write_curves
 from flows.training.goals import fit_goal, goal_of
 from qmri_core.mapping.checkpoint import load_checkpoint, save_checkpoint
-from qmri_core.training.loop import TrainingSettings
+from qmri_core.training.loop import TrainingSettings, averaged
 
 
 def train_in_store(
@@ -72,6 +72,12 @@ def train_weights(
     seed: options.Seed = None,
     images: options.ImageShare = None,
     promote: options.Promote = None,
+    average: Annotated[
+        float,
+        typer.Option(
+            "--average", min=0.0, max=1.0, help="Share of the weights of --start in what is kept: the mean of both."
+        ),
+    ] = 0.0,
 ) -> None:
     """Train weights from scratch or further, on simulated heads, and in a store on its images too.
 
@@ -82,6 +88,8 @@ def train_weights(
     for name, value in (("--images", images), ("--promote", promote)):
         if store is None and value is not None:
             raise typer.BadParameter(f"{name} needs --store: without one there is nothing to take it from or to")
+    if average and start is None:
+        raise typer.BadParameter("--average needs --start: else there are no other weights")
     _join_others()
     if store is not None:
         train_in_store(
@@ -96,6 +104,8 @@ def train_weights(
         goal = goal_of(None, settings, 0.0, None, 24, progress)
         before = None if start is None else load_checkpoint(start)
         network, record = fit_goal(goal, settings, minutes, before, state, progress)
+    if before is not None and average:
+        network, record = averaged(before.network, network, average), record | {"average": average}
     if is_first_process():
         save_checkpoint(out, network, record)
         write_curves(out, record)

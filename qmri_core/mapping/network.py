@@ -116,7 +116,9 @@ class MapNetwork(nn.Module):
         coarse = self.bottom(functional.avg_pool2d(middle, 2), bottom)
         middle = self.up2(torch.cat([functional.interpolate(coarse, scale_factor=2.0), middle], dim=1), up2)
         fine = self.up1(torch.cat([functional.interpolate(middle, scale_factor=2.0), fine], dim=1), up1)
-        correction, log_sd = self.head(torch.cat([fine, inputs], dim=1)).chunk(2, dim=1)
+        with torch.autocast(inputs.device.type, enabled=False):  # what is added to maps is not rounded once more
+            both = self.head(torch.cat([fine.to(inputs.dtype), inputs], dim=1))
+        correction, log_sd = both.chunk(2, dim=1)
         start = inputs[:, -4:-1]
         return start + correction, log_sd.clamp(*LOG_SD_RANGE)
 

@@ -135,7 +135,7 @@ def test_a_checkpoint_that_cannot_be_used(tiny: str, checkpoint: Path, tmp_path:
     for path, what in (
         (
             old,
-            "old.safetensors is a checkpoint of format version 7; this code reads versions 2, 3, 4: train again, or",
+            "old.safetensors is a checkpoint of format version 7; this code reads versions 2, 3, 4, 5: train again, or",
         ),
         (other, "other.safetensors is a safetensors file, but no checkpoint of this project"),
         (none, f"there is no checkpoint file at {none}; give one with --checkpoint or QMRI_CHECKPOINT"),

@@ -115,6 +115,18 @@ def test_a_start_is_honoured_without_a_store_and_refused_with_one(calls: list[di
     assert "promoted checkpoint" in refused.output
 
 
+def test_a_mean_needs_other_weights(calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = invoke("scratch", "--average", "0.25")
+    assert refused.exit_code == 2
+    assert "--average needs --start" in refused.output
+    assert not calls
+    means: list[tuple[object, ...]] = []
+    monkeypatch.setattr(train, "load_checkpoint", lambda path: SimpleNamespace(network=f"weights of {path}"))
+    monkeypatch.setattr(train, "averaged", lambda *given: means.append(given))
+    assert invoke("scratch", "--start", "w", "--average", "0.25").exit_code == 0
+    assert means == [("weights of w", None, 0.25)]
+
+
 @pytest.mark.parametrize("option", [("--images", "0"), ("--images", "0.5"), ("--promote", "never")])
 def test_what_needs_a_store_is_refused_without_one(option: tuple[str, str], calls: list[dict[str, Any]]) -> None:
     refused = invoke("scratch", *option)
@@ -134,7 +146,7 @@ def test_what_can_mean_nothing_is_refused(form: str, option: str, calls: list[di
 
 def test_both_commands_have_the_same_options() -> None:
     of_qmri, of_module = (inspect.signature(function).parameters for function in (pipeline.train, train.train_weights))
-    assert {*of_module} - {*of_qmri} == {"start"}
+    assert {*of_module} - {*of_qmri} == {"start", "average"}
     for name in set(of_qmri) - {"store"}:
         assert (of_qmri[name].annotation, of_qmri[name].default) == (
             of_module[name].annotation,

@@ -97,8 +97,8 @@ def test_in_bfloat16_company_stays_within_the_stated_bound(device: Device) -> No
     (exact,) = found(device, [a])
     for call in ([a], [a, b]):
         rounded = infer_parts(device.network, call, CPU, precision=torch.bfloat16)[0].numpy()
-        np.testing.assert_allclose(rounded[:3], exact[:3], rtol=3e-3)  # T1, T2, PD
-        np.testing.assert_allclose(rounded[3:6], exact[3:6], rtol=3e-2)  # their standard uncertainties
+        np.testing.assert_allclose(rounded[:3], exact[:3], rtol=4e-3)  # T1, T2, PD
+        np.testing.assert_allclose(rounded[3:6], exact[3:6], rtol=1e-2)  # their standard uncertainties
 
 
 def sizes(call: Sequence[Part]) -> int:

@@ -29,6 +29,7 @@ from qmri_core.training.held_out import held_out_batches, held_out_score
 from qmri_core.training.loop import (
     TrainingError,
     TrainingSettings,
+    averaged,
     fit,
     simulated_batches,
     simulated_loss,
@@ -108,6 +109,21 @@ def test_a_run_that_was_killed_ends_at_the_same_weights(tmp_path: Path) -> None:
     resumed = run(state, lambda step, _total, _text: steps.append(step))
     assert steps[0] > 20  # it went on, and did not begin anew
     assert same(whole, resumed)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_the_mean_of_two_networks_is_that_of_their_weights(share: float) -> None:
+    torch.manual_seed(1)
+    first, last = (MapNetwork(NetworkSettings(undetermined=(value,) * 4)) for value in (0.1, 0.2))
+    for network in (first, last):
+        nn.init.normal_(network.head.weight)  # zero until it is trained
+    kept = {name: tensor.clone() for name, tensor in last.state_dict().items()}
+    mean = averaged(first, last, share)
+    assert mean.settings == last.settings
+    for name, tensor in mean.state_dict().items():
+        expected = share * first.state_dict()[name].numpy() + (1 - share) * kept[name].numpy()
+        np.testing.assert_allclose(tensor.numpy(), expected, rtol=0, atol=1e-6)
+        assert torch.equal(last.state_dict()[name], kept[name])
 
 
 def test_a_state_of_other_settings_is_refused(tmp_path: Path) -> None:
