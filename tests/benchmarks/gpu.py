@@ -30,7 +30,7 @@ from qmri_core.mapping.device import Device
 from qmri_core.mapping.inference import prepared, run_network, session_maps, slices_of
 from qmri_core.mapping.network import N_CONDITIONS, N_INPUTS, MapNetwork, NetworkSettings
 from qmri_core.mapping.parts import in_calls
-from qmri_core.mapping.voxelwise import DEVIATIONS, estimator
+from qmri_core.mapping.voxelwise import estimator
 from qmri_core.physics.registry import signal
 from qmri_core.series.acquisition import Contrast
 from qmri_core.training.losses import negative_log_likelihood
@@ -187,9 +187,8 @@ def bare_network(size: Size) -> Rows:
     n = max(1, min(size.side, device.voxels // plane**2))
     planes = torch.rand((n, N_INPUTS, plane, plane), device=device.place).to(memory_format=torch.channels_last)
     conditions = torch.rand((n, N_CONDITIONS), device=device.place)
-    levels = torch.zeros((n, len(DEVIATIONS)), device=device.place)
     with torch.inference_mode(), in_precision(device.precision, device.place):
-        took = seconds(lambda: device.network(planes, conditions, levels))
+        took = seconds(lambda: device.network(planes, conditions))
     return {"voxels_per_call": n * plane**2, "million_voxels_per_s": n * plane**2 / took / 1e6}
 
 
