@@ -95,7 +95,7 @@ def test_a_nucleus_is_compared_as_by_hand_from_what_regions_hold(tmp_path: Path)
 
 @pytest.mark.walk
 def test_intervals_hold_what_is_planted_in_a_nucleus_as_often_as_they_say(tmp_path: Path) -> None:
-    """A minute and a half. Run with ``-s`` it prints what it finds."""
+    """A minute of a core. Run with ``-s`` it prints what it finds."""
     studies = Studies(tmp_path, seed=2)
     n_studies = 60
     tables, by_combat = [], []
