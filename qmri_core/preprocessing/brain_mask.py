@@ -92,7 +92,7 @@ def _found(image: NDArray[np.float32]) -> NDArray[np.uint8] | None:
     if not brain.any():
         return None
     mask = np.zeros(image.shape, dtype=np.uint8)
-    mask[box] = _filled(brain)
+    mask[box] = ndimage.binary_fill_holes(brain)
     return mask
 
 
@@ -102,17 +102,6 @@ def _largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     counts = np.bincount(labels.ravel())
     counts[0] = 0
     return np.asarray(mask & (labels == counts.argmax()))
-
-
-def _filled(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """A mask with what it encloses: what no way over faces of voxels leads to from the border."""
-    labels, n_parts = ndimage.label(~mask)
-    is_outside = np.zeros(n_parts + 1, dtype=bool)
-    for axis in range(3):
-        for border in (0, -1):
-            is_outside[labels.take(border, axis)] = True
-    is_outside[0] = False
-    return np.asarray(~is_outside[labels])
 
 
 def _box(head: NDArray[np.bool_], shape: tuple[int, ...]) -> tuple[slice, ...] | None:
