@@ -86,7 +86,7 @@ VARIANTS: Mapping[str, Variant] = {
         text="images divided by their own white matter", changed=without_calibration, settings={}
     ),
     "no conditions": Variant(text="network not told the protocol", changed=without_conditions, settings={}),
-    "no levels": Variant(text="network not told of the person", changed=without_levels, settings={}),
+    "no levels": Variant(text="nothing told of the person", changed=without_levels, settings={}),
     "no voxelwise estimate": Variant(
         text="network starts from constant maps", changed=without_voxelwise, settings={}
     ),
